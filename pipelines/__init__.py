@@ -1,0 +1,36 @@
+"""Top floor: the jobs a person submits, each a plain Python call and a verb of `kindling`.
+
+    cli.py              `kindling VERB`, the same as `python -m pipelines VERB`
+    jobfile.py          reads a job file and its --set overrides
+    inputs.py           reads input rows from files and datasets
+    recipes/            from a row to its prompt
+    plan.py             run.json: a new run or a resumed one, and the rows that are left
+    augmentation.py     augment
+    demonstration.py    demo
+    verification.py     verify
+    run_status.py       status
+    dataset_export.py   export
+    progress.py         counting, the progress bar, log lines
+    card.py             the dataset card
+
+The calls are made available lazily, so that `kindling --help` imports neither Ray nor Arrow.
+"""
+
+import importlib
+from typing import Any
+
+_CALLS = {
+    "augment": "pipelines.augmentation",
+    "demo": "pipelines.demonstration",
+    "verify": "pipelines.verification",
+    "status": "pipelines.run_status",
+    "export": "pipelines.dataset_export",
+}
+
+__all__ = ["augment", "demo", "export", "status", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CALLS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_CALLS[name]), name)

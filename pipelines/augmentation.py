@@ -1,0 +1,201 @@
+"""`kindling augment`: a corpus in, committed Parquet shards out."""
+
+import logging
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.card import dataset_card
+from pipelines.inputs import InputReader
+from pipelines.jobfile import load_job
+from pipelines.plan import plan_run, work_rows
+from pipelines.progress import Display, Progress, counts_text
+from pipelines.recipes import recipe_of
+from schemas.errors import RunError, StoppedError
+from schemas.job import AugmentJob, Metrics, parse_job
+from schemas.run import RunRecord
+from services.cluster import connected
+from services.coordinator import Coordinator
+from services.metrics import JobMetrics
+from services.pool import Member, ReplicaPool
+from services.replica import RowContext
+from services.store import ShardStore
+from services.writer import ShardWriter
+
+_log = logging.getLogger("kindling")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished `augment` did.
+
+    Attributes:
+        rows: of the whole run, by state.
+        generated: rows that this start generated; the others were there.
+        serving_seconds: since the first engine of this start was up.
+        tokens_per_second: output tokens of accepted rows over that time.
+    """
+
+    run: str
+    rows: dict[str, int]
+    shards: int
+    output_tokens: int
+    generated: int
+    serving_seconds: float
+    tokens_per_second: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return asdict(self)
+
+
+def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = False) -> Summary:
+    """Runs or resumes an augmentation job.
+
+    Args:
+        job: a job, the same as a dict, or the path of a job file.
+        extend: accept an input that has more rows at its end than the run began with.
+
+    Raises:
+        KindlingError: the job, its input, its model or the run folder is at fault.
+        StoppedError: a signal, or a full disk, ended it early; what was finished is kept, and the same call resumes.
+    """
+    job = _as_job(job)
+    recipe = recipe_of(job)
+    reader = InputReader(job.input, list(recipe.fields))
+    store = ShardStore(job.output.path)
+    run = plan_run(store, job, recipe, reader.inputs, extend)
+    context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
+    with _endpoint(job.metrics, run) as metrics:
+        progress = Progress(run, metrics)
+        committed = store.committed()
+        for shard in committed:
+            progress.on_committed_before(store.manifest(shard))
+        store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
+        if progress.finished < progress.total:
+            _generate(job, run, reader, store, context, progress, committed)
+        else:
+            _log.info("%s is complete: nothing to do", store.url)
+        store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
+        return _summary(store, progress)
+
+
+def _generate(
+    job: AugmentJob,
+    run: RunRecord,
+    reader: InputReader,
+    store: ShardStore,
+    context: RowContext,
+    progress: Progress,
+    committed: set[int],
+) -> None:
+    if progress.finished:
+        _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
+    with connected(job.cluster.address), stop_signals() as stopped, Display(progress) as display:
+        writer = ShardWriter(store, run, progress.on_rows, progress.on_commit)
+        pool = ReplicaPool(job.model, job.engine, job.cluster, context)
+
+        def should_stop() -> bool:
+            states = Counter(member.phase for member in pool.members)
+            display.update(serving=states["serving"] > 0)
+            progress.publish(coordinator.in_flight, states)
+            return stopped.is_set() or writer.error is not None
+
+        def on_ready(member: Member) -> None:
+            progress.on_serving()
+            _record_engine(store, run, member)
+
+        rows = work_rows(run, reader, writer, committed)
+        left = progress.total - progress.finished
+        coordinator = Coordinator(pool, context, rows, left, writer.put, should_stop, on_ready)
+        try:
+            done = coordinator.run()
+        finally:
+            writer.close()
+            pool.stop()
+            progress.publish(0, Counter())
+    if writer.error is not None:
+        raise StoppedError(
+            "output.path", store.url, f"rows cannot be written: {writer.error}",
+            "make room or mend the folder, then run the same command: it resumes, and nothing finished is lost",
+        ) from writer.error  # fmt: skip
+    if not done:
+        raise StoppedError(
+            "", None, f"stopped by a signal at {progress.finished} of {progress.total} rows; they are kept",
+            "the same command resumes",
+        )  # fmt: skip
+
+
+def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
+    """Writes to run.json what the engine resolved; refuses a model that changed since the run began."""
+    info = member.info
+    if run.model_revision and run.model_revision != info.model_revision:
+        raise RunError(
+            "model.id", run.job["model"]["id"],
+            f"it is another model than the run began with: revision {run.model_revision} -> {info.model_revision}",
+            "pin model.revision to the first one, or name another output.path",
+        )  # fmt: skip
+    if run.model_revision != info.model_revision or not run.engine:
+        run.model_revision, run.engine = info.model_revision, info.settings
+        run.versions = {**run.versions, **info.versions}
+        store.write_run(run)
+
+
+@contextmanager
+def _endpoint(section: Metrics, run: RunRecord) -> Iterator[JobMetrics]:
+    metrics = JobMetrics(run.name)
+    if section.port is not None:
+        run.metrics, as_asked = metrics.serve(section.host, section.port)
+        if not as_asked:
+            _log.warning("port %d is in use; metrics are on http://%s/metrics", section.port, run.metrics)
+    try:
+        yield metrics
+    finally:
+        metrics.close()
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Inside the block SIGTERM and the first Ctrl-C set the event; a second one ends the process as usual."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped  # only the main thread may set handlers; a notebook's cell runs there
+        return
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: object) -> None:
+        stopped.set()
+        _log.warning("stopping: what is finished is kept; once more ends it at once")
+        for each in old:
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in old:
+        signal.signal(number, on_signal)
+    try:
+        yield stopped
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _as_job(job: AugmentJob | Mapping[str, Any] | str | Path) -> AugmentJob:
+    if isinstance(job, AugmentJob):
+        return job
+    return load_job(str(job)) if isinstance(job, str | Path) else parse_job(dict(job))
+
+
+def _summary(store: ShardStore, progress: Progress) -> Summary:
+    return Summary(
+        run=store.url,
+        rows=dict(progress.rows),
+        shards=progress.shards,
+        output_tokens=progress.output_tokens,
+        generated=progress.generated_here,
+        serving_seconds=round(progress.serving_seconds, 3),
+        tokens_per_second=round(progress.goodput(), 1),
+    )

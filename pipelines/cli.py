@@ -1,0 +1,136 @@
+"""The command line. Each verb imports what it needs when it runs, so that `--help` answers at once."""
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from schemas.errors import EXIT_FAULTS, KindlingError
+
+app = typer.Typer(
+    name="kindling",
+    help="Distributed batch generation: a corpus in, committed Parquet shards out, through vLLM on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="the job file (YAML)")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="the run folder: the job's output.path")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key: --set sampling.temperature=0.7")
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+
+
+class FileFormat(StrEnum):
+    """Formats that `export` writes."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+
+
+@app.command()
+def demo(path: Annotated[str, typer.Option("--to", help="where the run goes")] = "runs/demo") -> None:
+    """The whole main job on the embedded model and a small built-in corpus."""
+    from pipelines.demonstration import demo
+
+    demo(path)
+
+
+@app.command()
+def augment(
+    job: Job,
+    overrides: Set = None,
+    extend: Annotated[bool, typer.Option("--extend", help="rows were added at the end of the input")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run or resume an augmentation job."""
+    from pipelines.augmentation import augment
+    from pipelines.jobfile import load_job
+    from pipelines.progress import counts_text
+
+    summary = augment(load_job(job, overrides), extend=extend)
+    if as_json:
+        return _print_json(summary.as_json())
+    print(f"{summary.run}: {counts_text(summary.rows)}, {summary.shards} shards, {summary.output_tokens} output tokens")
+    if summary.generated:
+        rate = f"{summary.tokens_per_second:.0f} output tokens/s"
+        print(f"this start: {summary.generated} rows in {summary.serving_seconds:.0f} s of serving, {rate}")
+
+
+@app.command()
+def verify(run: Run, as_json: Json = False) -> None:
+    """Prove that every input row has exactly one terminal state and every shard is whole; exit 1 otherwise."""
+    from pipelines.progress import counts_text
+    from pipelines.verification import verify
+
+    verdict = verify(run)
+    if as_json:
+        _print_json(verdict.as_json())
+    else:
+        for fault in verdict.faults:
+            print(f"{fault.path}: {fault.cause}")
+        state = f"{len(verdict.faults)} faults" if verdict.faults else "whole"
+        print(f"{run}: {state}; {verdict.shards} shards, {counts_text(verdict.rows)}")
+    if verdict.faults:
+        raise typer.Exit(EXIT_FAULTS)
+
+
+@app.command()
+def status(run: Run, as_json: Json = False) -> None:
+    """Progress, goodput, ETA, rejects by reason; from disk alone, also while the job runs."""
+    from pipelines.progress import counts_text
+    from pipelines.run_status import status
+
+    found = status(run)
+    if as_json:
+        return _print_json(found.as_json())
+    finished = sum(found.rows.values())
+    print(f"{found.name}: {finished} of {found.rows_total} rows ({finished / found.rows_total:.1%}), "
+          f"{'complete' if found.complete else 'not complete'}")  # fmt: skip
+    print(f"  rows     {counts_text(found.rows)}; {found.logged} of them in open shards")
+    print(f"  shards   {found.shards} of {found.shards_total}")
+    if found.goodput_tokens_per_second is not None:
+        print(f"  goodput  {found.goodput_tokens_per_second} output tokens/s over {found.active_seconds:.0f} s of work")
+    if found.eta_seconds and not found.complete:
+        print(f"  left     about {found.eta_seconds / 60:.1f} minutes of work at that rate")
+    for reason, rows in found.rejects.items():
+        print(f"  rejected {rows} x {reason}")
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option("--to", help="an empty folder, or one that is not there yet")],
+    file_format: Annotated[FileFormat, typer.Option("--format", help="format of the data files")] = FileFormat.parquet,
+    as_json: Json = False,
+) -> None:
+    """The accepted rows as a dataset with a card, ready for load_dataset and the Hub."""
+    from pipelines.dataset_export import export
+
+    exported = export(run, to, file_format.value)
+    if as_json:
+        return _print_json(exported.as_json())
+    unfinished = "" if exported.complete else " (the run is not complete)"
+    print(f"{exported.rows} rows in {len(exported.files)} files{unfinished}")
+    print(f'load it: datasets.load_dataset("{exported.to}", split="train")')
+
+
+def main() -> None:
+    """Entry point of `kindling`: runs a verb, and shows errors without a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("kindling").setLevel(logging.INFO)
+    try:
+        app()
+    except KindlingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))

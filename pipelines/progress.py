@@ -1,0 +1,192 @@
+"""How far a job is: counted once, told to the terminal or the log, and to Prometheus."""
+
+import logging
+import sys
+import threading
+from collections import Counter, deque
+from time import monotonic
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from schemas.rows import ACCEPTED, ERROR, STATES
+from schemas.run import Manifest, RunRecord
+from services.metrics import JobMetrics
+
+_log = logging.getLogger("kindling")
+
+# Without a terminal, one line this often, and one a shard.
+_LINE_SECONDS = 60.0
+# The rates shown are over this long: short enough to see a change, long enough for rows that take a minute.
+_WINDOW_SECONDS = 60.0
+
+
+class Progress:
+    """Counts rows and tokens as the writer takes them.
+
+    Args:
+        run: the run; its committed shards are told by `on_committed_before`.
+        metrics: the job's Prometheus series.
+    """
+
+    def __init__(self, run: RunRecord, metrics: JobMetrics) -> None:
+        self.run, self.metrics = run, metrics
+        self.total = run.rows * run.samples
+        self.rows: Counter[str] = Counter()
+        self.shards = 0
+        self.output_tokens = 0
+        self.generated_here = 0
+        self._accepted_tokens_here = 0
+        self._lock = threading.Lock()
+        self._serving_since: float | None = None
+        self._recent: deque[tuple[float, int, int]] = deque()
+
+    @property
+    def finished(self) -> int:
+        """Rows that reached a terminal state, in all starts of the run."""
+        return sum(self.rows.values())
+
+    def on_committed_before(self, manifest: Manifest) -> None:
+        """Counts a shard that an earlier start committed, so that counters equal the shards."""
+        self._count(manifest.counts, manifest.prompt_tokens, manifest.cached_prompt_tokens, manifest.output_tokens)
+        self.shards += 1
+        self.metrics.shards.inc()
+
+    def on_serving(self) -> None:
+        """A replica is up: rates count from the first one on."""
+        self._serving_since = self._serving_since or monotonic()
+
+    def on_rows(self, batch: pa.RecordBatch, recovered: bool) -> None:
+        """Counts rows that were written to the log."""
+        states = Counter(batch["state"].to_pylist())
+        prompt, cached, output = (
+            pc.sum(batch[name]).as_py() or 0 for name in ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
+        )
+        with self._lock:
+            self._count(states, prompt, cached, output)
+        if recovered:
+            return
+        for seconds, state in zip(batch["duration_seconds"].to_pylist(), batch["state"].to_pylist(), strict=True):
+            if state != ERROR:
+                self.metrics.seconds.observe(seconds)
+        accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
+        self.generated_here += batch.num_rows
+        self._accepted_tokens_here += accepted
+        self._recent.append((monotonic(), batch.num_rows, output))
+
+    def on_commit(self, manifest: Manifest) -> None:
+        """Counts a shard that is durable now."""
+        self.shards += 1
+        self.metrics.shards.inc()
+        _log.info("shard %d committed: %s", manifest.shard, counts_text(manifest.counts))
+
+    def rates(self) -> tuple[float, float]:
+        """(rows, output tokens) a second over the last minute; zero before the first row."""
+        now = monotonic()
+        while self._recent and now - self._recent[0][0] > _WINDOW_SECONDS:
+            self._recent.popleft()
+        if not self._recent or self._serving_since is None:
+            return 0.0, 0.0
+        seconds = max(min(now - self._serving_since, _WINDOW_SECONDS), 1e-3)
+        recent = list(self._recent)
+        return sum(rows for _, rows, _ in recent) / seconds, sum(tokens for _, _, tokens in recent) / seconds
+
+    def eta_seconds(self) -> float | None:
+        """Seconds to the last row at the present rate; None before there is a rate."""
+        rows_per_second, _ = self.rates()
+        return (self.total - self.finished) / rows_per_second if rows_per_second else None
+
+    def goodput(self) -> float:
+        """Output tokens of accepted rows a second, since the first replica of this start was up."""
+        return self._accepted_tokens_here / self.serving_seconds if self.serving_seconds else 0.0
+
+    @property
+    def serving_seconds(self) -> float:
+        """Seconds since the first replica was up; engine start-up is told apart."""
+        return monotonic() - self._serving_since if self._serving_since is not None else 0.0
+
+    def publish(self, in_flight: int, replicas: Counter[str]) -> None:
+        """Sets the gauges."""
+        metrics, run = self.metrics, self.run.name
+        metrics.in_flight.set(in_flight)
+        metrics.progress.set(self.finished / self.total)
+        metrics.goodput.set(self.goodput())
+        if (eta := self.eta_seconds()) is not None:
+            metrics.eta.set(eta)
+        for state in ("placing", "starting", "serving"):
+            metrics.replicas.labels(run, state).set(replicas[state])
+
+    def line(self) -> str:
+        """`312/400 rows (2 errors), 148 tokens/s, about 00:35 left`."""
+        _, tokens_per_second = self.rates()
+        eta = self.eta_seconds()
+        failed = f" ({self.rows[ERROR]} errors)" if self.rows[ERROR] else ""
+        left = f", about {_clock(eta)} left" if eta is not None else ""
+        return f"{self.finished}/{self.total} rows{failed}, {tokens_per_second:.0f} output tokens/s{left}"
+
+    def _count(self, counts: Any, prompt: int, cached: int, output: int) -> None:
+        run = self.run.name
+        for state in STATES:
+            self.rows[state] += counts.get(state, 0)
+            self.metrics.rows.labels(run, state).inc(counts.get(state, 0))
+        self.output_tokens += output
+        self.metrics.tokens.labels(run, "prompt").inc(prompt)
+        self.metrics.tokens.labels(run, "output").inc(output)
+        self.metrics.cached.inc(cached)
+
+
+class Display:
+    """Shows a Progress on stderr: a bar on a terminal, plain lines in a log."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bar: RichProgress | None = None
+        self._told_at = monotonic()
+        console = Console(stderr=True)
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+            )  # fmt: skip
+            self._bar = RichProgress(*columns, console=console, transient=False)
+            self._task = self._bar.add_task("starting engines", total=progress.total, note="")
+
+    def __enter__(self) -> "Display":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.update(serving=True)
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, serving: bool) -> None:
+        """Shows what there is to show now; cheap to call often."""
+        progress = self._progress
+        if self._bar is not None:
+            _, tokens_per_second = progress.rates()
+            eta = progress.eta_seconds()
+            note = f"{tokens_per_second:.0f} tok/s" + (f", {_clock(eta)} left" if eta is not None else "")
+            self._bar.update(
+                self._task, completed=progress.finished, note=note if serving else "",
+                description="rows" if serving else "starting engines",
+            )  # fmt: skip
+        elif monotonic() - self._told_at > _LINE_SECONDS:
+            self._told_at = monotonic()
+            _log.info("%s", progress.line() if serving else "engines are starting")
+
+
+def counts_text(counts: Any) -> str:
+    """`510 accepted, 2 error`, without the states that no row has."""
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state)) or "no rows"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,45 @@
+"""BabyLM stories: a children's story that deepens the emotion of a sentence (the paper: section 4.1, appendix A)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines.recipes.cells import text_cell
+from pipelines.recipes.jinja import JinjaPrompt
+from schemas.emotions import EMOTIONS
+from schemas.rows import Prompt, RowError
+
+_EXAMPLES_FILE = Path(__file__).parent / "prompts" / "babylm_examples.jsonl"
+
+
+class BabylmStory:
+    """Asks for a story from `context` and `emotion` (a label, or a list of them).
+
+    Of several labels the first is asked for, and the row keeps them all. The prompt shows the two examples of that
+    emotion and no others.
+    """
+
+    fields = ("context", "emotion")
+
+    def __init__(self, prompt: str) -> None:
+        examples = _EXAMPLES_FILE.read_text(encoding="utf-8")
+        self._prompt = JinjaPrompt(prompt, examples)
+        self._examples: dict[str, list[dict[str, str]]] = {}
+        for line in examples.splitlines():
+            example = json.loads(line)
+            self._examples.setdefault(example["emotion"], []).append(example)
+        self.prompt_id = f"babylm_story/{self._prompt.name}"
+        self.prompt_hash = self._prompt.hash
+
+    def render(self, values: dict[str, Any]) -> Prompt:
+        """See `services.replica.Recipe`."""
+        context = text_cell(values, "context")
+        labels = values.get("emotion")
+        labels = labels if isinstance(labels, list) else [text_cell(values, "emotion")]
+        if not labels:
+            raise RowError("emotion has no label")
+        for label in labels:
+            if label not in EMOTIONS:
+                raise RowError(f"emotion {label!r} is not one of the 28 GoEmotions labels")
+        text = self._prompt.render(context=context, emotion=labels[0], examples=self._examples[labels[0]])
+        return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)

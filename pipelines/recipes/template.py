@@ -1,0 +1,27 @@
+"""The user's own Jinja file over any columns."""
+
+from typing import Any
+
+from pipelines.recipes.jinja import JinjaPrompt
+from schemas.rows import Prompt, RowError
+
+
+class Template:
+    """Renders a Jinja file with the input columns as its variables, as one user message.
+
+    A null or blank cell is a fault of its row: a prompt with a hole in it is not what anybody asked for.
+    """
+
+    def __init__(self, prompt: str) -> None:
+        self._prompt = JinjaPrompt(prompt)
+        self.prompt_id = f"template/{self._prompt.name}"
+        self.prompt_hash = self._prompt.hash
+        self.fields = self._prompt.variables
+
+    def render(self, values: dict[str, Any]) -> Prompt:
+        """See `services.replica.Recipe`."""
+        for field in self.fields:
+            if values.get(field) is None:
+                raise RowError(f"{field} is null")
+        text = self._prompt.render(**values)
+        return Prompt([{"role": "user", "content": text}], values)

@@ -1,0 +1,9 @@
+"""Ground floor: what the other floors agree on. Imports nothing of ours, and no heavy library but pyarrow and pydantic.
+
+errors.py       one exception family: key, value, cause, remedy, exit code
+emotions.py     the 28 GoEmotions labels and their three groups
+job.py          the job file (YAML) as pydantic models; unknown keys are refused with the nearest known one
+rows.py         the Arrow schema of every shard, row identity, seeds
+run.py          run.json and the manifest in each shard's footer
+fingerprint.py  which job keys identify a run and which only change its speed
+"""

@@ -1,0 +1,174 @@
+"""The job file: one YAML document, validated here. Unknown keys are refused, with the nearest known one named."""
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.errors import JobError
+
+
+class Section(BaseModel):
+    """Base of every section of a job file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Input(Section):
+    """What to read: files (`path`) or a Hugging Face dataset (`dataset`)."""
+
+    path: str | list[str] | None = None
+    """a file, a folder, a glob, or a list of them; local, or a URL of any fsspec file system (s3://, gs://, hf://)"""
+    dataset: str | None = None
+    """a Hugging Face dataset: hub id or local folder"""
+    config: str | None = None
+    """name of the dataset's configuration"""
+    split: str = "train"
+    revision: str | None = None
+    """commit, tag or branch of the dataset"""
+    format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
+    """auto goes by the file's ending"""
+    columns: dict[str, str] = {}
+    """recipe field -> input column, where the names differ: {emotion: emotions}"""
+    keep: list[str] = []
+    """further input columns, carried along into the `inputs` of each row"""
+    limit: int | None = Field(None, gt=0)
+    """take only the first so many rows"""
+    storage_options: dict[str, Any] = {}
+    """handed to fsspec; credentials belong in the environment, not here: this is written to run.json"""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Input":
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either input.path or input.dataset")
+        return self
+
+
+class Model(Section):
+    """Which model, and how vLLM is to load it."""
+
+    id: str = Field("embedded", min_length=1)
+    """hub id, local path, `embedded` (the model a package ships), or `fake` (a latency model: tests and simulation)"""
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    """vLLM's name of the format; by default what the checkpoint itself says"""
+    trust_remote_code: bool = False
+
+
+class Sampling(Section):
+    """Handed to vLLM's SamplingParams as they are. `seed` and `n` are not here: see `seed` and `samples` of the job."""
+
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    max_tokens: int = Field(512, gt=0)
+    min_tokens: int = Field(0, ge=0)
+    stop: list[str] = []
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+
+    @model_validator(mode="after")
+    def _room(self) -> "Sampling":
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})")
+        return self
+
+
+class Cluster(Section):
+    """How many engines, and what each gets."""
+
+    address: str | None = None
+    """Ray address; by default RAY_ADDRESS, else a Ray of the job's own on this machine"""
+    replicas: int = Field(1, gt=0)
+    gpus_per_replica: float | None = Field(None, ge=0)
+    """default: on GPUs what tensor_parallel_size x pipeline_parallel_size needs, else 0"""
+    cpus_per_replica: int | None = Field(None, gt=0)
+    """cores of each CPU engine, disjoint; by default an equal share of the machine's cores"""
+
+
+class Output(Section):
+    """Where the run goes, and how large its shards are."""
+
+    path: str = Field(min_length=1)
+    """the run folder: local, or a URL of any fsspec file system"""
+    rows_per_shard: int = Field(512, gt=0)
+    """input rows in one shard"""
+
+
+class Metrics(Section):
+    """The Prometheus endpoint."""
+
+    port: int | None = Field(9400, ge=0, le=65535)
+    """null turns it off; 0 takes any free port; where the port is taken, another free one is used and said"""
+    host: str = "127.0.0.1"
+
+
+class AugmentJob(Section):
+    """An augmentation job: input rows through a recipe and a model into shards."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    input: Input
+    recipe: Literal["babylm_story", "template", "messages"]
+    """messages: the column of that name holds chat messages, taken as they stand"""
+    prompt: str | None = None
+    """name of a shipped prompt (p3), or the path of a Jinja file of your own"""
+    samples: int = Field(1, gt=0)
+    """outputs for each input row"""
+    model: Model = Model()
+    sampling: Sampling = Sampling()
+    engine: dict[str, Any] = {}
+    """vLLM engine arguments, handed over as they are"""
+    cluster: Cluster = Cluster()
+    output: Output
+    metrics: Metrics = Metrics()
+    seed: int = 0
+
+
+def parse_job(data: Any) -> AugmentJob:
+    """Validates a job as read from YAML.
+
+    Raises:
+        JobError: the first fault: its key, value, cause, and for an unknown key the nearest known one.
+    """
+    if not isinstance(data, dict):
+        raise JobError("job file", type(data).__name__, "the top level must be keys and values", "see deploy/jobs/")
+    try:
+        return AugmentJob.model_validate(data)
+    except ValidationError as error:
+        raise _job_error(error) from None
+
+
+def _job_error(error: ValidationError) -> JobError:
+    # An unknown key is often the reason why a required one is missing, so it is told first.
+    details = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = details[0]
+    path = [part for part in first["loc"] if not _is_union_tag(part)]
+    key = ".".join(str(part) for part in path) or "job file"
+    if first["type"] == "extra_forbidden":
+        return JobError(key, first["input"], "unknown key", _nearest(path))
+    if first["type"] == "missing":
+        return JobError(key, None, "this key is required and missing", f"add `{key}` to the job file")
+    value = first["input"] if not isinstance(first["input"], dict) else None
+    return JobError(key, value, first["msg"].removeprefix("Value error, "), "correct the value in the job file")
+
+
+def _is_union_tag(part: int | str) -> bool:
+    """Pydantic puts the tried type of a union (`str`, `list[str]`) into an error's path; no key looks like it."""
+    return isinstance(part, str) and (part in {"str", "int", "float"} or "[" in part)
+
+
+def _nearest(path: list[int | str]) -> str:
+    section: Any = AugmentJob
+    for part in path[:-1]:
+        section = section.model_fields[part].annotation
+    known = list(section.model_fields)
+    prefix = "".join(f"{part}." for part in path[:-1])
+    close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean `{prefix}{close[0]}`?"
+    return f"the keys here are {', '.join(known)}"

@@ -1,0 +1,117 @@
+"""One Arrow schema for every shard, and what identifies a row."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+ACCEPTED = "accepted"
+REJECTED = "rejected"
+ERROR = "error"
+STATES = (ACCEPTED, REJECTED, ERROR)
+
+# The folder that holds the rows of each state. Only `data/` is what trainers and load_dataset read.
+FOLDER_OF_STATE = {ACCEPTED: "data", REJECTED: "rejected", ERROR: "errors"}
+
+
+def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, type_, nullable=False, metadata={"description": meaning})
+
+
+ROW_SCHEMA = pa.schema(
+    [
+        _column("text", pa.string(), "what the model wrote; empty in errors/"),
+        _column("state", pa.string(), "accepted, rejected or error"),
+        _column("reason", pa.string(), "why the row was rejected or failed; empty for an accepted row"),
+        _column("emotion", pa.string(), "the emotion asked for; empty where the recipe asks for none"),
+        _column("emotions", pa.list_(pa.string()), "all labels of the input row, the one asked for first"),
+        _column("inputs", pa.string(), "the input columns that the prompt was made from, as a JSON object"),
+        _column("source", pa.string(), "the input file or dataset, as run.json names it"),
+        _column("row_index", pa.int64(), "number of the row in its source, from 0"),
+        _column("sample", pa.int32(), "number of this output among the samples of its row, from 0"),
+        _column("variant", pa.string(), "name of the prompt and sampling variant"),
+        _column("prompt_id", pa.string(), "recipe and prompt, as babylm_story/p3"),
+        _column("prompt_hash", pa.string(), "hash of the prompt's template and examples"),
+        _column("model", pa.string(), "model id or path"),
+        _column("model_revision", pa.string(), "commit or content hash of the model that was served"),
+        _column("seed", pa.int64(), "the row's own sampling seed"),
+        _column("finish_reason", pa.string(), "stop, length, or error"),
+        _column("prompt_tokens", pa.int32(), "tokens of the prompt, chat template included"),
+        _column("cached_prompt_tokens", pa.int32(), "those of them found in the prefix cache"),
+        _column("output_tokens", pa.int32(), "tokens generated"),
+        _column("attempts", pa.int32(), "times the row was sent to an engine; 0 if never"),
+        _column("started_at", pa.timestamp("us", tz="UTC"), "when the row was handed to the engine"),
+        _column("duration_seconds", pa.float64(), "from then to its last token, queueing in the engine included"),
+    ]
+)
+
+_SEED_BITS = 63  # Parquet's int64 and torch's generators take it; never negative
+
+
+class RowError(Exception):
+    """This row cannot be generated, and why; the job goes on without it.
+
+    Args:
+        reason: one sentence, kept in errors/ as the row's `reason`.
+    """
+
+
+@dataclass(slots=True)
+class WorkRow:
+    """One output to make: one sample of one input row.
+
+    Attributes:
+        unit: number of this output in the whole run, from 0: its input row's number x samples + sample.
+        shard: number of the shard it belongs to.
+        values: the recipe's fields, or None where the input row could not be read.
+        fault: why it could not be read; empty otherwise.
+        attempt: times it was already sent to an engine that died under it.
+    """
+
+    unit: int
+    shard: int
+    source: str
+    row_index: int
+    sample: int
+    values: dict[str, Any] | None
+    fault: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a recipe makes of a row.
+
+    Attributes:
+        messages: the conversation, each `{"role", "content"}`; the served model's chat template is applied to it.
+        inputs: the fields it was made from, kept in the shard as JSON.
+        emotion: the emotion asked for, or "".
+        emotions: all labels the row came with, the one asked for first.
+    """
+
+    messages: list[dict[str, str]]
+    inputs: dict[str, Any]
+    emotion: str = ""
+    emotions: list[str] = field(default_factory=list)
+
+
+def row_seed(run_seed: int, source: str, row_index: int, sample: int, variant: str, attempt: int = 0) -> int:
+    """The sampling seed of one output: a hash of the run's seed and the row's identity, in [0, 2**63).
+
+    `attempt` counts asked-for retries of a rejected row, not restarts: a row that is generated again after a crash
+    keeps its seed.
+    """
+    identity = repr((run_seed, source, row_index, sample, variant, attempt)).encode()
+    digest = hashlib.blake2b(identity, digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
+
+
+def to_batch(records: list[dict[str, Any]]) -> pa.RecordBatch:
+    """Rows as dicts, each with every column of ROW_SCHEMA, to one Arrow batch.
+
+    Raises:
+        KeyError: a record lacks a column.
+    """
+    columns = [pa.array([record[f.name] for record in records], type=f.type) for f in ROW_SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)

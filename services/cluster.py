@@ -1,0 +1,47 @@
+"""Ray: joining a cluster, or starting one on this machine for as long as the job runs."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import ray
+
+from schemas.errors import EngineError
+
+# The object store only carries messages of a few KB; Ray would reserve 30% of the memory.
+_OBJECT_STORE_BYTES = 256 << 20
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Inside the block this process is a Ray driver.
+
+    A connection that is already there (a notebook's, a test's) is used and left. Else the cluster at `address` or
+    RAY_ADDRESS is joined, or one is started on this machine that ends with the block.
+
+    Raises:
+        EngineError: there is no cluster at that address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # A service sends nothing home unless its owner asks for it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **options)
+        else:
+            # "local": ray.init would else join a cluster that somebody else runs on this machine.
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise EngineError(
+            "cluster.address", address, f"no Ray cluster answers there: {str(error).splitlines()[0]}",
+            "start one with `ray start --head`, or leave the key out to run on this machine",
+        ) from None  # fmt: skip
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,109 @@
+"""What an engine is: the one interface that vLLM and the fake engine stand behind."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from schemas.job import Model
+
+
+class EngineDeadError(Exception):
+    """The engine behind this replica is gone; the replica must be replaced.
+
+    Args:
+        cause: what the engine said of it.
+    """
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """All that is needed to start one engine, wherever its replica lands.
+
+    Attributes:
+        model: as in the job file.
+        engine: vLLM engine arguments as in the job file.
+        gpus: GPUs of the replica; 0 serves on the CPU.
+        cores: CPU cores that the engine alone computes on; empty on GPUs.
+    """
+
+    model: Model
+    engine: dict[str, Any] = field(default_factory=dict)
+    gpus: float = 0
+    cores: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a started engine resolved.
+
+    Attributes:
+        max_num_seqs: requests that it runs at once.
+        max_model_len: tokens of prompt and output together.
+        model_revision: commit or content hash of the loaded model.
+        settings: what was chosen for this machine, for run.json.
+        pids: processes of the replica and its engine.
+        versions: packages that shaped the output.
+    """
+
+    max_num_seqs: int
+    max_model_len: int
+    model_revision: str
+    settings: dict[str, Any]
+    pids: tuple[int, ...]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished request. Token counts are the engine's own; seconds are wall time from submission to last token."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    output_tokens: int
+    started_at: datetime
+    duration_seconds: float
+
+
+class Engine(Protocol):
+    """A started engine inside a replica. Requests run concurrently; the engine batches them."""
+
+    info: EngineInfo
+
+    async def generate(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+        """Generates one reply.
+
+        Args:
+            messages: the conversation; the model's chat template is applied to it.
+            sampling: keys of `schemas.job.Sampling`.
+            seed: of this request alone.
+
+        Raises:
+            RowError: this request cannot be served (its prompt is too long, say); others can.
+            EngineDeadError: the engine is gone.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Ends the engine's processes and frees its memory."""
+        ...
+
+
+def start_engine(spec: EngineSpec) -> Engine:
+    """Starts the engine that a spec asks for; takes seconds (fake) to minutes (vLLM).
+
+    Raises:
+        EngineError: the model is not there, or the engine refuses its settings.
+    """
+    if spec.model.id == "fake":
+        from services.fake_engine import FakeEngine
+
+        return FakeEngine(spec)
+    from services.models import locate
+
+    # Found before vllm is imported, which takes 15 s: a misspelt model is told at once.
+    path, revision = locate(spec.model)
+    from services.vllm_engine import VllmEngine
+
+    return VllmEngine.start(spec, path, revision)

@@ -1,0 +1,125 @@
+"""An engine without a model: the interface of the real one, and a latency model in place of the arithmetic.
+
+For scale tests and simulation. Its text is a pure function of messages, seed and max_tokens, so a checker can
+recompute any row.
+"""
+
+import asyncio
+import difflib
+import hashlib
+import os
+import random
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from schemas.errors import EngineError
+from schemas.rows import RowError
+from services.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
+
+_WORDS = [
+    "sun",
+    "moon",
+    "river",
+    "stone",
+    "little",
+    "garden",
+    "bird",
+    "window",
+    "morning",
+    "quiet",
+    "friend",
+    "lantern",
+    "apple",
+    "blanket",
+    "hill",
+    "door",
+    "rain",
+    "song",
+    "boat",
+    "feather",
+    "kite",
+    "button",
+    "story",
+    "summer",
+    "shadow",
+    "path",
+    "candle",
+    "meadow",
+    "cloud",
+    "whistle",
+]
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Seconds that a batched engine takes, and its limits; the keys of `engine` in a job with `model.id: fake`.
+
+    A request takes `start_seconds + prompt_tokens / prefill_tokens_per_second + output_tokens * step_seconds`, and
+    waits while `max_num_seqs` others run.
+    """
+
+    max_num_seqs: int = 32
+    max_model_len: int = 2048
+    start_seconds: float = 0.0
+    prefill_tokens_per_second: float = 50_000.0
+    step_seconds: float = 0.0005
+    startup_seconds: float = 0.0
+    die_after_requests: int = 0
+    """end the engine when this many requests were served; 0: never"""
+
+
+class FakeEngine:
+    """See the module."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        known = [f.name for f in fields(LatencyModel)]
+        for key, value in spec.engine.items():
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                remedy = f"did you mean `engine.{close[0]}`?" if close else f"the keys here are {', '.join(known)}"
+                raise EngineError(f"engine.{key}", value, "the fake engine does not know this key", remedy)
+        self._latency = LatencyModel(**spec.engine)
+        self._slots = asyncio.Semaphore(self._latency.max_num_seqs)
+        self._served = 0
+        self.info = EngineInfo(
+            max_num_seqs=self._latency.max_num_seqs,
+            max_model_len=self._latency.max_model_len,
+            model_revision="fake-1",
+            settings={"device": "fake", "cores": list(spec.cores)},
+            pids=(os.getpid(),),
+            versions={},
+        )
+
+    async def generate(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+        """See `Engine.generate`. A whitespace word counts as a token."""
+        started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
+        began = clock()
+        prompt_tokens = sum(len(message["content"].split()) for message in messages)
+        if prompt_tokens + 1 > self._latency.max_model_len:
+            limit = self._latency.max_model_len
+            raise RowError(f"the prompt has {prompt_tokens} tokens and the model takes at most {limit}")
+        text, finish_reason = fake_text(messages, seed, sampling["max_tokens"])
+        output_tokens = len(text.split())
+        async with self._slots:
+            await asyncio.sleep(
+                self._latency.start_seconds
+                + prompt_tokens / self._latency.prefill_tokens_per_second
+                + output_tokens * self._latency.step_seconds
+            )
+            self._served += 1
+        if 0 < self._latency.die_after_requests < self._served:
+            raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
+        return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, clock() - began)
+
+    async def stop(self) -> None:
+        """Nothing to free."""
+
+
+def fake_text(messages: list[dict[str, str]], seed: int, max_tokens: int) -> tuple[str, str]:
+    """The text and finish reason that the fake engine answers with: 8 to 64 words drawn by prompt and seed."""
+    content = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    draw = random.Random(hashlib.blake2b(f"{seed}\n{content}".encode(), digest_size=8).digest())
+    length = draw.randint(8, 64)
+    words = [draw.choice(_WORDS) for _ in range(min(length, max_tokens))]
+    return " ".join(words), "length" if length > max_tokens else "stop"

@@ -1,0 +1,72 @@
+"""Local and remote file systems behind fsspec, and what durable writing means on each."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from schemas.errors import JobError
+
+
+def resolve(
+    url: str, key: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a path or URL, and the path in it.
+
+    Args:
+        url: a local path, or a URL of any fsspec file system.
+        key: the job key that it stands under, for the error.
+
+    Raises:
+        JobError: the scheme is unknown, its package is missing, or it does not accept the options.
+    """
+    try:
+        return fsspec.core.url_to_fs(url, **(storage_options or {}))
+    except (ValueError, ImportError, TypeError) as error:
+        remedy = "use a local path, or install the fsspec package of that scheme (s3fs, gcsfs, adlfs, ...)"
+        raise JobError(key, url, str(error), remedy) from None
+
+
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether files of this file system can be appended to, renamed and synced."""
+    return isinstance(fs, LocalFileSystem)
+
+
+def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    """Writes a whole file so that a reader sees all of it or none, and it survives a power cut.
+
+    Local: a temporary name, fsync, rename, fsync of the folder. Elsewhere one whole PUT, which object stores make
+    visible at once.
+
+    Raises:
+        OSError: as the file system gives it; nothing is left behind.
+    """
+    if not is_local(fs):
+        fs.pipe_file(path, data)
+        return
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+        sync_folder(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def sync_folder(folder: str) -> None:
+    """Makes the names in a local folder durable: a rename is only safe once its folder is synced."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

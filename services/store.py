@@ -1,0 +1,157 @@
+"""The run folder: shards, manifests, run.json.
+
+run.json                     the job as resolved, its fingerprint, versions
+README.md                    the dataset card
+data/part-00000.parquet      accepted rows; its being there is what commits the shard
+rejected/part-00000.parquet  rows that quality control refused
+errors/part-00000.parquet    rows that could not be generated
+log/part-00001.arrows        finished rows of shards still open (see row_log.py)
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from schemas.errors import RunError
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
+from schemas.run import MANIFEST_KEY, Manifest, RunRecord
+from services.filesystem import is_local, resolve, write_atomic
+
+_SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
+
+
+class ShardStore:
+    """Reads and writes one run folder. Only one process may write to it.
+
+    Args:
+        url: the run folder, local or a URL of any fsspec file system.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self.url = url
+        self.fs, self.root = resolve(url, "output.path", storage_options)
+        self.can_append = is_local(self.fs)
+
+    def path(self, relative: str) -> str:
+        """Full path of a file below the run folder."""
+        return f"{self.root}/{relative}"
+
+    def write_text(self, relative: str, text: str) -> None:
+        """Writes a whole text file, atomically."""
+        write_atomic(self.fs, self.path(relative), text.encode())
+
+    def is_empty(self) -> bool:
+        """Whether nothing lies in the folder, or it is not there."""
+        return not self.fs.exists(self.root) or not self.fs.ls(self.root, detail=False)
+
+    def read_run(self) -> RunRecord | None:
+        """run.json, or None where there is none.
+
+        Raises:
+            RunError: it cannot be read as one.
+        """
+        path = self.path("run.json")
+        if not self.fs.exists(path):
+            return None
+        try:
+            return RunRecord.model_validate_json(self.fs.cat_file(path))
+        except ValidationError as error:
+            cause = f"not a run.json that this version reads: {error.errors()[0]['msg']}"
+            raise RunError(
+                path, None, cause, "read it with the version that wrote it, or name another folder"
+            ) from None
+
+    def write_run(self, run: RunRecord) -> None:
+        """Writes run.json, atomically."""
+        self.write_text("run.json", run.model_dump_json(indent=2) + "\n")
+
+    def committed(self) -> set[int]:
+        """Numbers of the shards whose data file exists."""
+        folder = self.path("data")
+        # Object stores cache listings; a resume must see what the last driver wrote.
+        self.fs.invalidate_cache(folder)
+        if not self.fs.exists(folder):
+            return set()
+        names = (path.rsplit("/", 1)[-1] for path in self.fs.ls(folder, detail=False))
+        return {int(match[1]) for name in names if (match := _SHARD_NAME.fullmatch(name))}
+
+    def commit(self, manifest: Manifest, rows: pa.Table) -> Manifest:
+        """Writes one shard: siblings first, then its data file, which commits it.
+
+        Args:
+            manifest: complete but for `siblings`, which this adds.
+            rows: ROW_SCHEMA, every row of the shard in its final order, whatever its state.
+
+        Raises:
+            OSError: as the file system gives it; the shard is then not committed.
+        """
+        siblings: dict[str, bytes] = {}
+        for state, folder in FOLDER_OF_STATE.items():
+            part = rows.filter(pa.compute.equal(rows["state"], state))
+            if state != ACCEPTED and part.num_rows:
+                siblings[shard_path(folder, manifest.shard)] = _to_parquet(part)
+        for relative, data in siblings.items():
+            write_atomic(self.fs, self.path(relative), data)
+        hashes = {relative: hashlib.sha256(data).hexdigest() for relative, data in siblings.items()}
+        manifest = manifest.model_copy(update={"siblings": hashes})
+        accepted = rows.filter(pa.compute.equal(rows["state"], ACCEPTED))
+        data = _to_parquet(accepted, {MANIFEST_KEY: manifest.model_dump_json().encode()})
+        write_atomic(self.fs, self.path(shard_path("data", manifest.shard)), data)
+        return manifest
+
+    def manifest(self, shard: int) -> Manifest:
+        """The manifest of a committed shard.
+
+        Raises:
+            RunError: the data file is not a shard of ours, or is damaged.
+        """
+        relative = shard_path("data", shard)
+        try:
+            with self.fs.open(self.path(relative), "rb") as file:
+                raw = (pq.read_metadata(file).metadata or {}).get(MANIFEST_KEY)
+            if raw is None:
+                raise ValueError("its footer holds no manifest")
+            return Manifest.model_validate_json(raw)
+        except (pa.ArrowInvalid, ValueError, OSError) as error:
+            remedy = "`kindling verify` lists all damage; move the file away to have the shard generated again"
+            raise RunError(self.path(relative), None, f"not a whole shard: {error}", remedy) from None
+
+    def read(self, relative: str) -> pa.Table:
+        """All rows of one Parquet file below the run, with its page checksums verified.
+
+        Raises:
+            OSError, pa.ArrowInvalid: the file is damaged.
+        """
+        with self.fs.open(self.path(relative), "rb") as file:
+            return pq.ParquetFile(file, page_checksum_verification=True).read()
+
+    def rows(self, state: str = ACCEPTED, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The committed rows of one state, shard by shard in input order, as batches of one row group or less."""
+        folder = FOLDER_OF_STATE[state]
+        for shard in sorted(self.committed()):
+            path = self.path(shard_path(folder, shard))
+            if state != ACCEPTED and not self.fs.exists(path):
+                continue
+            with self.fs.open(path, "rb") as file:
+                yield from pq.ParquetFile(file).iter_batches(columns=columns)
+
+
+def shard_path(folder: str, shard: int) -> str:
+    """`data/part-00003.parquet`; names are deterministic, so a resume needs no list of them."""
+    return f"{folder}/part-{shard:05d}.parquet"
+
+
+def _to_parquet(rows: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+    with pq.ParquetWriter(buffer, ROW_SCHEMA, **options) as writer:
+        writer.write_table(rows)
+        if metadata:
+            writer.add_key_value_metadata({key.decode(): value.decode() for key, value in metadata.items()})
+    return buffer.getvalue()

@@ -1,0 +1,227 @@
+"""The vLLM engine: the one file that touches vllm.
+
+It speaks to `AsyncLLM`, whose requests come and go one by one, rather than to `LLM`, whose calls are batches.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import psutil
+import torch
+import vllm
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.platforms import current_platform
+from vllm.renderers.params import ChatParams
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+from vllm.v1.engine.exceptions import EngineGenerateError
+
+from schemas.errors import EngineError
+from schemas.rows import RowError
+from services.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
+
+# What a CPU engine gets where the job file is silent. Eager mode: compiling takes longer than most CPU jobs run.
+_CPU_DEFAULTS: dict[str, Any] = {"max_num_seqs": 64, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True}
+_LEAST_BATCHED_TOKENS = 2048
+
+# The last line of a Python traceback, with or without the prefix that vLLM puts before its processes' lines.
+_ERROR_LINE = re.compile(r"\b((?:[A-Za-z_.]+)?(?:Error|Exception|Interrupt): .+)$")
+
+
+class VllmEngine:
+    """One `AsyncLLM` and its processes. Made by `start`."""
+
+    def __init__(self, llm: AsyncLLM, info: EngineInfo) -> None:
+        self.info = info
+        self._llm = llm
+        # A base model such as GPT-2 has none. Mistral's own tokenizers lack the attribute, and render chats themselves.
+        self._has_chat_template = getattr(llm.get_tokenizer(), "chat_template", "") is not None
+        self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+        self._ids = itertools.count()
+
+    @classmethod
+    def start(cls, spec: EngineSpec, path: str, revision: str) -> "VllmEngine":
+        """Loads the model; 40 to 60 s on a CPU.
+
+        Args:
+            path: the model, as `services.models.locate` found it, with its `revision`.
+
+        Raises:
+            EngineError: vLLM refuses the model or the settings.
+        """
+        _prepare_environment(spec)
+        log = _Log()
+        try:
+            llm = AsyncLLM.from_engine_args(_engine_args(spec, path))
+        except EngineError:
+            raise
+        except Exception as error:
+            cause = log.first_error() or f"{type(error).__name__}: {error}"
+            raise EngineError(
+                "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
+                f"correct `model` or `engine` in the job file; the engine's log is {log.path}",
+            ) from None  # fmt: skip
+        return cls(llm, _info(llm, spec, revision))
+
+    async def generate(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+        """See `Engine.generate`."""
+        started_at, began = datetime.now(UTC), monotonic()
+        try:
+            prompt = await self._render(messages)
+            # Only the finished text is of use; a message a token would cost the replica's only Python thread.
+            params = SamplingParams(**sampling, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
+            async for output in self._llm.generate(prompt, params, str(next(self._ids))):
+                final = output
+        except VllmDeadError as error:
+            raise EngineDeadError(str(error)) from None
+        except EngineGenerateError as error:
+            raise RowError(f"vLLM failed on this request: {error.__cause__!r}") from None
+        except (VLLMClientError, ValueError, TypeError) as error:
+            raise RowError(f"vLLM refused this request: {error}") from None
+        completion = final.outputs[0]
+        return Generation(
+            text=completion.text,
+            finish_reason=completion.finish_reason or "stop",
+            prompt_tokens=len(final.prompt_token_ids),
+            cached_prompt_tokens=final.num_cached_tokens or 0,
+            output_tokens=len(completion.token_ids),
+            started_at=started_at,
+            duration_seconds=monotonic() - began,
+        )
+
+    async def stop(self) -> None:
+        """See `Engine.stop`."""
+        self._llm.shutdown()
+
+    async def _render(self, messages: list[dict[str, str]]) -> Any:
+        renderer = self._llm.renderer
+        if self._has_chat_template:
+            _, (prompt,) = await renderer.render_chat_async([messages], self._chat_params)
+            return prompt
+        text = "\n\n".join(message["content"] for message in messages)
+        (prompt,) = await renderer.render_cmpl_async([{"prompt": text}], renderer.default_cmpl_tok_params)
+        return prompt
+
+
+def _prepare_environment(spec: EngineSpec) -> None:
+    # A service sends nothing home unless its owner asks for it.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
+    if spec.cores:
+        # Without this every engine of a machine binds itself from core 0 on. Ranks of one engine are split by "|".
+        ranks = int(spec.engine.get("tensor_parallel_size", 1))
+        share = max(len(spec.cores) // ranks, 1)
+        parts = [spec.cores[rank * share : (rank + 1) * share] for rank in range(ranks)]
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, part)) for part in parts)
+
+
+def _engine_args(spec: EngineSpec, path: str) -> AsyncEngineArgs:
+    known = [f.name for f in dataclasses.fields(AsyncEngineArgs)]
+    owned = {
+        "model",
+        "tokenizer",
+        "revision",
+        "tokenizer_revision",
+        "dtype",
+        "quantization",
+        "trust_remote_code",
+        "seed",
+    }
+    for key, value in spec.engine.items():
+        if key in owned:
+            raise EngineError(f"engine.{key}", value, "this key does not belong here", f"set it under `model` ({key})")
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean `engine.{close[0]}`?" if close else "see vLLM's engine arguments"
+            raise EngineError(f"engine.{key}", value, "vLLM has no such engine argument", remedy)
+    settings = {
+        "model": path,
+        "revision": spec.model.revision,
+        "tokenizer_revision": spec.model.revision,
+        "dtype": spec.model.dtype,
+        "quantization": spec.model.quantization,
+        "trust_remote_code": spec.model.trust_remote_code,
+        # In a Ray actor vLLM would ask Ray for its workers; a replica's GPUs are all on one node.
+        "distributed_executor_backend": "mp",
+        **spec.engine,
+    }
+    if current_platform.device_type == "cpu":
+        settings = {**_CPU_DEFAULTS, **settings}
+        _keep_prompts_whole(settings)
+    return AsyncEngineArgs(**settings)
+
+
+def _keep_prompts_whole(settings: dict[str, Any]) -> None:
+    """Turns chunked prefill off on a CPU, where splitting a seeded prompt kills the engine.
+
+    Seen in 0.32: `CPU Generator does not use offset`, then EngineDeadError. So a batch must have room for the longest
+    prompt.
+    """
+    if settings.get("enable_chunked_prefill"):
+        raise EngineError(
+            "engine.enable_chunked_prefill", True, "vLLM's CPU engine dies when it splits a prompt that has a seed",
+            "leave this key out on a CPU",
+        )  # fmt: skip
+    settings["enable_chunked_prefill"] = False
+    longest = AsyncEngineArgs(**settings).create_model_config().max_model_len
+    given = settings.setdefault("max_num_batched_tokens", max(longest, _LEAST_BATCHED_TOKENS))
+    if given < longest:
+        raise EngineError(
+            "engine.max_num_batched_tokens", given, f"on a CPU a batch must hold the longest prompt, {longest} tokens",
+            "raise it, or lower engine.max_model_len",
+        )  # fmt: skip
+
+
+def _info(llm: AsyncLLM, spec: EngineSpec, revision: str) -> EngineInfo:
+    config = llm.vllm_config
+    block_size, blocks = config.cache_config.block_size, config.cache_config.num_gpu_blocks
+    settings = {
+        "device": current_platform.get_device_name(),
+        "cores": list(spec.cores),
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "quantization": config.model_config.quantization,
+        "max_model_len": config.model_config.max_model_len,
+        "max_num_seqs": config.scheduler_config.max_num_seqs,
+        "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+        "enable_chunked_prefill": config.scheduler_config.enable_chunked_prefill,
+        "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+        "enforce_eager": config.model_config.enforce_eager,
+        "block_size": block_size,
+        "kv_cache_tokens": block_size * blocks if blocks else None,
+    }
+    children = psutil.Process().children(recursive=True)
+    return EngineInfo(
+        max_num_seqs=config.scheduler_config.max_num_seqs,
+        max_model_len=config.model_config.max_model_len,
+        model_revision=revision,
+        settings=settings,
+        pids=(os.getpid(), *(child.pid for child in children)),
+        versions={"vllm": vllm.__version__, "torch": torch.__version__},
+    )
+
+
+class _Log:
+    """This process's log file under Ray, from here on: the engine's own processes write there why they died."""
+
+    def __init__(self) -> None:
+        self.path = Path(os.readlink("/proc/self/fd/2"))
+        self._start = self.path.stat().st_size if self.path.is_file() else 0
+
+    def first_error(self) -> str:
+        """The first line that looks like the end of a traceback: what follows it is its consequence. Maybe ""."""
+        if not self.path.is_file():
+            return ""
+        with self.path.open("rb") as file:
+            file.seek(self._start)
+            lines = file.read().decode(errors="replace").splitlines()
+        return next((match[1] for line in lines if (match := _ERROR_LINE.search(line))), "")

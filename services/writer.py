@@ -1,0 +1,191 @@
+"""The one writer of a run: logs finished rows as they come, and commits a shard when its last row is in.
+
+It works in a thread of the driver, so that no commit ever stands between a finished row and the next request.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES
+from schemas.run import Manifest, RunRecord
+from services.replica import Finished
+from services.row_log import RowLog
+from services.store import ShardStore
+
+# Messages that may wait for the writer; beyond that the coordinator waits, and with it dispatch.
+_QUEUE_LENGTH = 1024
+
+
+@dataclass
+class _OpenShard:
+    number: int
+    start: int
+    end: int
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    units: list[np.ndarray] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+
+    def add(self, units: list[int], batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Keeps the rows that are new, and returns them."""
+        fresh = [i for i, unit in enumerate(units) if unit not in self.seen]
+        if len(fresh) < len(units):
+            batch = batch.take(pa.array(fresh, pa.int64()))
+            units = [units[i] for i in fresh]
+        self.seen.update(units)
+        self.units.append(np.array(units, dtype=np.int64))
+        self.batches.append(batch)
+        return batch
+
+    def table(self) -> pa.Table:
+        """All rows, in input order."""
+        order = np.argsort(np.concatenate(self.units))
+        return pa.Table.from_batches(self.batches, schema=ROW_SCHEMA).take(pa.array(order))
+
+
+class ShardWriter:
+    """Assembles and commits shards.
+
+    Args:
+        store: the run folder.
+        run: its run.json.
+        on_rows: called with each batch of rows that is kept, and whether an earlier process had finished them.
+        on_commit: called with each shard's manifest once it is durable.
+    """
+
+    def __init__(
+        self,
+        store: ShardStore,
+        run: RunRecord,
+        on_rows: Callable[[pa.RecordBatch, bool], None],
+        on_commit: Callable[[Manifest], None],
+    ) -> None:
+        self._store, self._run = store, run
+        self._on_rows, self._on_commit = on_rows, on_commit
+        self._log = RowLog(store.path("log")) if store.can_append else None
+        self._first_rows = _first_rows(run)
+        self._shards: dict[int, _OpenShard] = {}
+        self._queue: queue.Queue[Finished | int | None] = queue.Queue(_QUEUE_LENGTH)
+        self._thread = threading.Thread(target=self._work, name="shard-writer", daemon=True)
+        self.error: Exception | None = None
+        """what ended the writer: a full disk, say; nothing that it took after that is kept"""
+        self._thread.start()
+
+    def open(self, number: int, start: int, end: int) -> set[int]:
+        """Opens a shard, and returns the units of it that an earlier process finished and logged.
+
+        To be called before a row of the shard is handed out.
+        """
+        shard = _OpenShard(number, start, end)
+        if self._log is not None:
+            for batch in self._log.recover(number).to_batches():
+                kept = shard.add(self._units_of(batch), batch)
+                self._on_rows(kept, True)
+        self._shards[number] = shard
+        if self._is_full(shard):
+            self._queue.put(number)
+        return shard.seen
+
+    def put(self, finished: Finished) -> None:
+        """Takes finished rows; blocks only where the disk cannot keep up."""
+        while self.error is None:
+            try:
+                return self._queue.put(finished, timeout=1)
+            except queue.Full:
+                continue
+
+    def close(self) -> None:
+        """Commits what is complete, keeps the rest in the log, and ends the thread."""
+        while self._thread.is_alive():
+            try:
+                self._queue.put(None, timeout=1)
+                break
+            except queue.Full:
+                continue
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while (item := self._queue.get()) is not None:
+                if isinstance(item, int):
+                    self._commit(self._shards[item])
+                else:
+                    self._keep(item)
+            if self._log is not None:
+                self._log.close()
+        except Exception as error:  # told to the driver, which stops the job
+            self.error = error
+
+    def _keep(self, finished: Finished) -> None:
+        shards = np.array(finished.shards)
+        for number in np.unique(shards):
+            mine = np.flatnonzero(shards == number)
+            batch = finished.batch if len(mine) == len(shards) else finished.batch.take(pa.array(mine))
+            shard = self._shards.get(int(number))
+            if shard is None:
+                continue  # committed already: these rows came back from two replicas
+            kept = shard.add([finished.units[i] for i in mine], batch)
+            if self._log is not None:
+                self._log.append(shard.number, kept)
+            self._on_rows(kept, False)
+            if self._is_full(shard):
+                self._commit(shard)
+
+    def _is_full(self, shard: _OpenShard) -> bool:
+        return len(shard.seen) == (shard.end - shard.start) * self._run.samples
+
+    def _commit(self, shard: _OpenShard) -> None:
+        table = shard.table()
+        manifest = self._store.commit(_manifest(self._run, shard, table), table)
+        if self._log is not None:
+            self._log.drop(shard.number)
+        del self._shards[shard.number]
+        self._on_commit(manifest)
+
+    def _units_of(self, batch: pa.RecordBatch) -> list[int]:
+        rows = zip(
+            batch["source"].to_pylist(), batch["row_index"].to_pylist(), batch["sample"].to_pylist(), strict=True
+        )
+        return [(self._first_rows[source] + index) * self._run.samples + sample for source, index, sample in rows]
+
+
+def _first_rows(run: RunRecord) -> dict[str, int]:
+    """Number of each source's first row among all input rows."""
+    first, numbers = 0, {}
+    for source in run.inputs:
+        numbers[source.source] = first
+        first += source.rows
+    return numbers
+
+
+def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
+    counts = {item["values"].as_py(): item["counts"].as_py() for item in pc.value_counts(table["state"])}
+    accepted = pc.filter(table["output_tokens"], pc.equal(table["state"], ACCEPTED))
+    starts, durations = table["started_at"].to_pylist(), table["duration_seconds"].to_pylist()
+    finished = max(start + timedelta(seconds=took) for start, took in zip(starts, durations, strict=True))
+    return Manifest(
+        fingerprint=run.fingerprint,
+        shard=shard.number,
+        start=shard.start,
+        end=shard.end,
+        samples=run.samples,
+        counts={state: counts.get(state, 0) for state in STATES},
+        siblings={},
+        prompt_tokens=pc.sum(table["prompt_tokens"]).as_py(),
+        cached_prompt_tokens=pc.sum(table["cached_prompt_tokens"]).as_py(),
+        output_tokens=pc.sum(table["output_tokens"]).as_py(),
+        accepted_output_tokens=pc.sum(accepted).as_py() or 0,
+        started_at=_iso(min(starts)),
+        finished_at=_iso(finished),
+        versions=run.versions,
+    )
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
