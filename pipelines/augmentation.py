@@ -116,6 +116,7 @@ def _generate(
         try:
             done = coordinator.run()
         finally:
+            progress.on_end()
             writer.close()
             pool.stop()
             progress.publish(0, Counter())
@@ -132,7 +133,7 @@ def _generate(
 
 
 def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
-    """Writes to run.json what the engine resolved; refuses a model that changed since the run began."""
+    """Writes to run.json what came up, and where; refuses a model that changed since the run began."""
     info = member.info
     if run.model_revision and run.model_revision != info.model_revision:
         raise RunError(
@@ -140,10 +141,10 @@ def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
             f"it is another model than the run began with: revision {run.model_revision} -> {info.model_revision}",
             "pin model.revision to the first one, or name another output.path",
         )  # fmt: skip
-    if run.model_revision != info.model_revision or not run.engine:
-        run.model_revision, run.engine = info.model_revision, info.settings
-        run.versions = {**run.versions, **info.versions}
-        store.write_run(run)
+    run.model_revision, run.engine = info.model_revision, info.settings
+    run.versions = {**run.versions, **info.versions}
+    run.replicas.append({"number": member.number, "node": member.node, "cores": member.cores, "pids": info.pids})
+    store.write_run(run)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Progress:
         self._accepted_tokens_here = 0
         self._lock = threading.Lock()
         self._serving_since: float | None = None
+        self._ended_at: float | None = None
         self._recent: deque[tuple[float, int, int]] = deque()
 
     @property
@@ -59,6 +60,10 @@ class Progress:
     def on_serving(self) -> None:
         """A replica is up: rates count from the first one on."""
         self._serving_since = self._serving_since or monotonic()
+
+    def on_end(self) -> None:
+        """The last row is in, or the job is stopping: the clock of the rates stands still."""
+        self._ended_at = monotonic()
 
     def on_rows(self, batch: pa.RecordBatch, recovered: bool) -> None:
         """Counts rows that were written to the log."""
@@ -86,7 +91,7 @@ class Progress:
 
     def rates(self) -> tuple[float, float]:
         """(rows, output tokens) a second over the last minute; zero before the first row."""
-        now = monotonic()
+        now = self._ended_at or monotonic()
         while self._recent and now - self._recent[0][0] > _WINDOW_SECONDS:
             self._recent.popleft()
         if not self._recent or self._serving_since is None:
@@ -107,7 +112,9 @@ class Progress:
     @property
     def serving_seconds(self) -> float:
         """Seconds since the first replica was up; engine start-up is told apart."""
-        return monotonic() - self._serving_since if self._serving_since is not None else 0.0
+        if self._serving_since is None:
+            return 0.0
+        return (self._ended_at or monotonic()) - self._serving_since
 
     def publish(self, in_flight: int, replicas: Counter[str]) -> None:
         """Sets the gauges."""

@@ -50,6 +50,8 @@ class RunRecord(Record):
     """commit or content hash of the model, once an engine has loaded it"""
     engine: dict[str, Any] = {}
     """what the engine resolved: sizes, device, cores"""
+    replicas: list[dict[str, Any]] = []
+    """of the last start: number, node, cores and process ids of each replica that came up"""
     metrics: str = ""
     """address of the metrics endpoint of the last start; empty where it is off"""
     versions: dict[str, str] = {}
