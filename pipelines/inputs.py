@@ -9,8 +9,10 @@ import difflib
 import hashlib
 import io
 import json
+import lzma
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +35,7 @@ _FORMAT_OF_SUFFIX = {
     ".txt": "text", ".text": "text",
 }  # fmt: skip
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_UNREADABLE = (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeDecodeError, zlib.error, lzma.LZMAError)
 _BATCH_ROWS = 256
 _HASH_BYTES = 1 << 20
 # Lines of a JSONL file that are looked at to learn which columns there are.
@@ -102,9 +105,9 @@ class InputReader:
             first += described.rows
 
     def _rows_of(self, source: Source, low: int, high: int) -> Iterator[tuple[str, int, InputRow]]:
-        wanted = list(self._columns.values())
+        wanted = list(dict.fromkeys(self._columns.values()))
         index = low
-        for row in islice(source.rows(low, wanted), high - low):
+        for row in islice(_whole_rows(source, low, wanted), high - low):
             if row.values is not None:
                 row = InputRow({name: row.values.get(column) for name, column in self._columns.items()})
             yield source.name, index, row
@@ -134,6 +137,9 @@ class _File:
         return digest.hexdigest()
 
     def _open(self) -> Any:
+        if self.path.endswith(".zst") and "zstd" not in fsspec.available_compressions():
+            remedy = "install zstandard, or decompress the file"
+            raise JobError("input.path", self.name, "reading .zst files needs the Python package zstandard", remedy)
         return self.fs.open(self.path, "rb", compression="infer")
 
 
@@ -239,7 +245,7 @@ class _CsvSource(_File):
     def _reader(self, file: Any) -> Iterator[list[str]]:
         csv.field_size_limit(sys.maxsize)
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        return csv.reader(text, delimiter="\t" if ".tsv" in self.path else ",")
+        return csv.reader(text, delimiter="\t" if _suffix(self.path) == ".tsv" else ",")
 
 
 class _DatasetSource:
@@ -277,7 +283,7 @@ class _DatasetSource:
         return self._dataset.column_names
 
     def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
-        part = self._dataset.select_columns(columns)
+        part = self._dataset.select_columns(columns) if columns else self._dataset
         for low in range(start, part.num_rows, _BATCH_ROWS):
             for values in part.select(range(low, min(low + _BATCH_ROWS, part.num_rows))):
                 yield InputRow(values)
@@ -298,7 +304,7 @@ def _file_sources(section: Input) -> list[Source]:
 
 
 def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> list[str]:
-    if any(character in path for character in "*?["):
+    if any(character in path for character in "*?[") and not fs.exists(path):
         matches = sorted(match for match in fs.glob(path) if fs.isfile(match))
     elif fs.isdir(path):
         matches = sorted(match for match in fs.find(path) if _known_suffix(match))
@@ -317,9 +323,13 @@ def _name(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> str:
 
 
 def _known_suffix(path: str) -> str | None:
+    return _FORMAT_OF_SUFFIX.get(_suffix(path))
+
+
+def _suffix(path: str) -> str:
     for compression in _COMPRESSIONS:
         path = path.removesuffix(compression)
-    return _FORMAT_OF_SUFFIX.get(os.path.splitext(path)[1].lower())
+    return os.path.splitext(path)[1].lower()
 
 
 def _format(path: str, section: Input) -> str:
@@ -343,6 +353,8 @@ def _check_mapping(section: Input, fields: list[str]) -> None:
 
 def _check_columns(source: Source, columns: dict[str, str]) -> None:
     there = _readable(source, source.columns)
+    if not there and not _readable(source, source.count):
+        return  # an empty file among others does no harm
     for field, column in columns.items():
         if column not in there:
             close = difflib.get_close_matches(column, there, n=1, cutoff=0.5)
@@ -362,9 +374,19 @@ def _described(source: Source) -> InputSource:
 def _readable(source: Source, question: Any) -> Any:
     try:
         return question()
-    except (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-        cause = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise JobError("input.path", source.name, cause, "repair the file, or leave it out of the input") from None
+    except _UNREADABLE as error:
+        raise _unreadable(source, error) from None
+
+
+def _unreadable(source: Source, error: Exception) -> JobError:
+    cause = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return JobError("input.path", source.name, cause, "repair the file, or leave it out of the input")
+
+
+def _whole_rows(source: Source, start: int, columns: list[str]) -> Iterator[InputRow]:
+    rows = _readable(source, lambda: source.rows(start, columns))
+    while (row := _readable(source, lambda: next(rows, None))) is not None:
+        yield row
 
 
 def _limited(sources: list[InputSource], limit: int | None) -> list[InputSource]:
@@ -372,8 +394,9 @@ def _limited(sources: list[InputSource], limit: int | None) -> list[InputSource]
         return sources
     kept = []
     for source in sources:
+        if not limit:
+            break
         rows = min(source.rows, limit)
         limit -= rows
-        if rows:
-            kept.append(source.model_copy(update={"rows": rows}))
+        kept.append(source.model_copy(update={"rows": rows}))
     return kept

@@ -26,15 +26,16 @@ def load_job(path: str, overrides: list[str] | None = None) -> AugmentJob:
     except UnicodeDecodeError:
         raise JobError("JOB", path, "the file is not UTF-8 text", "name a job file; see deploy/jobs/") from None
     data = _yaml(text, path)
-    for override in overrides or []:
-        _apply(data, override)
+    if isinstance(data, dict):  # parse_job refuses anything else
+        for override in overrides or []:
+            _apply(data, override)
     return parse_job(data)
 
 
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
         cause = f"not valid YAML{place}: {getattr(error, 'problem', None) or error}"

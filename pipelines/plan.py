@@ -139,9 +139,11 @@ def _not_appended(old: list[InputSource], new: list[InputSource]) -> list[str]:
 
 
 def _refuse_lost_path(store: ShardStore, job: AugmentJob) -> None:
-    if store.can_append and not os.path.isabs(job.output.path) and _RAY_UPLOADS in os.getcwd() + "/":
+    path = job.output.path
+    absolute = "://" in path or os.path.isabs(os.path.expanduser(path))
+    if store.can_append and not absolute and _RAY_UPLOADS in os.getcwd() + "/":
         raise JobError(
-            "output.path", job.output.path,
+            "output.path", path,
             "a relative path lands in the uploaded working directory, and each upload has another: a resume would find "
             "nothing", "give an absolute path that all nodes share, or a URL: --set output.path=/shared/runs/NAME",
         )  # fmt: skip

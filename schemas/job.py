@@ -147,10 +147,10 @@ def _job_error(error: ValidationError) -> JobError:
     # An unknown key is often the reason why a required one is missing, so it is told first.
     details = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     first = details[0]
+    if first["type"] == "extra_forbidden":
+        return JobError(".".join(map(str, first["loc"])), first["input"], "unknown key", _nearest(first["loc"]))
     path = [part for part in first["loc"] if not _is_union_tag(part)]
     key = ".".join(str(part) for part in path) or "job file"
-    if first["type"] == "extra_forbidden":
-        return JobError(key, first["input"], "unknown key", _nearest(path))
     if first["type"] == "missing":
         return JobError(key, None, "this key is required and missing", f"add `{key}` to the job file")
     value = first["input"] if not isinstance(first["input"], dict) else None
@@ -162,7 +162,7 @@ def _is_union_tag(part: int | str) -> bool:
     return isinstance(part, str) and (part in {"str", "int", "float"} or "[" in part)
 
 
-def _nearest(path: list[int | str]) -> str:
+def _nearest(path: tuple[int | str, ...]) -> str:
     section: Any = AugmentJob
     for part in path[:-1]:
         section = section.model_fields[part].annotation

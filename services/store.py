@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -93,14 +94,14 @@ class ShardStore:
         """
         siblings: dict[str, bytes] = {}
         for state, folder in FOLDER_OF_STATE.items():
-            part = rows.filter(pa.compute.equal(rows["state"], state))
+            part = rows.filter(pc.equal(rows["state"], state))
             if state != ACCEPTED and part.num_rows:
                 siblings[shard_path(folder, manifest.shard)] = _to_parquet(part)
         for relative, data in siblings.items():
             write_atomic(self.fs, self.path(relative), data)
         hashes = {relative: hashlib.sha256(data).hexdigest() for relative, data in siblings.items()}
         manifest = manifest.model_copy(update={"siblings": hashes})
-        accepted = rows.filter(pa.compute.equal(rows["state"], ACCEPTED))
+        accepted = rows.filter(pc.equal(rows["state"], ACCEPTED))
         data = _to_parquet(accepted, {MANIFEST_KEY: manifest.model_dump_json().encode()})
         write_atomic(self.fs, self.path(shard_path("data", manifest.shard)), data)
         return manifest

@@ -21,7 +21,10 @@ class Template:
     def render(self, values: dict[str, Any]) -> Prompt:
         """See `services.replica.Recipe`."""
         for field in self.fields:
-            if values.get(field) is None:
+            value = values.get(field)
+            if value is None:
                 raise RowError(f"{field} is null")
+            if isinstance(value, str) and not value.strip():
+                raise RowError(f"{field} is blank")
         text = self._prompt.render(**values)
         return Prompt([{"role": "user", "content": text}], values)
