@@ -107,7 +107,7 @@ class InputReader:
     def _rows_of(self, source: Source, low: int, high: int) -> Iterator[tuple[str, int, InputRow]]:
         wanted = list(dict.fromkeys(self._columns.values()))
         index = low
-        for row in islice(_whole_rows(source, low, wanted), high - low):
+        for row in islice(_read(source, low, wanted), high - low):
             if row.values is not None:
                 row = InputRow({name: row.values.get(column) for name, column in self._columns.items()})
             yield source.name, index, row
@@ -383,10 +383,11 @@ def _unreadable(source: Source, error: Exception) -> JobError:
     return JobError("input.path", source.name, cause, "repair the file, or leave it out of the input")
 
 
-def _whole_rows(source: Source, start: int, columns: list[str]) -> Iterator[InputRow]:
-    rows = _readable(source, lambda: source.rows(start, columns))
-    while (row := _readable(source, lambda: next(rows, None))) is not None:
-        yield row
+def _read(source: Source, start: int, columns: list[str]) -> Iterator[InputRow]:
+    try:
+        yield from source.rows(start, columns)
+    except _UNREADABLE as error:
+        raise _unreadable(source, error) from None
 
 
 def _limited(sources: list[InputSource], limit: int | None) -> list[InputSource]:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 import vllm
+from pydantic import ValidationError
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
@@ -66,7 +67,7 @@ class VllmEngine:
         except EngineError:
             raise
         except Exception as error:
-            cause = log.first_error() or f"{type(error).__name__}: {error}"
+            cause = log.first_error() or _one_line(error)
             raise EngineError(
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
                 f"correct `model` or `engine` in the job file; the engine's log is {log.path}",
@@ -208,6 +209,12 @@ def _info(llm: AsyncLLM, spec: EngineSpec, revision: str) -> EngineInfo:
         pids=(os.getpid(), *(child.pid for child in children)),
         versions={"vllm": vllm.__version__, "torch": torch.__version__},
     )
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"]
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 class _Log:

@@ -3,6 +3,7 @@
     babylm.py     a children's story from a sentence and its emotion (prompts/p3.jinja, prompts/babylm_examples.jsonl)
     template.py   the user's own Jinja file over any columns
     messages.py   a column of chat messages, taken as they stand
+    jinja.py      prompts as Jinja templates: loaded, sandboxed, hashed
     cells.py      what a cell of the input must be, for all of them
 
 A recipe is pickled to every replica and renders there.

@@ -1,0 +1,75 @@
+"""The 4-bit Mistral path on a CPU: a tiny random one through the same actors, its greedy tokens held against
+transformers."""
+
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_jsonl
+
+from pipelines import augment, verify
+from services.store import ShardStore
+
+pytestmark = pytest.mark.slow
+
+NEW_TOKENS = 16
+# Between half precision and single, a logit moves by about a thousandth of the logits' spread. A prompt on which the
+# reference itself is that undecided has no greedy answer to compare with, and is passed over.
+CLEAR_MARGIN = 0.02
+
+
+def greedy_reference(folder, prompts):
+    """(prompt, tokens) by transformers in single precision, for the prompts with a clear choice at every step."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for prompt in prompts:
+        ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], return_tensors="pt", return_dict=True)
+        out = model.generate(
+            **ids, do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=None, output_logits=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+        logits = torch.cat(out.logits)
+        best = logits.topk(2).values
+        if ((best[:, 0] - best[:, 1]) / logits.std(dim=1)).min() > CLEAR_MARGIN:
+            yield prompt, out.sequences[0, ids["input_ids"].shape[1] :].tolist(), tokenizer
+
+
+def test_a_4_bit_mistral_gives_the_tokens_of_its_dequantized_self(ray_cluster, tmp_path):
+    import ray
+    from tiny_mistral import WORDS, save_both
+
+    save_both(tmp_path / "int4", tmp_path / "float")
+    draw = random.Random(1)
+    candidates = (" ".join(draw.choices(WORDS, k=12)) for _ in range(200))
+    reference = [answer for answer, _ in zip(greedy_reference(tmp_path / "float", candidates), range(8), strict=False)]
+    assert len(reference) == 8
+    write_jsonl(tmp_path / "in.jsonl", [{"messages": [{"role": "user", "content": p}]} for p, _, _ in reference])
+    summary = augment(
+        {
+            "name": "int4",
+            "input": {"path": str(tmp_path / "in.jsonl")},
+            "recipe": "messages",
+            "model": {"id": str(tmp_path / "int4"), "dtype": "float16"},
+            "sampling": {"temperature": 0, "max_tokens": NEW_TOKENS, "ignore_eos": True},
+            "engine": {"max_model_len": 128, "max_num_seqs": 8, "kv_cache_memory_bytes": 1 << 28},
+            "cluster": {"cpus_per_replica": 1},
+            "output": {"path": str(tmp_path / "run")},
+            "metrics": {"port": None},
+        }
+    )
+    assert summary.rows["accepted"] == 8 and verify(summary.run).faults == []
+    run = ShardStore(summary.run).read_run()
+    assert "gptq" in run.engine["quantization"]
+    logs = Path(ray._private.worker._global_node.get_session_dir_path(), "logs")
+    pid = run.replicas[0]["pids"][0]
+    served = "".join(path.read_text(errors="replace") for path in logs.glob(f"worker-*-{pid}.*"))
+    assert "CPUWNA16LinearKernel" in served
+
+    texts = [row["text"] for row in pq.read_table(f"{summary.run}/data").to_pylist()]
+    for (_, expected, tokenizer), text in zip(reference, texts, strict=True):
+        # Each token of this vocabulary is a word of its own.
+        assert tokenizer.convert_tokens_to_ids(text.split()) == expected

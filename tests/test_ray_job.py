@@ -1,0 +1,108 @@
+"""`ray job submit`, as a user types it: a head on loopback, a packaged working directory, a stop, an edit, a resume."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, cli_env
+
+from pipelines import status, verify
+from schemas.errors import KindlingError
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """`ray start --head` with token authentication; (dashboard address, environment for clients)."""
+    home = tmp_path / "home"
+    home.mkdir()
+    env = cli_env(HOME=str(home), RAY_AUTH_MODE="token")
+    env.pop("PYTHONPATH")  # what runs must come from the package that Ray uploads
+    env["PATH"] = f"{BIN}:{env['PATH']}"
+    # All that Ray starts listens on free ports of loopback, beside whatever Ray runs on this machine already.
+    ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")}
+    command = [
+        BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
+        "--num-cpus=2", f"--temp-dir=/tmp/kindling-ray-{os.getpid()}", *(f"--{k}={v}" for k, v in ports.items()),
+    ]  # fmt: skip
+    subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
+    with open(tmp_path / "head.log", "w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    try:
+        wait_for(lambda: ray_job(env, "list", "--address", address).returncode == 0, 90)
+        yield address, env
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(f"/tmp/kindling-ray-{os.getpid()}", ignore_errors=True)
+
+
+def ray_job(env, *arguments, cwd=None):
+    command = [BIN / "ray", "job", *arguments]
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=180)
+
+
+def wait_for(condition, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.3)
+    raise AssertionError("waited in vain")
+
+
+def rows(run):
+    try:
+        return sum(status(run).rows.values())
+    except KindlingError:
+        return 0
+
+
+def test_submit_stop_edit_resubmit_resumes(head, tmp_path):
+    address, env = head
+    package = tmp_path / "package"
+    ignore = shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, package, ignore=ignore)
+    run = str(tmp_path / "run")
+    fake = ["model.id=fake", "engine={max_num_seqs: 2, step_seconds: 0.02}", "output.rows_per_shard=4", "metrics.port=0"]
+    job = ["python", "-m", "pipelines", "augment", "deploy/jobs/demo.yaml", "--json"]
+
+    def submit(path, *options):
+        sets = [f"--set={value}" for value in (*fake, f"output.path={path}")]
+        where = ["--address", address, "--working-dir", ".", *options]
+        return ray_job(env, "submit", *where, "--", *job, *sets, cwd=package)
+
+    refused = submit("runs/relative")
+    assert refused.returncode != 0 and "an absolute path that all nodes share" in refused.stdout + refused.stderr
+
+    done = submit(run, "--no-wait", "--submission-id", "first")
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_for(lambda: rows(run) >= 6, 120)
+    assert ray_job(env, "stop", "--address", address, "first").returncode == 0
+    kept = rows(run)
+    assert 6 <= kept < 56
+
+    source = package / "pipelines" / "progress.py"
+    source.write_text(source.read_text() + "\n# an edit: Ray uploads another package, and unpacks it elsewhere\n")
+    done = submit(run)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"run"')))
+    assert summary["generated"] <= 56 - kept
+    verdict = verify(run)
+    assert verdict.faults == [] and sum(verdict.rows.values()) == 56
