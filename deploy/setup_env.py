@@ -39,7 +39,8 @@ def main() -> None:
     if device == "cpu":
         _install_cpu_torch(python, uv)
     lock = LOCKS / f"{device}.txt"
-    _say(f"{lock.read_text().count('==')} packages from {lock.relative_to(ROOT)}")
+    packages = sum(line[:1].isalnum() for line in lock.read_text().splitlines())
+    _say(f"{packages} packages from {lock.relative_to(ROOT)}")
     _run([*uv, "--no-deps", "-r", str(lock)], "a package could not be installed; is a package index reachable?")
     _run([*uv, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "kindling itself could not be installed")
     STAMP.write_text(stamp)

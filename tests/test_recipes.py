@@ -208,7 +208,7 @@ def test_a_template_takes_values_that_are_merely_false(template, value):
         ("{{ a[5] }}", [1]),
         ("{% if a %}{% endif %}", "text"),
         ("{% include 'other' %}{{ a }}", "text"),
-        ("{% for i in range(10 ** 12) %}{{ a }}{% endfor %}", "text"),
+        ("{% for i in range(10 ** 6) %}{{ a }}{% endfor %}", "text"),
     ],
 )
 def test_a_template_that_fails_on_a_row_is_that_rows_fault(template, text, value):
