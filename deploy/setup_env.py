@@ -34,7 +34,7 @@ def main() -> None:
     _make_venv()
     python = str(VENV / "bin" / "python")
     _say("uv, to install the rest")
-    _run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV], "uv could not be installed")
+    _run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", UV], "uv could not be installed")
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", python]
     if device == "cpu":
         _install_cpu_torch(python, uv)

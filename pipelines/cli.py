@@ -123,13 +123,23 @@ def export(
 
 def main() -> None:
     """Entry point of `kindling`: runs a verb, and shows errors without a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_StderrHandler()]
+    )
     logging.getLogger("kindling").setLevel(logging.INFO)
     try:
         app()
     except KindlingError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever stderr is now: a progress bar replaces it, so that log lines appear above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        print(self.format(record), file=sys.stderr)
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def demo(path: str = "runs/demo") -> Summary:
 
 def page(summary: Summary) -> Group:
     """Samples beside their contexts, and the figures of the run."""
-    table = Table(show_lines=True, title="What the model made of the corpus", title_justify="left")
+    table = Table(show_lines=True, expand=True, title="What the model made of the corpus", title_justify="left")
     table.add_column("asked for", style="bold", width=14)
     table.add_column("context", ratio=1)
     table.add_column("story", ratio=3)

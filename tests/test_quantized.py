@@ -27,7 +27,9 @@ def greedy_reference(folder, prompts):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for prompt in prompts:
-        ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], return_tensors="pt", return_dict=True)
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], return_tensors="pt", return_dict=True
+        )
         out = model.generate(
             **ids, do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=None, output_logits=True,
             return_dict_in_generate=True,

@@ -35,7 +35,10 @@ def head(tmp_path):
     env.pop("PYTHONPATH")  # what runs must come from the package that Ray uploads
     env["PATH"] = f"{BIN}:{env['PATH']}"
     # All that Ray starts listens on free ports of loopback, beside whatever Ray runs on this machine already.
-    ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")}
+    ports = {
+        name: free_port()
+        for name in ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+    }
     command = [
         BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
         "--num-cpus=2", f"--temp-dir=/tmp/kindling-ray-{os.getpid()}", *(f"--{k}={v}" for k, v in ports.items()),
@@ -80,7 +83,12 @@ def test_submit_stop_edit_resubmit_resumes(head, tmp_path):
     ignore = shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, package, ignore=ignore)
     run = str(tmp_path / "run")
-    fake = ["model.id=fake", "engine={max_num_seqs: 2, step_seconds: 0.02}", "output.rows_per_shard=4", "metrics.port=0"]
+    fake = [
+        "model.id=fake",
+        "engine={max_num_seqs: 2, step_seconds: 0.02}",
+        "output.rows_per_shard=4",
+        "metrics.port=0",
+    ]
     job = ["python", "-m", "pipelines", "augment", "deploy/jobs/demo.yaml", "--json"]
 
     def submit(path, *options):

@@ -84,7 +84,9 @@ def test_two_processes_that_want_the_embedded_model_at_once_make_it_once(tmp_pat
     code = "from services.embedded import embedded_checkpoint; print(embedded_checkpoint())"
     env = cli_env(KINDLING_CACHE=str(tmp_path))
     both = [
-        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     told = [process.communicate(timeout=200)[0].strip() for process in both]

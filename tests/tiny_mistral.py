@@ -38,8 +38,19 @@ def save_both(quantized, dequantized):
     model.save_pretrained(dequantized)
     _tokenizer().save_pretrained(dequantized)
     quantized.mkdir()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, quantized / "model.safetensors", {"format": "pt"})
-    gptq = {"quant_method": "gptq", "bits": 4, "group_size": _GROUP, "desc_act": False, "sym": True, "checkpoint_format": "gptq"}
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        quantized / "model.safetensors",
+        {"format": "pt"},
+    )
+    gptq = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": _GROUP,
+        "desc_act": False,
+        "sym": True,
+        "checkpoint_format": "gptq",
+    }
     plain = json.loads((dequantized / "config.json").read_text())
     (quantized / "config.json").write_text(json.dumps({**plain, "quantization_config": gptq}))
     _tokenizer().save_pretrained(quantized)
