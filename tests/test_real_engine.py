@@ -1,6 +1,7 @@
 """The main job on vLLM and the embedded model. The fast tests share one engine: one run, looked at from all sides."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -144,9 +145,10 @@ def test_the_demo_shows_samples_and_how_to_load_them(tmp_path):
 def test_the_demo_page_is_made_of_the_run(real_run):
     from rich.console import Console
 
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
-    console.print(page(real_run))
-    text = console.export_text()
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(width=120, record=True, file=nowhere)
+        console.print(page(real_run))
+        text = console.export_text()
     first = json.loads((ROOT / "pipelines" / "data" / "demo_corpus.jsonl").read_text().splitlines()[0])
     assert first["emotions"][0] in text and "12 accepted, 2 errors" in text and real_run.run in text
     assert demo_job("runs/demo").model.id == "embedded"
