@@ -2,7 +2,8 @@
 
     cli.py              `kindling VERB`, the same as `python -m pipelines VERB`
     jobfile.py          reads a job file and its --set overrides
-    inputs.py           reads input rows from files and datasets
+    inputs.py           the input of a job as one sequence of rows
+    sources.py          the formats it comes in
     recipes/            from a row to its prompt
     plan.py             run.json: a new run or a resumed one, and the rows that are left
     augmentation.py     augment

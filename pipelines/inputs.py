@@ -1,28 +1,21 @@
-"""Reads input rows: Parquet, JSONL, CSV, plain text, Hugging Face datasets; from local or remote file systems.
+"""The input of a job as one sequence of rows, whatever files or dataset it lies in (see sources.py for the formats).
 
-Rows come as dicts of the columns that the recipe needs, in input order, from any row on, without holding a file in
-memory. A row that cannot be read (broken JSON, bytes that are no UTF-8) is still a row, and carries its fault.
+Rows come as dicts of the columns that the recipe needs, in input order, from any row on.
 """
 
 import csv
 import difflib
-import hashlib
-import io
-import json
 import lzma
 import os
-import sys
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import TypeVar
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.sources import SOURCE_OF_FORMAT, InputRow, Source, dataset_source, suffix_of
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.run import InputSource
@@ -34,42 +27,9 @@ _FORMAT_OF_SUFFIX = {
     ".csv": "csv", ".tsv": "csv",
     ".txt": "text", ".text": "text",
 }  # fmt: skip
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _UNREADABLE = (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeDecodeError, zlib.error, lzma.LZMAError)
-_BATCH_ROWS = 256
-_HASH_BYTES = 1 << 20
-# Lines of a JSONL file that are looked at to learn which columns there are.
-_PROBED_LINES = 100
 
-
-@dataclass(frozen=True, slots=True)
-class InputRow:
-    """One input row: its columns, or the fault that kept it from being read."""
-
-    values: dict[str, Any] | None
-    fault: str = ""
-
-
-class Source(Protocol):
-    """One file or dataset split."""
-
-    name: str
-
-    def count(self) -> int:
-        """Rows in it."""
-        ...
-
-    def content(self) -> str:
-        """What identifies its content."""
-        ...
-
-    def columns(self) -> list[str]:
-        """Names of its columns."""
-        ...
-
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
-        """Its rows from `start` on, with these columns."""
-        ...
+Answer = TypeVar("Answer")
 
 
 class InputReader:
@@ -84,7 +44,7 @@ class InputReader:
     """
 
     def __init__(self, section: Input, fields: list[str]) -> None:
-        self._sources = [_DatasetSource(section)] if section.dataset else _file_sources(section)
+        self._sources = [dataset_source(section)] if section.dataset else _file_sources(section)
         _check_mapping(section, fields)
         self._columns = {name: section.columns.get(name, name) for name in fields}
         self._columns.update((column, column) for column in section.keep if column not in self._columns)
@@ -117,181 +77,6 @@ class InputReader:
             raise JobError("input", source.name, cause, "restore the file, or start a new run")
 
 
-@dataclass(frozen=True)
-class _File:
-    """What the file formats share: a name for people and run.json, and how to open it."""
-
-    name: str
-    fs: fsspec.AbstractFileSystem
-    path: str
-
-    def content(self) -> str:
-        if not is_local(self.fs):
-            info = self.fs.info(self.path)
-            tag = next((info[key] for key in ("ETag", "etag", "md5Hash", "content_md5", "ino") if info.get(key)), "")
-            return f"{info.get('size')}:{tag or self.fs.checksum(self.path)}"
-        digest = hashlib.blake2b(digest_size=16)
-        with open(self.path, "rb") as file:
-            while chunk := file.read(_HASH_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
-
-    def _open(self) -> Any:
-        if self.path.endswith(".zst") and "zstd" not in fsspec.available_compressions():
-            remedy = "install zstandard, or decompress the file"
-            raise JobError("input.path", self.name, "reading .zst files needs the Python package zstandard", remedy)
-        return self.fs.open(self.path, "rb", compression="infer")
-
-
-class _ParquetSource(_File):
-    def count(self) -> int:
-        with self.fs.open(self.path, "rb") as file:
-            return pq.ParquetFile(file).metadata.num_rows
-
-    def columns(self) -> list[str]:
-        with self.fs.open(self.path, "rb") as file:
-            return pq.ParquetFile(file).schema_arrow.names
-
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
-        with self.fs.open(self.path, "rb") as file:
-            parquet = pq.ParquetFile(file)
-            first = 0
-            while first < parquet.num_row_groups and start >= parquet.metadata.row_group(first).num_rows:
-                start -= parquet.metadata.row_group(first).num_rows
-                first += 1
-            groups = list(range(first, parquet.num_row_groups))
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns) if groups else ():
-                if start < batch.num_rows:
-                    for values in batch.slice(start).to_pylist():
-                        yield InputRow(values)
-                start = max(start - batch.num_rows, 0)
-
-
-class _TextSource(_File):
-    """A row a line; blank lines are not rows."""
-
-    def count(self) -> int:
-        return sum(1 for _ in self._lines())
-
-    def columns(self) -> list[str]:
-        return ["text"]
-
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
-        return map(self._row, islice(self._lines(), start, None))
-
-    def _row(self, line: bytes) -> InputRow:
-        try:
-            return InputRow({"text": line.decode("utf-8").rstrip("\r\n")})
-        except UnicodeDecodeError as error:
-            return InputRow(None, f"the line is not UTF-8 (byte {error.start})")
-
-    def _lines(self) -> Iterator[bytes]:
-        with self._open() as file:
-            for number, line in enumerate(file):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-                if line.strip():
-                    yield line
-
-
-class _JsonlSource(_TextSource):
-    """A JSON object a line; blank lines are not rows."""
-
-    def columns(self) -> list[str]:
-        probed = [self._row(line).values or {} for line in islice(self._lines(), _PROBED_LINES)]
-        return list(dict.fromkeys(key for values in probed for key in values))
-
-    def _row(self, line: bytes) -> InputRow:
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            return InputRow(None, f"the line is not JSON: {error}")
-        if not isinstance(values, dict):
-            return InputRow(None, f"the line is a JSON {type(values).__name__}, not an object")
-        return InputRow(values)
-
-
-class _CsvSource(_File):
-    """Comma-separated (tabs for .tsv), with a header; every cell is text."""
-
-    def count(self) -> int:
-        return sum(1 for _ in self._records())
-
-    def columns(self) -> list[str]:
-        with self._open() as file:
-            header = next(self._reader(file), [])
-        if len(set(header)) < len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise JobError("input.path", self.name, f"its header names the column {twice!r} twice", "rename one")
-        return header
-
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
-        header = self.columns()
-        return map(partial(self._row, header), islice(self._records(), start, None))
-
-    def _row(self, header: list[str], cells: list[str]) -> InputRow:
-        if len(cells) != len(header):
-            return InputRow(None, f"the row has {len(cells)} cells and the header {len(header)}")
-        # Bytes that are no UTF-8 were read as lone surrogates, so that they spoil their own row and no other.
-        if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-            return InputRow(None, "the row is not UTF-8")
-        return InputRow(dict(zip(header, cells, strict=True)))
-
-    def _records(self) -> Iterator[list[str]]:
-        with self._open() as file:
-            reader = self._reader(file)
-            next(reader, None)
-            yield from filter(None, reader)
-
-    def _reader(self, file: Any) -> Iterator[list[str]]:
-        csv.field_size_limit(sys.maxsize)
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        return csv.reader(text, delimiter="\t" if _suffix(self.path) == ".tsv" else ",")
-
-
-class _DatasetSource:
-    """One split of a Hugging Face dataset, by hub id or local folder."""
-
-    def __init__(self, section: Input) -> None:
-        import datasets
-
-        self.name = f"{section.dataset}:{section.split}"
-        datasets.disable_progress_bars()
-        try:
-            self._dataset = datasets.load_dataset(
-                section.dataset, section.config, split=section.split, revision=section.revision
-            )
-        except Exception as error:  # the library raises whatever its builders raise
-            cause = f"datasets could not load it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            raise JobError(
-                "input.dataset",
-                section.dataset,
-                cause,
-                "check id, config, split and revision; private ones need HF_TOKEN",
-            ) from None
-
-    def count(self) -> int:
-        return self._dataset.num_rows
-
-    def content(self) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        for table in self._dataset.with_format("arrow").iter(_BATCH_ROWS):
-            for batch in table.combine_chunks().to_batches():
-                digest.update(batch.serialize())
-        return digest.hexdigest()
-
-    def columns(self) -> list[str]:
-        return self._dataset.column_names
-
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
-        part = self._dataset.select_columns(columns) if columns else self._dataset
-        for low in range(start, part.num_rows, _BATCH_ROWS):
-            for values in part.select(range(low, min(low + _BATCH_ROWS, part.num_rows))):
-                yield InputRow(values)
-
-
-_SOURCE_OF_FORMAT = {"parquet": _ParquetSource, "jsonl": _JsonlSource, "csv": _CsvSource, "text": _TextSource}
-
-
 def _file_sources(section: Input) -> list[Source]:
     patterns = [section.path] if isinstance(section.path, str) else section.path or []
     found: dict[str, Source] = {}
@@ -299,7 +84,7 @@ def _file_sources(section: Input) -> list[Source]:
         fs, path = resolve(pattern, "input.path", section.storage_options)
         for match in _matches(fs, path, pattern):
             name = _name(fs, match, pattern)
-            found[name] = _SOURCE_OF_FORMAT[_format(match, section)](name, fs, match)
+            found[name] = SOURCE_OF_FORMAT[_format(match, section)](name, fs, match)
     return list(found.values())
 
 
@@ -323,13 +108,7 @@ def _name(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> str:
 
 
 def _known_suffix(path: str) -> str | None:
-    return _FORMAT_OF_SUFFIX.get(_suffix(path))
-
-
-def _suffix(path: str) -> str:
-    for compression in _COMPRESSIONS:
-        path = path.removesuffix(compression)
-    return os.path.splitext(path)[1].lower()
+    return _FORMAT_OF_SUFFIX.get(suffix_of(path))
 
 
 def _format(path: str, section: Input) -> str:
@@ -371,7 +150,7 @@ def _described(source: Source) -> InputSource:
     )
 
 
-def _readable(source: Source, question: Any) -> Any:
+def _readable(source: Source, question: Callable[[], Answer]) -> Answer:
     try:
         return question()
     except _UNREADABLE as error:

@@ -1,7 +1,7 @@
 """The job file: one YAML document, validated here. Unknown keys are refused, with the nearest known one named."""
 
 import difflib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,13 +11,13 @@ from schemas.errors import JobError
 class Section(BaseModel):
     """Base of every section of a job file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Input(Section):
     """What to read: files (`path`) or a Hugging Face dataset (`dataset`)."""
 
-    path: str | list[str] | None = None
+    path: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] | None = None
     """a file, a folder, a glob, or a list of them; local, or a URL of any fsspec file system (s3://, gs://, hf://)"""
     dataset: str | None = None
     """a Hugging Face dataset: hub id or local folder"""
@@ -159,7 +159,7 @@ def _job_error(error: ValidationError) -> JobError:
 
 def _is_union_tag(part: int | str) -> bool:
     """Pydantic puts the tried type of a union (`str`, `list[str]`) into an error's path; no key looks like it."""
-    return isinstance(part, str) and (part in {"str", "int", "float"} or "[" in part)
+    return isinstance(part, str) and (part in {"str", "int", "float", "constrained-str"} or "[" in part)
 
 
 def _nearest(path: tuple[int | str, ...]) -> str:

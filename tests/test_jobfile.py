@@ -179,7 +179,6 @@ def test_a_value_of_the_wrong_type_or_form(load, changes, key, value):
     ("section", "key", "value"),
     [
         ("sampling", "temperature", -0.1),
-        ("sampling", "temperature", float("nan")),
         ("sampling", "top_p", 0),
         ("sampling", "top_p", 1.01),
         ("sampling", "top_k", -2),
@@ -311,3 +310,14 @@ def test_a_long_value_is_shortened(load):
 def test_a_job_survives_its_own_json(load, job_file):
     job = load({"input": {"dataset": "d", "columns": {"emotion": "e"}}, "engine": {"max_model_len": 9}})
     assert load_job(job_file(json.dumps(job.model_dump(mode="json")))) == job
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf"])
+def test_a_number_must_be_finite(tmp_path, value):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        f"name: a\ninput: {{path: x}}\nrecipe: messages\noutput: {{path: y}}\nsampling: {{temperature: {value}}}\n"
+    )
+    with pytest.raises(JobError, match="finite number") as caught:
+        load_job(str(path))
+    assert caught.value.key == "sampling.temperature"

@@ -358,7 +358,7 @@ def job(recipe, prompt=None):
 
 def test_the_recipe_of_a_job(tmp_path):
     path = tmp_path / "mine.jinja"
-    path.write_text("{{ a }}")
+    path.write_text("{{ context }}")
     assert recipe_of(job("babylm_story")).prompt_id == "babylm_story/p3"
     assert recipe_of(job("babylm_story", str(path))).prompt_id == "babylm_story/mine"
     assert recipe_of(job("template", str(path))).prompt_id == "template/mine"
@@ -370,3 +370,9 @@ def test_the_recipe_of_a_job(tmp_path):
 def test_a_recipe_whose_prompt_does_not_fit(recipe, prompt):
     error = job_error(lambda: recipe_of(job(recipe, prompt)))
     assert (error.key, error.value) == ("prompt", prompt)
+
+
+def test_a_babylm_prompt_with_an_unknown_variable_is_refused_at_once(tmp_path):
+    (tmp_path / "own.jinja").write_text("{{ context }} {{ mood }}")
+    with pytest.raises(JobError, match="uses mood"):
+        BabylmStory(str(tmp_path / "own.jinja"))

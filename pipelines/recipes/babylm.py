@@ -7,8 +7,10 @@ from typing import Any
 from pipelines.recipes.cells import text_cell
 from pipelines.recipes.jinja import JinjaPrompt
 from schemas.emotions import EMOTIONS
+from schemas.errors import JobError
 from schemas.rows import Prompt, RowError
 
+_VARIABLES = {"context", "emotion", "examples"}
 _EXAMPLES_FILE = Path(__file__).parent / "prompts" / "babylm_examples.jsonl"
 
 
@@ -24,6 +26,11 @@ class BabylmStory:
     def __init__(self, prompt: str) -> None:
         examples = _EXAMPLES_FILE.read_text(encoding="utf-8")
         self._prompt = JinjaPrompt(prompt, examples)
+        if unknown := set(self._prompt.variables) - _VARIABLES:
+            raise JobError(
+                "prompt", prompt, f"it uses {', '.join(sorted(unknown))}, which this recipe does not give",
+                f"the variables are {', '.join(sorted(_VARIABLES))}; the template recipe takes any columns",
+            )  # fmt: skip
         self._examples: dict[str, list[dict[str, str]]] = {}
         for line in examples.splitlines():
             example = json.loads(line)
