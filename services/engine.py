@@ -88,22 +88,3 @@ class Engine(Protocol):
     async def stop(self) -> None:
         """Ends the engine's processes and frees its memory."""
         ...
-
-
-def start_engine(spec: EngineSpec) -> Engine:
-    """Starts the engine that a spec asks for; takes seconds (fake) to minutes (vLLM).
-
-    Raises:
-        EngineError: the model is not there, or the engine refuses its settings.
-    """
-    if spec.model.id == "fake":
-        from services.fake_engine import FakeEngine
-
-        return FakeEngine(spec)
-    from services.models import locate
-
-    # Found before vllm is imported, which takes 15 s: a misspelt model is told at once.
-    path, revision = locate(spec.model)
-    from services.vllm_engine import VllmEngine
-
-    return VllmEngine.start(spec, path, revision)

@@ -11,7 +11,9 @@ import pyarrow as pa
 import ray
 
 from schemas.rows import ACCEPTED, ERROR, Prompt, RowError, WorkRow, row_seed, to_batch
-from services.engine import Engine, EngineDeadError, EngineInfo, EngineSpec, Generation, start_engine
+from services.engine import Engine, EngineDeadError, EngineInfo, EngineSpec, Generation
+from services.fake_engine import FakeEngine
+from services.models import locate
 
 # Rows that finish within this time travel in one message. Far below a row's own latency.
 _COALESCE_SECONDS = 0.02
@@ -72,7 +74,7 @@ class Replica:
         Raises:
             EngineError: the model is not there, or the engine refuses its settings.
         """
-        self._engine = start_engine(spec)
+        self._engine = _start_engine(spec)
         self._context = replace(context, model_revision=self._engine.info.model_revision)
         return self._engine.info
 
@@ -130,6 +132,16 @@ class Replica:
             record = failed_record(row, context, seed, f"{type(error).__name__}: {error}")
         self._records.append((row, record))
         self._news.set()
+
+
+def _start_engine(spec: EngineSpec) -> Engine:
+    if spec.model.id == "fake":
+        return FakeEngine(spec)
+    # Found before vllm is imported, which takes 15 s: a misspelt model is told at once.
+    path, revision = locate(spec.model)
+    from services.vllm_engine import VllmEngine
+
+    return VllmEngine.start(spec, path, revision)
 
 
 def finished_record(

@@ -179,13 +179,18 @@ def test_a_torn_log_goes_on_after_its_whole_batches(tmp_path):
         assert files_below(tmp_path) == ["part-00000.arrows"]
 
 
-def test_a_log_with_zeros_at_its_end_gives_back_what_lies_before(tmp_path):
+def test_a_log_whose_end_became_zeros_gives_back_what_lies_before(tmp_path):
     log = RowLog(str(tmp_path))
     log.append(0, batch(0, 1))
+    kept = log_path(tmp_path).stat().st_size
+    log.append(0, batch(2))
     log.close()
-    with log_path(tmp_path).open("ab") as file:
-        file.write(bytes(4096))
-    assert recovered(tmp_path).equals(table(batch(0, 1)))
+    whole = log_path(tmp_path).read_bytes()
+    for size in range(kept, len(whole)):
+        zeroed = whole[:size] + bytes(len(whole) - size + 64)
+        log_path(tmp_path).write_bytes(zeroed)
+        expected = table(batch(0, 1), batch(2)) if zeroed.startswith(whole) else table(batch(0, 1))
+        assert recovered(tmp_path).equals(expected), f"zeros from byte {size}"
 
 
 def test_a_log_that_is_something_else_has_no_rows(tmp_path):

@@ -1,5 +1,5 @@
-"""The 4-bit Mistral path on a CPU: a tiny random one through the same actors, its greedy tokens held against
-transformers."""
+"""Tiny random models through the real engine: the 4-bit Mistral path, its greedy tokens held against transformers, and a
+model without a chat template."""
 
 import random
 from pathlib import Path
@@ -75,3 +75,29 @@ def test_a_4_bit_mistral_gives_the_tokens_of_its_dequantized_self(ray_cluster, t
     for (_, expected, tokenizer), text in zip(reference, texts, strict=True):
         # Each token of this vocabulary is a word of its own.
         assert tokenizer.convert_tokens_to_ids(text.split()) == expected
+
+
+def test_a_model_without_a_chat_template_gets_a_plain_prompt(ray_cluster, tmp_path):
+    from tiny_mistral import save_both
+    from transformers import AutoTokenizer
+
+    save_both(tmp_path / "int4", tmp_path / "float")
+    (tmp_path / "float" / "chat_template.jinja").unlink()
+    write_jsonl(tmp_path / "in.jsonl", [{"messages": [{"role": "user", "content": "w1 w2 w3"}]}])
+    summary = augment(
+        {
+            "name": "plain",
+            "input": {"path": str(tmp_path / "in.jsonl")},
+            "recipe": "messages",
+            "model": {"id": str(tmp_path / "float")},
+            "sampling": {"max_tokens": 4, "ignore_eos": True},
+            "engine": {"max_model_len": 128, "max_num_seqs": 8, "kv_cache_memory_bytes": 1 << 28},
+            "cluster": {"cpus_per_replica": 1},
+            "output": {"path": str(tmp_path / "run")},
+            "metrics": {"port": None},
+        }
+    )
+    assert summary.rows["accepted"] == 1
+    (row,) = pq.read_table(f"{summary.run}/data").to_pylist()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "float")
+    assert row["prompt_tokens"] == len(tokenizer("w1 w2 w3")["input_ids"]) and row["output_tokens"] == 4
