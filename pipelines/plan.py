@@ -25,6 +25,8 @@ _EXTENDABLE = ("inputs.", "input.path", "input.limit")
 def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[InputSource], extend: bool) -> RunRecord:
     """The run of a job in its output folder; run.json is on disk when this returns.
 
+    A run that holds no row yet (its model was misspelt, say) gives way to whatever job comes next.
+
     Raises:
         JobError: a relative output path would be lost.
         RunError: the folder holds another job's run, or something else, or cannot be written.
@@ -33,9 +35,9 @@ def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[In
     run = _new_run(job, recipe, inputs)
     try:
         old = store.read_run()
-        if old is not None:
+        if old is not None and store.holds_rows():
             run = _extended(old, run, store.url) if extend else _resumed(old, run, store.url)
-        elif not store.is_empty():
+        elif old is None and not store.is_empty():
             raise RunError(
                 "output.path", store.url, "the folder is not empty and holds no run.json", "name a folder of its own"
             )

@@ -137,7 +137,7 @@ class Coordinator:
         for unit in finished.units:
             del member.rows[unit]
         self._left -= len(finished.units)
-        self._pool.served()
+        self._pool.served(member)
         self._sink(finished)
 
     def _lost(self, member: Member, cause: str) -> None:

@@ -64,13 +64,18 @@ class LatencyModel:
     start_seconds: float = 0.0
     prefill_tokens_per_second: float = 50_000.0
     step_seconds: float = 0.0005
-    startup_seconds: float = 0.0
+    die_at_start: bool = False
     die_after_requests: int = 0
     """end the engine when this many requests were served; 0: never"""
 
 
 class FakeEngine:
-    """See the module."""
+    """See the module.
+
+    Raises:
+        EngineError: `spec.engine` has a key that the latency model does not know.
+        EngineDeadError: it was told to die at its start.
+    """
 
     def __init__(self, spec: EngineSpec) -> None:
         known = [f.name for f in fields(LatencyModel)]
@@ -80,6 +85,8 @@ class FakeEngine:
                 remedy = f"did you mean `engine.{close[0]}`?" if close else f"the keys here are {', '.join(known)}"
                 raise EngineError(f"engine.{key}", value, "the fake engine does not know this key", remedy)
         self._latency = LatencyModel(**spec.engine)
+        if self._latency.die_at_start:
+            raise EngineDeadError("the fake engine was told to die at its start")
         self._slots = asyncio.Semaphore(self._latency.max_num_seqs)
         self._served = 0
         self.info = EngineInfo(

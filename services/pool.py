@@ -1,6 +1,7 @@
 """The replicas of a job: where they are placed, which cores they get, and their replacement when one dies."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from services.replica import Replica, RowContext
 _log = logging.getLogger("kindling")
 
 # A replica that dies this often in a row before it serves a row is not going to live.
-_MOST_FAILED_STARTS = 3
+_MOST_DEATHS = 3
 _STOP_SECONDS = 15.0
 
 
@@ -48,7 +49,7 @@ class ReplicaPool:
     def __init__(self, model: Model, engine: dict[str, Any], cluster: Cluster, context: RowContext) -> None:
         self._model, self._engine, self._context = model, engine, context
         self._gpus, self._cpus = _share(model, engine, cluster)
-        self._failed_starts = 0
+        self._deaths: Counter[int] = Counter()
         self.members = [self._create(number) for number in range(cluster.replicas)]
 
     def advance(self, member: Member, answer: Any) -> None:
@@ -68,22 +69,21 @@ class ReplicaPool:
         """Puts a new replica in the place of a dead one.
 
         Raises:
-            EngineError: the replicas keep dying before they serve a row.
+            EngineError: the replicas in this place keep dying before they serve a row.
         """
-        if member.phase != "serving":
-            self._failed_starts += 1
-        if self._failed_starts >= _MOST_FAILED_STARTS:
+        self._deaths[member.number] += 1
+        if self._deaths[member.number] >= _MOST_DEATHS:
             raise EngineError(
-                "cluster", None, f"{_MOST_FAILED_STARTS} replicas died in a row before they served a row: {cause}",
-                "see the log of the replica in Ray's session folder; memory is the commonest reason",
+                "cluster", None, f"replica {member.number} died {_MOST_DEATHS} times before it served a row: {cause}",
+                "see the replica's log in Ray's session folder; memory is the commonest reason",
             )  # fmt: skip
         _log.warning("replica %d died (%s); starting another", member.number, cause)
         ray.kill(member.actor)
         self.members[self.members.index(member)] = self._create(member.number)
 
-    def served(self) -> None:
-        """Tells that a replica returned rows: what died before is forgiven."""
-        self._failed_starts = 0
+    def served(self, member: Member) -> None:
+        """Tells that a replica returned rows: what died in its place before is forgiven."""
+        self._deaths[member.number] = 0
 
     def stop(self) -> None:
         """Ends all replicas and their engines."""

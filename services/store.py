@@ -82,6 +82,10 @@ class ShardStore:
         names = (path.rsplit("/", 1)[-1] for path in self.fs.ls(folder, detail=False))
         return {int(match[1]) for name in names if (match := _SHARD_NAME.fullmatch(name))}
 
+    def holds_rows(self) -> bool:
+        """Whether anything was generated: a shard is committed, or rows of an open one are logged."""
+        return bool(self.committed()) or (self.fs.exists(self.path("log")) and bool(self.fs.ls(self.path("log"))))
+
     def commit(self, manifest: Manifest, rows: pa.Table) -> Manifest:
         """Writes one shard: siblings first, then its data file, which commits it.
 

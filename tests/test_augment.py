@@ -121,6 +121,18 @@ def test_another_job_in_the_same_folder_is_refused_with_the_difference(fake_job)
         augment(fake_job)
 
 
+def test_a_misspelt_model_does_not_spoil_its_folder(fake_job):
+    with pytest.raises(EngineError):
+        augment({**fake_job, "model": {"id": "./no-model"}, "engine": {}})
+    assert augment(fake_job).rows["accepted"] == 40
+
+
+def test_a_replica_that_keeps_dying_ends_the_job_with_its_cause(fake_job):
+    fake_job["engine"]["die_at_start"] = True
+    with pytest.raises(EngineError, match="replica 0 died 3 times before it served a row: the fake engine was told"):
+        augment(fake_job)
+
+
 def test_rows_added_at_the_end_are_taken_with_extend(fake_job, tmp_path):
     fake_job["input"]["limit"] = 20
     first = augment(fake_job)

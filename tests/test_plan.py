@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,12 @@ def plan(tmp_path):
         job = parse_job(merged(base, changes))
         recipe = recipe_of(job)
         store = ShardStore(job.output.path)
-        return plan_run(store, job, recipe, InputReader(job.input, list(recipe.fields)).inputs, extend)
+        run = plan_run(store, job, recipe, InputReader(job.input, list(recipe.fields)).inputs, extend)
+        # A run holds its folder from its first row on.
+        if store.can_append:
+            Path(store.path("log")).mkdir(exist_ok=True)
+            Path(store.path("log/part-00000.arrows")).touch()
+        return run
 
     return plan
 

@@ -1,5 +1,5 @@
-"""Tiny random models through the real engine: the 4-bit Mistral path, its greedy tokens held against transformers, and a
-model without a chat template."""
+"""Tiny random models through the real engine: the 4-bit Mistral path, its greedy tokens held against transformers, and
+a model without a chat template."""
 
 import random
 from pathlib import Path
