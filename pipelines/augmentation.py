@@ -97,7 +97,7 @@ def _generate(
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
     with connected(job.cluster.address), stop_signals() as stopped, Display(progress) as display:
-        writer = ShardWriter(store, run, progress.on_rows, progress.on_commit)
+        writer = ShardWriter(store, run, committed, progress.on_rows, progress.on_commit)
         pool = ReplicaPool(job.model, job.engine, job.cluster, context)
 
         def should_stop() -> bool:
@@ -141,6 +141,8 @@ def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
             f"it is another model than the run began with: revision {run.model_revision} -> {info.model_revision}",
             "pin model.revision to the first one, or name another output.path",
         )  # fmt: skip
+    if info.settings.get("chat_template") is False:
+        _log.warning("%s has no chat template: prompts are sent as plain text", run.job["model"]["id"])
     run.model_revision, run.engine = info.model_revision, info.settings
     run.versions = {**run.versions, **info.versions}
     run.replicas.append({"number": member.number, "node": member.node, "cores": member.cores, "pids": info.pids})

@@ -59,7 +59,8 @@ def status(url: str) -> RunStatus:
     for manifest in manifests:
         rows.update(manifest.counts)
     committed = sum(rows.values())
-    logged = _logged(store) if store.can_append else Counter()
+    done = {manifest.shard for manifest in manifests}
+    logged = _logged(store, done) if store.can_append else Counter()
     rows.update(logged)
     total = run.rows * run.samples
     active = _active_seconds(manifests)
@@ -83,10 +84,11 @@ def status(url: str) -> RunStatus:
     )
 
 
-def _logged(store: ShardStore) -> Counter[str]:
+def _logged(store: ShardStore, committed: set[int]) -> Counter[str]:
+    """Rows in the logs; a crash right after a commit can leave the log of a shard that is committed."""
     log = RowLog(store.path("log"))
     states: Counter[str] = Counter()
-    for shard in log.shards():
+    for shard in set(log.shards()) - committed:
         states.update(log.recover(shard)["state"].to_pylist())
     return states
 

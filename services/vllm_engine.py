@@ -45,8 +45,7 @@ class VllmEngine:
     def __init__(self, llm: AsyncLLM, info: EngineInfo) -> None:
         self.info = info
         self._llm = llm
-        # A base model such as GPT-2 has none. Mistral's own tokenizers lack the attribute, and render chats themselves.
-        self._has_chat_template = getattr(llm.get_tokenizer(), "chat_template", "") is not None
+        self._has_chat_template = info.settings["chat_template"]
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
         self._ids = itertools.count()
 
@@ -198,6 +197,8 @@ def _info(llm: AsyncLLM, spec: EngineSpec, revision: str) -> EngineInfo:
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
         "enforce_eager": config.model_config.enforce_eager,
         "block_size": block_size,
+        # A base model such as GPT-2 has none. Mistral's own tokenizers lack the attribute, and render chats themselves.
+        "chat_template": getattr(llm.get_tokenizer(), "chat_template", "") is not None,
         "kv_cache_tokens": block_size * blocks if blocks else None,
     }
     children = psutil.Process().children(recursive=True)

@@ -55,6 +55,7 @@ class ShardWriter:
     Args:
         store: the run folder.
         run: its run.json.
+        committed: shards that are durable already; a log that a crash left of one is removed.
         on_rows: called with each batch of rows that is kept, and whether an earlier process had finished them.
         on_commit: called with each shard's manifest once it is durable.
     """
@@ -63,12 +64,15 @@ class ShardWriter:
         self,
         store: ShardStore,
         run: RunRecord,
+        committed: set[int],
         on_rows: Callable[[pa.RecordBatch, bool], None],
         on_commit: Callable[[Manifest], None],
     ) -> None:
         self._store, self._run = store, run
         self._on_rows, self._on_commit = on_rows, on_commit
         self._log = RowLog(store.path("log")) if store.can_append else None
+        for shard in committed.intersection(self._log.shards() if self._log is not None else ()):
+            self._log.drop(shard)
         self._first_rows = _first_rows(run)
         self._shards: dict[int, _OpenShard] = {}
         self._queue: queue.Queue[Finished | int | None] = queue.Queue(_QUEUE_LENGTH)

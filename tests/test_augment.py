@@ -21,6 +21,7 @@ from pipelines.recipes.babylm import BabylmStory
 from schemas.errors import EngineError, JobError, KindlingError, RunError
 from schemas.rows import ROW_SCHEMA, row_seed
 from services.fake_engine import fake_text
+from services.row_log import RowLog
 from services.store import ShardStore
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -119,6 +120,18 @@ def test_another_job_in_the_same_folder_is_refused_with_the_difference(fake_job)
     fake_job["sampling"]["temperature"] = 0.5
     with pytest.raises(RunError, match=r"sampling\.temperature: 1\.0 -> 0\.5"):
         augment(fake_job)
+
+
+def test_a_log_left_by_a_crash_after_the_commit_counts_no_row_twice(fake_job):
+    fake_job["input"]["limit"] = 16
+    run = augment(fake_job).run
+    log = RowLog(f"{run}/log")
+    log.append(1, pq.read_table(f"{run}/data/part-00001.parquet").to_batches()[0])
+    log.close()
+    assert sum(status(run).rows.values()) == 16
+    fake_job["input"]["limit"] = 24
+    assert augment(fake_job, extend=True).rows["accepted"] == 24
+    assert RowLog(f"{run}/log").shards() == [] and verify(run).faults == []
 
 
 def test_a_misspelt_model_does_not_spoil_its_folder(fake_job):

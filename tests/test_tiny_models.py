@@ -97,7 +97,7 @@ def test_a_model_without_a_chat_template_gets_a_plain_prompt(ray_cluster, tmp_pa
             "metrics": {"port": None},
         }
     )
-    assert summary.rows["accepted"] == 1
+    assert summary.rows["accepted"] == 1 and ShardStore(summary.run).read_run().engine["chat_template"] is False
     (row,) = pq.read_table(f"{summary.run}/data").to_pylist()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "float")
     assert row["prompt_tokens"] == len(tokenizer("w1 w2 w3")["input_ids"]) and row["output_tokens"] == 4
