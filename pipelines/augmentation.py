@@ -127,7 +127,7 @@ def _generate(
         ) from writer.error  # fmt: skip
     if not done:
         raise StoppedError(
-            "", None, f"stopped by a signal at {progress.finished} of {progress.total} rows; they are kept",
+            "", None, f"by a signal, at {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
 

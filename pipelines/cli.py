@@ -130,7 +130,7 @@ def main() -> None:
     try:
         app()
     except KindlingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{'stopped' if error.exit_code == EXIT_STOPPED else 'error'}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)

@@ -35,15 +35,19 @@ from services.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
 _CPU_DEFAULTS: dict[str, Any] = {"max_num_seqs": 64, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True}
 _LEAST_BATCHED_TOKENS = 2048
 
-# The last line of a Python traceback, with or without the prefix that vLLM puts before its processes' lines.
-_ERROR_LINE = re.compile(r"\b((?:[A-Za-z_.]+)?(?:Error|Exception|Interrupt): .+)$")
+# What tells in a log why an engine died: its worker's exit code, or the last line of a Python traceback (with or
+# without the prefix that vLLM puts before its processes' lines).
+_ERROR_LINE = re.compile(
+    r"(Worker proc .+ died unexpectedly \(exit code: -?\d+\)|\b[A-Za-z_.]*(?:Error|Exception): .+$)"
+)
 
 
 class VllmEngine:
     """One `AsyncLLM` and its processes. Made by `start`."""
 
-    def __init__(self, llm: AsyncLLM, info: EngineInfo) -> None:
+    def __init__(self, llm: AsyncLLM, info: EngineInfo, log: "_Log") -> None:
         self.info = info
+        self._log = log
         self._llm = llm
         self._has_chat_template = info.settings["chat_template"]
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
@@ -69,9 +73,9 @@ class VllmEngine:
             cause = log.first_error() or _one_line(error)
             raise EngineError(
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
-                f"correct `model` or `engine` in the job file; the engine's log is {log.path}",
+                f"correct `model` or `engine` in the job file; the engine's log is {log}",
             ) from None  # fmt: skip
-        return cls(llm, _info(llm, spec, revision))
+        return cls(llm, _info(llm, spec, revision), _Log())
 
     async def generate(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
         """See `Engine.generate`."""
@@ -83,7 +87,7 @@ class VllmEngine:
             async for output in self._llm.generate(prompt, params, str(next(self._ids))):
                 final = output
         except VllmDeadError as error:
-            raise EngineDeadError(str(error)) from None
+            raise EngineDeadError(self._log.first_error() or str(error)) from None
         except EngineGenerateError as error:
             raise RowError(f"vLLM failed on this request: {error.__cause__!r}") from None
         except (VLLMClientError, ValueError, TypeError) as error:
@@ -219,17 +223,24 @@ def _one_line(error: Exception) -> str:
 
 
 class _Log:
-    """This process's log file under Ray, from here on: the engine's own processes write there why they died."""
+    """This process's log under Ray, from here on: the engine's own processes write there why they died."""
 
     def __init__(self) -> None:
-        self.path = Path(os.readlink("/proc/self/fd/2"))
-        self._start = self.path.stat().st_size if self.path.is_file() else 0
+        # vLLM logs to standard output; what kills a process natively speaks on standard error.
+        self._files = [Path(os.readlink(f"/proc/self/fd/{number}")) for number in (1, 2)]
+        self._starts = [file.stat().st_size if file.is_file() else 0 for file in self._files]
+
+    def __str__(self) -> str:
+        return str(self._files[0])
 
     def first_error(self) -> str:
-        """The first line that looks like the end of a traceback: what follows it is its consequence. Maybe ""."""
-        if not self.path.is_file():
-            return ""
-        with self.path.open("rb") as file:
-            file.seek(self._start)
-            lines = file.read().decode(errors="replace").splitlines()
-        return next((match[1] for line in lines if (match := _ERROR_LINE.search(line))), "")
+        """The first line that tells why the engine died: what follows it is its consequence. Maybe ""."""
+        for path, start in zip(self._files, self._starts, strict=True):
+            if not path.is_file():
+                continue
+            with path.open("rb") as file:
+                file.seek(start)
+                lines = file.read().decode(errors="replace").splitlines()
+            if found := next((match[1] for line in lines if (match := _ERROR_LINE.search(line))), ""):
+                return found
+        return ""

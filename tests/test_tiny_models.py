@@ -9,6 +9,7 @@ import pytest
 from conftest import write_jsonl
 
 from pipelines import augment, verify
+from schemas.errors import EngineError
 from services.store import ShardStore
 
 pytestmark = pytest.mark.slow
@@ -89,7 +90,8 @@ def test_a_model_without_a_chat_template_gets_a_plain_prompt(ray_cluster, tmp_pa
             "name": "plain",
             "input": {"path": str(tmp_path / "in.jsonl")},
             "recipe": "messages",
-            "model": {"id": str(tmp_path / "float")},
+            # In bfloat16 these shapes meet an instruction that some CPUs lack, and vLLM's worker dies of SIGILL.
+            "model": {"id": str(tmp_path / "float"), "dtype": "float32"},
             "sampling": {"max_tokens": 4, "ignore_eos": True},
             "engine": {"max_model_len": 128, "max_num_seqs": 8, "kv_cache_memory_bytes": 1 << 28},
             "cluster": {"cpus_per_replica": 1},
@@ -101,3 +103,19 @@ def test_a_model_without_a_chat_template_gets_a_plain_prompt(ray_cluster, tmp_pa
     (row,) = pq.read_table(f"{summary.run}/data").to_pylist()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "float")
     assert row["prompt_tokens"] == len(tokenizer("w1 w2 w3")["input_ids"]) and row["output_tokens"] == 4
+
+
+def test_an_engine_that_cannot_start_says_why_in_its_own_words(ray_cluster, tmp_path):
+    write_jsonl(tmp_path / "in.jsonl", [{"messages": [{"role": "user", "content": "Hello."}]}])
+    job = {
+        "name": "starved",
+        "input": {"path": str(tmp_path / "in.jsonl")},
+        "recipe": "messages",
+        "engine": {"max_model_len": 1024, "kv_cache_memory_bytes": 1 << 16},
+        "cluster": {"cpus_per_replica": 1},
+        "output": {"path": str(tmp_path / "run")},
+        "metrics": {"port": None},
+    }
+    with pytest.raises(EngineError, match="cache blocks") as caught:
+        augment(job)
+    assert "See root cause above" not in str(caught.value)
