@@ -22,6 +22,7 @@ for _name in ("RAY_ADDRESS", "HF_HOME", "XDG_CACHE_HOME", "LD_PRELOAD"):
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,22 @@ def write_jsonl(path, rows):
 def write_job(path, job):
     Path(path).write_text(json.dumps(job), encoding="utf-8")  # JSON is YAML
     return str(path)
+
+
+def wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def finished_rows(run):
+    from pipelines import status
+    from schemas.errors import KindlingError
+
+    try:
+        return sum(status(run).rows.values())
+    except KindlingError:
+        return 0

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -14,11 +13,11 @@ import polars
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, cli_env, write_job, write_jsonl
+from conftest import ROOT, cli_env, finished_rows, wait_for, write_job, write_jsonl
 
 from pipelines import augment, export, status, verify
 from pipelines.recipes.babylm import BabylmStory
-from schemas.errors import EngineError, JobError, KindlingError, RunError
+from schemas.errors import EngineError, JobError, RunError
 from schemas.rows import ROW_SCHEMA, row_seed
 from services.fake_engine import fake_text
 from services.row_log import RowLog
@@ -203,22 +202,6 @@ def start(job, tmp_path, address, **env):
         command, cwd=tmp_path, env=cli_env(RAY_ADDRESS=address, **env), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-
-
-def wait_for(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
-
-
-def finished_rows(run):
-    try:
-        return sum(status(run).rows.values())
-    except KindlingError:
-        return 0
 
 
 def test_a_stop_signal_keeps_what_is_finished_and_exits_75(fake_job, tmp_path, ray_cluster):

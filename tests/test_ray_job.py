@@ -6,14 +6,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, cli_env
+from conftest import ROOT, cli_env, finished_rows, wait_for
 
-from pipelines import status, verify
-from schemas.errors import KindlingError
+from pipelines import verify
 
 pytestmark = pytest.mark.slow
 
@@ -61,22 +59,6 @@ def ray_job(env, *arguments, cwd=None):
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=180)
 
 
-def wait_for(condition, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.3)
-    raise AssertionError("waited in vain")
-
-
-def rows(run):
-    try:
-        return sum(status(run).rows.values())
-    except KindlingError:
-        return 0
-
-
 def test_submit_stop_edit_resubmit_resumes(head, tmp_path):
     address, env = head
     package = tmp_path / "package"
@@ -101,9 +83,9 @@ def test_submit_stop_edit_resubmit_resumes(head, tmp_path):
 
     done = submit(run, "--no-wait", "--submission-id", "first")
     assert done.returncode == 0, done.stdout + done.stderr
-    wait_for(lambda: rows(run) >= 6, 120)
+    wait_for(lambda: finished_rows(run) >= 6, 120)
     assert ray_job(env, "stop", "--address", address, "first").returncode == 0
-    kept = rows(run)
+    kept = finished_rows(run)
     assert 6 <= kept < 56
 
     source = package / "pipelines" / "progress.py"
