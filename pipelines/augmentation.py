@@ -16,7 +16,7 @@ from pipelines.jobfile import load_job
 from pipelines.plan import plan_run, work_rows
 from pipelines.progress import Display, Progress, counts_text
 from pipelines.recipes import recipe_of
-from schemas.errors import RunError, StoppedError
+from schemas.errors import JobError, RunError, StoppedError
 from schemas.job import AugmentJob, Metrics, parse_job
 from schemas.run import RunRecord
 from services.cluster import connected
@@ -71,7 +71,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     store = ShardStore(job.output.path)
     run = plan_run(store, job, recipe, reader.inputs, extend)
     context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
-    with _endpoint(job.metrics, run) as metrics:
+    with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
         progress = Progress(run, metrics)
         committed = store.committed()
         for shard in committed:
@@ -121,10 +121,7 @@ def _generate(
             pool.stop()
             progress.publish(0, Counter())
     if writer.error is not None:
-        raise StoppedError(
-            "output.path", store.url, f"rows cannot be written: {writer.error}",
-            "make room or mend the folder, then run the same command: it resumes, and nothing finished is lost",
-        ) from writer.error  # fmt: skip
+        raise _unwritable(store, writer.error) from writer.error
     if not done:
         raise StoppedError(
             "", None, f"by a signal, at {progress.finished} of {progress.total} rows; they are kept",
@@ -153,13 +150,33 @@ def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
 def _endpoint(section: Metrics, run: RunRecord) -> Iterator[JobMetrics]:
     metrics = JobMetrics(run.name)
     if section.port is not None:
-        run.metrics, as_asked = metrics.serve(section.host, section.port)
+        try:
+            run.metrics, as_asked = metrics.serve(section.host, section.port)
+        except OSError as error:
+            cause = f"no port can be opened there: {error.strerror or error}"
+            raise JobError("metrics.host", section.host, cause, "name an address of this machine") from None
         if not as_asked:
             _log.warning("port %d is in use; metrics are on http://%s/metrics", section.port, run.metrics)
     try:
         yield metrics
     finally:
         metrics.close()
+
+
+@contextmanager
+def _told_if_unwritable(store: ShardStore) -> Iterator[None]:
+    """The writer tells its own faults; this tells those of run.json and the card."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(store, error) from error
+
+
+def _unwritable(store: ShardStore, error: Exception) -> StoppedError:
+    return StoppedError(
+        "output.path", store.url, f"cannot be written: {error}",
+        "make room or mend the folder, then run the same command: it resumes, and nothing finished is lost",
+    )  # fmt: skip
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from schemas.errors import JobError
 from schemas.job import Input
 from services.filesystem import is_local
 
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _BATCH_ROWS = 256
 _HASH_BYTES = 1 << 20
 # Lines of a JSONL file that are looked at to learn which columns there are.
@@ -246,6 +246,6 @@ def dataset_source(section: Input) -> Source:
 
 def suffix_of(path: str) -> str:
     """The ending that tells a file's format: `.csv` of data/x.csv.gz."""
-    for compression in COMPRESSIONS:
+    for compression in _COMPRESSIONS:
         path = path.removesuffix(compression)
     return os.path.splitext(path)[1].lower()

@@ -3,7 +3,7 @@
 cluster.py      joins or starts Ray
 pool.py         the replicas of a job: placement, cores, replacement
 replica.py      one Ray actor round one engine
-engine.py       what an engine is, and how one is started
+engine.py       what an engine is
 vllm_engine.py  the real one: the one file that touches vllm
 fake_engine.py  one with a latency model in place of a neural one
 models.py       from a model's name to a checkpoint and its revision

@@ -17,7 +17,7 @@ from conftest import ROOT, cli_env, finished_rows, wait_for, write_job, write_js
 
 from pipelines import augment, export, status, verify
 from pipelines.recipes.babylm import BabylmStory
-from schemas.errors import EngineError, JobError, RunError
+from schemas.errors import EngineError, JobError, RunError, StoppedError
 from schemas.rows import ROW_SCHEMA, row_seed
 from services.fake_engine import fake_text
 from services.row_log import RowLog
@@ -263,6 +263,20 @@ def test_metrics_equal_the_shards_while_the_job_runs(fake_job, tmp_path, ray_clu
     assert float(values['kindling_requests_in_flight{run="fake"}']) >= 1
     process.kill()
     process.communicate()
+
+
+def test_a_metrics_host_of_another_machine_is_refused(fake_job):
+    fake_job["metrics"]["host"] = "203.0.113.7"  # an address reserved for documentation
+    with pytest.raises(JobError, match="no port can be opened there"):
+        augment(fake_job)
+
+
+def test_a_card_that_cannot_be_written_is_one_clear_error(fake_job):
+    card = Path(augment(fake_job).run, "README.md")
+    card.unlink()
+    card.mkdir()
+    with pytest.raises(StoppedError, match="cannot be written"):
+        augment(fake_job)
 
 
 @pytest.fixture
