@@ -7,6 +7,8 @@
     recipes/            from a row to its prompt
     plan.py             run.json: a new run or a resumed one, and the rows that are left
     augmentation.py     augment
+    pools.py            pool start, list, stop
+    benchmarks/         bench throughput, bench scale
     demonstration.py    demo
     verification.py     verify
     run_status.py       status
@@ -26,9 +28,12 @@ _CALLS = {
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
     "export": "pipelines.dataset_export",
+    "start_pool": "pipelines.pools",
+    "list_pools": "pipelines.pools",
+    "stop_pool": "pipelines.pools",
 }
 
-__all__ = ["augment", "demo", "export", "status", "verify"]
+__all__ = ["augment", "demo", "export", "list_pools", "start_pool", "status", "stop_pool", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,18 +12,19 @@ from typing import Any
 
 from pipelines.card import dataset_card
 from pipelines.inputs import InputReader
-from pipelines.jobfile import load_job
+from pipelines.jobfile import as_job
 from pipelines.plan import plan_run, work_rows
 from pipelines.progress import Display, Progress, counts_text
 from pipelines.recipes import recipe_of
 from schemas.errors import JobError, RunError, StoppedError
-from schemas.job import AugmentJob, Metrics, parse_job
+from schemas.job import AugmentJob, Metrics
 from schemas.run import RunRecord
 from services.cluster import connected
 from services.coordinator import Coordinator
 from services.metrics import JobMetrics
 from services.pool import Member, ReplicaPool
 from services.replica import RowContext
+from services.shard_index import ShardIndex, read_index
 from services.store import ShardStore
 from services.writer import ShardWriter
 
@@ -37,8 +38,9 @@ class Summary:
     Attributes:
         rows: of the whole run, by state.
         generated: rows that this start generated; the others were there.
-        serving_seconds: since the first engine of this start was up.
+        serving_seconds: from the first engine of this start being up until the last row was durable.
         tokens_per_second: output tokens of accepted rows over that time.
+        coordinator_seconds: processor time of the thread that hands rows out and takes them back.
     """
 
     run: str
@@ -48,6 +50,7 @@ class Summary:
     generated: int
     serving_seconds: float
     tokens_per_second: float
+    coordinator_seconds: float
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -65,7 +68,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         KindlingError: the job, its input, its model or the run folder is at fault.
         StoppedError: a signal, or a full disk, ended it early; what was finished is kept, and the same call resumes.
     """
-    job = _as_job(job)
+    job = as_job(job)
     recipe = recipe_of(job)
     reader = InputReader(job.input, list(recipe.fields))
     store = ShardStore(job.output.path)
@@ -73,12 +76,12 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
     with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
         progress = Progress(run, metrics)
-        committed = store.committed()
-        for shard in committed:
-            progress.on_committed_before(store.manifest(shard))
+        index = read_index(store, run)
+        index.save_if_due()
+        progress.on_committed_before(index.totals())
         store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
         if progress.finished < progress.total:
-            _generate(job, run, reader, store, context, progress, committed)
+            _generate(job, run, reader, store, context, progress, index)
         else:
             _log.info("%s is complete: nothing to do", store.url)
         store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
@@ -92,12 +95,12 @@ def _generate(
     store: ShardStore,
     context: RowContext,
     progress: Progress,
-    committed: set[int],
+    index: ShardIndex,
 ) -> None:
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
     with connected(job.cluster.address), stop_signals() as stopped, Display(progress) as display:
-        writer = ShardWriter(store, run, committed, progress.on_rows, progress.on_commit)
+        writer = ShardWriter(store, run, index, progress.on_rows, progress.on_commit)
         pool = ReplicaPool(job.model, job.engine, job.cluster, context)
 
         def should_stop() -> bool:
@@ -110,14 +113,15 @@ def _generate(
             progress.on_serving()
             _record_engine(store, run, member)
 
-        rows = work_rows(run, reader, writer, committed)
+        rows = work_rows(run, reader, context.recipe, writer, index.committed)
         left = progress.total - progress.finished
         coordinator = Coordinator(pool, context, rows, left, writer.put, should_stop, on_ready)
         try:
             done = coordinator.run()
+            progress.coordinator_seconds = coordinator.cpu_seconds
         finally:
-            progress.on_end()
             writer.close()
+            progress.on_end()
             pool.stop()
             progress.publish(0, Counter())
     if writer.error is not None:
@@ -203,12 +207,6 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _as_job(job: AugmentJob | Mapping[str, Any] | str | Path) -> AugmentJob:
-    if isinstance(job, AugmentJob):
-        return job
-    return load_job(str(job)) if isinstance(job, str | Path) else parse_job(dict(job))
-
-
 def _summary(store: ShardStore, progress: Progress) -> Summary:
     return Summary(
         run=store.url,
@@ -218,4 +216,5 @@ def _summary(store: ShardStore, progress: Progress) -> Summary:
         generated=progress.generated_here,
         serving_seconds=round(progress.serving_seconds, 3),
         tokens_per_second=round(progress.goodput(), 1),
+        coordinator_seconds=round(progress.coordinator_seconds, 3),
     )

@@ -19,12 +19,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+pool_app = typer.Typer(help="Engines that stay up between jobs: start, list, stop.", no_args_is_help=True)
+app.add_typer(pool_app, name="pool")
+bench_app = typer.Typer(help="The measurements that Kindling claims, beside its peers.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
 Job = Annotated[str, typer.Argument(metavar="JOB", help="the job file (YAML)")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run folder: the job's output.path")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key: --set sampling.temperature=0.7")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+Address = Annotated[str | None, typer.Option(help="of the Ray cluster; by default RAY_ADDRESS")]
 
 
 class FileFormat(StrEnum):
@@ -121,6 +127,70 @@ def export(
     print(f'load it: datasets.load_dataset("{exported.to}", split="train")')
 
 
+@bench_app.command("throughput")
+def bench_throughput(
+    data: Annotated[str, typer.Option(help="folder with the three corpora; see docs/performance.md")],
+    rows: Annotated[int, typer.Option(help="of each workload")] = 192,
+    rounds: Annotated[int, typer.Option(help="runs of each arm on each workload")] = 3,
+) -> None:
+    """Beside raw vLLM, the script people write, and ray.data.llm: same prompts, same engine, same cores."""
+    from pipelines.benchmarks.throughput import throughput
+
+    _exit_unless(throughput(data, rows, rounds))
+
+
+@bench_app.command("scale")
+def bench_scale(
+    rows: Annotated[int, typer.Option(help="of the largest simulated run")] = 10_000_000,
+    shards: Annotated[int, typer.Option(help="of the run that is resumed")] = 100_000,
+) -> None:
+    """Replicas added without loss, the driver's cost and memory, and the resume of a run with many shards."""
+    from pipelines.benchmarks.scale import scale
+
+    _exit_unless(scale(rows, shards))
+
+
+@pool_app.command("start")
+def pool_start(
+    job: Job,
+    overrides: Set = None,
+    name: Annotated[str | None, typer.Option(help="name of the pool; by default the job's")] = None,
+    idle_minutes: Annotated[float, typer.Option(help="the pool ends after so long without a job")] = 60.0,
+) -> None:
+    """Start the engines of a job's model, engine and cluster sections, and leave them running for the jobs to come."""
+    from pipelines.jobfile import load_job
+    from pipelines.pools import start_pool
+
+    start_pool(load_job(job, overrides), name, idle_minutes)
+
+
+@pool_app.command("list")
+def pool_list(address: Address = None, as_json: Json = False) -> None:
+    """The pools of the cluster, and what they are at."""
+    from dataclasses import asdict
+
+    from pipelines.pools import list_pools
+
+    pools = list_pools(address)
+    if as_json:
+        return _print_json({"pools": [asdict(pool) for pool in pools]})
+    if not pools:
+        print("no pool runs")
+    for pool in pools:
+        starting = f", {pool.starting} of them starting" if pool.starting else ""
+        used = f"{pool.jobs} jobs, {pool.in_flight} requests in flight" if pool.jobs else ""
+        state = used or f"idle for {pool.idle_seconds / 60:.1f} min"
+        print(f"{pool.name}: {pool.model}, {pool.replicas} replicas{starting}, {state}")
+
+
+@pool_app.command("stop")
+def pool_stop(name: Annotated[str, typer.Argument(metavar="NAME")], address: Address = None) -> None:
+    """End a pool; jobs that use it go on with engines of their own."""
+    from pipelines.pools import stop_pool
+
+    print(f"{name}: {stop_pool(name, address)} replicas stopped")
+
+
 def main() -> None:
     """Entry point of `kindling`: runs a verb, and shows errors without a traceback."""
     logging.basicConfig(
@@ -143,6 +213,11 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
         print(self.format(record), file=sys.stderr)
+
+
+def _exit_unless(goals_met: bool) -> None:
+    if not goals_met:
+        raise typer.Exit(EXIT_FAULTS)
 
 
 def _print_json(value: dict[str, Any]) -> None:

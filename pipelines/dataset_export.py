@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from pipelines.card import dataset_card
 from pipelines.verification import open_run
 from schemas.errors import RunError
-from schemas.rows import FOLDER_OF_STATE, ROW_SCHEMA, STATES
+from schemas.rows import FOLDER_OF_STATE, ROW_SCHEMA
 from services.filesystem import resolve, write_atomic
+from services.shard_index import read_index
 from services.store import ShardStore, shard_path
 
 # About 100 MB of stories a file: few files for the Hub, and one fits in memory.
@@ -49,11 +50,7 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
     fs, root = resolve(to, "--to")
     if fs.exists(root) and (not fs.isdir(root) or fs.ls(root)):
         raise RunError("--to", to, "there is something there already", "name a folder that is empty or not there yet")
-    counts = {state: 0 for state in STATES}
-    committed = store.committed()
-    for shard in committed:
-        for state, rows in store.manifest(shard).counts.items():
-            counts[state] += rows
+    counts = read_index(store, run).totals().counts
     files, rows = [], 0
     try:
         for number, table in enumerate(_tables(store)):

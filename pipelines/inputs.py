@@ -1,6 +1,6 @@
 """The input of a job as one sequence of rows, whatever files or dataset it lies in (see sources.py for the formats).
 
-Rows come as dicts of the columns that the recipe needs, in input order, from any row on.
+Rows come as dicts of the columns that the recipe needs, in input order, on one way through each file.
 """
 
 import csv
@@ -8,14 +8,15 @@ import difflib
 import lzma
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import accumulate
 from typing import TypeVar
 
 import fsspec
 import pyarrow as pa
 
-from pipelines.sources import SOURCE_OF_FORMAT, InputRow, Source, dataset_source, suffix_of
+from pipelines.sources import SOURCE_OF_FORMAT, InputRow, Skip, Source, dataset_source, suffix_of
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.run import InputSource
@@ -57,24 +58,57 @@ class InputReader:
 
     def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
         """(source, row index in it, row) of the rows from `start` to before `end`, counted over all sources."""
-        first = 0
-        for source, described in zip(self._sources, self.inputs, strict=False):
-            low, high = max(start - first, 0), min(end - first, described.rows)
-            if low < high:
-                yield from self._rows_of(source, low, high)
-            first += described.rows
+        return self.cursor().rows(start, end)
 
-    def _rows_of(self, source: Source, low: int, high: int) -> Iterator[tuple[str, int, InputRow]]:
-        wanted = list(dict.fromkeys(self._columns.values()))
-        index = low
-        for row in islice(_read(source, low, wanted), high - low):
+    def cursor(self) -> "InputCursor":
+        """Reads range after range on one way through the input."""
+        return InputCursor(self._sources, self.inputs, self._columns)
+
+
+class InputCursor:
+    """A place in the input, which moves forward: each file is opened once, and each of its rows read once.
+
+    Args:
+        sources: where the rows lie.
+        inputs: how many rows of each there are.
+        columns: the column of each field.
+    """
+
+    def __init__(self, sources: list[Source], inputs: list[InputSource], columns: dict[str, str]) -> None:
+        self._sources, self._inputs, self._columns = sources, inputs, columns
+        self._ends = list(accumulate(source.rows for source in inputs))
+        self._number = -1
+        self._at = 0
+        self._skip = Skip()
+        self._rows: Iterator[InputRow] = iter(())
+
+    def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
+        """(source, row index in it, row) of a range of rows, counted over all sources.
+
+        What lies between the range before and this one is passed over unparsed; a range that lies before it starts
+        its file anew. To be exhausted, or left, before the next range is asked for.
+        """
+        for number in range(bisect_right(self._ends, start), len(self._ends)):
+            first = self._ends[number] - self._inputs[number].rows
+            if first >= end:
+                return
+            yield from self._rows_of(number, max(start - first, 0), min(end - first, self._inputs[number].rows))
+
+    def _rows_of(self, number: int, low: int, high: int) -> Iterator[tuple[str, int, InputRow]]:
+        source = self._sources[number]
+        if number != self._number or low < self._at:
+            self._number, self._at, self._skip = number, 0, Skip()
+            self._rows = _read(source, list(dict.fromkeys(self._columns.values())), self._skip)
+        self._skip.rows += low - self._at
+        self._at = low
+        for index in range(low, high):
+            row = next(self._rows, None)
+            if row is None:
+                raise _shrunk(source, self._inputs[number].rows, index - self._skip.rows)
+            self._at = index + 1
             if row.values is not None:
                 row = InputRow({name: row.values.get(column) for name, column in self._columns.items()})
             yield source.name, index, row
-            index += 1
-        if index < high:
-            cause = f"it had {high} rows when the run was planned and ends after {index} now"
-            raise JobError("input", source.name, cause, "restore the file, or start a new run")
 
 
 def _file_sources(section: Input) -> list[Source]:
@@ -162,9 +196,14 @@ def _unreadable(source: Source, error: Exception) -> JobError:
     return JobError("input.path", source.name, cause, "repair the file, or leave it out of the input")
 
 
-def _read(source: Source, start: int, columns: list[str]) -> Iterator[InputRow]:
+def _shrunk(source: Source, planned: int, there: int) -> JobError:
+    cause = f"it had {planned} rows when the run was planned and ends after {there} now"
+    return JobError("input", source.name, cause, "restore the file, or start a new run")
+
+
+def _read(source: Source, columns: list[str], skip: Skip) -> Iterator[InputRow]:
     try:
-        yield from source.rows(start, columns)
+        yield from source.rows(columns, skip)
     except _UNREADABLE as error:
         raise _unreadable(source, error) from None
 

@@ -1,5 +1,6 @@
 """Reads a job file (YAML) with its `--set key=value` overrides."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def load_job(path: str, overrides: list[str] | None = None) -> AugmentJob:
         for override in overrides or []:
             _apply(data, override)
     return parse_job(data)
+
+
+def as_job(job: AugmentJob | Mapping[str, Any] | str | Path) -> AugmentJob:
+    """A validated job from whatever a caller has: a job, the same as a dict, or the path of a job file."""
+    if isinstance(job, AugmentJob):
+        return job
+    return load_job(str(job)) if isinstance(job, str | Path) else parse_job(dict(job))
 
 
 def _yaml(text: str, where: str) -> Any:

@@ -48,19 +48,23 @@ def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[In
     return run
 
 
-def work_rows(run: RunRecord, reader: InputReader, writer: ShardWriter, committed: set[int]) -> Iterator[WorkRow]:
+def work_rows(
+    run: RunRecord, reader: InputReader, recipe: Recipe, writer: ShardWriter, committed: set[int]
+) -> Iterator[WorkRow]:
     """The rows without a terminal state, in input order; each shard is opened with the writer on the way."""
+    cursor = reader.cursor()
     for shard, start, end in run.shard_ranges():
         if shard in committed:
             continue
         done = writer.open(shard, start, end)
         if len(done) == (end - start) * run.samples:
             continue
-        for number, (source, index, row) in enumerate(reader.rows(start, end), start):
+        for number, (source, index, row) in enumerate(cursor.rows(start, end), start):
+            prefix = recipe.prefix(row.values) if row.values is not None else ""
             for sample in range(run.samples):
                 unit = number * run.samples + sample
                 if unit not in done:
-                    yield WorkRow(unit, shard, source, index, sample, row.values, row.fault)
+                    yield WorkRow(unit, shard, source, index, sample, row.values, row.fault, prefix=prefix)
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from rich.progress import Progress as RichProgress
 from schemas.rows import ACCEPTED, ERROR, STATES
 from schemas.run import Manifest, RunRecord
 from services.metrics import JobMetrics
+from services.shard_index import Totals
 
 _log = logging.getLogger("kindling")
 
@@ -40,6 +41,7 @@ class Progress:
         self.shards = 0
         self.output_tokens = 0
         self.generated_here = 0
+        self.coordinator_seconds = 0.0
         self._accepted_tokens_here = 0
         self._lock = threading.Lock()
         self._serving_since: float | None = None
@@ -51,18 +53,18 @@ class Progress:
         """Rows that reached a terminal state, in all starts of the run."""
         return sum(self.rows.values())
 
-    def on_committed_before(self, manifest: Manifest) -> None:
-        """Counts a shard that an earlier start committed, so that counters equal the shards."""
-        self._count(manifest.counts, manifest.prompt_tokens, manifest.cached_prompt_tokens, manifest.output_tokens)
-        self.shards += 1
-        self.metrics.shards.inc()
+    def on_committed_before(self, totals: Totals) -> None:
+        """Counts the shards that earlier starts committed, so that counters equal the shards."""
+        self._count(totals.counts, totals.prompt_tokens, totals.cached_prompt_tokens, totals.output_tokens)
+        self.shards += totals.shards
+        self.metrics.shards.inc(totals.shards)
 
     def on_serving(self) -> None:
         """A replica is up: rates count from the first one on."""
         self._serving_since = self._serving_since or monotonic()
 
     def on_end(self) -> None:
-        """The last row is in, or the job is stopping: the clock of the rates stands still."""
+        """The last row is durable: the clock of the rates stands still."""
         self._ended_at = monotonic()
 
     def on_rows(self, batch: pa.RecordBatch, recovered: bool) -> None:
@@ -124,7 +126,7 @@ class Progress:
         metrics.goodput.set(self.goodput())
         if (eta := self.eta_seconds()) is not None:
             metrics.eta.set(eta)
-        for state in ("placing", "starting", "serving"):
+        for state in ("starting", "serving"):
             metrics.replicas.labels(run, state).set(replicas[state])
 
     def line(self) -> str:

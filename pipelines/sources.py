@@ -1,7 +1,8 @@
 """The formats that input rows come in: Parquet, JSONL, CSV, plain text, Hugging Face datasets.
 
-Each reads from any row on without holding a file in memory. A row that cannot be read (broken JSON, bytes that are no
-UTF-8) is still a row, and carries its fault.
+Each is read once from its beginning to its end, without holding a file in memory; rows that are not wanted are passed
+over unparsed on the way. A row that cannot be read (broken JSON, bytes that are no UTF-8) is still a row, and carries
+its fault.
 """
 
 import csv
@@ -10,11 +11,11 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import fsspec
 import pyarrow.parquet as pq
@@ -28,6 +29,10 @@ _BATCH_ROWS = 256
 _HASH_BYTES = 1 << 20
 # Lines of a JSONL file that are looked at to learn which columns there are.
 _PROBED_LINES = 100
+# What is read at a time of each column of a Parquet file; by default Arrow reads a row group's whole column at once.
+_PARQUET_READ_BYTES = 1 << 20
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,13 @@ class InputRow:
 
     values: dict[str, Any] | None
     fault: str = ""
+
+
+@dataclass(slots=True)
+class Skip:
+    """How many rows to pass over before the next one is given; whoever reads them counts it down."""
+
+    rows: int = 0
 
 
 class Source(Protocol):
@@ -55,8 +67,8 @@ class Source(Protocol):
         """Names of its columns."""
         ...
 
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
-        """Its rows from `start` on, with these columns."""
+    def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
+        """Its rows, with these columns, but for those that `skip` asks to pass over; it may be raised at any time."""
         ...
 
 
@@ -95,19 +107,19 @@ class _ParquetSource(_File):
         with self.fs.open(self.path, "rb") as file:
             return pq.ParquetFile(file).schema_arrow.names
 
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
+    def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         with self.fs.open(self.path, "rb") as file:
-            parquet = pq.ParquetFile(file)
-            first = 0
-            while first < parquet.num_row_groups and start >= parquet.metadata.row_group(first).num_rows:
-                start -= parquet.metadata.row_group(first).num_rows
-                first += 1
-            groups = list(range(first, parquet.num_row_groups))
-            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns) if groups else ():
-                if start < batch.num_rows:
-                    for values in batch.slice(start).to_pylist():
-                        yield InputRow(values)
-                start = max(start - batch.num_rows, 0)
+            parquet = pq.ParquetFile(file, buffer_size=_PARQUET_READ_BYTES, pre_buffer=False)
+            for group in range(parquet.num_row_groups):
+                rows = parquet.metadata.row_group(group).num_rows
+                if skip.rows >= rows:
+                    skip.rows -= rows
+                    continue
+                for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+                    if skip.rows >= batch.num_rows:
+                        skip.rows -= batch.num_rows
+                        continue
+                    yield from map(InputRow, _passing_over(batch.to_pylist(), skip))
 
 
 class _TextSource(_File):
@@ -119,8 +131,8 @@ class _TextSource(_File):
     def columns(self) -> list[str]:
         return ["text"]
 
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
-        return map(self._row, islice(self._lines(), start, None))
+    def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
+        return map(self._row, _passing_over(self._lines(), skip))
 
     def _row(self, line: bytes) -> InputRow:
         try:
@@ -167,9 +179,9 @@ class _CsvSource(_File):
             raise JobError("input.path", self.name, f"its header names the column {twice!r} twice", "rename one")
         return header
 
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
+    def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         header = self.columns()
-        return map(partial(self._row, header), islice(self._records(), start, None))
+        return map(partial(self._row, header), _passing_over(self._records(), skip))
 
     def _row(self, header: list[str], cells: list[str]) -> InputRow:
         if len(cells) != len(header):
@@ -225,11 +237,14 @@ class _DatasetSource:
     def columns(self) -> list[str]:
         return self._dataset.column_names
 
-    def rows(self, start: int, columns: list[str]) -> Iterator[InputRow]:
+    def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         part = self._dataset.select_columns(columns) if columns else self._dataset
-        for low in range(start, part.num_rows, _BATCH_ROWS):
-            for values in part.select(range(low, min(low + _BATCH_ROWS, part.num_rows))):
-                yield InputRow(values)
+        for low in range(0, part.num_rows, _BATCH_ROWS):
+            high = min(low + _BATCH_ROWS, part.num_rows)
+            if skip.rows >= high - low:
+                skip.rows -= high - low
+                continue
+            yield from map(InputRow, _passing_over(part.select(range(low, high)), skip))
 
 
 SOURCE_OF_FORMAT = {"parquet": _ParquetSource, "jsonl": _JsonlSource, "csv": _CsvSource, "text": _TextSource}
@@ -242,6 +257,14 @@ def dataset_source(section: Input) -> Source:
         JobError: `datasets` cannot load it.
     """
     return _DatasetSource(section)
+
+
+def _passing_over(items: Iterable[Item], skip: Skip) -> Iterator[Item]:
+    for item in items:
+        if skip.rows:
+            skip.rows -= 1
+        else:
+            yield item
 
 
 def suffix_of(path: str) -> str:

@@ -67,6 +67,7 @@ class WorkRow:
         values: the recipe's fields, or None where the input row could not be read.
         fault: why it could not be read; empty otherwise.
         attempt: times it was already sent to an engine that died under it.
+        prefix: rows that have this in common begin with the same prompt text; "" says nothing.
     """
 
     unit: int
@@ -77,6 +78,7 @@ class WorkRow:
     values: dict[str, Any] | None
     fault: str = ""
     attempt: int = 0
+    prefix: str = ""
 
 
 @dataclass(frozen=True)

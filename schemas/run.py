@@ -61,6 +61,12 @@ class RunRecord(Record):
         """Input rows of the whole run."""
         return self.segments[-1]
 
+    @property
+    def shards(self) -> int:
+        """Shards of the whole run."""
+        starts = [0, *self.segments[:-1]]
+        return sum(-(-(end - start) // self.rows_per_shard) for start, end in zip(starts, self.segments, strict=True))
+
     def shard_ranges(self) -> Iterator[tuple[int, int, int]]:
         """Each shard's number, first and past-the-last input row, counted over all sources in their order."""
         shard = start = 0

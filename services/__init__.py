@@ -1,17 +1,24 @@
 """Long-lived parts. Imports schemas only.
 
-cluster.py      joins or starts Ray
-pool.py         the replicas of a job: placement, cores, replacement
-replica.py      one Ray actor round one engine
-engine.py       what an engine is
-vllm_engine.py  the real one: the one file that touches vllm
-fake_engine.py  one with a latency model in place of a neural one
-models.py       from a model's name to a checkpoint and its revision
-embedded.py     the model that a package ships
-coordinator.py  hands rows to replicas and takes them back
-writer.py       assembles shards and commits them
-store.py        the run folder
-row_log.py      finished rows of open shards
-filesystem.py   local and remote file systems, durable writing
-metrics.py      the Prometheus endpoint: the one file that touches prometheus_client
+cluster.py       joins or starts Ray
+pool.py          the replicas of a job, its own or a warm pool's, and their replacement
+warm_pool.py     replicas that outlive their job
+placement.py     what a replica gets of a cluster
+cores.py         CPU cores that one engine alone computes on
+replica.py       one Ray actor round one engine
+engine.py        what an engine is
+vllm_engine.py   the real one: the one file that touches vllm
+cpu_settings.py  what that gets on a CPU: cores, allocator, sizes
+fake_engine.py   one with a latency model in place of a neural one
+simulation.py    hundreds of those on a virtual clock
+models.py        from a model's name to a checkpoint and its revision
+embedded.py      the model that a package ships
+coordinator.py   hands rows to replicas and takes them back
+window.py        which row runs next: prompts that begin alike follow each other
+writer.py        assembles shards and commits them
+store.py         the run folder
+row_log.py       finished rows of open shards
+shard_index.py   what is in each committed shard, in one file
+filesystem.py    local and remote file systems, durable writing
+metrics.py       the Prometheus endpoint: the one file that touches prometheus_client
 """

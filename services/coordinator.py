@@ -1,32 +1,56 @@
 """Hands rows to replicas one by one as room appears, and takes finished rows back. Lives in the driver.
 
 There is no batch anywhere: each replica has about 1.1 x `max_num_seqs` requests in flight at all times, whatever lease
-or shard they belong to, so that its engine never drains.
+or shard they belong to, so that its engine never drains. What a pool is, Ray's actors or a simulation's events, is not
+known here.
 """
 
-import itertools
-import logging
 import math
+import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
-import ray
-
-from schemas.errors import EngineError, KindlingError
 from schemas.rows import WorkRow, row_seed, to_batch
-from services.engine import EngineDeadError
-from services.pool import Member, ReplicaPool
+from services.pool import Lost, Member, Ready, Returned
 from services.replica import Finished, RowContext, failed_record
+from services.window import DispatchWindow
 
-_log = logging.getLogger("kindling")
-
-# Requests that wait inside the engine, so that a finished one is followed at once: prompts are tokenized ahead there.
-_OVERSUBSCRIPTION = 1.1
 # Rows in one message to a replica, at most.
 _LEASE_ROWS = 64
 # How long the loop sleeps when nothing happens; bounds how late a signal is seen.
 _TICK_SECONDS = 0.2
 # A row under which an engine died this often is taken for the reason.
 _MOST_DEATHS = 2
+# Rows to look ahead for prompts that begin alike, for each request in flight, and at most: what waits here is what the
+# driver holds in memory, and spreads over that many more open shards.
+_AHEAD_PER_REQUEST = 8
+_MOST_AHEAD = 16_384
+
+
+class Pool(Protocol):
+    """What the coordinator needs of a pool; see `services.pool.ReplicaPool`."""
+
+    members: list[Member]
+
+    def hand(self, member: Member, rows: list[WorkRow]) -> None:
+        """Gives rows to a serving replica."""
+        ...
+
+    def wait(self, timeout: float) -> list[Ready | Returned | Lost]:
+        """What happened, at once or within `timeout` seconds."""
+        ...
+
+    def replace(self, member: Member, cause: str) -> None:
+        """Puts a new replica in the place of a dead one."""
+        ...
+
+    def reopen(self, member: Member) -> None:
+        """Opens a new session with a replica that took this job for dead."""
+        ...
+
+    def served(self, member: Member) -> None:
+        """Tells that a replica returned rows."""
+        ...
 
 
 class Coordinator:
@@ -43,7 +67,7 @@ class Coordinator:
 
     def __init__(
         self,
-        pool: ReplicaPool,
+        pool: Pool,
         context: RowContext,
         rows: Iterator[WorkRow],
         total: int,
@@ -51,11 +75,12 @@ class Coordinator:
         should_stop: Callable[[], bool],
         on_ready: Callable[[Member], None],
     ) -> None:
-        self._pool, self._context, self._rows = pool, context, rows
+        self._pool, self._context = pool, context
+        self._window = DispatchWindow(rows)
         self._left = total
         self._sink, self._should_stop, self._on_ready = sink, should_stop, on_ready
-        self._exhausted = False
-        self._returned: list[WorkRow] = []
+        self.cpu_seconds = 0.0
+        """processor time of the thread in `run`"""
 
     @property
     def in_flight(self) -> int:
@@ -68,70 +93,41 @@ class Coordinator:
         Raises:
             EngineError: the model or engine cannot be started, or keeps dying.
         """
-        while not self._should_stop():
-            self._dispatch()
-            if self._exhausted and not self._returned and not self.in_flight:
-                return True
+        began = time.thread_time()
+        try:
+            while not self._should_stop():
+                self._dispatch()
+                if self._window.empty and not self.in_flight:
+                    return True
+                self._collect(_TICK_SECONDS)
+            # What replicas had finished when the stop came is a message away.
             self._collect(_TICK_SECONDS)
-        # What replicas had finished when the stop came is a message away.
-        self._collect(_TICK_SECONDS)
-        return False
+            return False
+        finally:
+            self.cpu_seconds = time.thread_time() - began
 
     def _dispatch(self) -> None:
-        for member in self._pool.members:
-            if member.phase == "serving":
-                while lease := self._lease(member):
-                    member.rows.update((row.unit, row) for row in lease)
-                    member.actor.submit.remote(lease)
-
-    def _lease(self, member: Member) -> list[WorkRow]:
-        capacity = math.ceil(member.info.max_num_seqs * _OVERSUBSCRIPTION)
-        # At least one: the planner may have less left than was thought, and only asking it tells.
-        fair = max(math.ceil(self._left / len(self._pool.members)), 1)
-        room = min(capacity, fair) - len(member.rows)
-        lease = self._returned[: max(min(room, _LEASE_ROWS), 0)]
-        del self._returned[: len(lease)]
-        if not self._exhausted and room > len(lease):
-            wanted = min(room, _LEASE_ROWS) - len(lease)
-            fresh = list(itertools.islice(self._rows, wanted))
-            self._exhausted = len(fresh) < wanted
-            lease += fresh
-        return lease
+        serving = [member for member in self._pool.members if member.phase == "serving"]
+        for member in serving:
+            # At least one: the planner may have less left than was thought, and only asking it tells.
+            fair = max(math.ceil(self._left / len(serving)), 1)
+            room = min(member.share, fair) - len(member.rows)
+            while room > 0 and (lease := self._window.take(member.number, min(room, _LEASE_ROWS))):
+                self._pool.hand(member, lease)
+                room -= len(lease)
 
     def _collect(self, timeout: float) -> None:
-        waiting = {member.waits_for: member for member in self._pool.members}
-        ready, _ = ray.wait(list(waiting), timeout=timeout)
-        if ready:
-            # Others may be ready too; one call finds them all.
-            ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
-        for ref in ready:
-            self._answer(waiting[ref], ref)
-
-    def _answer(self, member: Member, ref: ray.ObjectRef) -> None:
-        try:
-            answer = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, EngineDeadError):
-                self._lost(member, str(error.cause))
-            elif isinstance(error.cause, KindlingError):
-                raise error.cause from None
+        for news in self._pool.wait(timeout):
+            if isinstance(news, Returned):
+                self._take(news.member, news.finished)
+            elif isinstance(news, Ready):
+                share = sum(member.share for member in self._pool.members)
+                self._window.size = min(_AHEAD_PER_REQUEST * share, _MOST_AHEAD)
+                self._on_ready(news.member)
             else:
-                raise EngineError(
-                    "replica", member.number, f"{type(error.cause).__name__}: {error.cause}",
-                    "this is a fault of Kindling's own; please report it with the log in Ray's session folder",
-                ) from error  # fmt: skip
-        except ray.exceptions.RayError as error:
-            self._lost(member, str(error).splitlines()[0])
-        else:
-            if member.phase == "serving":
-                self._take(member, answer)
-            else:
-                self._pool.advance(member, answer)
-                if member.phase == "serving":
-                    self._on_ready(member)
+                self._lose(news)
 
     def _take(self, member: Member, finished: Finished) -> None:
-        member.waits_for = member.actor.take.remote()
         if not finished.units:
             return
         for unit in finished.units:
@@ -140,16 +136,21 @@ class Coordinator:
         self._pool.served(member)
         self._sink(finished)
 
-    def _lost(self, member: Member, cause: str) -> None:
+    def _lose(self, lost: Lost) -> None:
         """Takes a dead replica's rows back, and those that saw too many engines die out of the job."""
-        doomed = []
+        member, doomed, returned = lost.member, [], []
         for row in member.rows.values():
-            row.attempt += 1
-            (doomed if row.attempt >= _MOST_DEATHS else self._returned).append(row)
-        self._pool.replace(member, cause)
+            row.attempt += lost.blamed
+            (doomed if row.attempt >= _MOST_DEATHS else returned).append(row)
+        self._window.put_back(returned)
+        self._window.forget(member.number)
+        if lost.blamed:
+            self._pool.replace(member, lost.cause)
+        else:
+            self._pool.reopen(member)
         if doomed:
             self._left -= len(doomed)
-            self._sink(self._failed(doomed, f"the engine died {_MOST_DEATHS} times under this row: {cause}"))
+            self._sink(self._failed(doomed, f"the engine died {_MOST_DEATHS} times under this row: {lost.cause}"))
 
     def _failed(self, rows: list[WorkRow], reason: str) -> Finished:
         context = self._context
@@ -157,4 +158,4 @@ class Coordinator:
         for row in rows:
             seed = row_seed(context.run_seed, row.source, row.row_index, row.sample, context.variant)
             records.append(failed_record(row, context, seed, reason))
-        return Finished([row.unit for row in rows], [row.shard for row in rows], to_batch(records))
+        return Finished([row.unit for row in rows], [row.shard for row in rows], to_batch(records), share=0)

@@ -23,12 +23,14 @@ class EngineSpec:
         model: as in the job file.
         engine: vLLM engine arguments as in the job file.
         gpus: GPUs of the replica; 0 serves on the CPU.
-        cores: CPU cores that the engine alone computes on; empty on GPUs.
+        cpus: CPU cores that it wants for itself, where it serves on the CPU.
+        cores: those that it got, once its replica is placed; the engine alone computes on them.
     """
 
     model: Model
     engine: dict[str, Any] = field(default_factory=dict)
     gpus: float = 0
+    cpus: int = 1
     cores: tuple[int, ...] = ()
 
 

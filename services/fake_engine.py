@@ -50,6 +50,9 @@ _WORDS = [
     "whistle",
 ]
 
+# Lengths of its texts, all as likely.
+SHORTEST_WORDS, LONGEST_WORDS = 8, 64
+
 
 @dataclass(frozen=True)
 class LatencyModel:
@@ -67,6 +70,11 @@ class LatencyModel:
     die_at_start: bool = False
     die_after_requests: int = 0
     """end the engine when this many requests were served; 0: never"""
+
+    def request_seconds(self, prompt_tokens: int, output_tokens: int) -> float:
+        """What one request takes once it runs."""
+        prefill = self.start_seconds + prompt_tokens / self.prefill_tokens_per_second
+        return prefill + output_tokens * self.step_seconds
 
 
 class FakeEngine:
@@ -109,11 +117,7 @@ class FakeEngine:
         text, finish_reason = fake_text(messages, seed, sampling["max_tokens"])
         output_tokens = len(text.split())
         async with self._slots:
-            await asyncio.sleep(
-                self._latency.start_seconds
-                + prompt_tokens / self._latency.prefill_tokens_per_second
-                + output_tokens * self._latency.step_seconds
-            )
+            await asyncio.sleep(self._latency.request_seconds(prompt_tokens, output_tokens))
             self._served += 1
         if 0 < self._latency.die_after_requests < self._served:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
@@ -124,9 +128,9 @@ class FakeEngine:
 
 
 def fake_text(messages: list[dict[str, str]], seed: int, max_tokens: int) -> tuple[str, str]:
-    """The text and finish reason that the fake engine answers with: 8 to 64 words drawn by prompt and seed."""
+    """The text and finish reason that the fake engine answers with: words drawn by prompt and seed."""
     content = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
     draw = random.Random(hashlib.blake2b(f"{seed}\n{content}".encode(), digest_size=8).digest())
-    length = draw.randint(8, 64)
+    length = draw.randint(SHORTEST_WORDS, LONGEST_WORDS)
     words = [draw.choice(_WORDS) for _ in range(min(length, max_tokens))]
     return " ".join(words), "length" if length > max_tokens else "stop"

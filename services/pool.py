@@ -1,23 +1,29 @@
-"""The replicas of a job: where they are placed, which cores they get, and their replacement when one dies."""
+"""The replicas of a job: a warm pool's where one fits, or its own; and their replacement when one dies."""
 
 import logging
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
 
-from schemas.errors import EngineError
+from schemas.errors import EngineError, KindlingError
 from schemas.job import Cluster, Model
 from schemas.rows import WorkRow
-from services.engine import EngineInfo, EngineSpec
-from services.replica import Replica, RowContext
+from services.engine import EngineDeadError, EngineInfo
+from services.placement import replica_actor, replica_spec
+from services.replica import COALESCE_SECONDS, Finished, Opened, RowContext, SessionLostError
+from services.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")
 
 # A replica that dies this often in a row before it serves a row is not going to live.
 _MOST_DEATHS = 3
 _STOP_SECONDS = 15.0
+# How long a few finished rows may wait for others to travel with: longer where more replicas share the driver.
+_COALESCE_SECONDS_PER_REPLICA = 0.001
+_LONGEST_COALESCE_SECONDS = 0.25
 
 
 @dataclass(eq=False)
@@ -26,47 +32,93 @@ class Member:
 
     Attributes:
         number: from 0; stays with its successor.
-        waits_for: what the actor was last asked: its cores, its start, or finished rows.
+        adopted: it belongs to a warm pool, and outlives this job.
+        waits_for: what the actor was last asked: to open a session, or for finished rows; None between two questions.
         rows: the rows it was given and has not returned, by unit.
+        share: requests that it may have in flight for this job.
     """
 
     number: int
     actor: Any
-    phase: Literal["placing", "starting", "serving"]
-    waits_for: ray.ObjectRef
+    adopted: bool = False
+    phase: Literal["starting", "serving"] = "starting"
+    waits_for: ray.ObjectRef | None = None
+    rows: dict[int, WorkRow] = field(default_factory=dict)
+    share: int = 0
     node: str = ""
     cores: tuple[int, ...] = ()
     info: EngineInfo | None = None
-    rows: dict[int, WorkRow] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A replica is up and serves."""
+
+    member: Member
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A replica returned rows; maybe none."""
+
+    member: Member
+    finished: Finished
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A replica's rows are lost: its engine or its actor died, or (not `blamed`) it took this job for dead."""
+
+    member: Member
+    cause: str
+    blamed: bool = True
 
 
 class ReplicaPool:
-    """Starts replicas side by side; each one serves as soon as it is up.
+    """Starts replicas side by side, or adopts a warm pool's; each one serves as soon as it is up.
 
     Must be used inside `services.cluster.connected`.
     """
 
     def __init__(self, model: Model, engine: dict[str, Any], cluster: Cluster, context: RowContext) -> None:
-        self._model, self._engine, self._context = model, engine, context
-        self._gpus, self._cpus = _share(model, engine, cluster)
+        self._context, self._job = context, uuid.uuid4().hex
         self._deaths: Counter[int] = Counter()
-        self.members = [self._create(number) for number in range(cluster.replicas)]
+        name, actors = find_pool(model, engine)
+        if actors:
+            _log.info("using the warm pool %s: %d replicas", name, len(actors))
+            if len(actors) < cluster.replicas:
+                _log.warning("the job asks for %d replicas, and the pool has %d", cluster.replicas, len(actors))
+        # Also for a warm pool: where it is stopped under the job, replicas of the job's own take over.
+        self._spec = replica_spec(model, engine, cluster, warn=not actors)
+        self.members = [self._opened(Member(number, actor, adopted=True)) for number, actor in enumerate(actors)]
+        self.members += [self._created(number) for number in range(0 if actors else cluster.replicas)]
 
-    def advance(self, member: Member, answer: Any) -> None:
-        """Takes a member that is not serving yet one step on, with what it answered."""
-        if member.phase == "placing":
-            member.node, cores = answer
-            member.cores = self._assign(member.node, cores)
-            spec = EngineSpec(self._model, self._engine, self._gpus, member.cores)
-            member.phase = "starting"
-            member.waits_for = member.actor.start.remote(spec, self._context)
+    def hand(self, member: Member, rows: list[WorkRow]) -> None:
+        """Gives rows to a serving replica."""
+        member.rows.update((row.unit, row) for row in rows)
+        if member.waits_for is None:
+            self._exchange(member, rows)
         else:
-            member.info = answer
-            member.phase = "serving"
-            member.waits_for = member.actor.take.remote()
+            member.actor.submit.remote(self._job, rows)
+
+    def wait(self, timeout: float) -> list[Ready | Returned | Lost]:
+        """What happened, at once or within `timeout` seconds.
+
+        Raises:
+            EngineError: the model or engine cannot be started.
+        """
+        for member in self.members:
+            if member.waits_for is None:
+                self._exchange(member, [])
+        waiting = {member.waits_for: member for member in self.members}
+        ready, _ = ray.wait(list(waiting), timeout=timeout)
+        if ready:
+            # Others may be ready too; one call finds them all.
+            ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+        return [self._news(waiting[ref], ref) for ref in ready]
 
     def replace(self, member: Member, cause: str) -> None:
-        """Puts a new replica in the place of a dead one.
+        """Puts a new replica in the place of a dead one; a warm pool's is started anew by Ray, and only asked again.
 
         Raises:
             EngineError: the replicas in this place keep dying before they serve a row.
@@ -78,53 +130,74 @@ class ReplicaPool:
                 "see the replica's log in Ray's session folder; memory is the commonest reason",
             )  # fmt: skip
         _log.warning("replica %d died (%s); starting another", member.number, cause)
-        ray.kill(member.actor)
-        self.members[self.members.index(member)] = self._create(member.number)
+        if not member.adopted:
+            ray.kill(member.actor)
+        elif member.phase == "serving":
+            return self._put(self._opened(Member(member.number, member.actor, adopted=True)))
+        self._put(self._created(member.number))
+
+    def reopen(self, member: Member) -> None:
+        """Opens a new session with a replica that took this job for dead."""
+        _log.warning("replica %d dropped this job's rows, which it had not heard of for a while", member.number)
+        self._put(self._opened(Member(member.number, member.actor, member.adopted)))
 
     def served(self, member: Member) -> None:
         """Tells that a replica returned rows: what died in its place before is forgiven."""
         self._deaths[member.number] = 0
 
     def stop(self) -> None:
-        """Ends all replicas and their engines."""
-        stopping = [m.actor.stop.remote() for m in self.members if m.phase == "serving"]
+        """Ends the job's own replicas and their engines, and leaves a warm pool's."""
+        serving = [member for member in self.members if member.phase == "serving"]
+        stopping = [m.actor.close.remote(self._job) if m.adopted else m.actor.stop.remote() for m in serving]
         if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
         for member in self.members:
-            ray.kill(member.actor)
+            if not member.adopted:
+                ray.kill(member.actor)
         self.members = []
 
-    def _create(self, number: int) -> Member:
-        options = {"num_gpus": self._gpus} if self._gpus else {"num_cpus": self._cpus}
-        # A stuck engine must not keep the driver from hearing of it, so calls run side by side; 1000 is Ray's default.
-        actor = ray.remote(Replica).options(scheduling_strategy="SPREAD", max_concurrency=1000, **options).remote()
-        return Member(number, actor, "placing", actor.cores.remote())
+    def _created(self, number: int) -> Member:
+        return self._opened(Member(number, replica_actor(self._spec).remote(self._spec)))
 
-    def _assign(self, node: str, cores: list[int]) -> tuple[int, ...]:
-        """Cores of a node that no other replica there has; all engines of a machine would else start from core 0."""
-        if self._gpus:
-            return ()
-        taken = {core for m in self.members if m.node == node for core in m.cores}
-        free = [core for core in cores if core not in taken]
-        return tuple((free or cores)[: self._cpus])
+    def _opened(self, member: Member) -> Member:
+        member.waits_for = member.actor.open.remote(self._job, self._context)
+        return member
+
+    def _put(self, member: Member) -> None:
+        self.members[member.number] = member
+
+    def _exchange(self, member: Member, rows: list[WorkRow]) -> None:
+        coalesce = coalesce_seconds(len(self.members))
+        member.waits_for = member.actor.exchange.remote(self._job, rows, coalesce)
+
+    def _news(self, member: Member, ref: ray.ObjectRef) -> Ready | Returned | Lost:
+        try:
+            answer = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, EngineDeadError):
+                return Lost(member, str(error.cause))
+            if isinstance(error.cause, SessionLostError):
+                return Lost(member, "it took this job for dead", blamed=False)
+            if isinstance(error.cause, KindlingError):
+                raise error.cause from None
+            raise EngineError(
+                "replica", member.number, f"{type(error.cause).__name__}: {error.cause}",
+                "this is a fault of Kindling's own; please report it with the log in Ray's session folder",
+            ) from error  # fmt: skip
+        except ray.exceptions.RayError as error:
+            return Lost(member, str(error).splitlines()[0])
+        return self._advanced(member, answer)
+
+    def _advanced(self, member: Member, answer: Opened | Finished) -> Ready | Returned:
+        member.waits_for = None
+        member.share = answer.share
+        if isinstance(answer, Finished):
+            return Returned(member, answer)
+        member.info, member.node, member.cores = answer.info, answer.node, answer.cores
+        member.phase = "serving"
+        return Ready(member)
 
 
-def _share(model: Model, engine: dict[str, Any], cluster: Cluster) -> tuple[float, int]:
-    """(GPUs, CPU cores) of one replica."""
-    resources = ray.cluster_resources()
-    gpus = cluster.gpus_per_replica
-    if gpus is None:
-        ranks = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
-        gpus = float(ranks) if resources.get("GPU") and model.id != "fake" else 0.0
-    if gpus > 1 and gpus != int(gpus):
-        raise EngineError("cluster.gpus_per_replica", gpus, "above one GPU only whole ones can be given", "round it")
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    replicas_per_node = -(-cluster.replicas // len(nodes))
-    cpus = cluster.cpus_per_replica or max(int(min(nodes) // replicas_per_node), 1)
-    for what, wanted, there in (("GPU", gpus, resources.get("GPU", 0)), ("CPU", 0 if gpus else cpus, resources["CPU"])):
-        if wanted * cluster.replicas > there:
-            _log.warning(
-                "the job wants %g x %g %ss and the cluster has %g: the rest of the replicas waits for nodes",
-                cluster.replicas, wanted, what, there,
-            )  # fmt: skip
-    return gpus, cpus
+def coalesce_seconds(replicas: int) -> float:
+    """How long a replica waits for more rows to send along with a finished one, as long as they are few."""
+    return min(max(COALESCE_SECONDS, _COALESCE_SECONDS_PER_REPLICA * replicas), _LONGEST_COALESCE_SECONDS)

@@ -1,24 +1,44 @@
-"""A replica: one Ray actor round one engine. Rows go in, Arrow batches of finished rows come out."""
+"""A replica: one Ray actor round one engine. Rows go in, Arrow batches of finished rows come out.
+
+Several jobs may use one replica at once, each in a session of its own: a warm pool's replicas outlive their jobs.
+"""
 
 import asyncio
 import json
+import logging
+import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 
 from schemas.rows import ACCEPTED, ERROR, Prompt, RowError, WorkRow, row_seed, to_batch
+from services.cores import CoreClaim
 from services.engine import Engine, EngineDeadError, EngineInfo, EngineSpec, Generation
 from services.fake_engine import FakeEngine
 from services.models import locate
 
-# Rows that finish within this time travel in one message. Far below a row's own latency.
-_COALESCE_SECONDS = 0.02
+_log = logging.getLogger("kindling")
+
+# Requests that wait inside the engine, so that a finished one is followed at once: prompts are tokenized ahead there.
+OVERSUBSCRIPTION = 1.1
+# Rows that finish this soon after another travel with it in any case.
+COALESCE_SECONDS = 0.02
 # A call that waits for rows returns empty-handed after this, so that the driver hears from every replica.
 _LONGEST_WAIT_SECONDS = 2.0
+# A job that was not heard of for so long is dead: its requests are dropped, and others get its share.
+_SILENCE_SECONDS = 20.0
+_WATCH_SECONDS = 1.0
+# How long a dead engine's replica stays to tell its jobs why.
+_LAST_WORDS_SECONDS = 3.0
+
+
+class SessionLostError(Exception):
+    """The replica took this job for dead, and dropped its rows; a new session takes them again."""
 
 
 class Recipe(Protocol):
@@ -29,6 +49,11 @@ class Recipe(Protocol):
 
     def render(self, values: dict[str, Any]) -> Prompt:
         """Raises RowError where this row has no prompt: a null or non-text cell, say."""
+        ...
+
+    def prefix(self, values: dict[str, Any]) -> str:
+        """What tells rows apart whose prompts begin differently (the emotion, where its examples come first); never
+        raises, and "" says that nothing is known."""
         ...
 
 
@@ -45,76 +70,187 @@ class RowContext:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """What a replica answers to a job that opens a session.
+
+    Attributes:
+        node: id of the Ray node that it is on.
+        cores: CPU cores that its engine computes on; empty on GPUs.
+        share: requests that the job may have in flight.
+    """
+
+    info: EngineInfo
+    node: str
+    cores: tuple[int, ...]
+    share: int
+
+
+@dataclass(frozen=True)
 class Finished:
-    """Finished rows: `batch` (ROW_SCHEMA) and, row by row, their units and shards."""
+    """Finished rows: `batch` (ROW_SCHEMA) and, row by row, their units and shards.
+
+    Attributes:
+        share: requests that the job may have in flight from now on.
+    """
 
     units: list[int]
     shards: list[int]
     batch: pa.RecordBatch
+    share: int
+
+
+@dataclass
+class _Session:
+    """One job's rows in this replica.
+
+    Attributes:
+        news: set where there are records, or the engine is dead.
+        many: set where there are so many that they should not wait for more.
+        heard_at: when the job last called, on the monotonic clock; infinity while a call of it waits here.
+    """
+
+    context: RowContext
+    records: list[tuple[WorkRow, dict[str, Any]]] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    many: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    heard_at: float = field(default_factory=monotonic)
 
 
 class Replica:
-    """The actor. Light to create; `start` is what takes time."""
+    """The actor. Light to create; the first `open`, or `start`, is what takes time.
 
-    def __init__(self) -> None:
-        self._engine: Engine
-        self._context: RowContext
-        self._records: list[tuple[WorkRow, dict[str, Any]]] = []
-        self._news = asyncio.Event()
+    Args:
+        spec: of the engine.
+        idle_seconds: ends itself after so long without a job, and lets go of jobs that fell silent; None for a
+            replica that belongs to one job and ends with it.
+    """
+
+    def __init__(self, spec: EngineSpec, idle_seconds: float | None = None) -> None:
+        self._spec, self._idle_seconds = spec, idle_seconds
+        self._claim: CoreClaim | None = None
+        self._engine: Engine | None = None
+        self._sessions: dict[str, _Session] = {}
         self._dead: EngineDeadError | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+        self._idle_since = monotonic()
 
-    def cores(self) -> tuple[str, list[int]]:
-        """(id of the node that the actor landed on, CPU cores that it may use there)."""
-        return ray.get_runtime_context().get_node_id(), sorted(os.sched_getaffinity(0))
-
-    async def start(self, spec: EngineSpec, context: RowContext) -> EngineInfo:
-        """Starts the engine.
+    async def start(self) -> EngineInfo:
+        """Starts the engine, if it is not up.
 
         Raises:
             EngineError: the model is not there, or the engine refuses its settings.
         """
-        self._engine = _start_engine(spec)
-        self._context = replace(context, model_revision=self._engine.info.model_revision)
+        if self._engine is None:
+            if not self._spec.gpus:
+                self._claim = CoreClaim(self._spec.cpus)
+            self._engine = _start_engine(replace(self._spec, cores=self._cores))
+            self._idle_since = monotonic()
+        if self._idle_seconds is not None and self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch(self._idle_seconds))
         return self._engine.info
 
-    async def submit(self, rows: list[WorkRow]) -> None:
-        """Hands rows to the engine and returns at once; `take` brings them back."""
-        for row in rows:
-            task = asyncio.create_task(self._run(row))
-            # The loop only keeps weak references to tasks.
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    @ray.method(max_task_retries=-1)
+    async def open(self, job: str, context: RowContext) -> Opened:
+        """Begins a job's session; asked again while Ray restarts this actor.
 
-    async def take(self) -> Finished:
-        """Waits for finished rows, and returns all there are; none if a while passed without.
+        Raises:
+            EngineError: as `start`.
+        """
+        info = await self.start()
+        if self._dead is not None and self._idle_seconds is not None:
+            await asyncio.sleep(math.inf)  # this process is ending; Ray asks its successor
+        self._sessions[job] = _Session(replace(context, model_revision=info.model_revision))
+        return Opened(info, ray.get_runtime_context().get_node_id(), self._cores, self._share())
+
+    async def submit(self, job: str, rows: list[WorkRow]) -> None:
+        """Hands rows to the engine and returns at once; `exchange` brings them back."""
+        if session := self._sessions.get(job):
+            for row in rows:
+                task = asyncio.create_task(self._run(session, row))
+                # The loop only keeps weak references to tasks.
+                session.tasks.add(task)
+                task.add_done_callback(session.tasks.discard)
+
+    async def exchange(self, job: str, rows: list[WorkRow], coalesce_seconds: float) -> Finished:
+        """Hands rows to the engine, waits for finished ones, and returns all there are; none if a while passed without.
+
+        Args:
+            coalesce_seconds: how long finished rows may wait for others to travel with, as long as they are few.
 
         Raises:
             EngineDeadError: the engine is gone, and all that it finished was taken.
+            SessionLostError: this job was silent for too long.
         """
-        if not self._records and self._dead is None:
-            try:
-                await asyncio.wait_for(self._news.wait(), _LONGEST_WAIT_SECONDS)
-                await asyncio.sleep(_COALESCE_SECONDS)
-            except TimeoutError:
-                pass
-        if self._dead is not None and not self._records:
+        session = self._sessions.get(job)
+        if session is None:
+            raise SessionLostError
+        await self.submit(job, rows)
+        session.heard_at = math.inf
+        try:
+            if not session.records and self._dead is None:
+                await asyncio.wait_for(session.news.wait(), _LONGEST_WAIT_SECONDS)
+                await asyncio.sleep(COALESCE_SECONDS)
+                await asyncio.wait_for(session.many.wait(), coalesce_seconds - COALESCE_SECONDS)
+        except TimeoutError:
+            pass
+        finally:
+            session.heard_at = monotonic()
+        if self._dead is not None and not session.records:
             raise self._dead
-        self._news.clear()
-        records, self._records = self._records, []
-        rows = [row for row, _ in records]
-        return Finished(
-            [row.unit for row in rows], [row.shard for row in rows], to_batch([record for _, record in records])
-        )
+        session.news.clear()
+        session.many.clear()
+        records, session.records = session.records, []
+        batch = to_batch([record for _, record in records])
+        return Finished([row.unit for row, _ in records], [row.shard for row, _ in records], batch, self._share())
+
+    async def close(self, job: str) -> None:
+        """Ends a job's session; rows that are still running are dropped."""
+        if session := self._sessions.pop(job, None):
+            for task in session.tasks:
+                task.cancel()
+            self._idle_since = monotonic()
+
+    async def describe(self) -> dict[str, Any]:
+        """What `kindling pool list` shows of a replica that is up."""
+        return {
+            "jobs": len(self._sessions),
+            "in_flight": sum(len(session.tasks) for session in self._sessions.values()),
+            "cores": list(self._cores),
+            "idle_seconds": 0.0 if self._sessions else round(monotonic() - self._idle_since, 1),
+        }
 
     async def stop(self) -> None:
         """Ends the engine; the rows it was at are dropped."""
-        for task in self._tasks:
-            task.cancel()
-        await self._engine.stop()
+        for job in list(self._sessions):
+            await self.close(job)
+        if self._engine is not None:
+            await self._engine.stop()
 
-    async def _run(self, row: WorkRow) -> None:
-        context = self._context
+    @property
+    def _cores(self) -> tuple[int, ...]:
+        return self._claim.cores if self._claim is not None else ()
+
+    def _share(self) -> int:
+        return math.ceil(self._engine.info.max_num_seqs * OVERSUBSCRIPTION / max(len(self._sessions), 1))
+
+    async def _watch(self, idle_seconds: float) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = monotonic()
+            silent = [job for job, session in self._sessions.items() if now - session.heard_at > _SILENCE_SECONDS]
+            for job in silent:
+                _log.warning("a job was not heard of for %.0f s: dropping its rows", _SILENCE_SECONDS)
+                await self.close(job)
+            if self._dead is not None:
+                await asyncio.sleep(_LAST_WORDS_SECONDS)
+                os._exit(1)  # Ray starts this actor anew
+            if not self._sessions and now - self._idle_since > idle_seconds:
+                await self.stop()
+                ray.kill(ray.get_runtime_context().current_actor)
+
+    async def _run(self, session: _Session, row: WorkRow) -> None:
+        context = session.context
         seed = row_seed(context.run_seed, row.source, row.row_index, row.sample, context.variant)
         try:
             if row.values is None:
@@ -124,14 +260,23 @@ class Replica:
             record = finished_record(row, context, seed, prompt, generation)
         except EngineDeadError as error:
             self._dead = error
-            self._news.set()
+            for each in self._sessions.values():
+                each.news.set()
+                each.many.set()
             return
         except RowError as error:
             record = failed_record(row, context, seed, str(error))
         except Exception as error:  # a row that is never answered would hang its job
             record = failed_record(row, context, seed, f"{type(error).__name__}: {error}")
-        self._records.append((row, record))
-        self._news.set()
+        session.records.append((row, record))
+        session.news.set()
+        if len(session.records) >= many_rows(self._share()):
+            session.many.set()
+
+
+def many_rows(share: int) -> int:
+    """Finished rows that must not wait for others: half of those that an engine holds beyond what it runs."""
+    return max(int(share * (1 - 1 / OVERSUBSCRIPTION) / 2), 1)
 
 
 def _start_engine(spec: EngineSpec) -> Engine:

@@ -29,10 +29,9 @@ from vllm.v1.engine.exceptions import EngineGenerateError
 
 from schemas.errors import EngineError
 from schemas.rows import RowError
+from services.cpu_settings import CPU_DEFAULTS, cpu_environment, prepare_cpu
 from services.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
 
-# What a CPU engine gets where the job file is silent. Eager mode: compiling takes longer than most CPU jobs run.
-_CPU_DEFAULTS: dict[str, Any] = {"max_num_seqs": 64, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True}
 _LEAST_BATCHED_TOKENS = 2048
 
 # What tells in a log why an engine died: its worker's exit code, or the last line of a Python traceback (with or
@@ -63,10 +62,10 @@ class VllmEngine:
         Raises:
             EngineError: vLLM refuses the model or the settings.
         """
-        _prepare_environment(spec)
+        prepare_environment(spec)
         log = _Log()
         try:
-            llm = AsyncLLM.from_engine_args(_engine_args(spec, path))
+            llm = AsyncLLM.fromengine_args(engine_args(spec, path))
         except EngineError:
             raise
         except Exception as error:
@@ -117,19 +116,21 @@ class VllmEngine:
         return prompt
 
 
-def _prepare_environment(spec: EngineSpec) -> None:
+def prepare_environment(spec: EngineSpec) -> None:
+    """Sets what vLLM and its processes take from the environment; to be called before the engine is started."""
     # A service sends nothing home unless its owner asks for it.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
-    if spec.cores:
-        # Without this every engine of a machine binds itself from core 0 on. Ranks of one engine are split by "|".
-        ranks = int(spec.engine.get("tensor_parallel_size", 1))
-        share = max(len(spec.cores) // ranks, 1)
-        parts = [spec.cores[rank * share : (rank + 1) * share] for rank in range(ranks)]
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, part)) for part in parts)
+    if not spec.gpus:
+        prepare_cpu(spec)
 
 
-def _engine_args(spec: EngineSpec, path: str) -> AsyncEngineArgs:
+def engine_args(spec: EngineSpec, path: str) -> AsyncEngineArgs:
+    """vLLM's arguments for an engine on this machine.
+
+    Raises:
+        EngineError: a key of `engine` is none of vLLM's, or belongs elsewhere.
+    """
     known = [f.name for f in dataclasses.fields(AsyncEngineArgs)]
     owned = {
         "model",
@@ -160,7 +161,7 @@ def _engine_args(spec: EngineSpec, path: str) -> AsyncEngineArgs:
         **spec.engine,
     }
     if current_platform.device_type == "cpu":
-        settings = {**_CPU_DEFAULTS, **settings}
+        settings = {**CPU_DEFAULTS, **settings}
         _keep_prompts_whole(settings)
     return AsyncEngineArgs(**settings)
 
@@ -201,6 +202,7 @@ def _info(llm: AsyncLLM, spec: EngineSpec, revision: str) -> EngineInfo:
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
         "enforce_eager": config.model_config.enforce_eager,
         "block_size": block_size,
+        "environment": cpu_environment() if current_platform.device_type == "cpu" else {},
         # A base model such as GPT-2 has none. Mistral's own tokenizers lack the attribute, and render chats themselves.
         "chat_template": getattr(llm.get_tokenizer(), "chat_template", "") is not None,
         "kv_cache_tokens": block_size * blocks if blocks else None,

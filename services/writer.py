@@ -3,6 +3,7 @@
 It works in a thread of the driver, so that no commit ever stands between a finished row and the next request.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from services.replica import Finished
 from services.row_log import RowLog
+from services.shard_index import ShardIndex
 from services.store import ShardStore
 
 # Messages that may wait for the writer; beyond that the coordinator waits, and with it dispatch.
@@ -34,11 +36,14 @@ class _OpenShard:
 
     def add(self, units: list[int], batch: pa.RecordBatch) -> pa.RecordBatch:
         """Keeps the rows that are new, and returns them."""
-        fresh = [i for i, unit in enumerate(units) if unit not in self.seen]
+        fresh = []
+        for i, unit in enumerate(units):
+            if unit not in self.seen:
+                self.seen.add(unit)
+                fresh.append(i)
         if len(fresh) < len(units):
             batch = batch.take(pa.array(fresh, pa.int64()))
             units = [units[i] for i in fresh]
-        self.seen.update(units)
         self.units.append(np.array(units, dtype=np.int64))
         self.batches.append(batch)
         return batch
@@ -55,7 +60,8 @@ class ShardWriter:
     Args:
         store: the run folder.
         run: its run.json.
-        committed: shards that are durable already; a log that a crash left of one is removed.
+        index: the shards that are durable already, and which new ones are added to; a log that a crash left of one of
+            them is removed.
         on_rows: called with each batch of rows that is kept, and whether an earlier process had finished them.
         on_commit: called with each shard's manifest once it is durable.
     """
@@ -64,14 +70,14 @@ class ShardWriter:
         self,
         store: ShardStore,
         run: RunRecord,
-        committed: set[int],
+        index: ShardIndex,
         on_rows: Callable[[pa.RecordBatch, bool], None],
         on_commit: Callable[[Manifest], None],
     ) -> None:
-        self._store, self._run = store, run
+        self._store, self._run, self._index = store, run, index
         self._on_rows, self._on_commit = on_rows, on_commit
         self._log = RowLog(store.path("log")) if store.can_append else None
-        for shard in committed.intersection(self._log.shards() if self._log is not None else ()):
+        for shard in index.committed.intersection(self._log.shards() if self._log is not None else ()):
             self._log.drop(shard)
         self._first_rows = _first_rows(run)
         self._shards: dict[int, _OpenShard] = {}
@@ -116,25 +122,41 @@ class ShardWriter:
 
     def _work(self) -> None:
         try:
-            while (item := self._queue.get()) is not None:
-                if isinstance(item, int):
-                    self._commit(self._shards[item])
-                else:
-                    self._keep(item)
+            open_ended = True
+            while open_ended:
+                items = self._waiting()
+                open_ended = None not in items
+                self._keep([item for item in items if isinstance(item, Finished)])
+                for number in items:
+                    if isinstance(number, int):
+                        self._commit(self._shards[number])
             if self._log is not None:
                 self._log.close()
+            self._index.save()
         except Exception as error:  # told to the driver, which stops the job
             self.error = error
 
-    def _keep(self, finished: Finished) -> None:
-        shards = np.array(finished.shards)
+    def _waiting(self) -> list[Finished | int | None]:
+        """All that came since the last time: a busy driver pays for writing a batch once in many messages."""
+        items = [self._queue.get()]
+        with contextlib.suppress(queue.Empty):
+            while items[-1] is not None:
+                items.append(self._queue.get_nowait())
+        return items
+
+    def _keep(self, messages: list[Finished]) -> None:
+        if not messages:
+            return
+        units = [unit for message in messages for unit in message.units]
+        shards = np.array([shard for message in messages for shard in message.shards])
+        rows = pa.concat_batches([message.batch for message in messages]) if len(messages) > 1 else messages[0].batch
         for number in np.unique(shards):
             mine = np.flatnonzero(shards == number)
-            batch = finished.batch if len(mine) == len(shards) else finished.batch.take(pa.array(mine))
             shard = self._shards.get(int(number))
             if shard is None:
                 continue  # committed already: these rows came back from two replicas
-            kept = shard.add([finished.units[i] for i in mine], batch)
+            batch = rows if len(mine) == len(shards) else rows.take(pa.array(mine))
+            kept = shard.add([units[i] for i in mine], batch)
             if self._log is not None:
                 self._log.append(shard.number, kept)
             self._on_rows(kept, False)
@@ -151,6 +173,8 @@ class ShardWriter:
             self._log.drop(shard.number)
         del self._shards[shard.number]
         self._on_commit(manifest)
+        self._index.add(manifest, table)
+        self._index.save_if_due()
 
     def _units_of(self, batch: pa.RecordBatch) -> list[int]:
         rows = zip(

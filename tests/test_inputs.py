@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import io
 import itertools
 import json
 import lzma
@@ -10,9 +11,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines import sources
 from pipelines.inputs import InputReader
 from schemas.errors import JobError
 from schemas.job import Input
@@ -597,3 +600,118 @@ def test_any_range_is_a_slice_of_all_rows(counts, group, ends, formats, limit):
         for low, high in itertools.pairwise((0, start, end, len(everything))):
             found = [(source, index, row.values["text"]) for source, index, row in inputs.rows(low, high)]
             assert found == everything[low:high]
+
+
+# One way through each file
+
+
+class Counted(io.FileIO):
+    """Counts the bytes that are read of it."""
+
+    read_bytes = 0
+
+    def readinto(self, buffer):
+        count = super().readinto(buffer)
+        Counted.read_bytes += count
+        return count
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths in the order that files are opened in, by the reader of rows and nobody else."""
+    paths = []
+
+    def open_counted(fs, path, mode="rb", compression=None, **options):
+        paths.append(path)
+        return io.BufferedReader(Counted(path), 1 << 10)
+
+    monkeypatch.setattr(LocalFileSystem, "open", open_counted)
+    monkeypatch.setattr(Counted, "read_bytes", 0)
+    return paths
+
+
+def many_rows(path, count):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"text": [f"{i}" for i in range(count)]}), path, row_group_size=1000)
+    elif path.suffix == ".csv":
+        write_lines(path, "text", *range(count))
+    else:
+        write_bytes(path, jsonl({"text": f"{i}"} for i in range(count)))
+    return path
+
+
+@pytest.mark.parametrize("kept", [1, 2, 7])
+@pytest.mark.parametrize(("ending", "opens"), [("jsonl", 1), ("txt", 1), ("csv", 2), ("parquet", 1)])
+def test_range_after_range_opens_and_reads_each_file_once(tmp_path, opened, ending, opens, kept):
+    """With all ranges, every second, and every seventh; the CSV is opened once more for its header."""
+    paths = [many_rows(tmp_path / f"{name}.{ending}", 5000) for name in "ab"]
+    inputs = reader(paths)
+    opened.clear()
+    Counted.read_bytes = 0
+    cursor = inputs.cursor()
+    starts = range(0, 10_000, 10 * kept)
+    found = [row for start in starts for row in cursor.rows(start, start + 10)]
+    expected = [i for start in starts for i in range(start, min(start + 10, 10_000))]
+    assert [index + 5000 * (source == str(paths[1])) for source, index, _ in found] == expected
+    assert opened == [str(path) for path in paths for _ in range(opens)]
+    assert Counted.read_bytes < 1.3 * sum(path.stat().st_size for path in paths) + 4 * 65_536
+
+
+def test_rows_that_are_passed_over_are_not_parsed(tmp_path, monkeypatch):
+    inputs = reader(many_rows(tmp_path / "a.jsonl", 1000))
+    parsed = []
+    monkeypatch.setattr(sources.json, "loads", lambda line, loads=json.loads: parsed.append(line) or loads(line))
+    cursor = inputs.cursor()
+    for start in (100, 500, 990):
+        assert [row.values["text"] for _, _, row in cursor.rows(start, start + 2)] == [f"{start}", f"{start + 1}"]
+    assert len(parsed) == 6
+
+
+def test_row_groups_that_are_passed_over_are_not_read(tmp_path, opened):
+    path = many_rows(tmp_path / "a.parquet", 100_000)
+    inputs = reader(path)
+    Counted.read_bytes = 0
+    cursor = inputs.cursor()
+    for start in (0, 50_500, 99_999):
+        assert [row.values["text"] for _, _, row in cursor.rows(start, start + 1)] == [f"{start}"]
+    assert Counted.read_bytes < path.stat().st_size / 4
+
+
+def test_a_dataset_is_read_from_range_to_range(dataset):
+    cursor = dataset_reader(dataset).cursor()
+    for start, end in ((0, 3), (3, 10), (254, 258), (512, 512), (520, 600), (7, 9)):
+        assert [row.values["text"] for _, _, row in cursor.rows(start, end)] == [f"t{i}" for i in range(start, end)]
+
+
+def test_a_cursor_tells_where_a_file_ends_now(tmp_path):
+    path = many_rows(tmp_path / "a.jsonl", 100)
+    inputs = reader(path)
+    many_rows(path, 60)
+    for ranges in ([(0, 50), (50, 70)], [(0, 10), (80, 90)], [(99, 100)], [(60, 61)]):
+        cursor = inputs.cursor()
+        *good, last = ranges
+        assert all(len(list(cursor.rows(*each))) == each[1] - each[0] for each in good)
+        error = error_of(lambda cursor=cursor, last=last: list(cursor.rows(*last)))
+        assert error.cause == "it had 100 rows when the run was planned and ends after 60 now"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=1, max_size=4).filter(any),
+    ends=st.lists(st.integers(0, 50), min_size=2, max_size=12),
+    formats=st.lists(st.sampled_from(["jsonl", "parquet", "csv"]), min_size=4, max_size=4),
+    forward=st.booleans(),
+)
+def test_a_cursor_gives_the_rows_of_any_ranges_in_any_order(counts, ends, formats, forward):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [
+            many_rows(Path(folder) / f"{n}.{form}", count)
+            for n, (count, form) in enumerate(zip(counts, formats, strict=False))
+        ]
+        everything = [(str(path), i, f"{i}") for path, count in zip(paths, counts, strict=True) for i in range(count)]
+        # Sorted, each range begins where the one before it ends, or later; else they jump to and fro.
+        ends = [min(end, len(everything)) for end in (sorted(ends) if forward else ends)]
+        cursor = reader(paths).cursor()
+        for low, high in zip(ends[::2], ends[1::2], strict=False):
+            found = [(source, index, row.values["text"]) for source, index, row in cursor.rows(low, max(low, high))]
+            assert found == everything[low : max(low, high)]

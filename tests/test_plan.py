@@ -3,15 +3,17 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines import sources
 from pipelines.inputs import InputReader
-from pipelines.plan import plan_run
+from pipelines.plan import plan_run, work_rows
 from pipelines.recipes import recipe_of
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
-from schemas.job import parse_job
+from schemas.job import Input, parse_job
 from schemas.run import RunRecord
 from services.store import ShardStore
 
@@ -83,6 +85,7 @@ def test_shards_cover_every_row_exactly_once_and_never_cross_a_segment(steps, ro
     assert [number for number, _, _ in ranges] == list(range(len(ranges)))
     assert [row for _, start, end in ranges for row in range(start, end)] == list(range(run.rows))
     assert all(0 < end - start <= rows_per_shard for _, start, end in ranges)
+    assert len(ranges) == run.shards
     assert set(segments) <= {end for _, _, end in ranges}
     # A run that is extended keeps the shards that it had.
     before = list(run_of(segments[:-1], rows_per_shard).shard_ranges())
@@ -91,6 +94,66 @@ def test_shards_cover_every_row_exactly_once_and_never_cross_a_segment(steps, ro
 
 def test_shard_ranges_of_an_extended_run():
     assert list(run_of([5, 6, 10], 3).shard_ranges()) == [(0, 0, 3), (1, 3, 5), (2, 5, 6), (3, 6, 9), (4, 9, 10)]
+
+
+MESSAGES = recipe_of(parse_job({"name": "a", "input": {"path": "x"}, "recipe": "messages", "output": {"path": "y"}}))
+
+
+class Taken:
+    """In the writer's place: some rows of some shards were finished by an earlier process."""
+
+    def __init__(self, done=None):
+        self.done, self.opened = done or {}, []
+
+    def open(self, shard, start, end):
+        self.opened.append((shard, start, end))
+        return self.done.get(shard, set())
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths of the input files in the order that they are opened in."""
+    paths = []
+    open_file = LocalFileSystem.open
+    monkeypatch.setattr(
+        LocalFileSystem,
+        "open",
+        lambda fs, path, *args, **more: paths.append(path) or open_file(fs, path, *args, **more),
+    )
+    return paths
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(committed=st.sets(st.integers(0, 20)), rows_per_shard=st.integers(1, 5), samples=st.integers(1, 2))
+def test_the_rows_that_are_left_come_in_order_from_files_opened_once(
+    tmp_path, opened, committed, rows_per_shard, samples
+):
+    files = [write_texts(tmp_path / f"{name}.jsonl", *(f"{name}{i}" for i in range(10))) for name in "ab"]
+    reader = InputReader(Input(path=[str(file) for file in files]), ["messages"])
+    run = run_of([20], rows_per_shard).model_copy(update={"samples": samples})
+    done = {0: {0}, 1: set(range(rows_per_shard * samples, 2 * rows_per_shard * samples))}
+    writer = Taken(done)
+    opened.clear()
+    rows = list(work_rows(run, reader, MESSAGES, writer, committed))
+    left = [(shard, start, end) for shard, start, end in run.shard_ranges() if shard not in committed]
+    assert writer.opened == left
+    units = {shard: set(range(start * samples, end * samples)) - done.get(shard, set()) for shard, start, end in left}
+    assert [(row.unit, row.shard) for row in rows] == [(u, s) for s, some in units.items() for u in sorted(some)]
+    for row in rows:
+        number, sample = divmod(row.unit, samples)
+        assert (row.source, row.row_index, row.sample) == (str(files[number // 10]), number % 10, sample)
+        assert row.values["messages"][0]["content"] == f"{'ab'[number // 10]}{number % 10}"
+    assert opened == sorted({row.source for row in rows})
+
+
+def test_a_hundred_thousand_committed_shards_are_stepped_over_without_reading(tmp_path, monkeypatch):
+    reader = InputReader(Input(path=str(write_texts(tmp_path / "a.jsonl", *map(str, range(100_001))))), ["messages"])
+    parsed = []
+    monkeypatch.setattr(sources.json, "loads", lambda line, loads=json.loads: parsed.append(line) or loads(line))
+    writer = Taken()
+    rows = list(work_rows(run_of([100_001], 1), reader, MESSAGES, writer, set(range(100_000))))
+    assert [row.unit for row in rows] == [100_000] and len(parsed) == 1
+    assert writer.opened == [(100_000, 100_000, 100_001)]
 
 
 # What identifies a run

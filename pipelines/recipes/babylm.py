@@ -50,3 +50,8 @@ class BabylmStory:
                 raise RowError(f"emotion {label!r} is not one of the 28 GoEmotions labels")
         text = self._prompt.render(context=context, emotion=labels[0], examples=self._examples[labels[0]])
         return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
+
+    def prefix(self, values: dict[str, Any]) -> str:
+        """The emotion asked for: its examples stand before the row's own sentence."""
+        labels = values.get("emotion")
+        return str(labels[0] if isinstance(labels, list) and labels else labels)

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.errors import JobError
@@ -36,10 +36,13 @@ class JinjaPrompt:
         self.name = path.stem
         self.hash = hashlib.sha256(f"{self._text}\0{context}".encode()).hexdigest()[:16]
         try:
-            self.variables = sorted(meta.find_undeclared_variables(_environment().parse(self._text)))
+            tree = _environment().parse(self._text)
+            self.variables = sorted(meta.find_undeclared_variables(tree))
         except TemplateSyntaxError as error:
             cause = f"not valid Jinja at line {error.lineno}: {error.message}"
             raise JobError("prompt", prompt, cause, "correct the template") from None
+        named = (node.name for node in tree.find_all(nodes.Name))
+        self.first_variable = next((name for name in named if name in self.variables), "")
         self._template = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -30,3 +30,9 @@ class Messages:
         if messages[-1]["role"] == "assistant":
             raise RowError("the last message is the assistant's: there is nothing to answer")
         return Prompt([{"role": m["role"], "content": m["content"]} for m in messages], values)
+
+    def prefix(self, values: dict[str, Any]) -> str:
+        """The system message, where there is one."""
+        messages = values.get("messages")
+        first = messages[0] if isinstance(messages, list) and messages else None
+        return str(first.get("content")) if isinstance(first, dict) and first.get("role") == "system" else ""

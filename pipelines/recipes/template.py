@@ -5,6 +5,9 @@ from typing import Any
 from pipelines.recipes.jinja import JinjaPrompt
 from schemas.rows import Prompt, RowError
 
+# Enough to tell values apart; a whole document need not be kept for it.
+_PREFIX_CHARACTERS = 200
+
 
 class Template:
     """Renders a Jinja file with the input columns as its variables, as one user message.
@@ -28,3 +31,8 @@ class Template:
                 raise RowError(f"{field} is blank")
         text = self._prompt.render(**values)
         return Prompt([{"role": "user", "content": text}], values)
+
+    def prefix(self, values: dict[str, Any]) -> str:
+        """The value that stands first in the template: up to there all prompts are alike."""
+        first = self._prompt.first_variable
+        return str(values.get(first))[:_PREFIX_CHARACTERS] if first else ""

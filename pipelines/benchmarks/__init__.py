@@ -1,0 +1,15 @@
+"""Benchmarks: what Kindling is measured against, on the same rows, engine settings and seeds.
+
+    throughput.py     bench throughput: all arms on all workloads, in alternating order
+    arms.py           Kindling and the baselines, asked the same way
+    workloads.py      the rows and prompts that all arms serve (prompts/)
+    worker.py         what the baseline processes share: their lines in and out, their settings, their figures
+    raw_vllm.py       vLLM alone: one call over all prompts, and the loop over chunks that people write
+    ray_data_llm.py   Ray Data's own batch inference
+    scale.py          bench scale: replicas added, memory, resume
+    dry_run.py        a whole job over simulated replicas
+    resume.py         a run with very many shards
+    report.py         machine, ratios, goals, the last line
+
+A baseline runs in a process of its own, so that no arm inherits another's engine, Ray or memory.
+"""

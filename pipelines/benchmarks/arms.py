@@ -1,0 +1,115 @@
+"""The arms of the throughput benchmark: Kindling itself, and the baselines, each in a process of its own.
+
+An arm is started once and asked again and again, so that engine start-up is nobody's time. Ray Data starts an engine
+with each execution, so its process comes and goes.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.augmentation import augment
+from pipelines.benchmarks.worker import Result, result
+from pipelines.benchmarks.workloads import Workload
+from schemas.errors import EngineError
+from schemas.job import Cluster, Model
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE
+from services import warm_pool
+
+# Small, so that commits happen while the engine works, as they do in a long run.
+_ROWS_PER_SHARD = 64
+
+
+class Kindling:
+    """`augment` on a warm pool of one replica that computes on all cores.
+
+    Must be used inside `services.cluster.connected`.
+    """
+
+    def __init__(self, engine: dict[str, Any], cores: list[int]) -> None:
+        self._engine = engine
+        self._cluster = {"replicas": 1, "cpus_per_replica": len(cores)}
+        warm_pool.start_pool("bench", Model(), engine, Cluster(**self._cluster), idle_seconds=24 * 3600)
+
+    def run(self, workload: Workload, source: Path, folder: Path) -> Result:
+        """Serves a workload whose rows lie in `source` into a run folder.
+
+        The clock runs from the moment that the engine is there for the job until the last shard is durable.
+        """
+        job = {
+            "name": workload.name,
+            "input": {"path": str(source)},
+            "recipe": workload.recipe,
+            "prompt": workload.prompt,
+            "sampling": workload.sampling,
+            "engine": self._engine,
+            "cluster": self._cluster,
+            "output": {"path": str(folder), "rows_per_shard": _ROWS_PER_SHARD},
+            "metrics": {"port": None},
+        }
+        summary = augment(job)
+        return _read(folder, summary.serving_seconds)
+
+    def close(self) -> None:
+        """Ends the pool."""
+        warm_pool.stop_pool("bench")
+
+
+class Baseline:
+    """A worker process (see `worker`) that serves the same requests without us."""
+
+    def __init__(self, module: str, engine: dict[str, Any], cores: list[int], log: Path) -> None:
+        self._log = log
+        with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as spec:
+            json.dump({"engine": engine, "cores": cores}, spec)
+        command = [sys.executable, "-m", f"pipelines.benchmarks.{module}", spec.name]
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        self._heard("READY")
+        Path(spec.name).unlink()
+
+    def run(self, arm: str, requests: Path, folder: Path, **further: Any) -> Result:
+        """Serves a file that `Workload.write_requests` wrote."""
+        order = {"arm": arm, "workload": str(requests), "output": str(folder), **further}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._heard("RESULT")
+        return Result(**{name: answer[name] for name in Result.__dataclass_fields__})
+
+    def close(self) -> None:
+        """Lets the process end."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _heard(self, word: str) -> dict[str, Any]:
+        for line in self._process.stdout:
+            if line.startswith(word):
+                return json.loads(line.removeprefix(word))
+        raise EngineError("bench", self._process.args[2], "the baseline's process died", f"see its log: {self._log}")
+
+
+def _read(folder: Path, seconds: float) -> Result:
+    names = ["state", "prompt_tokens", "cached_prompt_tokens", "output_tokens", "finish_reason"]
+    files = [file for each in FOLDER_OF_STATE.values() for file in (folder / each).glob("*.parquet")]
+    rows = pq.read_table(files, columns=names)
+    states = Counter(rows["state"].to_pylist())
+    if states != {ACCEPTED: rows.num_rows}:
+        raise EngineError(
+            "bench", str(folder), f"not all rows were accepted: {dict(states)}", "see errors/ in that run"
+        )
+    return result(
+        seconds,
+        pc.sum(rows["prompt_tokens"]).as_py(),
+        pc.sum(rows["cached_prompt_tokens"]).as_py(),
+        rows["output_tokens"].to_pylist(),
+        rows["finish_reason"].to_pylist(),
+    )

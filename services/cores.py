@@ -1,0 +1,50 @@
+"""CPU cores of this machine that one engine alone computes on.
+
+Every engine would else bind itself from core 0 on: two on one machine then share its first cores and leave the rest
+idle. The claims are file locks, so that they hold among replicas of all jobs and pools of a user on the machine, and
+end with the process that made them, however it ends.
+"""
+
+import fcntl
+import logging
+import os
+import tempfile
+from io import TextIOWrapper
+from pathlib import Path
+
+_log = logging.getLogger("kindling")
+
+
+class CoreClaim:
+    """Claims cores for as long as this object lives.
+
+    Args:
+        count: cores wanted. Where fewer are free those are taken; where none is, cores are shared with other engines.
+
+    Attributes:
+        cores: numbers of the cores, as the operating system counts them.
+    """
+
+    def __init__(self, count: int) -> None:
+        folder = Path(tempfile.gettempdir()) / f"kindling-cores-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        usable = sorted(os.sched_getaffinity(0))
+        self._locks: list[TextIOWrapper] = []
+        claimed: list[int] = []
+        for core in usable:
+            if len(claimed) < count and (lock := _locked(folder / str(core))):
+                self._locks.append(lock)
+                claimed.append(core)
+        if not claimed:
+            _log.warning("all %d cores of this machine have an engine already; sharing them", len(usable))
+        self.cores = tuple(claimed or usable[:count])
+
+
+def _locked(path: Path) -> TextIOWrapper | None:
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
