@@ -23,7 +23,7 @@ from services.cluster import connected
 from services.coordinator import Coordinator
 from services.metrics import JobMetrics
 from services.pool import Member, ReplicaPool
-from services.replica import RowContext
+from services.records import RowContext
 from services.shard_index import ShardIndex, read_index
 from services.store import ShardStore
 from services.writer import ShardWriter

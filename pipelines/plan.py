@@ -12,7 +12,7 @@ from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import AugmentJob
 from schemas.rows import WorkRow
 from schemas.run import InputSource, RunRecord
-from services.replica import Recipe
+from services.records import Recipe
 from services.store import ShardStore
 from services.writer import ShardWriter
 

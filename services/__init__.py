@@ -6,6 +6,7 @@ warm_pool.py     replicas that outlive their job
 placement.py     what a replica gets of a cluster
 cores.py         CPU cores that one engine alone computes on
 replica.py       one Ray actor round one engine
+records.py       what a finished row says of itself
 engine.py        what an engine is
 vllm_engine.py   the real one: the one file that touches vllm
 cpu_settings.py  what that gets on a CPU: cores, allocator, sizes

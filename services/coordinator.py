@@ -12,7 +12,8 @@ from typing import Protocol
 
 from schemas.rows import WorkRow, row_seed, to_batch
 from services.pool import Lost, Member, Ready, Returned
-from services.replica import Finished, RowContext, failed_record
+from services.records import RowContext, failed_record
+from services.replica import Finished
 from services.window import DispatchWindow
 
 # Rows in one message to a replica, at most.

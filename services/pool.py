@@ -13,7 +13,8 @@ from schemas.job import Cluster, Model
 from schemas.rows import WorkRow
 from services.engine import EngineDeadError, EngineInfo
 from services.placement import replica_actor, replica_spec
-from services.replica import COALESCE_SECONDS, Finished, Opened, RowContext, SessionLostError
+from services.records import RowContext
+from services.replica import COALESCE_SECONDS, Finished, Opened, SessionLostError
 from services.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")

@@ -4,23 +4,22 @@ Several jobs may use one replica at once, each in a session of its own: a warm p
 """
 
 import asyncio
-import json
 import logging
 import math
 import os
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import ray
 
-from schemas.rows import ACCEPTED, ERROR, Prompt, RowError, WorkRow, row_seed, to_batch
+from schemas.rows import RowError, WorkRow, row_seed, to_batch
 from services.cores import CoreClaim
-from services.engine import Engine, EngineDeadError, EngineInfo, EngineSpec, Generation
+from services.engine import Engine, EngineDeadError, EngineInfo, EngineSpec
 from services.fake_engine import FakeEngine
 from services.models import locate
+from services.records import RowContext, failed_record, finished_record
 
 _log = logging.getLogger("kindling")
 
@@ -39,34 +38,6 @@ _LAST_WORDS_SECONDS = 3.0
 
 class SessionLostError(Exception):
     """The replica took this job for dead, and dropped its rows; a new session takes them again."""
-
-
-class Recipe(Protocol):
-    """Makes a prompt of a row; the recipes are in `pipelines.recipes`. It is pickled to every replica."""
-
-    prompt_id: str
-    prompt_hash: str
-
-    def render(self, values: dict[str, Any]) -> Prompt:
-        """Raises RowError where this row has no prompt: a null or non-text cell, say."""
-        ...
-
-    def prefix(self, values: dict[str, Any]) -> str:
-        """What tells rows apart whose prompts begin differently (the emotion, where its examples come first); never
-        raises, and "" says that nothing is known."""
-        ...
-
-
-@dataclass(frozen=True)
-class RowContext:
-    """What all rows of a run have in common."""
-
-    recipe: Recipe
-    sampling: dict[str, Any]
-    run_seed: int
-    model: str
-    model_revision: str = ""
-    variant: str = "default"
 
 
 @dataclass(frozen=True)
@@ -287,68 +258,3 @@ def _start_engine(spec: EngineSpec) -> Engine:
     from services.vllm_engine import VllmEngine
 
     return VllmEngine.start(spec, path, revision)
-
-
-def finished_record(
-    row: WorkRow, context: RowContext, seed: int, prompt: Prompt, generation: Generation
-) -> dict[str, Any]:
-    """One row of ROW_SCHEMA from what the engine wrote."""
-    return {
-        **_lineage(row, context, seed),
-        "text": generation.text,
-        "state": ACCEPTED,
-        "reason": "",
-        "emotion": prompt.emotion,
-        "emotions": prompt.emotions,
-        "inputs": _json(prompt.inputs),
-        "finish_reason": generation.finish_reason,
-        "prompt_tokens": generation.prompt_tokens,
-        "cached_prompt_tokens": generation.cached_prompt_tokens,
-        "output_tokens": generation.output_tokens,
-        "attempts": row.attempt + 1,
-        "started_at": generation.started_at,
-        "duration_seconds": generation.duration_seconds,
-    }
-
-
-def failed_record(row: WorkRow, context: RowContext, seed: int, reason: str) -> dict[str, Any]:
-    """One row of ROW_SCHEMA for a row that could not be generated."""
-    return {
-        **_lineage(row, context, seed),
-        "text": "",
-        "state": ERROR,
-        "reason": _encodable(reason),
-        "emotion": "",
-        "emotions": [],
-        "inputs": _json(row.values or {}),
-        "finish_reason": "error",
-        "prompt_tokens": 0,
-        "cached_prompt_tokens": 0,
-        "output_tokens": 0,
-        "attempts": row.attempt,
-        "started_at": datetime.now(UTC),
-        "duration_seconds": 0.0,
-    }
-
-
-def _lineage(row: WorkRow, context: RowContext, seed: int) -> dict[str, Any]:
-    return {
-        "source": row.source,
-        "row_index": row.row_index,
-        "sample": row.sample,
-        "variant": context.variant,
-        "prompt_id": context.recipe.prompt_id,
-        "prompt_hash": context.recipe.prompt_hash,
-        "model": context.model,
-        "model_revision": context.model_revision,
-        "seed": seed,
-    }
-
-
-def _json(values: dict[str, Any]) -> str:
-    return _encodable(json.dumps(values, ensure_ascii=False, default=str))
-
-
-def _encodable(text: str) -> str:
-    # JSON can smuggle in half of a surrogate pair, which Arrow cannot store.
-    return text.encode(errors="replace").decode()

@@ -65,7 +65,7 @@ class VllmEngine:
         prepare_environment(spec)
         log = _Log()
         try:
-            llm = AsyncLLM.fromengine_args(engine_args(spec, path))
+            llm = AsyncLLM.from_engine_args(engine_args(spec, path))
         except EngineError:
             raise
         except Exception as error:

@@ -9,6 +9,7 @@
     scale.py          bench scale: replicas added, memory, resume
     dry_run.py        a whole job over simulated replicas
     resume.py         a run with very many shards
+    gpu.py            raw vLLM and Kindling on one GPU (deploy/bench_gpu.sh)
     report.py         machine, ratios, goals, the last line
 
 A baseline runs in a process of its own, so that no arm inherits another's engine, Ray or memory.

@@ -23,6 +23,7 @@ from schemas.job import Cluster, Model
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE
 from services import warm_pool
 
+EMBEDDED = Model()
 # Small, so that commits happen while the engine works, as they do in a long run.
 _ROWS_PER_SHARD = 64
 
@@ -33,10 +34,10 @@ class Kindling:
     Must be used inside `services.cluster.connected`.
     """
 
-    def __init__(self, engine: dict[str, Any], cores: list[int]) -> None:
-        self._engine = engine
+    def __init__(self, engine: dict[str, Any], cores: list[int], model: Model = EMBEDDED) -> None:
+        self._engine, self._model = engine, model
         self._cluster = {"replicas": 1, "cpus_per_replica": len(cores)}
-        warm_pool.start_pool("bench", Model(), engine, Cluster(**self._cluster), idle_seconds=24 * 3600)
+        warm_pool.start_pool("bench", model, engine, Cluster(**self._cluster), idle_seconds=24 * 3600)
 
     def run(self, workload: Workload, source: Path, folder: Path) -> Result:
         """Serves a workload whose rows lie in `source` into a run folder.
@@ -48,6 +49,7 @@ class Kindling:
             "input": {"path": str(source)},
             "recipe": workload.recipe,
             "prompt": workload.prompt,
+            "model": self._model.model_dump(),
             "sampling": workload.sampling,
             "engine": self._engine,
             "cluster": self._cluster,
@@ -65,10 +67,12 @@ class Kindling:
 class Baseline:
     """A worker process (see `worker`) that serves the same requests without us."""
 
-    def __init__(self, module: str, engine: dict[str, Any], cores: list[int], log: Path) -> None:
+    def __init__(
+        self, module: str, engine: dict[str, Any], cores: list[int], log: Path, model: Model = EMBEDDED
+    ) -> None:
         self._log = log
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as spec:
-            json.dump({"engine": engine, "cores": cores}, spec)
+            json.dump({"engine": engine, "cores": cores, "model": model.model_dump()}, spec)
         command = [sys.executable, "-m", f"pipelines.benchmarks.{module}", spec.name]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(

@@ -21,7 +21,7 @@ from schemas.emotions import EMOTIONS
 from schemas.job import parse_job
 from services.coordinator import Coordinator
 from services.fake_engine import LatencyModel
-from services.replica import RowContext
+from services.records import RowContext
 from services.shard_index import read_index
 from services.simulation import SimulatedPool
 from services.store import ShardStore

@@ -11,7 +11,7 @@ A recipe is pickled to every replica and renders there.
 
 from schemas.errors import JobError
 from schemas.job import AugmentJob
-from services.replica import Recipe
+from services.records import Recipe
 
 
 def recipe_of(job: AugmentJob) -> Recipe:

@@ -39,7 +39,7 @@ class BabylmStory:
         self.prompt_hash = self._prompt.hash
 
     def render(self, values: dict[str, Any]) -> Prompt:
-        """See `services.replica.Recipe`."""
+        """See `services.records.Recipe`."""
         context = text_cell(values, "context")
         labels = values.get("emotion")
         labels = labels if isinstance(labels, list) else [text_cell(values, "emotion")]

@@ -17,7 +17,7 @@ class Messages:
     fields = ("messages",)
 
     def render(self, values: dict[str, Any]) -> Prompt:
-        """See `services.replica.Recipe`."""
+        """See `services.records.Recipe`."""
         messages = values.get("messages")
         if not isinstance(messages, list) or not messages:
             raise RowError("messages is not a list of chat messages")

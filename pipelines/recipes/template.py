@@ -22,7 +22,7 @@ class Template:
         self.fields = self._prompt.variables
 
     def render(self, values: dict[str, Any]) -> Prompt:
-        """See `services.replica.Recipe`."""
+        """See `services.records.Recipe`."""
         for field in self.fields:
             value = values.get(field)
             if value is None:
