@@ -143,11 +143,12 @@ def bench_throughput(
 def bench_scale(
     rows: Annotated[int, typer.Option(help="of the largest simulated run")] = 10_000_000,
     shards: Annotated[int, typer.Option(help="of the run that is resumed")] = 100_000,
+    rows_per_replica: Annotated[int, typer.Option(help="of the runs whose efficiency is measured")] = 3600,
 ) -> None:
     """Replicas added without loss, the driver's cost and memory, and the resume of a run with many shards."""
     from pipelines.benchmarks.scale import scale
 
-    _exit_unless(scale(rows, shards))
+    _exit_unless(scale(rows, shards, rows_per_replica))
 
 
 @pool_app.command("start")

@@ -28,6 +28,8 @@ def connected(address: str | None) -> Iterator[None]:
         return
     # A service sends nothing home unless its owner asks for it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's workers would give way to every other process of the machine, but engines are what it is there for.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:

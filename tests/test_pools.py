@@ -1,6 +1,8 @@
 """Warm pools on the fake engine: real Ray, real processes, the command line and the Python call."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -83,6 +85,21 @@ def test_a_pool_survives_the_kill_9_of_its_job(fake_job, tmp_path, pool, ray_clu
     assert pids_of(run) == before and verify(run).faults == []
     # The dead job's session ends, and so does its share of the pool.
     wait_for(lambda: list_pools()[0].jobs == 0)
+
+
+@pytest.mark.slow
+def test_a_job_that_was_taken_for_dead_goes_on(fake_job, tmp_path, pool, ray_cluster):
+    fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.02}
+    pool()
+    job = another(fake_job, tmp_path, "asleep")
+    process = start(job, tmp_path, ray_cluster)
+    wait_for(lambda: finished_rows(job["output"]["path"]) > 4)
+    os.kill(process.pid, signal.SIGSTOP)
+    wait_for(lambda: list_pools()[0].jobs == 0, 40)
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.wait(60) == 0
+    assert verify(job["output"]["path"]).rows["accepted"] == 40
+    assert {row["attempts"] for batch in ShardStore(job["output"]["path"]).rows() for row in batch.to_pylist()} == {1}
 
 
 def test_a_pool_that_is_stopped_under_its_job_costs_no_row(fake_job, tmp_path, pool, ray_cluster):

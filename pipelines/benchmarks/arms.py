@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
 
 from pipelines.augmentation import augment
 from pipelines.benchmarks.worker import Result, result
@@ -58,6 +60,30 @@ class Kindling:
         }
         summary = augment(job)
         return _read(folder, summary.serving_seconds)
+
+    def seconds_to_first_row(self, folder: Path) -> float:
+        """From the start of a `kindling augment` process, nothing imported yet, until its first row is finished."""
+        folder.mkdir()
+        (folder / "rows.jsonl").write_text('{"text": "Say hello."}\n')
+        (folder / "prompt.jinja").write_text("{{ text }}")
+        job = {
+            "name": "first",
+            "input": {"path": str(folder / "rows.jsonl")},
+            "recipe": "template",
+            "prompt": str(folder / "prompt.jinja"),
+            "model": self._model.model_dump(),
+            "sampling": {"max_tokens": 8},
+            "engine": self._engine,
+            "cluster": {**self._cluster, "address": ray.get_runtime_context().gcs_address},
+            "output": {"path": str(folder / "run")},
+            "metrics": {"port": None},
+        }
+        (folder / "job.yaml").write_text(json.dumps(job))  # JSON is YAML
+        command = [sys.executable, "-m", "pipelines", "augment", str(folder / "job.yaml")]
+        began = datetime.now(UTC)
+        subprocess.run(command, check=True, capture_output=True)
+        (row,) = pq.read_table(folder / "run" / "data").to_pylist()
+        return (row["started_at"] - began).total_seconds() + row["duration_seconds"]
 
     def close(self) -> None:
         """Ends the pool."""

@@ -26,10 +26,7 @@ from services.store import ShardStore
 ENGINE = {"max_num_seqs": 32, "step_seconds": 0.03}
 REAL = (1, 4, 16)
 SIMULATED = (1, 4, 16, 64, 256)
-# A run must be long beside a single row, or its first and last seconds are what is measured.
-_ROWS_PER_REPLICA = 3600
 _FEW_ROWS = 10_000
-_SHARDS = 100_000
 _LEAST_EFFICIENCY = 0.98
 _MOST_DISAGREEMENT = 0.02
 _MOST_MICROSECONDS_PER_ROW = 50
@@ -51,13 +48,14 @@ class RealRun:
     driver_seconds: float
 
 
-def scale(rows: int = 10_000_000, shards: int = _SHARDS, rows_per_replica: int = _ROWS_PER_REPLICA) -> bool:
+def scale(rows: int = 10_000_000, shards: int = 100_000, rows_per_replica: int = 3600) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:
         rows: of the largest simulated run, whose memory is compared with that of 10,000 rows.
         shards: of the run that is resumed.
-        rows_per_replica: of the runs whose efficiency is measured.
+        rows_per_replica: of the runs whose efficiency is measured; they must be long beside a single row, or their
+            first and last seconds are what is measured.
     """
     real = [_real_run(replicas, replicas * rows_per_replica) for replicas in REAL]
     cost = max(run.driver_seconds / run.rows for run in real)

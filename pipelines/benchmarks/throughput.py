@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from pipelines.benchmarks.workloads import WORKLOADS, Workload
 from services.cluster import connected
 
 ENGINE = {"max_model_len": 2048, "max_num_seqs": 64, "kv_cache_memory_bytes": 2 << 30}
-# p3 again where the KV cache holds the requests that run and hardly more, so that examples are computed anew unless
-# their rows follow each other.
-SMALL_CACHE = {"max_model_len": 2048, "max_num_seqs": 16, "kv_cache_memory_bytes": 320 << 20, "block_size": 32}
+# p3 again, for the openings of stories, where the KV cache holds the eight requests that run and hardly more (4,350
+# tokens of the embedded model): an emotion's examples are computed anew unless its rows follow each other.
+SMALL_CACHE = {"max_model_len": 2048, "max_num_seqs": 8, "kv_cache_memory_bytes": 96 << 20, "block_size": 32}
+_OPENING_TOKENS = 48
 # (batch_size, max_concurrent_batches); a batch is done with its slowest row, so more rows than the engine runs have to
 # be under way.
 GRID = [(16, 16), (64, 8), (64, 16)]
@@ -38,11 +39,12 @@ _IDLE_SECONDS = 5.0
 _GOALS = {"whole": 0.98, "chunks": 1.25, "ray": 1.25}
 _LEAST_RATIO_TO_WHOLE = 0.95
 _SMALL_CACHE_GOAL = 1.15
+_MOST_FIRST_ROW_SECONDS = 3.0
 
 _console = Console(stderr=True)
 
 
-class _Bench:
+class Bench:
     """One bench in its scratch folder: prepares workloads, runs arms, keeps every raw sample."""
 
     def __init__(self, folder: Path, cores: list[int]) -> None:
@@ -50,6 +52,7 @@ class _Bench:
         self._runs = 0
         self.samples: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self.grid: dict[str, float] = {}
+        self.first_row_seconds: list[float] = []
 
     def measure(
         self, name: str, workloads: list[Workload], engine: dict[str, Any], arms: list[str], rounds: int
@@ -79,6 +82,7 @@ class _Bench:
                 # Alternating order: what runs first may find the machine in another state than what runs last.
                 for arm in arms if round_ % 2 == 0 else arms[::-1]:
                     self._keep(name or workload.name, arm, self._run(arm, workload, engine, raw, ours, batches))
+        self.first_row_seconds = [ours.seconds_to_first_row(self._folder / f"first-{i}") for i in range(3)]
         return at_rest
 
     def _best_of_grid(self, workload: Workload, engine: dict[str, Any]) -> tuple[int, int]:
@@ -135,31 +139,37 @@ def throughput(data: str, rows: int = 192, rounds: int = 3) -> bool:
     """
     cores = sorted(os.sched_getaffinity(0))
     workloads = [make(Path(data), rows) for make in WORKLOADS.values()]
-    small = next(workload for workload in workloads if workload.name == "p3")
+    p3 = next(workload for workload in workloads if workload.name == "p3")
+    openings = replace(p3, name="p3-openings", sampling={**p3.sampling, "max_tokens": _OPENING_TOKENS})
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as folder, connected(None):
-        bench = _Bench(Path(folder), cores)
+        bench = Bench(Path(folder), cores)
         at_rest = bench.measure("", workloads, ENGINE, ["whole", "chunks", "ray", "kindling"], rounds)
-        bench.measure("p3, small cache", [small], SMALL_CACHE, ["whole", "kindling"], rounds)
+        first_row_seconds = bench.first_row_seconds
+        bench.measure("p3, small cache", [openings], SMALL_CACHE, ["whole", "kindling"], rounds)
     _print_table(bench.samples)
     settings = {
         "rows": rows, "rounds": rounds, "cores": cores, "engine": ENGINE, "small_cache": SMALL_CACHE,
-        "sampling": {workload.name: workload.sampling for workload in workloads},
-        "ray_grid_tokens_per_second": bench.grid, "busy_at_rest": at_rest,
+        "sampling": {workload.name: workload.sampling for workload in [*workloads, openings]},
+        "ray_grid_tokens_per_second": bench.grid, "busy_at_rest": at_rest, "first_row_seconds": first_row_seconds,
     }  # fmt: skip
-    return conclude("throughput", settings, bench.samples, _goals(bench.samples))
+    return conclude("throughput", settings, bench.samples, goals_of(bench.samples, first_row_seconds))
 
 
-def _goals(samples: dict[str, dict[str, list[dict[str, Any]]]]) -> list[Goal]:
+def goals_of(samples: dict[str, dict[str, list[dict[str, Any]]]], first_row_seconds: list[float]) -> list[Goal]:
+    """What the samples come to, beside what they should."""
     goals = []
     for workload, arms in samples.items():
         small = "small" in workload
         for arm in arms:
-            if arm != "kindling":
-                found = _ratio(arms, arm)
-                goals.append(Goal(f"{workload}: kindling / {arm}", found.median,
-                                  _SMALL_CACHE_GOAL if small else _GOALS[arm]))  # fmt: skip
-                if arm == "whole" and not small:
-                    goals.append(Goal(f"{workload}: kindling / {arm}, lowest", found.low, _LEAST_RATIO_TO_WHOLE))
+            if arm == "kindling":
+                continue
+            found = _ratio(arms, arm)
+            wanted = _SMALL_CACHE_GOAL if small else _GOALS[arm]
+            goals.append(Goal(f"{workload}: kindling / {arm}", found.median, wanted))
+            if arm == "whole" and not small:
+                goals.append(Goal(f"{workload}: kindling / {arm}, lowest", found.low, _LEAST_RATIO_TO_WHOLE))
+    first = statistics.median(first_row_seconds)
+    goals.append(Goal("seconds to the first row on a warm pool", first, _MOST_FIRST_ROW_SECONDS, at_least=False))
     return goals
 
 

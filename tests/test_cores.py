@@ -1,0 +1,79 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, wait_for
+
+from schemas.job import Model
+from services import cpu_settings
+from services.cores import CoreClaim
+from services.cpu_settings import cpu_environment, prepare_cpu
+from services.engine import EngineSpec
+
+ALL = sorted(os.sched_getaffinity(0))
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path, monkeypatch):
+    """Engines that run on this machine hold cores too."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def test_claims_are_disjoint_until_there_are_no_cores_left(caplog):
+    claims = [CoreClaim(1) for _ in ALL]
+    assert sorted(core for claim in claims for core in claim.cores) == ALL
+    beyond = CoreClaim(1)
+    assert beyond.cores == (ALL[0],) and "sharing" in caplog.text
+
+
+def test_a_claim_takes_what_is_free_where_that_is_less():
+    held = CoreClaim(1)
+    assert set(CoreClaim(len(ALL)).cores) == set(ALL) - set(held.cores)
+
+
+def test_a_killed_process_gives_its_cores_back(tmp_path):
+    code = "from services.cores import CoreClaim; c = CoreClaim(999); print(len(c.cores), flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert int(other.stdout.readline()) == len(ALL)
+    other.kill()
+    other.wait()
+    assert wait_for(lambda: CoreClaim(len(ALL)).cores) == tuple(ALL)
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    for name in ("VLLM_CPU_OMP_THREADS_BIND", "LD_PRELOAD"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")
+    return monkeypatch
+
+
+def spec(*cores, **engine):
+    return EngineSpec(Model(), engine, cores=cores)
+
+
+def test_ranks_of_an_engine_share_its_cores(clean):
+    clean.setattr(cpu_settings, "_ALLOCATORS", ())
+    prepare_cpu(spec(2, 3, 4, 5, tensor_parallel_size=2))
+    assert cpu_environment() == {"VLLM_CPU_OMP_THREADS_BIND": "2,3|4,5"}
+
+
+def test_an_allocator_is_preloaded_where_one_is_installed(clean, tmp_path):
+    library = tmp_path / "libtcmalloc_minimal.so.4"
+    clean.setattr(cpu_settings, "_ALLOCATORS", (str(tmp_path / "*.so.4"),))
+    prepare_cpu(spec())
+    assert cpu_environment() == {}
+    library.touch()
+    prepare_cpu(spec())
+    assert cpu_environment() == {"LD_PRELOAD": str(library)}
+
+
+def test_an_allocator_that_the_user_chose_stays(clean, tmp_path):
+    (tmp_path / "libtcmalloc_minimal.so.4").touch()
+    clean.setattr(cpu_settings, "_ALLOCATORS", (str(tmp_path / "*.so.4"),))
+    clean.setenv("LD_PRELOAD", "/opt/libjemalloc.so")
+    prepare_cpu(spec())
+    assert cpu_environment() == {"LD_PRELOAD": "/opt/libjemalloc.so"}
