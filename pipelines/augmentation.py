@@ -41,6 +41,7 @@ class Summary:
         serving_seconds: from the first engine of this start being up until the last row was durable.
         tokens_per_second: output tokens of accepted rows over that time.
         coordinator_seconds: processor time of the thread that hands rows out and takes them back.
+        writer_seconds: processor time of the thread that logs and commits them.
     """
 
     run: str
@@ -51,6 +52,7 @@ class Summary:
     serving_seconds: float
     tokens_per_second: float
     coordinator_seconds: float
+    writer_seconds: float
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -104,9 +106,10 @@ def _generate(
         pool = ReplicaPool(job.model, job.engine, job.cluster, context)
 
         def should_stop() -> bool:
-            states = Counter(member.phase for member in pool.members)
-            display.update(serving=states["serving"] > 0)
-            progress.publish(coordinator.in_flight, states)
+            if progress.due():
+                states = Counter(member.phase for member in pool.members)
+                display.update(serving=states["serving"] > 0)
+                progress.publish(coordinator.in_flight, states)
             return stopped.is_set() or writer.error is not None
 
         def on_ready(member: Member) -> None:
@@ -118,10 +121,10 @@ def _generate(
         coordinator = Coordinator(pool, context, rows, left, writer.put, should_stop, on_ready)
         try:
             done = coordinator.run()
-            progress.coordinator_seconds = coordinator.cpu_seconds
         finally:
             writer.close()
             progress.on_end()
+            progress.coordinator_seconds, progress.writer_seconds = coordinator.cpu_seconds, writer.cpu_seconds
             pool.stop()
             progress.publish(0, Counter())
     if writer.error is not None:
@@ -217,4 +220,5 @@ def _summary(store: ShardStore, progress: Progress) -> Summary:
         serving_seconds=round(progress.serving_seconds, 3),
         tokens_per_second=round(progress.goodput(), 1),
         coordinator_seconds=round(progress.coordinator_seconds, 3),
+        writer_seconds=round(progress.writer_seconds, 3),
     )

@@ -22,6 +22,8 @@ _log = logging.getLogger("kindling")
 
 # Without a terminal, one line this often, and one a shard.
 _LINE_SECONDS = 60.0
+# Gauges and the bar are set this often.
+_PUBLISH_SECONDS = 0.2
 # The rates shown are over this long: short enough to see a change, long enough for rows that take a minute.
 _WINDOW_SECONDS = 60.0
 
@@ -41,12 +43,13 @@ class Progress:
         self.shards = 0
         self.output_tokens = 0
         self.generated_here = 0
-        self.coordinator_seconds = 0.0
+        self.coordinator_seconds = self.writer_seconds = 0.0
         self._accepted_tokens_here = 0
         self._lock = threading.Lock()
         self._serving_since: float | None = None
         self._ended_at: float | None = None
         self._recent: deque[tuple[float, int, int]] = deque()
+        self._told_at = -_PUBLISH_SECONDS
 
     @property
     def finished(self) -> int:
@@ -83,7 +86,7 @@ class Progress:
         accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
         self.generated_here += batch.num_rows
         self._accepted_tokens_here += accepted
-        self._recent.append((monotonic(), batch.num_rows, output))
+        self._remember(batch.num_rows, output)
 
     def on_commit(self, manifest: Manifest) -> None:
         """Counts a shard that is durable now."""
@@ -94,12 +97,13 @@ class Progress:
     def rates(self) -> tuple[float, float]:
         """(rows, output tokens) a second over the last minute; zero before the first row."""
         now = self._ended_at or monotonic()
-        while self._recent and now - self._recent[0][0] > _WINDOW_SECONDS:
-            self._recent.popleft()
-        if not self._recent or self._serving_since is None:
+        with self._lock:
+            while self._recent and now - self._recent[0][0] > _WINDOW_SECONDS:
+                self._recent.popleft()
+            recent = list(self._recent)
+        if not recent or self._serving_since is None:
             return 0.0, 0.0
         seconds = max(min(now - self._serving_since, _WINDOW_SECONDS), 1e-3)
-        recent = list(self._recent)
         return sum(rows for _, rows, _ in recent) / seconds, sum(tokens for _, _, tokens in recent) / seconds
 
     def eta_seconds(self) -> float | None:
@@ -117,6 +121,14 @@ class Progress:
         if self._serving_since is None:
             return 0.0
         return (self._ended_at or monotonic()) - self._serving_since
+
+    def due(self) -> bool:
+        """Whether it is time to show and publish again; asked thousands of times a second."""
+        now = monotonic()
+        if now - self._told_at < _PUBLISH_SECONDS:
+            return False
+        self._told_at = now
+        return True
 
     def publish(self, in_flight: int, replicas: Counter[str]) -> None:
         """Sets the gauges."""
@@ -136,6 +148,14 @@ class Progress:
         failed = f" ({self.rows[ERROR]} errors)" if self.rows[ERROR] else ""
         left = f", about {_clock(eta)} left" if eta is not None else ""
         return f"{self.finished}/{self.total} rows{failed}, {tokens_per_second:.0f} output tokens/s{left}"
+
+    def _remember(self, rows: int, tokens: int) -> None:
+        now = monotonic()
+        with self._lock:
+            if self._recent and now - self._recent[-1][0] < _PUBLISH_SECONDS:
+                now, earlier_rows, earlier_tokens = self._recent.pop()
+                rows, tokens = rows + earlier_rows, tokens + earlier_tokens
+            self._recent.append((now, rows, tokens))
 
     def _count(self, counts: Any, prompt: int, cached: int, output: int) -> None:
         run = self.run.name

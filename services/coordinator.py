@@ -159,4 +159,4 @@ class Coordinator:
         for row in rows:
             seed = row_seed(context.run_seed, row.source, row.row_index, row.sample, context.variant)
             records.append(failed_record(row, context, seed, reason))
-        return Finished([row.unit for row in rows], [row.shard for row in rows], to_batch(records), share=0)
+        return Finished.of(rows, to_batch(records))

@@ -1,6 +1,8 @@
 """The replicas of a job: a warm pool's where one fits, or its own; and their replacement when one dies."""
 
 import logging
+import pickle
+import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from schemas.rows import WorkRow
 from services.engine import EngineDeadError, EngineInfo
 from services.placement import replica_actor, replica_spec
 from services.records import RowContext
-from services.replica import COALESCE_SECONDS, Finished, Opened, SessionLostError
+from services.replica import Finished, Opened, SessionLostError
 from services.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")
@@ -22,9 +24,9 @@ _log = logging.getLogger("kindling")
 # A replica that dies this often in a row before it serves a row is not going to live.
 _MOST_DEATHS = 3
 _STOP_SECONDS = 15.0
-# How long a few finished rows may wait for others to travel with: longer where more replicas share the driver.
-_COALESCE_SECONDS_PER_REPLICA = 0.001
-_LONGEST_COALESCE_SECONDS = 0.25
+# Short beside the time for which the requests that wait inside an engine keep it full.
+_PAUSE_SECONDS_PER_REPLICA = 0.006
+_LONGEST_PAUSE_SECONDS = 0.1
 
 
 @dataclass(eq=False)
@@ -100,7 +102,7 @@ class ReplicaPool:
         if member.waits_for is None:
             self._exchange(member, rows)
         else:
-            member.actor.submit.remote(self._job, rows)
+            member.actor.submit.remote(pickle.dumps((self._job, rows)))
 
     def wait(self, timeout: float) -> list[Ready | Returned | Lost]:
         """What happened, at once or within `timeout` seconds.
@@ -112,10 +114,13 @@ class ReplicaPool:
             if member.waits_for is None:
                 self._exchange(member, [])
         waiting = {member.waits_for: member for member in self.members}
-        ready, _ = ray.wait(list(waiting), timeout=timeout)
-        if ready:
-            # Others may be ready too; one call finds them all.
-            ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+        refs, ready = list(waiting), []
+        if len(refs) > 1:
+            # With many replicas there is always news of some; one look at all of them costs the driver less than many.
+            time.sleep(min(_PAUSE_SECONDS_PER_REPLICA * len(refs), _LONGEST_PAUSE_SECONDS))
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not ready:
+            ready, _ = ray.wait(refs, timeout=timeout)
         return [self._news(waiting[ref], ref) for ref in ready]
 
     def replace(self, member: Member, cause: str) -> None:
@@ -168,8 +173,8 @@ class ReplicaPool:
         self.members[member.number] = member
 
     def _exchange(self, member: Member, rows: list[WorkRow]) -> None:
-        coalesce = coalesce_seconds(len(self.members))
-        member.waits_for = member.actor.exchange.remote(self._job, rows, coalesce)
+        message = pickle.dumps((self._job, rows))
+        member.waits_for = member.actor.exchange.remote(message)
 
     def _news(self, member: Member, ref: ray.ObjectRef) -> Ready | Returned | Lost:
         try:
@@ -187,18 +192,16 @@ class ReplicaPool:
             ) from error  # fmt: skip
         except ray.exceptions.RayError as error:
             return Lost(member, str(error).splitlines()[0])
-        return self._advanced(member, answer)
-
-    def _advanced(self, member: Member, answer: Opened | Finished) -> Ready | Returned:
         member.waits_for = None
+        return self._returned(member, answer) if isinstance(answer, bytes) else self._ready(member, answer)
+
+    def _returned(self, member: Member, answer: bytes) -> Returned:
+        finished: Finished = pickle.loads(answer)
+        member.share = finished.share
+        return Returned(member, finished)
+
+    def _ready(self, member: Member, answer: Opened) -> Ready:
         member.share = answer.share
-        if isinstance(answer, Finished):
-            return Returned(member, answer)
         member.info, member.node, member.cores = answer.info, answer.node, answer.cores
         member.phase = "serving"
         return Ready(member)
-
-
-def coalesce_seconds(replicas: int) -> float:
-    """How long a replica waits for more rows to send along with a finished one, as long as they are few."""
-    return min(max(COALESCE_SECONDS, _COALESCE_SECONDS_PER_REPLICA * replicas), _LONGEST_COALESCE_SECONDS)

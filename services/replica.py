@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 import os
+import pickle
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from schemas.rows import RowError, WorkRow, row_seed, to_batch
+from schemas.rows import ROW_SCHEMA, RowError, WorkRow, row_seed, to_batch
 from services.cores import CoreClaim
 from services.engine import Engine, EngineDeadError, EngineInfo, EngineSpec
 from services.fake_engine import FakeEngine
@@ -25,8 +26,11 @@ _log = logging.getLogger("kindling")
 
 # Requests that wait inside the engine, so that a finished one is followed at once: prompts are tokenized ahead there.
 OVERSUBSCRIPTION = 1.1
-# Rows that finish this soon after another travel with it in any case.
-COALESCE_SECONDS = 0.02
+# A finished row waits this long at least, and that long at most while there are few, for others to travel with: what a
+# message costs the driver is many times what a row costs it.
+LEAST_WAIT_SECONDS = 0.02
+MOST_WAIT_SECONDS = 1.0
+_MOST_OF_WAITING = 0.7
 # A call that waits for rows returns empty-handed after this, so that the driver hears from every replica.
 _LONGEST_WAIT_SECONDS = 2.0
 # A job that was not heard of for so long is dead: its requests are dropped, and others get its share.
@@ -58,16 +62,30 @@ class Opened:
 
 @dataclass(frozen=True)
 class Finished:
-    """Finished rows: `batch` (ROW_SCHEMA) and, row by row, their units and shards.
+    """Finished rows.
 
     Attributes:
+        units: of each row.
+        shards: of each row.
+        encoded: the rows as one Arrow IPC batch of ROW_SCHEMA, which only the writer needs to read.
         share: requests that the job may have in flight from now on.
     """
 
     units: list[int]
     shards: list[int]
-    batch: pa.RecordBatch
+    encoded: bytes
     share: int
+
+    @classmethod
+    def of(cls, rows: list[WorkRow], batch: pa.RecordBatch, share: int = 0) -> "Finished":
+        """The rows whose records `batch` holds."""
+        encoded = batch.serialize().to_pybytes()
+        return cls([row.unit for row in rows], [row.shard for row in rows], encoded, share)
+
+    @property
+    def batch(self) -> pa.RecordBatch:
+        """The rows of ROW_SCHEMA."""
+        return pa.ipc.read_record_batch(pa.py_buffer(self.encoded), ROW_SCHEMA)
 
 
 @dataclass
@@ -76,7 +94,7 @@ class _Session:
 
     Attributes:
         news: set where there are records, or the engine is dead.
-        many: set where there are so many that they should not wait for more.
+        many: set where there are so many that they should not wait for more, or none is to come.
         heard_at: when the job last called, on the monotonic clock; infinity while a call of it waits here.
     """
 
@@ -134,8 +152,16 @@ class Replica:
         self._sessions[job] = _Session(replace(context, model_revision=info.model_revision))
         return Opened(info, ray.get_runtime_context().get_node_id(), self._cores, self._share())
 
-    async def submit(self, job: str, rows: list[WorkRow]) -> None:
-        """Hands rows to the engine and returns at once; `exchange` brings them back."""
+    async def submit(self, message: bytes) -> None:
+        """Hands rows to the engine and returns at once; `exchange` brings them back.
+
+        Args:
+            message: pickled (job, rows).
+        """
+        job, rows = pickle.loads(message)
+        self._submit(job, rows)
+
+    def _submit(self, job: str, rows: list[WorkRow]) -> None:
         if session := self._sessions.get(job):
             for row in rows:
                 task = asyncio.create_task(self._run(session, row))
@@ -143,26 +169,33 @@ class Replica:
                 session.tasks.add(task)
                 task.add_done_callback(session.tasks.discard)
 
-    async def exchange(self, job: str, rows: list[WorkRow], coalesce_seconds: float) -> Finished:
+    async def exchange(self, message: bytes) -> bytes:
         """Hands rows to the engine, waits for finished ones, and returns all there are; none if a while passed without.
 
+        Both ways one bytes object: Ray encodes each argument, and each column of an Arrow batch, for itself, which
+        would be most of what a row costs the driver.
+
         Args:
-            coalesce_seconds: how long finished rows may wait for others to travel with, as long as they are few.
+            message: pickled (job, rows).
+
+        Returns:
+            A pickled `Finished`.
 
         Raises:
             EngineDeadError: the engine is gone, and all that it finished was taken.
             SessionLostError: this job was silent for too long.
         """
+        job, rows = pickle.loads(message)
         session = self._sessions.get(job)
         if session is None:
             raise SessionLostError
-        await self.submit(job, rows)
+        self._submit(job, rows)
         session.heard_at = math.inf
         try:
-            if not session.records and self._dead is None:
+            if self._dead is None:
                 await asyncio.wait_for(session.news.wait(), _LONGEST_WAIT_SECONDS)
-                await asyncio.sleep(COALESCE_SECONDS)
-                await asyncio.wait_for(session.many.wait(), coalesce_seconds - COALESCE_SECONDS)
+                await asyncio.sleep(LEAST_WAIT_SECONDS)
+                await asyncio.wait_for(session.many.wait(), MOST_WAIT_SECONDS - LEAST_WAIT_SECONDS)
         except TimeoutError:
             pass
         finally:
@@ -173,7 +206,7 @@ class Replica:
         session.many.clear()
         records, session.records = session.records, []
         batch = to_batch([record for _, record in records])
-        return Finished([row.unit for row, _ in records], [row.shard for row, _ in records], batch, self._share())
+        return pickle.dumps(Finished.of([row for row, _ in records], batch, self._share()))
 
     async def close(self, job: str) -> None:
         """Ends a job's session; rows that are still running are dropped."""
@@ -241,13 +274,14 @@ class Replica:
             record = failed_record(row, context, seed, f"{type(error).__name__}: {error}")
         session.records.append((row, record))
         session.news.set()
-        if len(session.records) >= many_rows(self._share()):
+        # The task that runs this is still among them.
+        if len(session.tasks) <= 1 or len(session.records) >= many_rows(self._share()):
             session.many.set()
 
 
 def many_rows(share: int) -> int:
-    """Finished rows that must not wait for others: half of those that an engine holds beyond what it runs."""
-    return max(int(share * (1 - 1 / OVERSUBSCRIPTION) / 2), 1)
+    """Finished rows that must not wait for others: most of those that an engine holds beyond what it runs."""
+    return max(int(share * (1 - 1 / OVERSUBSCRIPTION) * _MOST_OF_WAITING), 1)
 
 
 def _start_engine(spec: EngineSpec) -> Engine:

@@ -18,11 +18,31 @@ import pyarrow as pa
 
 from schemas.rows import ACCEPTED, ROW_SCHEMA, WorkRow, to_batch
 from services.fake_engine import LONGEST_WORDS, SHORTEST_WORDS, LatencyModel
-from services.pool import Lost, Member, Ready, Returned, coalesce_seconds
-from services.replica import COALESCE_SECONDS, OVERSUBSCRIPTION, Finished, many_rows
+from services.pool import Lost, Member, Ready, Returned
+from services.replica import LEAST_WAIT_SECONDS, MOST_WAIT_SECONDS, OVERSUBSCRIPTION, Finished, many_rows
 
 # One way between driver and replica, on one machine or in one cluster: Ray's own cost of a small call.
 _MESSAGE_SECONDS = 0.001
+
+
+class IdealPool:
+    """Slots that take rows in the order they come, each as soon as one is free: what no scheduler of that order beats.
+
+    Args:
+        slots: requests that all replicas together run at once.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._free_at = [0.0] * slots
+
+    def run(self, seconds: float) -> None:
+        """Runs the next row, which takes this long."""
+        heapq.heapreplace(self._free_at, self._free_at[0] + seconds)
+
+    @property
+    def seconds(self) -> float:
+        """When the last row is done."""
+        return max(self._free_at)
 
 
 @dataclass
@@ -50,17 +70,16 @@ class SimulatedPool:
     Attributes:
         now: seconds on the virtual clock.
         rows: finished so far.
-        slot_seconds: engine time given to rows, over all slots of all replicas.
+        ideal_seconds: in which the same rows would be done if messages and the driver took no time.
     """
 
     def __init__(self, replicas: int, latency: LatencyModel, prompt_tokens: int, driver_seconds_per_row: float) -> None:
         self.members = [Member(number, None) for number in range(replicas)]
         self.now = 0.0
         self.rows = 0
-        self.slot_seconds = 0.0
+        self._ideal = IdealPool(replicas * latency.max_num_seqs)
         self._latency, self._prompt_tokens = latency, prompt_tokens
         self._driver_seconds_per_row = driver_seconds_per_row
-        self._coalesce_seconds = coalesce_seconds(replicas)
         self._replicas = [_Replica(member) for member in self.members]
         self._many = many_rows(math.ceil(latency.max_num_seqs * OVERSUBSCRIPTION))
         self._draw = random.Random(0)
@@ -69,6 +88,11 @@ class SimulatedPool:
         self._inbox: deque[Ready | Returned | Lost] = deque(Ready(member) for member in self.members)
         for member in self.members:
             member.phase, member.share = "serving", math.ceil(latency.max_num_seqs * OVERSUBSCRIPTION)
+
+    @property
+    def ideal_seconds(self) -> float:
+        """See the class."""
+        return self._ideal.seconds
 
     def hand(self, member: Member, rows: list[WorkRow]) -> None:
         """See `services.pool.ReplicaPool.hand`."""
@@ -127,19 +151,19 @@ class SimulatedPool:
         if not replica.asked or not replica.finished:
             return
         if replica.answer_by == math.inf:
-            replica.answer_from, replica.answer_by = at + COALESCE_SECONDS, at + self._coalesce_seconds
+            replica.answer_from, replica.answer_by = at + LEAST_WAIT_SECONDS, at + MOST_WAIT_SECONDS
             self._at(replica.answer_from, "answer", replica, [])
             self._at(replica.answer_by, "answer", replica, [])
-        many = len(replica.finished) >= self._many and at >= replica.answer_from
-        if many or at >= replica.answer_by:
+        none_to_come = not replica.running and not replica.queue
+        many = none_to_come or len(replica.finished) >= self._many
+        if (many and at >= replica.answer_from) or at >= replica.answer_by:
             self._at(at + _MESSAGE_SECONDS, "came", replica, replica.finished)
             replica.finished, replica.answer_by, replica.asked = [], math.inf, False
 
     def _came(self, at: float, replica: _Replica, rows: list[WorkRow]) -> None:
         replica.member.waits_for = None
         self.rows += len(rows)
-        units, shards = [row.unit for row in rows], [row.shard for row in rows]
-        self._inbox.append(Returned(replica.member, Finished(units, shards, _batch(rows), replica.member.share)))
+        self._inbox.append(Returned(replica.member, Finished.of(rows, _batch(rows), replica.member.share)))
 
     def _fill(self, at: float, replica: _Replica) -> None:
         while replica.queue and replica.running < self._latency.max_num_seqs:
@@ -147,7 +171,7 @@ class SimulatedPool:
             replica.running += 1
             words = self._draw.randint(SHORTEST_WORDS, LONGEST_WORDS)
             seconds = self._latency.request_seconds(self._prompt_tokens, words)
-            self.slot_seconds += seconds
+            self._ideal.run(seconds)
             self._at(at + seconds, "done", replica, [row])
 
 

@@ -6,6 +6,7 @@ It works in a thread of the driver, so that no commit ever stands between a fini
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,9 @@ from services.store import ShardStore
 
 # Messages that may wait for the writer; beyond that the coordinator waits, and with it dispatch.
 _QUEUE_LENGTH = 1024
+# The coordinator's thread and this one share an interpreter.
+_REST_PER_WORK = 50
+_LONGEST_REST_SECONDS = 0.5
 
 
 @dataclass
@@ -81,10 +85,13 @@ class ShardWriter:
             self._log.drop(shard)
         self._first_rows = _first_rows(run)
         self._shards: dict[int, _OpenShard] = {}
+        self._closing = threading.Event()
         self._queue: queue.Queue[Finished | int | None] = queue.Queue(_QUEUE_LENGTH)
         self._thread = threading.Thread(target=self._work, name="shard-writer", daemon=True)
         self.error: Exception | None = None
         """what ended the writer: a full disk, say; nothing that it took after that is kept"""
+        self.cpu_seconds = 0.0
+        """processor time of the thread, once it ended"""
         self._thread.start()
 
     def open(self, number: int, start: int, end: int) -> set[int]:
@@ -112,6 +119,7 @@ class ShardWriter:
 
     def close(self) -> None:
         """Commits what is complete, keeps the rest in the log, and ends the thread."""
+        self._closing.set()
         while self._thread.is_alive():
             try:
                 self._queue.put(None, timeout=1)
@@ -125,16 +133,20 @@ class ShardWriter:
             open_ended = True
             while open_ended:
                 items = self._waiting()
+                began = time.thread_time()
                 open_ended = None not in items
                 self._keep([item for item in items if isinstance(item, Finished)])
                 for number in items:
                     if isinstance(number, int):
                         self._commit(self._shards[number])
+                self._rest(time.thread_time() - began)
             if self._log is not None:
                 self._log.close()
             self._index.save()
         except Exception as error:  # told to the driver, which stops the job
             self.error = error
+        finally:
+            self.cpu_seconds = time.thread_time()
 
     def _waiting(self) -> list[Finished | int | None]:
         """All that came since the last time: a busy driver pays for writing a batch once in many messages."""
@@ -144,24 +156,35 @@ class ShardWriter:
                 items.append(self._queue.get_nowait())
         return items
 
+    def _rest(self, spent_seconds: float) -> None:
+        """Lets rows gather, the longer the more work there is: a hundred shards may be open, and what a row costs falls
+        with the number of rows that are logged together. A killed process loses no more than this time's rows.
+        """
+        if self._queue.qsize() < _QUEUE_LENGTH / 2:
+            self._closing.wait(min(_REST_PER_WORK * spent_seconds, _LONGEST_REST_SECONDS))
+
     def _keep(self, messages: list[Finished]) -> None:
         if not messages:
             return
         units = [unit for message in messages for unit in message.units]
         shards = np.array([shard for message in messages for shard in message.shards])
         rows = pa.concat_batches([message.batch for message in messages]) if len(messages) > 1 else messages[0].batch
+        kept, full = [], []
         for number in np.unique(shards):
-            mine = np.flatnonzero(shards == number)
             shard = self._shards.get(int(number))
             if shard is None:
                 continue  # committed already: these rows came back from two replicas
-            batch = rows if len(mine) == len(shards) else rows.take(pa.array(mine))
-            kept = shard.add([units[i] for i in mine], batch)
+            mine = np.flatnonzero(shards == number)
+            batch = shard.add([units[i] for i in mine], rows if len(mine) == len(shards) else rows.take(pa.array(mine)))
+            kept.append(batch)
             if self._log is not None:
-                self._log.append(shard.number, kept)
-            self._on_rows(kept, False)
+                self._log.append(shard.number, batch)
             if self._is_full(shard):
-                self._commit(shard)
+                full.append(shard)
+        if kept:
+            self._on_rows(pa.concat_batches(kept), False)
+        for shard in full:
+            self._commit(shard)
 
     def _is_full(self, shard: _OpenShard) -> bool:
         return len(shard.seen) == (shard.end - shard.start) * self._run.samples

@@ -43,7 +43,7 @@ def simulated(replicas, rows, driver_seconds_per_row=0.0):
 def test_simulated_engines_never_drain():
     pool = simulated(replicas=4, rows=6000)
     assert pool.rows == 6000
-    assert pool.slot_seconds / (4 * 8 * pool.now) > 0.98
+    assert pool.ideal_seconds / pool.now > 0.97
 
 
 def test_a_driver_that_is_too_slow_is_seen_in_the_simulation():

@@ -279,7 +279,7 @@ def test_what_is_written_in_all_grows_as_the_number_of_shards_does(monkeypatch):
 
 def finished(shard, state=ACCEPTED):
     numbers = range(shard * ROWS, (shard + 1) * ROWS)
-    return Finished(list(numbers), [shard] * ROWS, batch(*numbers, state=state), 0)
+    return Finished(list(numbers), [shard] * ROWS, batch(*numbers, state=state).serialize().to_pybytes(), 0)
 
 
 def write(store, run, shards):
@@ -322,7 +322,7 @@ def test_rows_of_open_shards_stay_in_the_log_where_the_index_cannot_be_written(t
     for shard in (0, 1):
         writer.open(shard, shard * ROWS, (shard + 1) * ROWS)
     logged.clear()
-    writer.put(Finished([ROWS], [1], batch(ROWS), 0))
+    writer.put(Finished([ROWS], [1], batch(ROWS).serialize().to_pybytes(), 0))
     assert logged.wait(60)
     writer.put(finished(0))
     writer.close()

@@ -4,7 +4,7 @@ Each run is made in a fresh process, so that its memory is its own.
 """
 
 import multiprocessing
-import resource
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class DryRun:
     """What a dry run came to.
 
     Attributes:
-        efficiency: engine time given to rows, over all that the replicas had from first to last row.
+        efficiency: the time that ideal replicas would take, over the time that it took.
         coordinator_seconds: processor time of the coordinator's thread, the simulation itself included.
         peak_mib: most memory that the process had resident.
     """
@@ -109,14 +109,13 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         if writer.error is not None:
             raise writer.error
         _check(store, rows)
-    slots = replicas * int(engine["max_num_seqs"])
     return DryRun(
         replicas=replicas,
         rows=rows,
         virtual_seconds=pool.now,
-        efficiency=pool.slot_seconds / (slots * pool.now),
+        efficiency=pool.ideal_seconds / pool.now,
         coordinator_seconds=coordinator.cpu_seconds,
-        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_mib=_peak_mib(),
     )
 
 
@@ -126,6 +125,12 @@ _PROMPT_TOKENS = 400
 
 def _not_stopped(writer: ShardWriter) -> Callable[[], bool]:
     return lambda: writer.error is not None
+
+
+def _peak_mib() -> float:
+    # Not getrusage: its maximum is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def _check(store: ShardStore, rows: int) -> None:

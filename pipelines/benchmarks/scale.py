@@ -5,7 +5,6 @@ to 256, which is believed because it agrees with the real ones where both can ru
 """
 
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,11 +18,12 @@ from pipelines.benchmarks.resume import resume
 from schemas.job import Cluster, Model
 from services import warm_pool
 from services.fake_engine import LatencyModel
-from services.shard_index import read_index
+from services.simulation import IdealPool
 from services.store import ShardStore
 
-# An engine that takes about a second for a row and runs 32 at once, as one GPU does with short stories.
-ENGINE = {"max_num_seqs": 32, "step_seconds": 0.03}
+# An engine that runs 256 requests at once and takes 2 to 15 s for each, about 30 rows a second: a large GPU with a 7B
+# model and short stories.
+ENGINE = {"max_num_seqs": 256, "step_seconds": 0.24}
 REAL = (1, 4, 16)
 SIMULATED = (1, 4, 16, 64, 256)
 _FEW_ROWS = 10_000
@@ -38,14 +38,19 @@ _console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class RealRun:
-    """Real actors on fake engines. `driver_seconds` is processor time of all the driver's threads."""
+    """Real actors on fake engines. The last two are processor time of the driver's two Python threads."""
 
     replicas: int
     rows: int
     seconds: float
     efficiency: float
     coordinator_seconds: float
-    driver_seconds: float
+    writer_seconds: float
+
+    @property
+    def driver_seconds(self) -> float:
+        """Both threads: only one of them runs at a time."""
+        return self.coordinator_seconds + self.writer_seconds
 
 
 def scale(rows: int = 10_000_000, shards: int = 100_000, rows_per_replica: int = 3600) -> bool:
@@ -58,7 +63,7 @@ def scale(rows: int = 10_000_000, shards: int = 100_000, rows_per_replica: int =
             first and last seconds are what is measured.
     """
     real = [_real_run(replicas, replicas * rows_per_replica) for replicas in REAL]
-    cost = max(run.driver_seconds / run.rows for run in real)
+    cost = real[-1].driver_seconds / real[-1].rows
     simulated = [_told(dry_run(replicas, replicas * rows_per_replica, ENGINE, cost)) for replicas in SIMULATED]
     sizes = [_told(dry_run(REAL[-1], number, ENGINE, cost)) for number in (_FEW_ROWS, rows)]
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as folder:
@@ -102,21 +107,27 @@ def _real_run(replicas: int, rows: int) -> RealRun:
         with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch:
             source, folder = Path(scratch) / "contexts.parquet", Path(scratch) / "run"
             write_contexts(source, rows)
-            before = time.process_time()
             summary = augment(contexts_job(source, folder, rows_per_shard=512, engine=ENGINE))
-            driver_seconds = time.process_time() - before
             store = ShardStore(str(folder))
-            totals = read_index(store, store.read_run()).totals()
+            ideal = _ideal_seconds(store, replicas)
     finally:
         ray.shutdown()
-    latency = LatencyModel(**ENGINE)
-    # Requests take what the latency model says, and nothing else: this is the time that ideal replicas would take.
-    busy = totals.output_tokens * latency.step_seconds + totals.prompt_tokens / latency.prefill_tokens_per_second
-    slots = replicas * latency.max_num_seqs
-    efficiency = busy / (slots * summary.serving_seconds)
-    run = RealRun(replicas, rows, summary.serving_seconds, efficiency, summary.coordinator_seconds, driver_seconds)
+    efficiency = ideal / summary.serving_seconds
+    run = RealRun(
+        replicas, rows, summary.serving_seconds, efficiency, summary.coordinator_seconds, summary.writer_seconds
+    )
     _console.print(f"{replicas} replicas, {rows} rows: efficiency {efficiency:.4f}")
     return run
+
+
+def _ideal_seconds(store: ShardStore, replicas: int) -> float:
+    """What the rows of a run would take if they took what the latency model says, and nothing else took any time."""
+    latency = LatencyModel(**ENGINE)
+    ideal = IdealPool(replicas * latency.max_num_seqs)
+    for batch in store.rows(columns=["prompt_tokens", "output_tokens"]):
+        for row in batch.to_pylist():
+            ideal.run(latency.request_seconds(**row))
+    return ideal.seconds
 
 
 def _told(run: DryRun) -> DryRun:
