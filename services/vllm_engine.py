@@ -214,7 +214,8 @@ def _info(llm: AsyncLLM, spec: EngineSpec, revision: str) -> EngineInfo:
         model_revision=revision,
         settings=settings,
         pids=(os.getpid(), *(child.pid for child in children)),
-        versions={"vllm": vllm.__version__, "torch": torch.__version__},
+        # Not its own class of string: unpickling that would make every driver import torch, which takes 2 s.
+        versions={"vllm": vllm.__version__, "torch": str(torch.__version__)},
     )
 
 

@@ -13,7 +13,7 @@ from pipelines.benchmarks.dry_run import dry_run
 from pipelines.benchmarks.gpu import LIMITS, Shape, summarize, workloads_of, write_checkpoint
 from pipelines.benchmarks.report import Goal, conclude, ratio
 from pipelines.benchmarks.resume import resume
-from pipelines.benchmarks.workloads import WORKLOADS
+from pipelines.benchmarks.workloads import WORKLOADS, p3_openings
 from schemas.job import Model
 from schemas.rows import WorkRow
 from services.coordinator import Coordinator
@@ -106,6 +106,14 @@ def test_workloads_are_the_same_each_time_and_render(name):
     assert len(openings) == (24 if name == "unique" else len(openings))
 
 
+@needs_data
+def test_openings_ask_for_all_emotions_as_often():
+    workload = p3_openings(SHARED_DATA, 60)
+    counts = Counter(row["emotion"][0] for row in workload.rows)
+    assert len(workload.rows) == 60 and len(counts) > 20 and max(counts.values()) - min(counts.values()) <= 1
+    assert workload == p3_openings(SHARED_DATA, 60)
+
+
 def test_the_shape_of_mistral_has_its_weights():
     # Mistral-7B-v0.3 has 7.25e9 weights, 2 x 32768 x 4096 of them in the embeddings.
     assert Shape(vocab_size=32768).weights == pytest.approx(7.248e9 - 32768 * 4096, rel=0.001)
@@ -179,7 +187,7 @@ def test_the_arms_of_bench_throughput_serve_the_same_rows(tmp_path):
 import json, os, sys
 from pathlib import Path
 from pipelines.benchmarks.throughput import Bench
-from pipelines.benchmarks.workloads import WORKLOADS
+from pipelines.benchmarks.workloads import WORKLOADS, p3_openings
 from services.cluster import connected
 
 if __name__ == "__main__":

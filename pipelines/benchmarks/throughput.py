@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,13 @@ from rich.table import Table
 from pipelines.benchmarks.arms import Baseline, Kindling
 from pipelines.benchmarks.report import Goal, Ratio, conclude, ratio
 from pipelines.benchmarks.worker import Result
-from pipelines.benchmarks.workloads import WORKLOADS, Workload
+from pipelines.benchmarks.workloads import WORKLOADS, Workload, p3_openings
 from services.cluster import connected
 
 ENGINE = {"max_model_len": 2048, "max_num_seqs": 64, "kv_cache_memory_bytes": 2 << 30}
-# p3 again, for the openings of stories, where the KV cache holds the eight requests that run and hardly more (4,350
+# p3 again, for the openings of stories, where the KV cache holds the eight requests that run and hardly more (3,260
 # tokens of the embedded model): an emotion's examples are computed anew unless its rows follow each other.
-SMALL_CACHE = {"max_model_len": 2048, "max_num_seqs": 8, "kv_cache_memory_bytes": 96 << 20, "block_size": 32}
-_OPENING_TOKENS = 48
+SMALL_CACHE = {"max_model_len": 2048, "max_num_seqs": 8, "kv_cache_memory_bytes": 72 << 20, "block_size": 32}
 # (batch_size, max_concurrent_batches); a batch is done with its slowest row, so more rows than the engine runs have to
 # be under way.
 GRID = [(16, 16), (64, 8), (64, 16)]
@@ -139,8 +138,7 @@ def throughput(data: str, rows: int = 192, rounds: int = 3) -> bool:
     """
     cores = sorted(os.sched_getaffinity(0))
     workloads = [make(Path(data), rows) for make in WORKLOADS.values()]
-    p3 = next(workload for workload in workloads if workload.name == "p3")
-    openings = replace(p3, name="p3-openings", sampling={**p3.sampling, "max_tokens": _OPENING_TOKENS})
+    openings = p3_openings(Path(data), rows)
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as folder, connected(None):
         bench = Bench(Path(folder), cores)
         at_rest = bench.measure("", workloads, ENGINE, ["whole", "chunks", "ray", "kindling"], rounds)

@@ -6,6 +6,7 @@ it does not.
 """
 
 import json
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ _RECIPES = {"babylm_story": BabylmStory, "template": Template}
 _SAMPLING = {"temperature": 0.9, "top_p": 0.95, "max_tokens": 512}
 # The embedded model, warm as it is sampled, lets half of its stories run on: they would all be as long as the cap.
 _STORY_TOKENS = 256
+_OPENING_TOKENS = 32
 _STORY_WORDS = 150
 _OPENING_WORDS = 3
 
@@ -64,14 +66,25 @@ class Workload:
 
 
 def p3(data: Path, count: int) -> Workload:
-    """BabyLM sentences through the few-shot prompt p3: the first 200 tokens are everybody's, as many an emotion's."""
-    known = set(EMOTIONS)
+    """BabyLM sentences through the few-shot prompt p3: the first 160 tokens are everybody's, 250 more an emotion's."""
+    rows = _spread(_contexts(data), count)
+    return Workload("p3", "babylm_story", "p3", rows, {**_SAMPLING, "max_tokens": _STORY_TOKENS})
+
+
+def p3_openings(data: Path, count: int) -> Workload:
+    """The first words of such stories, all emotions as often (but for the rest of the division), in random order."""
+    by_emotion: dict[str, list[dict[str, Any]]] = {}
+    for row in _contexts(data):
+        by_emotion.setdefault(row["emotion"][0], []).append(row)
+    share, rest = divmod(count, len(by_emotion))
+    counts = [share + (number < rest) for number in range(len(by_emotion))]
     rows = [
-        {"context": row["context"], "emotion": row["emotions"]}
-        for row in _parquet(data / "babylm_contexts.parquet", ["context", "emotions"])
-        if row["emotions"] and known.issuperset(row["emotions"]) and row["context"].strip()
+        row
+        for emotion, wanted in zip(sorted(by_emotion), counts, strict=True)
+        for row in _spread(by_emotion[emotion], wanted)
     ]
-    return Workload("p3", "babylm_story", "p3", _spread(rows, count), {**_SAMPLING, "max_tokens": _STORY_TOKENS})
+    random.Random(0).shuffle(rows)
+    return Workload("p3-openings", "babylm_story", "p3", rows, {**_SAMPLING, "max_tokens": _OPENING_TOKENS})
 
 
 def unique(data: Path, count: int) -> Workload:
@@ -95,6 +108,15 @@ def alpaca(data: Path, count: int) -> Workload:
 
 
 WORKLOADS: dict[str, Callable[[Path, int], Workload]] = {"p3": p3, "unique": unique, "alpaca": alpaca}
+
+
+def _contexts(data: Path) -> list[dict[str, Any]]:
+    known = set(EMOTIONS)
+    return [
+        {"context": row["context"], "emotion": row["emotions"]}
+        for row in _parquet(data / "babylm_contexts.parquet", ["context", "emotions"])
+        if row["emotions"] and known.issuperset(row["emotions"]) and row["context"].strip()
+    ]
 
 
 def _parquet(path: Path, columns: list[str]) -> Iterable[dict[str, Any]]:
