@@ -142,7 +142,7 @@ from schemas.job import Model
 
 if __name__ == "__main__":
     shape = Shape(256, 512, 2, 4, 2)
-    model = Model(id=str(write_checkpoint(Path(sys.argv[1]) / "shape", shape, "gptq")), dtype="float32")
+    model = Model(id=str(write_checkpoint(Path(sys.argv[1]) / "shape", shape, "gptq")), dtype="float16")
     engine = {"max_model_len": 1024, "max_num_seqs": 8, "load_format": "dummy"}
     print(json.dumps(measure(model, engine, workloads_of(10, 12, 6), 1, sorted(os.sched_getaffinity(0)))))
 """

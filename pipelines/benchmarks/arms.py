@@ -28,6 +28,7 @@ from services import warm_pool
 EMBEDDED = Model()
 # Small, so that commits happen while the engine works, as they do in a long run.
 _ROWS_PER_SHARD = 64
+_LOG_LINES = 30
 
 
 class Kindling:
@@ -124,7 +125,10 @@ class Baseline:
         for line in self._process.stdout:
             if line.startswith(word):
                 return json.loads(line.removeprefix(word))
-        raise EngineError("bench", self._process.args[2], "the baseline's process died", f"see its log: {self._log}")
+        last = "".join(self._log.read_text(errors="replace").splitlines(keepends=True)[-_LOG_LINES:])
+        raise EngineError(
+            "bench", self._process.args[2], "the baseline's process died", f"its log's last lines:\n{last}"
+        )
 
 
 def _read(folder: Path, seconds: float) -> Result:

@@ -106,6 +106,9 @@ def engine_settings(spec: EngineSpec) -> dict[str, Any]:
     prepare_environment(spec)
     path, _ = locate(spec.model)
     arguments = engine_args(spec, path)
-    defaults = type(arguments)()
+    # Its own path given as the default model: EngineArgs looks for a model when it is made, and offline there is no other.
+    defaults = type(arguments)(model=path)
     names = [f.name for f in dataclasses.fields(arguments)]
-    return {name: value for name in names if (value := getattr(arguments, name)) != getattr(defaults, name)}
+    return {"model": path} | {
+        name: value for name in names if (value := getattr(arguments, name)) != getattr(defaults, name)
+    }
