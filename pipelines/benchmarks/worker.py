@@ -106,7 +106,7 @@ def engine_settings(spec: EngineSpec) -> dict[str, Any]:
     prepare_environment(spec)
     path, _ = locate(spec.model)
     arguments = engine_args(spec, path)
-    # Its own path given as the default model: EngineArgs looks for a model when it is made, and offline there is no other.
+    # EngineArgs looks for its model when it is made, and offline vLLM's default one is not there.
     defaults = type(arguments)(model=path)
     names = [f.name for f in dataclasses.fields(arguments)]
     return {"model": path} | {
