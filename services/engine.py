@@ -87,6 +87,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def reset_prefix_cache(self) -> bool:
+        """Forgets the prompts it has seen; False while requests run, which keep theirs."""
+        ...
+
     async def stop(self) -> None:
         """Ends the engine's processes and frees its memory."""
         ...

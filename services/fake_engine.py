@@ -123,6 +123,10 @@ class FakeEngine:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
         return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, clock() - began)
 
+    async def reset_prefix_cache(self) -> bool:
+        """Nothing to forget."""
+        return True
+
     async def stop(self) -> None:
         """Nothing to free."""
 

@@ -119,6 +119,7 @@ class Replica:
         self._spec, self._idle_seconds = spec, idle_seconds
         self._claim: CoreClaim | None = None
         self._engine: Engine | None = None
+        self._starting = asyncio.Lock()
         self._sessions: dict[str, _Session] = {}
         self._dead: EngineDeadError | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -130,11 +131,12 @@ class Replica:
         Raises:
             EngineError: the model is not there, or the engine refuses its settings.
         """
-        if self._engine is None:
-            if not self._spec.gpus:
-                self._claim = CoreClaim(self._spec.cpus)
-            self._engine = _start_engine(replace(self._spec, cores=self._cores))
-            self._idle_since = monotonic()
+        async with self._starting:
+            if self._engine is None:
+                if not self._spec.gpus:
+                    self._claim = CoreClaim(self._spec.cpus)
+                self._engine = await _start_engine(replace(self._spec, cores=self._cores))
+                self._idle_since = monotonic()
         if self._idle_seconds is not None and self._watcher is None:
             self._watcher = asyncio.create_task(self._watch(self._idle_seconds))
         return self._engine.info
@@ -224,6 +226,10 @@ class Replica:
             "idle_seconds": 0.0 if self._sessions else round(monotonic() - self._idle_since, 1),
         }
 
+    async def reset_prefix_cache(self) -> bool:
+        """See `Engine.reset_prefix_cache`; for benchmarks, whose runs must not profit from each other."""
+        return await self._engine.reset_prefix_cache()
+
     async def stop(self) -> None:
         """Ends the engine; the rows it was at are dropped."""
         for job in list(self._sessions):
@@ -284,11 +290,11 @@ def many_rows(share: int) -> int:
     return max(int(share * (1 - 1 / OVERSUBSCRIPTION) * _MOST_OF_WAITING), 1)
 
 
-def _start_engine(spec: EngineSpec) -> Engine:
+async def _start_engine(spec: EngineSpec) -> Engine:
     if spec.model.id == "fake":
         return FakeEngine(spec)
     # Found before vllm is imported, which takes 15 s: a misspelt model is told at once.
     path, revision = locate(spec.model)
     from services.vllm_engine import VllmEngine
 
-    return VllmEngine.start(spec, path, revision)
+    return await VllmEngine.start(spec, path, revision)

@@ -129,6 +129,8 @@ class ShardIndex:
         )
 
     def _table(self) -> pa.Table:
+        if not self._new:
+            return self._entries
         new = pa.Table.from_pylist(self._new, schema=_SCHEMA)
         return pa.concat_tables([self._entries, new]).unify_dictionaries().combine_chunks()
 
@@ -141,7 +143,7 @@ def read_index(store: ShardStore, run: RunRecord) -> ShardIndex:
     """
     sizes = store.sizes()
     saved = _saved(store)
-    entries = saved.filter(_holds(saved, sizes, run))
+    entries = saved.filter(_holds(saved, sizes, run)) if saved.num_rows else saved
     missing = sorted(sizes.keys() - set(entries["shard"].to_pylist()))
     tasks = [missing[i : i + _FOOTERS_A_TASK] for i in range(0, len(missing), _FOOTERS_A_TASK)]
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -155,9 +157,15 @@ def _saved(store: ShardStore) -> pa.Table:
     try:
         table = store.read(INDEX_PATH)
     except (OSError, pa.ArrowException):
-        return _SCHEMA.empty_table()
+        return _no_entries()
     ours = table.schema.equals(_SCHEMA) and table.schema.metadata == _SCHEMA.metadata
-    return table if ours and pc.count_distinct(table["shard"]).as_py() == table.num_rows else _SCHEMA.empty_table()
+    return table if ours and pc.count_distinct(table["shard"]).as_py() == table.num_rows else _no_entries()
+
+
+def _no_entries() -> pa.Table:
+    # Not `empty_table`: for the first array that it makes of Python's values pyarrow imports pandas, which takes a
+    # second. A new run makes none before its first rows are with the engines.
+    return pa.Table.from_batches([], schema=_SCHEMA)
 
 
 def _holds(saved: pa.Table, sizes: dict[int, int], run: RunRecord) -> pa.ChunkedArray:

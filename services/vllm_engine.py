@@ -26,11 +26,13 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
 
 from schemas.errors import EngineError
 from schemas.rows import RowError
 from services.cpu_settings import CPU_DEFAULTS, cpu_environment, prepare_cpu
 from services.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
+from services.nucleus import keep_nucleus
 
 _LEAST_BATCHED_TOKENS = 2048
 
@@ -53,7 +55,7 @@ class VllmEngine:
         self._ids = itertools.count()
 
     @classmethod
-    def start(cls, spec: EngineSpec, path: str, revision: str) -> "VllmEngine":
+    async def start(cls, spec: EngineSpec, path: str, revision: str) -> "VllmEngine":
         """Loads the model; 40 to 60 s on a CPU.
 
         Args:
@@ -65,7 +67,13 @@ class VllmEngine:
         prepare_environment(spec)
         log = _Log()
         try:
-            llm = AsyncLLM.from_engine_args(engine_args(spec, path))
+            arguments = engine_args(spec, path)
+            selects = current_platform.device_type == "cpu" and not arguments.worker_extension_cls
+            if selects:
+                arguments.worker_extension_cls = WORKER_EXTENSION
+            llm = AsyncLLM.from_engine_args(arguments)
+            if selects:
+                await llm.collective_rpc("select_nucleus", args=(True,))
         except EngineError:
             raise
         except Exception as error:
@@ -74,7 +82,7 @@ class VllmEngine:
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
                 f"correct `model` or `engine` in the job file; the engine's log is {log}",
             ) from None  # fmt: skip
-        return cls(llm, _info(llm, spec, revision), _Log())
+        return cls(llm, _info(llm, spec, revision, selects), _Log())
 
     async def generate(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
         """See `Engine.generate`."""
@@ -102,6 +110,10 @@ class VllmEngine:
             duration_seconds=monotonic() - began,
         )
 
+    async def reset_prefix_cache(self) -> bool:
+        """See `Engine.reset_prefix_cache`."""
+        return await self._llm.reset_prefix_cache()
+
     async def stop(self) -> None:
         """See `Engine.stop`."""
         self._llm.shutdown()
@@ -114,6 +126,36 @@ class VllmEngine:
         text = "\n\n".join(message["content"] for message in messages)
         (prompt,) = await renderer.render_cmpl_async([{"prompt": text}], renderer.default_cmpl_tok_params)
         return prompt
+
+
+class WorkerExtension:
+    """Methods that vLLM adds to its workers (`worker_extension_cls`)."""
+
+    def select_nucleus(self, on: bool) -> None:
+        """From now on finds the tokens that `top_p` leaves by selection, or again as vLLM does.
+
+        Either way the same noise picks among them, drawn from the request's own seed.
+        """
+        sampler = self.model_runner.sampler
+        kind = _SelectingSampler if on else TopKTopPSampler
+        sampler.topk_topp_sampler = kind(sampler.logprobs_mode, sampler.use_fp64_gumbel)
+
+
+WORKER_EXTENSION = f"{WorkerExtension.__module__}.{WorkerExtension.__name__}"
+
+
+class _SelectingSampler(TopKTopPSampler):
+    def forward_cpu(
+        self,
+        logits: torch.Tensor,
+        generators: dict[int, torch.Generator],
+        k: torch.Tensor | None,
+        p: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if p is not None:
+            logits = keep_nucleus(apply_top_k_top_p(logits, k, None), p)
+            k = p = None
+        return super().forward_cpu(logits, generators, k, p)
 
 
 def prepare_environment(spec: EngineSpec) -> None:
@@ -187,7 +229,7 @@ def _keep_prompts_whole(settings: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _info(llm: AsyncLLM, spec: EngineSpec, revision: str) -> EngineInfo:
+def _info(llm: AsyncLLM, spec: EngineSpec, revision: str, selects: bool) -> EngineInfo:
     config = llm.vllm_config
     block_size, blocks = config.cache_config.block_size, config.cache_config.num_gpu_blocks
     settings = {
@@ -202,6 +244,7 @@ def _info(llm: AsyncLLM, spec: EngineSpec, revision: str) -> EngineInfo:
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
         "enforce_eager": config.model_config.enforce_eager,
         "block_size": block_size,
+        "top_p": "selection" if selects else "vLLM's own",
         "environment": cpu_environment() if current_platform.device_type == "cpu" else {},
         # A base model such as GPT-2 has none. Mistral's own tokenizers lack the attribute, and render chats themselves.
         "chat_template": getattr(llm.get_tokenizer(), "chat_template", "") is not None,

@@ -161,3 +161,21 @@ def start(job, tmp_path, address):
     job = {**job, "cluster": {**job["cluster"], "address": address}}
     command = [sys.executable, "-m", "pipelines", "augment", write_job(tmp_path / f"{job['name']}.yaml", job)]
     return subprocess.Popen(command, env=cli_env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_the_first_row_does_not_wait_for_pandas(fake_job):
+    # pyarrow imports it for the first array that it makes of Python's values, which takes a second.
+    code = f"""
+import json, sys
+from pipelines import augment
+from services.pool import ReplicaPool
+
+def hand(pool, member, rows):
+    print("HANDED", "pandas" in sys.modules, "torch" in sys.modules)
+    raise KeyboardInterrupt
+
+ReplicaPool.hand = hand
+augment({fake_job!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=cli_env(), capture_output=True, text=True, timeout=180)
+    assert "HANDED False False" in done.stdout, done.stderr

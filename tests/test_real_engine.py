@@ -60,9 +60,10 @@ def test_rows_that_cannot_be_generated_say_why(real_run):
     assert "1024 tokens" in reasons[6]
 
 
-def test_cpu_engines_keep_seeded_prompts_whole(real_run):
+def test_what_cpu_engines_get_is_in_the_run(real_run):
     run = ShardStore(real_run.run).read_run()
     assert run.engine["enable_chunked_prefill"] is False
+    assert run.engine["top_p"] == "selection"
     assert run.engine["max_num_batched_tokens"] >= run.engine["max_model_len"] == 1024
     assert run.model_revision and run.versions["vllm"].startswith("0.32")
 

@@ -45,8 +45,12 @@ class Kindling:
     def run(self, workload: Workload, source: Path, folder: Path) -> Result:
         """Serves a workload whose rows lie in `source` into a run folder.
 
-        The clock runs from the moment that the engine is there for the job until the last shard is durable.
+        The clock runs from the moment that the engine is there for the job until the last shard is durable. The prefix
+        cache is empty at the start.
         """
+        (replica,) = warm_pool.find_pool(self._model, self._engine)[1]
+        if not ray.get(replica.reset_prefix_cache.remote()):
+            raise EngineError("bench", None, "the engine did not empty its prefix cache", "leave its pool to the bench")
         job = {
             "name": workload.name,
             "input": {"path": str(source)},

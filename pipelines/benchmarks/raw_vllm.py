@@ -1,11 +1,12 @@
 """vLLM alone, in one process: `python -m pipelines.benchmarks.raw_vllm SPEC.json` (see `worker`).
 
-Orders: `{"arm": "whole" | "chunks", "workload": "requests.json", "output": "folder"}`.
+Orders: `{"arm": "whole" | "chunks" | "whole+nucleus", "workload": "requests.json", "output": "folder"}`.
 
-    whole    one `LLM.chat` over all prompts, then one Parquet file: as fast as vLLM goes, and nothing is safe before
-             the last row is done
-    chunks   the script that people write instead: `LLM.chat` over 64 prompts after 64, a Parquet file after each;
-             the engine empties at the end of every chunk
+    whole          one `LLM.chat` over all prompts, then one Parquet file: as fast as vLLM goes, and nothing is safe
+                   before the last row is done
+    chunks         the script that people write instead: `LLM.chat` over 64 prompts after 64, a Parquet file after
+                   each; the engine empties at the end of every chunk
+    whole+nucleus  as `whole`, and the engine finds the tokens that `top_p` leaves as ours does
 
 The clock runs from the first call of `LLM.chat` until the last file is closed. The prefix cache is empty at the start.
 """
@@ -31,13 +32,17 @@ def main() -> None:
     import torch
     import vllm
 
-    llm = vllm.LLM(**settings)
+    from services.vllm_engine import WORKER_EXTENSION
+
+    llm = vllm.LLM(**settings, worker_extension_cls=WORKER_EXTENSION)
     try:
         versions = {"vllm": vllm.__version__, "torch": torch.__version__}
         channel.ready(start_seconds=monotonic() - began, versions=versions)
         for order in channel.orders():
             requests = Requests.read(order["workload"])
-            size = {"whole": len(requests.messages), "chunks": CHUNK}[order["arm"]]
+            arm, _, ours = order["arm"].partition("+")
+            llm.collective_rpc("select_nucleus", args=(bool(ours),))
+            size = {"whole": len(requests.messages), "chunks": CHUNK}[arm]
             channel.answer(run(llm, requests, size, Path(order["output"])))
     finally:
         llm.llm_engine.engine_core.shutdown()
