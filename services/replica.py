@@ -135,6 +135,8 @@ class Replica:
             if self._engine is None:
                 if not self._spec.gpus:
                     self._claim = CoreClaim(self._spec.cpus)
+                # The first batch makes pyarrow import pandas, a second in which no row would be handed to the engine.
+                to_batch([])
                 self._engine = await _start_engine(replace(self._spec, cores=self._cores))
                 self._idle_since = monotonic()
         if self._idle_seconds is not None and self._watcher is None:

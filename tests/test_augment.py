@@ -92,6 +92,8 @@ def test_bad_rows_go_to_errors_and_the_rest_is_generated(fake_job):
 
 def test_replicas_on_disjoint_cores_share_the_rows(fake_job):
     fake_job["cluster"]["replicas"] = 3
+    # Long enough for all to come up: one alone would take 20 s.
+    fake_job["engine"] = {"max_num_seqs": 2, "start_seconds": 1.0}
     run = ShardStore(augment(fake_job).run).read_run()
     cores = [core for replica in run.replicas for core in replica["cores"]]
     assert len(run.replicas) == 3 and len(set(cores)) >= min(3, psutil.cpu_count())

@@ -27,7 +27,7 @@ from services.simulation import SimulatedPool
 from services.store import ShardStore
 from services.writer import ShardWriter
 
-_ROW_GROUP = 65_536
+_ROW_GROUP = 8192
 
 
 @dataclass(frozen=True)
