@@ -203,6 +203,7 @@ if __name__ == "__main__":
         bench = Bench(Path(sys.argv[1]), sorted(os.sched_getaffinity(0)))
         engine = {"max_model_len": 1024, "max_num_seqs": 8}
         bench.measure("", [workload], engine, ARMS, 2)
+        bench.measure("again", [workload], engine, ["kindling"], 1)
     print(json.dumps([bench.samples, bench.first_row_seconds]))
 """
     (tmp_path / "run.py").write_text(code)
