@@ -1,6 +1,6 @@
 # make demo: sets up, and runs the main job. make test: sets up, and passes the tests. The rest: make help.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint lock clean
+.PHONY: help setup demo test test-full lint lock audit clean
 
 # The first Python that is new enough; override with make PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
@@ -13,6 +13,7 @@ help:
 	@echo "make test-full  set up, and run all tests"
 	@echo "make setup      make or refresh .venv from deploy/locks"
 	@echo "make lint       ruff, as the tests run it"
+	@echo "make audit      bill of materials of .venv, and its known vulnerabilities (needs a network)"
 	@echo "make lock       make the lock files again from pyproject.toml"
 
 setup:
@@ -36,6 +37,11 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --n
 lock: setup
 	$(COMPILE) --extra cpu deploy/locks/torch-cpu-needs.in --excludes deploy/locks/excludes-cpu.txt -o deploy/locks/cpu.txt
 	$(COMPILE) --extra gpu -o deploy/locks/gpu.txt
+
+# In environments of their own: neither belongs to what it looks at.
+audit: setup
+	$(BIN)/uv tool run --from cyclonedx-bom==7.2.1 cyclonedx-py environment --output-file sbom.cdx.json .venv
+	$(BIN)/uv tool run pip-audit==2.9.0 --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@
     recipes/            from a row to its prompt
     plan.py             run.json: a new run or a resumed one, and the rows that are left
     augmentation.py     augment
+    stopping.py         how a job is told to end, and how long it has
     pools.py            pool start, list, stop
     benchmarks/         bench throughput, bench scale
     demonstration.py    demo

@@ -1,8 +1,6 @@
 """`kindling augment`: a corpus in, committed Parquet shards out."""
 
 import logging
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +11,16 @@ from typing import Any
 from pipelines.card import dataset_card
 from pipelines.inputs import InputReader
 from pipelines.jobfile import as_job
-from pipelines.plan import plan_run, work_rows
+from pipelines.plan import claimed, plan_run, work_rows
 from pipelines.progress import Display, Progress, counts_text
 from pipelines.recipes import recipe_of
+from pipelines.stopping import stop_signals
 from schemas.errors import JobError, RunError, StoppedError
 from schemas.job import AugmentJob, Metrics
 from schemas.run import RunRecord
 from services.cluster import connected
 from services.coordinator import Coordinator
+from services.lease import Lease
 from services.metrics import JobMetrics
 from services.pool import Member, ReplicaPool
 from services.records import RowContext
@@ -74,20 +74,21 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     recipe = recipe_of(job)
     reader = InputReader(job.input, list(recipe.fields))
     store = ShardStore(job.output.path)
-    run = plan_run(store, job, recipe, reader.inputs, extend)
     context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
-    with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
-        progress = Progress(run, metrics)
-        index = read_index(store, run)
-        index.save_if_due()
-        progress.on_committed_before(index.totals())
-        store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
-        if progress.finished < progress.total:
-            _generate(job, run, reader, store, context, progress, index)
-        else:
-            _log.info("%s is complete: nothing to do", store.url)
-        store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
-        return _summary(store, progress)
+    with claimed(store, job) as lease:
+        run = plan_run(store, job, recipe, reader.inputs, extend)
+        with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
+            progress = Progress(run, metrics)
+            index = read_index(store, run)
+            index.save_if_due()
+            progress.on_committed_before(index.totals())
+            store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
+            if progress.finished < progress.total:
+                _generate(job, run, reader, store, lease, context, progress, index)
+            else:
+                _log.info("%s is complete: nothing to do", store.url)
+            store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
+            return _summary(store, progress)
 
 
 def _generate(
@@ -95,22 +96,27 @@ def _generate(
     run: RunRecord,
     reader: InputReader,
     store: ShardStore,
+    lease: Lease,
     context: RowContext,
     progress: Progress,
     index: ShardIndex,
 ) -> None:
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
-    with connected(job.cluster.address), stop_signals() as stopped, Display(progress) as display:
-        writer = ShardWriter(store, run, index, progress.on_rows, progress.on_commit)
+    with (
+        connected(job.cluster.address),
+        stop_signals(job.cluster.grace_seconds) as signalled,
+        Display(progress) as display,
+    ):
+        writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
         pool = ReplicaPool(job.model, job.engine, job.cluster, context)
 
-        def should_stop() -> bool:
+        def stop_within() -> float | None:
             if progress.due():
                 states = Counter(member.phase for member in pool.members)
                 display.update(serving=states["serving"] > 0)
                 progress.publish(coordinator.in_flight, states)
-            return stopped.is_set() or writer.error is not None
+            return signalled() if writer.error is None else 0.0
 
         def on_ready(member: Member) -> None:
             progress.on_serving()
@@ -118,7 +124,7 @@ def _generate(
 
         rows = work_rows(run, reader, context.recipe, writer, index.committed)
         left = progress.total - progress.finished
-        coordinator = Coordinator(pool, context, rows, left, writer.put, should_stop, on_ready)
+        coordinator = Coordinator(pool, context, rows, left, writer.put, stop_within, on_ready)
         try:
             done = coordinator.run()
         finally:
@@ -184,30 +190,6 @@ def _unwritable(store: ShardStore, error: Exception) -> StoppedError:
         "output.path", store.url, f"cannot be written: {error}",
         "make room or mend the folder, then run the same command: it resumes, and nothing finished is lost",
     )  # fmt: skip
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Inside the block SIGTERM and the first Ctrl-C set the event; a second one ends the process as usual."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped  # only the main thread may set handlers; a notebook's cell runs there
-        return
-    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, frame: object) -> None:
-        stopped.set()
-        _log.warning("stopping: what is finished is kept; once more ends it at once")
-        for each in old:
-            signal.signal(each, signal.SIG_DFL)
-
-    for number in old:
-        signal.signal(number, on_signal)
-    try:
-        yield stopped
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _summary(store: ShardStore, progress: Progress) -> Summary:

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import shlex
+import signal
 import sys
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -70,12 +72,16 @@ def augment(
 
 
 @app.command()
-def verify(run: Run, as_json: Json = False) -> None:
+def verify(
+    run: Run,
+    repair: Annotated[bool, typer.Option("--repair", help="set damaged shards aside, to be made again")] = False,
+    as_json: Json = False,
+) -> None:
     """Prove that every input row has exactly one terminal state and every shard is whole; exit 1 otherwise."""
     from pipelines.progress import counts_text
     from pipelines.verification import verify
 
-    verdict = verify(run)
+    verdict = verify(run, repair)
     if as_json:
         _print_json(verdict.as_json())
     else:
@@ -83,6 +89,8 @@ def verify(run: Run, as_json: Json = False) -> None:
             print(f"{fault.path}: {fault.cause}")
         state = f"{len(verdict.faults)} faults" if verdict.faults else "whole"
         print(f"{run}: {state}; {verdict.shards} shards, {counts_text(verdict.rows)}")
+        if verdict.moved:
+            print(f"set aside {len(verdict.moved)} files in {run}/{verdict.set_aside}; run the job again to make them")
     if verdict.faults:
         raise typer.Exit(EXIT_FAULTS)
 
@@ -198,14 +206,22 @@ def main() -> None:
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_StderrHandler()]
     )
     logging.getLogger("kindling").setLevel(logging.INFO)
+    # Where no job has set a grace for it, SIGTERM ends the command as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except KindlingError as error:
         print(f"{'stopped' if error.exit_code == EXIT_STOPPED else 'error'}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _exit(error.exit_code)
     except KeyboardInterrupt:
-        print("stopped; the same command resumes", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
+        print("stopped", file=sys.stderr)
+        _exit(EXIT_STOPPED)
+
+
+def _exit(code: int) -> NoReturn:
+    if code == EXIT_STOPPED:
+        print(f"resume with: {shlex.join(['kindling', *sys.argv[1:]])}", file=sys.stderr)
+    sys.exit(code)
 
 
 class _StderrHandler(logging.Handler):

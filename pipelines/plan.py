@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from pipelines.inputs import InputReader
@@ -12,6 +13,7 @@ from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import AugmentJob
 from schemas.rows import WorkRow
 from schemas.run import InputSource, RunRecord
+from services.lease import Lease, leased
 from services.records import Recipe
 from services.store import ShardStore
 from services.writer import ShardWriter
@@ -22,29 +24,43 @@ _RAY_UPLOADS = "/runtime_resources/working_dir_files/"
 _EXTENDABLE = ("inputs.", "input.path", "input.limit")
 
 
+@contextmanager
+def claimed(store: ShardStore, job: AugmentJob) -> Iterator[Lease]:
+    """Inside the block the job's output folder is this driver's alone, and free of what a killed one left half written.
+
+    Raises:
+        JobError: a relative output path would be lost.
+        RunError: the folder holds something else, belongs to another driver, or cannot be written.
+    """
+    _refuse_lost_path(store, job)
+    with ExitStack() as held:
+        try:
+            if store.read_run() is None and not store.is_empty():
+                cause = "the folder is not empty and holds no run.json"
+                raise RunError("output.path", store.url, cause, "name a folder of its own")
+            lease = held.enter_context(leased(store))
+            store.remove_leftovers()
+        except OSError as error:
+            raise _unwritable(store, error) from None
+        yield lease
+
+
 def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[InputSource], extend: bool) -> RunRecord:
     """The run of a job in its output folder; run.json is on disk when this returns.
 
     A run that holds no row yet (its model was misspelt, say) gives way to whatever job comes next.
 
     Raises:
-        JobError: a relative output path would be lost.
-        RunError: the folder holds another job's run, or something else, or cannot be written.
+        RunError: the folder holds another job's run, or cannot be written.
     """
-    _refuse_lost_path(store, job)
     run = _new_run(job, recipe, inputs)
     try:
         old = store.read_run()
         if old is not None and store.holds_rows():
             run = _extended(old, run, store.url) if extend else _resumed(old, run, store.url)
-        elif old is None and not store.is_empty():
-            raise RunError(
-                "output.path", store.url, "the folder is not empty and holds no run.json", "name a folder of its own"
-            )
         store.write_run(run)
     except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        raise RunError("output.path", store.url, cause, "name a folder that you may write to") from None
+        raise _unwritable(store, error) from None
     return run
 
 
@@ -153,3 +169,8 @@ def _refuse_lost_path(store: ShardStore, job: AugmentJob) -> None:
             "a relative path lands in the uploaded working directory, and each upload has another: a resume would find "
             "nothing", "give an absolute path that all nodes share, or a URL: --set output.path=/shared/runs/NAME",
         )  # fmt: skip
+
+
+def _unwritable(store: ShardStore, error: OSError) -> RunError:
+    cause = f"cannot be written: {error.strerror or error}"
+    return RunError("output.path", store.url, cause, "name a folder that you may write to")

@@ -70,7 +70,7 @@ def _lasting_cluster(address: str | None) -> Iterator[None]:
     if not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
         raise EngineError(
             "cluster.address", None, "a pool lives in a Ray cluster, and none is named",
-            "run `ray start --head` once, then `export RAY_ADDRESS=auto`; jobs find the pool there",
+            "run `ray start --head` once, then `export RAY_ADDRESS=auto` (README.md); jobs find the pool there",
         )  # fmt: skip
     with connected(address):
         yield

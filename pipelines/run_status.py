@@ -54,7 +54,7 @@ def status(url: str) -> RunStatus:
     shards = index.totals()
     rows = Counter(shards.counts)
     committed = sum(rows.values())
-    logged = _logged(store, index.committed) if store.can_append else Counter()
+    logged = _logged(store, index.committed)
     rows.update(logged)
     total = run.rows * run.samples
     active = shards.active_seconds
@@ -79,7 +79,7 @@ def status(url: str) -> RunStatus:
 
 def _logged(store: ShardStore, committed: set[int]) -> Counter[str]:
     """Rows in the logs; a crash right after a commit can leave the log of a shard that is committed."""
-    log = RowLog(store.path("log"))
+    log = RowLog(store)
     states: Counter[str] = Counter()
     for shard in set(log.shards()) - committed:
         states.update(log.recover(shard)["state"].to_pylist())

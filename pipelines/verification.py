@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -11,40 +12,74 @@ import pyarrow as pa
 from schemas.errors import RunError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
+from services.lease import leased
 from services.store import ShardStore, shard_path
+
+_SET_ASIDE = "set-aside"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: a file of the run, and what is the matter with it."""
+    """One thing that is wrong: a file of the run, and what is the matter with it.
+
+    Attributes:
+        damages: number of the shard that must be made again because of it; None where nothing is there to be mended.
+    """
 
     path: str
     cause: str
+    damages: int | None = None
 
 
 @dataclass
 class Verdict:
-    """What `verify` found. The run is whole if and only if `faults` is empty."""
+    """What `verify` found. The run is whole if and only if `faults` is empty.
+
+    Attributes:
+        strays: files that no shard lists.
+        set_aside: where `--repair` moved what is bad, below the run; empty where it moved nothing.
+        moved: the files that it moved.
+    """
 
     run: str
     shards: int = 0
     rows: Counter[str] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    set_aside: str = ""
+    moved: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
         return {**asdict(self), "rows": dict(self.rows)}
 
 
-def verify(url: str) -> Verdict:
+def verify(url: str, repair: bool = False) -> Verdict:
     """Reads every file of a run, with its checksums, and compares it with what run.json says there must be.
 
+    Args:
+        repair: move the files of damaged shards, and those of no shard, out of the way; the next start of the job
+            makes those shards again. Nothing is deleted.
+
     Raises:
-        RunError: the folder holds no run.
+        RunError: the folder holds no run; or it is to be repaired while a driver works on it, or cannot be written.
     """
     store = ShardStore(url)
     run = open_run(store)
-    verdict = Verdict(url)
+    if not repair:
+        return _verdict(store, run)
+    try:
+        with leased(store):
+            verdict = _verdict(store, run)
+            _set_aside(store, verdict)
+    except OSError as error:
+        cause = f"cannot be repaired: {error.strerror or error}"
+        raise RunError("RUN", url, cause, "mend the folder, or name one that you may write to") from None
+    return verdict
+
+
+def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
+    verdict = Verdict(store.url)
     committed = store.committed()
     expected_files = set()
     for shard, start, end in run.shard_ranges():
@@ -57,14 +92,29 @@ def verify(url: str) -> Verdict:
         try:
             manifest = store.manifest(shard)
         except RunError as error:
-            verdict.faults.append(Fault(shard_path("data", shard), error.cause))
+            verdict.faults.append(Fault(shard_path("data", shard), error.cause, shard))
+            expected_files.update(shard_path(folder, shard) for folder in FOLDER_OF_STATE.values())
             continue
         expected_files.update(manifest.siblings)
         causes = [*_foreign(run, manifest, shard, start, end), *_damaged(store, manifest)]
-        verdict.faults.extend(causes or _miscounted(store, run, manifest, verdict.rows))
+        causes = causes or list(_miscounted(store, run, manifest, verdict.rows))
+        verdict.faults.extend(Fault(path, cause, shard) for path, cause in causes)
     for path in sorted(_parquet_files(store) - expected_files):
-        verdict.faults.append(Fault(path, "no shard of this run lists this file: move it away"))
+        verdict.strays.append(path)
+        verdict.faults.append(Fault(path, "no shard of this run lists this file"))
     return verdict
+
+
+def _set_aside(store: ShardStore, verdict: Verdict) -> None:
+    there = _parquet_files(store)
+    shards = sorted({fault.damages for fault in verdict.faults if fault.damages is not None})
+    # Of each shard its data file first: from then on it is not committed, whatever becomes of the rest.
+    bad = [shard_path(folder, shard) for shard in shards for folder in FOLDER_OF_STATE.values()]
+    # What lies beside a foreign shard is bad and a stray.
+    for path in dict.fromkeys([*(path for path in bad if path in there), *verdict.strays]):
+        verdict.set_aside = verdict.set_aside or f"{_SET_ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        store.move(path, f"{verdict.set_aside}/{path}")
+        verdict.moved.append(path)
 
 
 def open_run(store: ShardStore) -> RunRecord:
@@ -79,26 +129,26 @@ def open_run(store: ShardStore) -> RunRecord:
     return run
 
 
-def _foreign(run: RunRecord, manifest: Manifest, shard: int, start: int, end: int) -> Iterator[Fault]:
+def _foreign(run: RunRecord, manifest: Manifest, shard: int, start: int, end: int) -> Iterator[tuple[str, str]]:
     path = shard_path("data", shard)
     if manifest.fingerprint not in (run.fingerprint, *run.earlier_fingerprints):
-        yield Fault(path, f"belongs to another run (fingerprint {manifest.fingerprint[:12]})")
+        yield path, f"belongs to another run (fingerprint {manifest.fingerprint[:12]})"
     if (manifest.shard, manifest.start, manifest.end) != (shard, start, end):
-        yield Fault(path, f"holds shard {manifest.shard}, rows {manifest.start} to {manifest.end - 1}")
+        yield path, f"holds shard {manifest.shard}, rows {manifest.start} to {manifest.end - 1}"
 
 
-def _damaged(store: ShardStore, manifest: Manifest) -> Iterator[Fault]:
+def _damaged(store: ShardStore, manifest: Manifest) -> Iterator[tuple[str, str]]:
     for path, sha256 in manifest.siblings.items():
         try:
             found = hashlib.sha256(store.fs.cat_file(store.path(path))).hexdigest()
         except FileNotFoundError:
-            yield Fault(path, "missing")
+            yield path, "missing"
             continue
         if found != sha256:
-            yield Fault(path, "its content is not what was committed (sha256 differs)")
+            yield path, "its content is not what was committed (sha256 differs)"
 
 
-def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Counter[str]) -> Iterator[Fault]:
+def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Counter[str]) -> Iterator[tuple[str, str]]:
     """Compares the identities of a shard's rows, one by one, with those that its range must have."""
     found: Counter[tuple[str, int, int]] = Counter()
     for state in STATES:
@@ -108,13 +158,13 @@ def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Cou
         try:
             table = store.read(path)
         except (OSError, pa.ArrowException) as error:
-            yield Fault(path, f"damaged: {str(error).splitlines()[0]}")
+            yield path, f"damaged: {str(error).splitlines()[0]}"
             return
         if not table.schema.equals(ROW_SCHEMA):
-            yield Fault(path, "its columns are not those of a shard")
+            yield path, "its columns are not those of a shard"
             return
         if table.num_rows != manifest.counts[state] or set(table["state"].to_pylist()) - {state}:
-            yield Fault(path, f"the manifest says {manifest.counts[state]} rows {state}, the file differs")
+            yield path, f"the manifest says {manifest.counts[state]} rows {state}, the file differs"
         rows[state] += table.num_rows
         identity = (table[name].to_pylist() for name in ("source", "row_index", "sample"))
         found.update(zip(*identity, strict=True))
@@ -122,11 +172,11 @@ def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Cou
     expected = set(_identities(run, manifest.start, manifest.end))
     for (source, index, sample), times in found.items():
         if times > 1:
-            yield Fault(path, f"row {index} of {source}, sample {sample}, is there {times} times")
+            yield path, f"row {index} of {source}, sample {sample}, is there {times} times"
         if (source, index, sample) not in expected:
-            yield Fault(path, f"row {index} of {source}, sample {sample}, does not belong here")
+            yield path, f"row {index} of {source}, sample {sample}, does not belong here"
     for source, index, sample in sorted(expected - found.keys()):
-        yield Fault(path, f"row {index} of {source}, sample {sample}, is missing")
+        yield path, f"row {index} of {source}, sample {sample}, is missing"
 
 
 def _identities(run: RunRecord, start: int, end: int) -> Iterator[tuple[str, int, int]]:

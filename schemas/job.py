@@ -1,11 +1,30 @@
 """The job file: one YAML document, validated here. Unknown keys are refused, with the nearest known one named."""
 
 import difflib
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from schemas.errors import JobError
+
+# What a link that carries its own permission has in its query: S3, Google, Azure, and plain tokens.
+_SIGNATURE = re.compile(r"[?&](x-amz-signature|x-goog-signature|sig|signature|token|access_token|api_key)=", re.I)
+_SECRET = "secret"
+
+
+def _without_secret(url: str) -> str:
+    if "://" in url and (urlsplit(url).password or _SIGNATURE.search(url)):
+        raise PydanticCustomError(
+            _SECRET, "a secret in a URL would be written to run.json, and to each row as its source"
+        )
+    return url
+
+
+Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
+"""a local path, or a URL of any fsspec file system"""
 
 
 class Section(BaseModel):
@@ -17,7 +36,7 @@ class Section(BaseModel):
 class Input(Section):
     """What to read: files (`path`) or a Hugging Face dataset (`dataset`)."""
 
-    path: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] | None = None
+    path: Url | Annotated[list[Url], Field(min_length=1)] | None = None
     """a file, a folder, a glob, or a list of them; local, or a URL of any fsspec file system (s3://, gs://, hf://)"""
     dataset: str | None = None
     """a Hugging Face dataset: hub id or local folder"""
@@ -35,7 +54,7 @@ class Input(Section):
     limit: int | None = Field(None, gt=0)
     """take only the first so many rows"""
     storage_options: dict[str, Any] = {}
-    """handed to fsspec; credentials belong in the environment, not here: this is written to run.json"""
+    """handed to fsspec; run.json keeps the names of its keys and none of their values"""
 
     @model_validator(mode="after")
     def _one_source(self) -> "Input":
@@ -89,12 +108,14 @@ class Cluster(Section):
     """default: on GPUs what tensor_parallel_size x pipeline_parallel_size needs, else 0"""
     cpus_per_replica: int | None = Field(None, gt=0)
     """cores of each CPU engine, disjoint; by default an equal share of the machine's cores"""
+    grace_seconds: float = Field(30.0, ge=0)
+    """time from SIGTERM to the kill that follows it; rows in flight use it, but for 5 s, to come to their end"""
 
 
 class Output(Section):
     """Where the run goes, and how large its shards are."""
 
-    path: str = Field(min_length=1)
+    path: Url
     """the run folder: local, or a URL of any fsspec file system"""
     rows_per_shard: int = Field(512, gt=0)
     """input rows in one shard"""
@@ -128,6 +149,13 @@ class AugmentJob(Section):
     metrics: Metrics = Metrics()
     seed: int = 0
 
+    @field_validator("engine")
+    @classmethod
+    def _no_token(cls, engine: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(engine.get("hf_token"), str):
+            raise PydanticCustomError(_SECRET, "a token here (hf_token) would be written to run.json")
+        return engine
+
 
 def parse_job(data: Any) -> AugmentJob:
     """Validates a job as read from YAML.
@@ -144,16 +172,19 @@ def parse_job(data: Any) -> AugmentJob:
 
 
 def _job_error(error: ValidationError) -> JobError:
-    # An unknown key is often the reason why a required one is missing, so it is told first.
-    details = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    # No other error may show a secret; and an unknown key is often the reason why a required one is missing.
+    details = sorted(error.errors(), key=lambda e: (e["type"] != _SECRET, e["type"] != "extra_forbidden"))
     first = details[0]
+    # A whole section may hold a secret, and an error is read in logs.
+    value = None if isinstance(first["input"], dict) or "storage_options" in first["loc"] else first["input"]
     if first["type"] == "extra_forbidden":
-        return JobError(".".join(map(str, first["loc"])), first["input"], "unknown key", _nearest(first["loc"]))
+        return JobError(".".join(map(str, first["loc"])), value, "unknown key", _nearest(first["loc"]))
     path = [part for part in first["loc"] if not _is_union_tag(part)]
     key = ".".join(str(part) for part in path) or "job file"
     if first["type"] == "missing":
         return JobError(key, None, "this key is required and missing", f"add `{key}` to the job file")
-    value = first["input"] if not isinstance(first["input"], dict) else None
+    if first["type"] == _SECRET:
+        return JobError(key, None, first["msg"], "set it in the environment, as AWS_SECRET_ACCESS_KEY or HF_TOKEN are")
     return JobError(key, value, first["msg"].removeprefix("Value error, "), "correct the value in the job file")
 
 

@@ -19,8 +19,10 @@ coordinator.py   hands rows to replicas and takes them back
 window.py        which row runs next: prompts that begin alike follow each other
 writer.py        assembles shards and commits them
 store.py         the run folder
+lease.py         one driver at a time for a run folder
 row_log.py       finished rows of open shards
 shard_index.py   what is in each committed shard, in one file
+failpoints.py    places at which a test lets a process die
 filesystem.py    local and remote file systems, durable writing
 metrics.py       the Prometheus endpoint: the one file that touches prometheus_client
 """

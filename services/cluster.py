@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 import ray
@@ -11,6 +12,7 @@ from schemas.errors import EngineError
 
 # The object store only carries messages of a few KB; Ray would reserve 30% of the memory.
 _OBJECT_STORE_BYTES = 256 << 20
+_ANSWER_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -47,3 +49,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def head_answers() -> bool:
+    """Whether the cluster's head is there. Ray itself would wait for it a minute, and then abort this process."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    return True

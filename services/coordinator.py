@@ -7,6 +7,7 @@ known here.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -20,8 +21,12 @@ from services.window import DispatchWindow
 _LEASE_ROWS = 64
 # How long the loop sleeps when nothing happens; bounds how late a signal is seen.
 _TICK_SECONDS = 0.2
-# A row under which an engine died this often is taken for the reason.
-_MOST_DEATHS = 2
+# Rows under which a replica died run beside others so many at a time, and those of a second death alone. What dies
+# alone then is the reason: at once where its engine told of its death; later where the whole process vanished, which
+# more often is the machine's doing than a row's.
+_SUSPECTS_TOGETHER = 8
+_DEATHS_TO_ALONE = 2
+_MOST_DEATHS = {"engine": 3, "process": 5}
 # Rows to look ahead for prompts that begin alike, for each request in flight, and at most: what waits here is what the
 # driver holds in memory, and spreads over that many more open shards.
 _AHEAD_PER_REQUEST = 8
@@ -41,7 +46,7 @@ class Pool(Protocol):
         """What happened, at once or within `timeout` seconds."""
         ...
 
-    def replace(self, member: Member, cause: str) -> None:
+    def replace(self, member: Member, cause: str, forgiven: bool = False) -> None:
         """Puts a new replica in the place of a dead one."""
         ...
 
@@ -62,7 +67,8 @@ class Coordinator:
         rows: the rows to do, planned lazily.
         total: how many rows those are, at most; near the end they are shared out evenly.
         sink: takes finished rows; called from this thread.
-        should_stop: polled several times a second.
+        stop_within: polled several times a second; seconds in which rows in flight may still come to their end, or
+            None while nobody wants an end.
         on_ready: called when a replica is up.
     """
 
@@ -73,13 +79,16 @@ class Coordinator:
         rows: Iterator[WorkRow],
         total: int,
         sink: Callable[[Finished], None],
-        should_stop: Callable[[], bool],
+        stop_within: Callable[[], float | None],
         on_ready: Callable[[Member], None],
     ) -> None:
         self._pool, self._context = pool, context
         self._window = DispatchWindow(rows)
         self._left = total
-        self._sink, self._should_stop, self._on_ready = sink, should_stop, on_ready
+        self._sink, self._stop_within, self._on_ready = sink, stop_within, on_ready
+        self._suspects: deque[WorkRow] = deque()
+        self._accused: deque[WorkRow] = deque()
+        self._stopping = False
         self.cpu_seconds = 0.0
         """processor time of the thread in `run`"""
 
@@ -96,26 +105,57 @@ class Coordinator:
         """
         began = time.thread_time()
         try:
-            while not self._should_stop():
+            while self._stop_within() is None:
                 self._dispatch()
-                if self._window.empty and not self.in_flight:
+                if self._nothing_left():
                     return True
                 self._collect(_TICK_SECONDS)
-            # What replicas had finished when the stop came is a message away.
-            self._collect(_TICK_SECONDS)
-            return False
+            return self._drain()
         finally:
             self.cpu_seconds = time.thread_time() - began
 
+    def _drain(self) -> bool:
+        """Waits for rows in flight as long as it may, and takes what replicas had finished: that is a message away."""
+        self._stopping = True
+        while self.in_flight and (left := self._stop_within()):
+            self._collect(min(left, _TICK_SECONDS))
+        if self.in_flight:
+            self._collect(_TICK_SECONDS)
+        return self._nothing_left()
+
+    def _nothing_left(self) -> bool:
+        return self._window.empty and not self.in_flight and not self._suspects and not self._accused
+
     def _dispatch(self) -> None:
         serving = [member for member in self._pool.members if member.phase == "serving"]
+        court = self._court(serving)
         for member in serving:
+            if member is court:
+                if self._accused and not member.rows:
+                    self._pool.hand(member, [self._accused.popleft()])
+                continue
             # At least one: the planner may have less left than was thought, and only asking it tells.
             fair = max(math.ceil(self._left / len(serving)), 1)
             room = min(member.share, fair) - len(member.rows)
+            if self._suspects and room > 0:
+                room -= self._hand_suspects(member, room)
             while room > 0 and (lease := self._window.take(member.number, min(room, _LEASE_ROWS))):
                 self._pool.hand(member, lease)
                 room -= len(lease)
+
+    def _court(self, serving: list[Member]) -> Member | None:
+        """The replica that runs the accused alone, where there are some; it takes no other rows meanwhile."""
+        for member in serving:
+            if len(member.rows) == 1 and all(row.attempt >= _DEATHS_TO_ALONE for row in member.rows.values()):
+                return member
+        return min(serving, key=lambda member: len(member.rows), default=None) if self._accused else None
+
+    def _hand_suspects(self, member: Member, room: int) -> int:
+        there = sum(row.attempt > 0 for row in member.rows.values())
+        number = min(_SUSPECTS_TOGETHER - there, room, len(self._suspects))
+        if number > 0:
+            self._pool.hand(member, [self._suspects.popleft() for _ in range(number)])
+        return max(number, 0)
 
     def _collect(self, timeout: float) -> None:
         for news in self._pool.wait(timeout):
@@ -138,20 +178,32 @@ class Coordinator:
         self._sink(finished)
 
     def _lose(self, lost: Lost) -> None:
-        """Takes a dead replica's rows back, and those that saw too many engines die out of the job."""
-        member, doomed, returned = lost.member, [], []
-        for row in member.rows.values():
-            row.attempt += lost.blamed
-            (doomed if row.attempt >= _MOST_DEATHS else returned).append(row)
-        self._window.put_back(returned)
+        """Takes a dead replica's rows back, and a row that proved to be the reason out of the job."""
+        member, rows = lost.member, list(lost.member.rows.values())
+        alone = len(rows) == 1 and rows[0].attempt >= _DEATHS_TO_ALONE
         self._window.forget(member.number)
-        if lost.blamed:
-            self._pool.replace(member, lost.cause)
+        if lost.by in _MOST_DEATHS:
+            self._suspect(rows, lost)
         else:
+            self._window.put_back([row for row in rows if not row.attempt])
+            self._suspects += [row for row in rows if row.attempt]
+        if self._stopping:
+            member.rows.clear()
+            member.phase = "lost"
+        elif lost.by == "session":
             self._pool.reopen(member)
-        if doomed:
-            self._left -= len(doomed)
-            self._sink(self._failed(doomed, f"the engine died {_MOST_DEATHS} times under this row: {lost.cause}"))
+        else:
+            self._pool.replace(member, lost.cause, forgiven=alone or lost.by == "node")
+
+    def _suspect(self, rows: list[WorkRow], lost: Lost) -> None:
+        for row in rows:
+            row.attempt += 1
+        if len(rows) == 1 and rows[0].attempt >= _MOST_DEATHS[lost.by]:
+            self._left -= 1
+            reason = f"an engine died {rows[0].attempt} times under this row, and at last under it alone: {lost.cause}"
+            return self._sink(self._failed(rows, reason))
+        self._suspects += [row for row in rows if row.attempt < _DEATHS_TO_ALONE]
+        self._accused += [row for row in rows if row.attempt >= _DEATHS_TO_ALONE]
 
     def _failed(self, rows: list[WorkRow], reason: str) -> Finished:
         context = self._context

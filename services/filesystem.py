@@ -3,12 +3,17 @@
 import contextlib
 import os
 from collections.abc import Mapping
+from io import FileIO
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.errors import JobError
+from services.failpoints import failpoint
+
+# A process that is killed while it writes leaves a file with this ending; the next driver of the run removes it.
+LEFTOVER_SUFFIX = ".tmp"
 
 
 def resolve(
@@ -49,18 +54,29 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
         return
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}{LEFTOVER_SUFFIX}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        with open(temporary, "wb", buffering=0) as file:
+            whole = memoryview(data)
+            write_all(file, whole[: len(data) // 2])
+            failpoint("write.half")
+            write_all(file, whole[len(data) // 2 :])
             os.fsync(file.fileno())
+        failpoint("write.synced")
         os.rename(temporary, path)
+        failpoint("write.renamed")
         sync_folder(folder)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_all(file: FileIO, data: bytes | memoryview) -> None:
+    """Writes all of it: a full disk may take a part before it refuses the rest."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def sync_folder(folder: str) -> None:

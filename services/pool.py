@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import ray
 
-from schemas.errors import EngineError, KindlingError
+from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.job import Cluster, Model
 from schemas.rows import WorkRow
+from services.cluster import head_answers
 from services.engine import EngineDeadError, EngineInfo
 from services.placement import replica_actor, replica_spec
 from services.records import RowContext
@@ -24,6 +25,10 @@ _log = logging.getLogger("kindling")
 # A replica that dies this often in a row before it serves a row is not going to live.
 _MOST_DEATHS = 3
 _STOP_SECONDS = 15.0
+# Ray tells it in words alone (2.60).
+_NODE_DIED = "its node has died"
+# A replica that serves is heard of every two seconds; while none is, the cluster may be gone.
+_SILENCE_SECONDS = 10.0
 # Short beside the time for which the requests that wait inside an engine keep it full.
 _PAUSE_SECONDS_PER_REPLICA = 0.006
 _LONGEST_PAUSE_SECONDS = 0.1
@@ -36,6 +41,7 @@ class Member:
     Attributes:
         number: from 0; stays with its successor.
         adopted: it belongs to a warm pool, and outlives this job.
+        phase: lost where it died and none takes its place, since the job is ending.
         waits_for: what the actor was last asked: to open a session, or for finished rows; None between two questions.
         rows: the rows it was given and has not returned, by unit.
         share: requests that it may have in flight for this job.
@@ -44,7 +50,7 @@ class Member:
     number: int
     actor: Any
     adopted: bool = False
-    phase: Literal["starting", "serving"] = "starting"
+    phase: Literal["starting", "serving", "lost"] = "starting"
     waits_for: ray.ObjectRef | None = None
     rows: dict[int, WorkRow] = field(default_factory=dict)
     share: int = 0
@@ -70,11 +76,17 @@ class Returned:
 
 @dataclass(frozen=True)
 class Lost:
-    """A replica's rows are lost: its engine or its actor died, or (not `blamed`) it took this job for dead."""
+    """A replica's rows are lost.
+
+    Attributes:
+        by: what ended it. `engine`: its engine died under it and said why. `process`: the actor's process is gone; the
+            machine may have run out of memory, or somebody killed it. `node`: its machine is gone, or cannot be
+            reached. `session`: it lives, and took this job for dead.
+    """
 
     member: Member
     cause: str
-    blamed: bool = True
+    by: Literal["engine", "process", "node", "session"]
 
 
 class ReplicaPool:
@@ -85,6 +97,7 @@ class ReplicaPool:
 
     def __init__(self, model: Model, engine: dict[str, Any], cluster: Cluster, context: RowContext) -> None:
         self._context, self._job = context, uuid.uuid4().hex
+        self._heard_at = time.monotonic()
         self._deaths: Counter[int] = Counter()
         name, actors = find_pool(model, engine)
         if actors:
@@ -109,27 +122,37 @@ class ReplicaPool:
 
         Raises:
             EngineError: the model or engine cannot be started.
+            StoppedError: the cluster is gone.
         """
         for member in self.members:
-            if member.waits_for is None:
+            if member.waits_for is None and member.phase != "lost":
                 self._exchange(member, [])
-        waiting = {member.waits_for: member for member in self.members}
+        waiting = {member.waits_for: member for member in self.members if member.phase != "lost"}
         refs, ready = list(waiting), []
+        if not refs:
+            time.sleep(timeout)
+            return []
         if len(refs) > 1:
             # With many replicas there is always news of some; one look at all of them costs the driver less than many.
             time.sleep(min(_PAUSE_SECONDS_PER_REPLICA * len(refs), _LONGEST_PAUSE_SECONDS))
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         if not ready:
             ready, _ = ray.wait(refs, timeout=timeout)
+        self._listen(bool(ready))
         return [self._news(waiting[ref], ref) for ref in ready]
 
-    def replace(self, member: Member, cause: str) -> None:
+    def replace(self, member: Member, cause: str, forgiven: bool = False) -> None:
         """Puts a new replica in the place of a dead one; a warm pool's is started anew by Ray, and only asked again.
+
+        Args:
+            forgiven: that it died tells nothing about the next one.
 
         Raises:
             EngineError: the replicas in this place keep dying before they serve a row.
+            StoppedError: the cluster is gone.
         """
-        self._deaths[member.number] += 1
+        self._require_head()
+        self._deaths[member.number] += not forgiven
         if self._deaths[member.number] >= _MOST_DEATHS:
             raise EngineError(
                 "cluster", None, f"replica {member.number} died {_MOST_DEATHS} times before it served a row: {cause}",
@@ -162,6 +185,22 @@ class ReplicaPool:
                 ray.kill(member.actor)
         self.members = []
 
+    def _listen(self, heard: bool) -> None:
+        now = time.monotonic()
+        if heard:
+            self._heard_at = now
+        elif now - self._heard_at > _SILENCE_SECONDS:
+            self._heard_at = now
+            self._require_head()
+
+    def _require_head(self) -> None:
+        if not head_answers():
+            self.members = []
+            raise StoppedError(
+                "cluster.address", None, "the head of the Ray cluster does not answer any more",
+                "start a cluster, then the same command there: it resumes, and nothing finished is lost",
+            )  # fmt: skip
+
     def _created(self, number: int) -> Member:
         return self._opened(Member(number, replica_actor(self._spec).remote(self._spec)))
 
@@ -181,9 +220,9 @@ class ReplicaPool:
             answer = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, EngineDeadError):
-                return Lost(member, str(error.cause))
+                return Lost(member, str(error.cause), "engine")
             if isinstance(error.cause, SessionLostError):
-                return Lost(member, "it took this job for dead", blamed=False)
+                return Lost(member, "it took this job for dead", "session")
             if isinstance(error.cause, KindlingError):
                 raise error.cause from None
             raise EngineError(
@@ -191,7 +230,7 @@ class ReplicaPool:
                 "this is a fault of Kindling's own; please report it with the log in Ray's session folder",
             ) from error  # fmt: skip
         except ray.exceptions.RayError as error:
-            return Lost(member, str(error).splitlines()[0])
+            return Lost(member, _last_line(error), "node" if _is_of_node(error) else "process")
         member.waits_for = None
         return self._returned(member, answer) if isinstance(answer, bytes) else self._ready(member, answer)
 
@@ -205,3 +244,13 @@ class ReplicaPool:
         member.info, member.node, member.cores = answer.info, answer.node, answer.cores
         member.phase = "serving"
         return Ready(member)
+
+
+def _last_line(error: Exception) -> str:
+    """Where Ray tells its cause, below a table of ids."""
+    return " ".join((str(error).strip() or type(error).__name__).splitlines()[-1].split())
+
+
+def _is_of_node(error: ray.exceptions.RayError) -> bool:
+    unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
+    return unreachable or getattr(error, "preempted", False) or _NODE_DIED in str(error)

@@ -118,7 +118,7 @@ class SimulatedPool:
         self.now += rows * self._driver_seconds_per_row
         return news
 
-    def replace(self, member: Member, cause: str) -> None:
+    def replace(self, member: Member, cause: str, forgiven: bool = False) -> None:
         """Simulated replicas do not die."""
         raise NotImplementedError(cause)
 

@@ -6,6 +6,8 @@ data/part-00000.parquet      accepted rows; its being there is what commits the 
 rejected/part-00000.parquet  rows that quality control refused
 errors/part-00000.parquet    rows that could not be generated
 log/part-00001.arrows        finished rows of shards still open (see row_log.py)
+run.lock                     held by the one driver that may write here (see lease.py)
+set-aside/<time>/            damaged files that `verify --repair` took out of the way
 index.parquet                what the footers in data/ say (see shard_index.py); deleted, it is built again
 """
 
@@ -26,8 +28,13 @@ from pydantic import ValidationError
 from schemas.errors import RunError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
 from schemas.run import MANIFEST_KEY, Manifest, RunRecord
-from services.filesystem import is_local, resolve, write_atomic
+from services.failpoints import failpoint
+from services.filesystem import LEFTOVER_SUFFIX, is_local, resolve, write_atomic
 
+LOCK_NAME = "run.lock"
+# Folders in which this program writes, and may therefore remove what a killed process left half written.
+_OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values())
+_SIBLING_FOLDERS = tuple(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED)
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
 
 
@@ -52,8 +59,41 @@ class ShardStore:
         write_atomic(self.fs, self.path(relative), text.encode())
 
     def is_empty(self) -> bool:
-        """Whether nothing lies in the folder, or it is not there."""
-        return not self.fs.exists(self.root) or not self.fs.ls(self.root, detail=False)
+        """Whether nothing lies in the folder but its lock, or it is not there."""
+        return not set(self.names("")) - {LOCK_NAME, ""}  # some object stores list a folder in itself
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what lies in a folder below the run ("" is the run's own); none where it is not there."""
+        return sorted(name for name, _ in _listed(self.fs, self.path(folder).rstrip("/")))
+
+    def remove(self, relative: str) -> None:
+        """Removes a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(relative))
+
+    def move(self, relative: str, to: str) -> None:
+        """Moves a file of the run to another place in it."""
+        self.fs.makedirs(self.path(to).rsplit("/", 1)[0], exist_ok=True)
+        self.fs.mv(self.path(relative), self.path(to))
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed driver left half done: files under temporary names, and siblings of shards that it did
+        not come to commit. To be called by the one driver alone.
+        """
+        for folder in _OWN_FOLDERS if self.can_append else ():  # one whole PUT leaves nothing
+            for name in self.names(folder):
+                if name.startswith(".") and name.endswith(LEFTOVER_SUFFIX):
+                    self.remove(f"{folder}/{name}" if folder else name)
+        siblings = [
+            (int(match[1]), f"{folder}/{name}")
+            for folder in _SIBLING_FOLDERS
+            for name in self.names(folder)
+            if (match := _SHARD_NAME.fullmatch(name))
+        ]
+        committed = self.committed() if siblings else set()
+        for shard, path in siblings:
+            if shard not in committed:
+                self.remove(path)
 
     def read_run(self) -> RunRecord | None:
         """run.json, or None where there is none.
@@ -94,7 +134,7 @@ class ShardStore:
         listed = _listed(self.fs, self.path("data"))
         if any(_SHARD_NAME.fullmatch(name) for name, _ in listed):
             return True
-        return self.fs.exists(self.path("log")) and bool(self.fs.ls(self.path("log")))
+        return bool(self.names("log"))
 
     def commit(self, manifest: Manifest, rows: pa.Table) -> Manifest:
         """Writes one shard: siblings first, then its data file, which commits it.
@@ -106,6 +146,7 @@ class ShardStore:
         Raises:
             OSError: as the file system gives it; the shard is then not committed.
         """
+        failpoint("commit.begun")
         siblings: dict[str, bytes] = {}
         for state, folder in FOLDER_OF_STATE.items():
             part = rows.filter(pc.equal(rows["state"], state))
@@ -113,10 +154,12 @@ class ShardStore:
                 siblings[shard_path(folder, manifest.shard)] = _to_parquet(part)
         for relative, data in siblings.items():
             write_atomic(self.fs, self.path(relative), data)
+        failpoint("commit.siblings")
         hashes = {relative: hashlib.sha256(data).hexdigest() for relative, data in siblings.items()}
         manifest = manifest.model_copy(update={"siblings": hashes})
         accepted = rows.filter(pc.equal(rows["state"], ACCEPTED))
         write_atomic(self.fs, self.path(shard_path("data", manifest.shard)), encode_shard(accepted, manifest))
+        failpoint("commit.data")
         return manifest
 
     def manifest(self, shard: int) -> Manifest:

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 
 from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
+from services.lease import Lease
 from services.replica import Finished
-from services.row_log import RowLog
+from services.row_log import SYNC_SECONDS, RowLog
 from services.shard_index import ShardIndex
 from services.store import ShardStore
 
@@ -66,6 +67,7 @@ class ShardWriter:
         run: its run.json.
         index: the shards that are durable already, and which new ones are added to; a log that a crash left of one of
             them is removed.
+        lease: asked before anything is written whether the run is still this driver's.
         on_rows: called with each batch of rows that is kept, and whether an earlier process had finished them.
         on_commit: called with each shard's manifest once it is durable.
     """
@@ -75,13 +77,14 @@ class ShardWriter:
         store: ShardStore,
         run: RunRecord,
         index: ShardIndex,
+        lease: Lease,
         on_rows: Callable[[pa.RecordBatch, bool], None],
         on_commit: Callable[[Manifest], None],
     ) -> None:
-        self._store, self._run, self._index = store, run, index
+        self._store, self._run, self._index, self._lease = store, run, index, lease
         self._on_rows, self._on_commit = on_rows, on_commit
-        self._log = RowLog(store.path("log")) if store.can_append else None
-        for shard in index.committed.intersection(self._log.shards() if self._log is not None else ()):
+        self._log = RowLog(store)
+        for shard in index.committed.intersection(self._log.shards()):
             self._log.drop(shard)
         self._first_rows = _first_rows(run)
         self._shards: dict[int, _OpenShard] = {}
@@ -100,10 +103,9 @@ class ShardWriter:
         To be called before a row of the shard is handed out.
         """
         shard = _OpenShard(number, start, end)
-        if self._log is not None:
-            for batch in self._log.recover(number).to_batches():
-                kept = shard.add(self._units_of(batch), batch)
-                self._on_rows(kept, True)
+        for batch in self._log.recover(number).to_batches():
+            kept = shard.add(self._units_of(batch), batch)
+            self._on_rows(kept, True)
         self._shards[number] = shard
         if self._is_full(shard):
             self._queue.put(number)
@@ -135,13 +137,13 @@ class ShardWriter:
                 items = self._waiting()
                 began = time.thread_time()
                 open_ended = None not in items
+                self._log.sync_if_due()
                 self._keep([item for item in items if isinstance(item, Finished)])
                 for number in items:
                     if isinstance(number, int):
                         self._commit(self._shards[number])
                 self._rest(time.thread_time() - began)
-            if self._log is not None:
-                self._log.close()
+            self._log.close({shard.number: shard.batches for shard in self._shards.values()})
             self._index.save()
         except Exception as error:  # told to the driver, which stops the job
             self.error = error
@@ -149,9 +151,13 @@ class ShardWriter:
             self.cpu_seconds = time.thread_time()
 
     def _waiting(self) -> list[Finished | int | None]:
-        """All that came since the last time: a busy driver pays for writing a batch once in many messages."""
-        items = [self._queue.get()]
+        """All that came since the last time: a busy driver pays for writing a batch once in many messages.
+
+        Comes back with nothing after a while, so that rows are synced also where no other follows them.
+        """
+        items: list[Finished | int | None] = []
         with contextlib.suppress(queue.Empty):
+            items.append(self._queue.get(timeout=SYNC_SECONDS))
             while items[-1] is not None:
                 items.append(self._queue.get_nowait())
         return items
@@ -166,6 +172,7 @@ class ShardWriter:
     def _keep(self, messages: list[Finished]) -> None:
         if not messages:
             return
+        self._lease.check()
         units = [unit for message in messages for unit in message.units]
         shards = np.array([shard for message in messages for shard in message.shards])
         rows = pa.concat_batches([message.batch for message in messages]) if len(messages) > 1 else messages[0].batch
@@ -177,8 +184,7 @@ class ShardWriter:
             mine = np.flatnonzero(shards == number)
             batch = shard.add([units[i] for i in mine], rows if len(mine) == len(shards) else rows.take(pa.array(mine)))
             kept.append(batch)
-            if self._log is not None:
-                self._log.append(shard.number, batch)
+            self._log.append(shard.number, batch)
             if self._is_full(shard):
                 full.append(shard)
         if kept:
@@ -191,9 +197,9 @@ class ShardWriter:
 
     def _commit(self, shard: _OpenShard) -> None:
         table = shard.table()
+        self._lease.check()  # shards that were full from the start come here without a row; and commits may be many
         manifest = self._store.commit(_manifest(self._run, shard, table), table)
-        if self._log is not None:
-            self._log.drop(shard.number)
+        self._log.drop(shard.number)
         del self._shards[shard.number]
         self._on_commit(manifest)
         self._index.add(manifest, table)

@@ -25,6 +25,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,3 +110,19 @@ def finished_rows(run):
         return sum(status(run).rows.values())
     except KindlingError:
         return 0
+
+
+def gone(pids, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(map(_runs, pids)):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -126,13 +126,13 @@ def test_another_job_in_the_same_folder_is_refused_with_the_difference(fake_job)
 def test_a_log_left_by_a_crash_after_the_commit_counts_no_row_twice(fake_job):
     fake_job["input"]["limit"] = 16
     run = augment(fake_job).run
-    log = RowLog(f"{run}/log")
+    log = RowLog(ShardStore(run))
     log.append(1, pq.read_table(f"{run}/data/part-00001.parquet").to_batches()[0])
-    log.close()
+    log.close({})
     assert sum(status(run).rows.values()) == 16
     fake_job["input"]["limit"] = 24
     assert augment(fake_job, extend=True).rows["accepted"] == 24
-    assert RowLog(f"{run}/log").shards() == [] and verify(run).faults == []
+    assert RowLog(ShardStore(run)).shards() == [] and verify(run).faults == []
 
 
 def test_a_misspelt_model_does_not_spoil_its_folder(fake_job):
@@ -216,7 +216,7 @@ def test_a_stop_signal_keeps_what_is_finished_and_exits_75(fake_job, tmp_path, r
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 75, errors
-        assert "the same command resumes" in errors and "Traceback" not in errors
+        assert "resume with: kindling augment" in errors and "Traceback" not in errors
     kept = finished_rows(run)
     assert 8 <= kept < 40
     process = start(fake_job, tmp_path, ray_cluster)

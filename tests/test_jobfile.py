@@ -105,7 +105,7 @@ def test_top_level_that_is_no_mapping(job_file, text, shown, overrides):
     [
         ({"smaples": 3}, "smaples", 3, "`samples`"),
         ({"sampling": {"temprature": 0.5}}, "sampling.temprature", 0.5, "`sampling.temperature`"),
-        ({"input": {"path": "a", "colums": {"a": "b"}}}, "input.colums", {"a": "b"}, "`input.columns`"),
+        ({"input": {"path": "a", "colums": {"a": "b"}}}, "input.colums", None, "`input.columns`"),
         ({"output": {"path": "a", "row_per_shard": 9}}, "output.row_per_shard", 9, "`output.rows_per_shard`"),
         ({"metrics": {"prot": 1}}, "metrics.prot", 1, "`metrics.port`"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines import sources
 from pipelines.inputs import InputReader
-from pipelines.plan import plan_run, work_rows
+from pipelines.plan import claimed, plan_run, work_rows
 from pipelines.recipes import recipe_of
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
@@ -47,7 +47,8 @@ def plan(tmp_path):
         job = parse_job(merged(base, changes))
         recipe = recipe_of(job)
         store = ShardStore(job.output.path)
-        run = plan_run(store, job, recipe, InputReader(job.input, list(recipe.fields)).inputs, extend)
+        with claimed(store, job):
+            run = plan_run(store, job, recipe, InputReader(job.input, list(recipe.fields)).inputs, extend)
         # A run holds its folder from its first row on.
         if store.can_append:
             Path(store.path("log")).mkdir(exist_ok=True)
@@ -164,6 +165,7 @@ SPEED = {
     "cluster.replicas": 4,
     "cluster.gpus_per_replica": 0.5,
     "cluster.cpus_per_replica": 2,
+    "cluster.grace_seconds": 110.0,
     "metrics.port": None,
     "metrics.host": "0.0.0.0",
     "output.path": "elsewhere",

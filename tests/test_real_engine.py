@@ -7,10 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SHARED_DATA, cli_env, write_job, write_jsonl
+from conftest import ROOT, SHARED_DATA, cli_env, gone, write_job, write_jsonl
 
 from pipelines import augment, status, verify
 from pipelines.demonstration import demo_job, page
@@ -153,12 +152,3 @@ def test_the_demo_page_is_made_of_the_run(real_run):
     first = json.loads((ROOT / "pipelines" / "data" / "demo_corpus.jsonl").read_text().splitlines()[0])
     assert first["emotions"][0] in text and "12 accepted, 2 errors" in text and real_run.run in text
     assert demo_job("runs/demo").model.id == "embedded"
-
-
-def gone(pids, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
-            return True
-        time.sleep(0.2)
-    return False

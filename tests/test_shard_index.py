@@ -277,6 +277,9 @@ def test_what_is_written_in_all_grows_as_the_number_of_shards_does(monkeypatch):
     assert sum(sizes) <= added / shard_index._UNSAVED_SHARE
 
 
+UNCONTESTED = SimpleNamespace(check=lambda: None)  # a lease that no other driver wants
+
+
 def finished(shard, state=ACCEPTED):
     numbers = range(shard * ROWS, (shard + 1) * ROWS)
     return Finished(list(numbers), [shard] * ROWS, batch(*numbers, state=state).serialize().to_pybytes(), 0)
@@ -285,7 +288,9 @@ def finished(shard, state=ACCEPTED):
 def write(store, run, shards):
     """The writer's own way from rows to shards; what ended it early, if anything."""
     ranges = {number: (start, end) for number, start, end in run.shard_ranges()}
-    writer = ShardWriter(store, run, read_index(store, run), lambda rows, recovered: None, lambda manifest: None)
+    writer = ShardWriter(
+        store, run, read_index(store, run), UNCONTESTED, lambda rows, recovered: None, lambda manifest: None
+    )
     for shard in shards:
         writer.open(shard, *ranges[shard])
         writer.put(finished(shard, REJECTED if shard % 2 else ACCEPTED))
@@ -317,7 +322,7 @@ def test_rows_of_open_shards_stay_in_the_log_where_the_index_cannot_be_written(t
     (tmp_path / INDEX_PATH / "in the way").mkdir(parents=True)
     logged = threading.Event()
     writer = ShardWriter(
-        store, run, read_index(store, run), lambda rows, recovered: logged.set(), lambda manifest: None
+        store, run, read_index(store, run), UNCONTESTED, lambda rows, recovered: logged.set(), lambda manifest: None
     )
     for shard in (0, 1):
         writer.open(shard, shard * ROWS, (shard + 1) * ROWS)
@@ -341,7 +346,7 @@ def test_a_deleted_shard_is_generated_again_and_no_other(tmp_path):
     write(store, run, range(5))
     (tmp_path / "run" / shard_path("data", 3)).unlink()
     index = read_index(store, run)
-    writer = ShardWriter(store, run, index, lambda rows, recovered: None, lambda manifest: None)
+    writer = ShardWriter(store, run, index, UNCONTESTED, lambda rows, recovered: None, lambda manifest: None)
     recipe = SimpleNamespace(prefix=lambda values: "")
     assert [row.unit for row in work_rows(run, reader, recipe, writer, index.committed)] == [12, 13, 14, 15]
     writer.close()

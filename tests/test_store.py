@@ -87,26 +87,30 @@ def files_below(folder):
 
 
 def log_path(folder, shard=0):
-    return folder / f"part-{shard:05d}.arrows"
+    return folder / "log" / f"part-{shard:05d}.arrows"
+
+
+def row_log(folder):
+    return RowLog(ShardStore(str(folder)))
 
 
 def recovered(folder, shard=0):
-    rows = RowLog(str(folder)).recover(shard)
+    rows = row_log(folder).recover(shard)
     assert rows.schema.equals(ROW_SCHEMA)
     rows.validate(full=True)
     return rows
 
 
 def test_appended_rows_are_there_at_once_for_another_process(tmp_path):
-    log = RowLog(str(tmp_path / "log"))
+    log = row_log(tmp_path)
     log.append(0, batch(0, 1))
-    assert recovered(tmp_path / "log").equals(table(batch(0, 1)))
+    assert recovered(tmp_path).equals(table(batch(0, 1)))
     log.append(0, batch(2, state=ERROR))
-    assert recovered(tmp_path / "log").equals(table(batch(0, 1), batch(2, state=ERROR)))
+    assert recovered(tmp_path).equals(table(batch(0, 1), batch(2, state=ERROR)))
 
 
 def test_shards_have_logs_of_their_own(tmp_path):
-    log = RowLog(str(tmp_path))
+    log = row_log(tmp_path)
     log.append(7, batch(7))
     log.append(123456, batch(8))
     assert log.shards() == [7, 123456]
@@ -116,28 +120,28 @@ def test_shards_have_logs_of_their_own(tmp_path):
 
 def test_a_shard_without_a_log_has_no_rows(tmp_path):
     assert recovered(tmp_path / "absent").num_rows == 0
-    assert RowLog(str(tmp_path / "absent")).shards() == []
+    assert row_log(tmp_path / "absent").shards() == []
 
 
 def test_a_second_process_continues_the_log_of_the_first(tmp_path):
-    first = RowLog(str(tmp_path))
+    first = row_log(tmp_path)
     first.append(0, batch(0, 1))
-    first.close()
+    first.close({})
     for i in range(2, 5):
-        log = RowLog(str(tmp_path))
+        log = row_log(tmp_path)
         log.append(0, batch(i))
-        log.close()
+        log.close({})
     assert recovered(tmp_path).equals(table(batch(0, 1), batch(2), batch(3), batch(4)))
-    assert files_below(tmp_path) == ["part-00000.arrows"]
+    assert files_below(tmp_path) == ["log/part-00000.arrows"]
 
 
 def test_drop_removes_the_log_of_its_shard_alone(tmp_path):
-    log = RowLog(str(tmp_path))
+    log = row_log(tmp_path)
     log.append(0, batch(0))
     log.append(1, batch(1))
     log.drop(0)
     log.drop(5)
-    assert files_below(tmp_path) == ["part-00001.arrows"]
+    assert files_below(tmp_path) == ["log/part-00001.arrows"]
     assert recovered(tmp_path).num_rows == 0
     log.append(1, batch(2))
     log.append(0, batch(3))
@@ -146,13 +150,13 @@ def test_drop_removes_the_log_of_its_shard_alone(tmp_path):
 
 
 def test_a_log_torn_at_any_byte_gives_back_its_whole_batches(tmp_path):
-    log = RowLog(str(tmp_path))
+    log = row_log(tmp_path)
     batches, ends = [], []
     for indices in ((0, 1), (2,), (3, 4, 5)):
         batches.append(batch(*indices))
         log.append(0, batches[-1])
         ends.append(log_path(tmp_path).stat().st_size)
-    log.close()
+    log.close({})
     whole = log_path(tmp_path).read_bytes()
     assert ends[-1] == len(whole)
     for size in range(len(whole) + 1):
@@ -162,29 +166,29 @@ def test_a_log_torn_at_any_byte_gives_back_its_whole_batches(tmp_path):
 
 
 def test_a_torn_log_goes_on_after_its_whole_batches(tmp_path):
-    log = RowLog(str(tmp_path))
+    log = row_log(tmp_path)
     log.append(0, batch(0, 1))
     kept = log_path(tmp_path).stat().st_size
     log.append(0, batch(2))
-    log.close()
+    log.close({})
     whole = log_path(tmp_path).read_bytes()
     for size in (0, 1, 100, kept - 1, kept, kept + 1, (kept + len(whole)) // 2, len(whole) - 1):
         log_path(tmp_path).write_bytes(whole[:size])
         before = recovered(tmp_path)
-        again = RowLog(str(tmp_path))
+        again = row_log(tmp_path)
         again.append(0, batch(8))
         again.append(0, batch(9))
-        again.close()
+        again.close({})
         assert recovered(tmp_path).equals(pa.concat_tables([before, table(batch(8), batch(9))]))
-        assert files_below(tmp_path) == ["part-00000.arrows"]
+        assert files_below(tmp_path) == ["log/part-00000.arrows"]
 
 
 def test_a_log_whose_end_became_zeros_gives_back_what_lies_before(tmp_path):
-    log = RowLog(str(tmp_path))
+    log = row_log(tmp_path)
     log.append(0, batch(0, 1))
     kept = log_path(tmp_path).stat().st_size
     log.append(0, batch(2))
-    log.close()
+    log.close({})
     whole = log_path(tmp_path).read_bytes()
     for size in range(kept, len(whole)):
         zeroed = whole[:size] + bytes(len(whole) - size + 64)
@@ -194,6 +198,7 @@ def test_a_log_whose_end_became_zeros_gives_back_what_lies_before(tmp_path):
 
 
 def test_a_log_that_is_something_else_has_no_rows(tmp_path):
+    log_path(tmp_path).parent.mkdir()
     log_path(tmp_path).write_bytes(b"no Arrow at all" * 100)
     assert recovered(tmp_path).num_rows == 0
 

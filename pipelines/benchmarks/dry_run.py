@@ -7,6 +7,7 @@ import multiprocessing
 import re
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from schemas.emotions import EMOTIONS
 from schemas.job import parse_job
 from services.coordinator import Coordinator
 from services.fake_engine import LatencyModel
+from services.lease import leased
 from services.records import RowContext
 from services.shard_index import read_index
 from services.simulation import SimulatedPool
@@ -90,7 +92,7 @@ def contexts_job(source: Path, folder: Path, rows_per_shard: int, **sections: An
 
 
 def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_per_row: float) -> DryRun:
-    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, ExitStack() as held:
         source = Path(scratch) / "contexts.parquet"
         write_contexts(source, rows)
         job = parse_job(contexts_job(source, Path(scratch) / "run", rows_per_shard=4096, engine=engine))
@@ -99,7 +101,8 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         store = ShardStore(job.output.path)
         run = plan_run(store, job, recipe, reader.inputs, extend=False)
         index = read_index(store, run)
-        writer = ShardWriter(store, run, index, lambda batch, recovered: None, lambda manifest: None)
+        lease = held.enter_context(leased(store))
+        writer = ShardWriter(store, run, index, lease, lambda batch, recovered: None, lambda manifest: None)
         pool = SimulatedPool(replicas, LatencyModel(**engine), _PROMPT_TOKENS, driver_seconds_per_row)
         context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
         planned = work_rows(run, reader, recipe, writer, set())
@@ -123,8 +126,8 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
 _PROMPT_TOKENS = 400
 
 
-def _not_stopped(writer: ShardWriter) -> Callable[[], bool]:
-    return lambda: writer.error is not None
+def _not_stopped(writer: ShardWriter) -> Callable[[], float | None]:
+    return lambda: None if writer.error is None else 0.0
 
 
 def _peak_mib() -> float:

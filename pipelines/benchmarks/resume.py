@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.benchmarks.dry_run import contexts_job, in_fresh_process, write_contexts
 from pipelines.inputs import InputReader
-from pipelines.plan import plan_run, work_rows
+from pipelines.plan import claimed, plan_run, work_rows
 from pipelines.recipes import recipe_of
 from schemas.job import parse_job
 from schemas.rows import ACCEPTED, STATES, to_batch
@@ -77,14 +77,15 @@ def _seconds_to_first_row(folder: Path) -> float:
     recipe = recipe_of(job)
     reader = InputReader(job.input, list(recipe.fields))
     store = ShardStore(job.output.path)
-    run = plan_run(store, job, recipe, reader.inputs, extend=False)
-    index = read_index(store, run)
-    index.save_if_due()
-    index.totals()
-    writer = ShardWriter(store, run, index, lambda batch, recovered: None, lambda manifest: None)
-    row = next(work_rows(run, reader, recipe, writer, index.committed))
-    seconds = time.monotonic() - began
-    writer.close()
+    with claimed(store, job) as lease:
+        run = plan_run(store, job, recipe, reader.inputs, extend=False)
+        index = read_index(store, run)
+        index.save_if_due()
+        index.totals()
+        writer = ShardWriter(store, run, index, lease, lambda batch, recovered: None, lambda manifest: None)
+        row = next(work_rows(run, reader, recipe, writer, index.committed))
+        seconds = time.monotonic() - began
+        writer.close()
     if row.unit != run.rows - 1:
         raise RuntimeError(f"the first row left is {row.unit}, and not the last of {run.rows}")
     return seconds
