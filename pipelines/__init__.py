@@ -9,7 +9,7 @@
     augmentation.py     augment
     stopping.py         how a job is told to end, and how long it has
     pools.py            pool start, list, stop
-    benchmarks/         bench throughput, bench scale
+    benchmarks/         bench throughput, scale, chaos, determinism
     demonstration.py    demo
     verification.py     verify
     run_status.py       status

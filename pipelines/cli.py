@@ -159,6 +159,31 @@ def bench_scale(
     _exit_unless(scale(rows, shards, rows_per_replica))
 
 
+@bench_app.command("chaos")
+def bench_chaos(
+    kills: Annotated[int, typer.Option(help="SIGKILLs of runs on the fake engine")] = 200,
+    real_kills: Annotated[int, typer.Option(help="SIGKILLs of runs on the embedded model; 0 leaves these out")] = 6,
+    seed: Annotated[int, typer.Option(help="of victims, times and failpoints")] = 0,
+    rows: Annotated[int, typer.Option(help="input rows of each run on the fake engine")] = 400,
+) -> None:
+    """Processes killed and stopped at any moment, and what is lost by it: nothing."""
+    from pipelines.benchmarks.chaos import chaos
+
+    _exit_unless(chaos(kills, real_kills, seed, rows))
+
+
+@bench_app.command("determinism")
+def bench_determinism(
+    rows: Annotated[int, typer.Option(help="input rows, of the demo's 56")] = 56,
+    samples: Annotated[int, typer.Option(help="outputs for each row")] = 2,
+    max_tokens: Annotated[int, typer.Option(help="of each output")] = 64,
+) -> None:
+    """The same job again, on more replicas, in another order, after a crash: the share of rows with the same text."""
+    from pipelines.benchmarks.determinism import determinism
+
+    _exit_unless(determinism(rows, samples, max_tokens))
+
+
 @pool_app.command("start")
 def pool_start(
     job: Job,

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import os
 import random
+import time
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -70,6 +71,10 @@ class LatencyModel:
     die_at_start: bool = False
     die_after_requests: int = 0
     """end the engine when this many requests were served; 0: never"""
+    poison: str = ""
+    """end the engine under each prompt that has this word; "": under none"""
+    journal: str = ""
+    """file to which a line is added as a request begins to run, and one when it is done: see `journal_line`"""
 
     def request_seconds(self, prompt_tokens: int, output_tokens: int) -> float:
         """What one request takes once it runs."""
@@ -95,6 +100,9 @@ class FakeEngine:
         self._latency = LatencyModel(**spec.engine)
         if self._latency.die_at_start:
             raise EngineDeadError("the fake engine was told to die at its start")
+        # Appended to by all engines of a job, and by a killed one up to its last line.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        self._journal = os.open(self._latency.journal, flags, 0o644) if self._latency.journal else None
         self._slots = asyncio.Semaphore(self._latency.max_num_seqs)
         self._served = 0
         self.info = EngineInfo(
@@ -117,10 +125,14 @@ class FakeEngine:
         text, finish_reason = fake_text(messages, seed, sampling["max_tokens"])
         output_tokens = len(text.split())
         async with self._slots:
+            self._note("start", seed)
             await asyncio.sleep(self._latency.request_seconds(prompt_tokens, output_tokens))
             self._served += 1
+        if self._latency.poison and any(self._latency.poison in message["content"] for message in messages):
+            raise EngineDeadError(f"the fake engine was told to die of the word {self._latency.poison!r}")
         if 0 < self._latency.die_after_requests < self._served:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
+        self._note("end", seed)
         return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, clock() - began)
 
     async def reset_prefix_cache(self) -> bool:
@@ -129,6 +141,15 @@ class FakeEngine:
 
     async def stop(self) -> None:
         """Nothing to free."""
+
+    def _note(self, event: str, seed: int) -> None:
+        if self._journal is not None:
+            os.write(self._journal, journal_line(event, seed))
+
+
+def journal_line(event: str, seed: int) -> bytes:
+    """`start` or `end`, the row's seed, seconds since 1970, and the process: in one write, so that lines stay whole."""
+    return f"{event} {seed} {time.time():.6f} {os.getpid()}\n".encode()
 
 
 def fake_text(messages: list[dict[str, str]], seed: int, max_tokens: int) -> tuple[str, str]:

@@ -9,6 +9,13 @@
     scale.py          bench scale: replicas added, memory, resume
     dry_run.py        a whole job over simulated replicas
     resume.py         a run with very many shards
+    chaos.py          bench chaos: processes killed at any moment, on the fake engine and the real one
+    chaos_jobs.py     their jobs, with rows of all kinds
+    chaos_faults.py   the victims, times and failpoints
+    chaos_processes.py    drivers, and the replicas of the cluster
+    chaos_watch.py    a hostile reader beside the run
+    chaos_check.py    what a run must come to, and whether it did
+    determinism.py    bench determinism: the same job again, and how many texts are the same
     gpu.py            raw vLLM and Kindling on one GPU (deploy/bench_gpu.sh)
     report.py         machine, ratios, goals, the last line
 

@@ -1,0 +1,213 @@
+"""`kindling bench determinism`: the same job once more, in other circumstances, and how many of its texts are the same.
+
+Each row has its own seed, so nothing but arithmetic can differ: what an engine adds up in which order depends on the
+requests that run beside each other. The job is run a first time, and then
+
+    again          with nothing changed
+    replicas       on two replicas in place of one, each with as many cores
+    order          with a quarter of the requests in flight, so that rows meet other rows
+    after a crash  with its driver killed by SIGKILL in the middle, and the same command given again
+
+sampled (temperature 0.9) and greedy (temperature 0). Where a GPU is, all of that is done again in vLLM's
+batch-invariant mode. There are no goals: the shares are what they are.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.augmentation import augment
+from pipelines.benchmarks.report import conclude
+from pipelines.run_status import status
+from schemas.errors import KindlingError, RunError
+from schemas.job import Cluster, Model
+from services import warm_pool
+from services.cluster import connected
+
+Texts = dict[tuple[int, int], str]
+"""by row and sample"""
+
+_TEMPERATURES = {"sampled": 0.9, "greedy": 0.0}
+_REQUESTS, _FEW_REQUESTS = 16, 4
+# https://docs.vllm.ai/en/latest/features/batch_invariance/
+_BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
+_ROWS_PER_SHARD = 8
+_LONGEST_WAIT_SECONDS = 600.0
+
+_console = Console(stderr=True)
+
+
+def determinism(rows: int = 56, samples: int = 2, max_tokens: int = 64) -> bool:
+    """Measures and prints; always True, as there is nothing to reach.
+
+    Args:
+        rows: of the demo's corpus, the first so many.
+        samples: outputs for each row.
+        max_tokens: of each output.
+    """
+    same: dict[str, dict[str, dict[str, int]]] = {}
+    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch:
+        corpus = (files("pipelines") / "data" / "demo_corpus.jsonl").read_text(encoding="utf-8").splitlines()
+        (Path(scratch) / "rows.jsonl").write_text("\n".join(corpus[:rows]), encoding="utf-8")
+        for mode in ["as it is", "batch-invariant"] if _gpus() else ["as it is"]:
+            with _environment(mode), connected(None):
+                comparison = Comparison(Path(scratch) / mode.replace(" ", "-"), samples, max_tokens)
+                comparison.run(Path(scratch) / "rows.jsonl")
+                same[mode] = comparison.same()
+    _print_table(same, len(corpus[:rows]) * samples)
+    settings = {
+        "rows": rows, "samples": samples, "max_tokens": max_tokens, "temperatures": _TEMPERATURES, "gpus": _gpus(),
+        "requests": _REQUESTS, "few_requests": _FEW_REQUESTS,
+    }  # fmt: skip
+    return conclude("determinism", settings, same, [])
+
+
+class Comparison:
+    """All runs in one mode, in one folder. Must be used inside `services.cluster.connected`."""
+
+    def __init__(self, folder: Path, samples: int, max_tokens: int) -> None:
+        self._folder, self._samples, self._max_tokens = folder, samples, max_tokens
+        self._texts: dict[str, dict[str, Texts]] = {name: {} for name in _TEMPERATURES}
+
+    def run(self, source: Path) -> None:
+        """Runs everything; an engine serves all that its settings allow."""
+        self._folder.mkdir()
+        with _pool(_REQUESTS, replicas=1) as sections:
+            for circumstance in ("first", "again"):
+                self._keep(circumstance, source, sections)
+            self._keep("after a crash", source, sections, crash=True)
+        with _pool(_REQUESTS, replicas=2) as sections:
+            self._keep("replicas", source, sections)
+        with _pool(_FEW_REQUESTS, replicas=1) as sections:
+            self._keep("order", source, sections)
+
+    def same(self) -> dict[str, dict[str, int]]:
+        """Texts that are the first run's, by temperature and circumstance."""
+        return {
+            name: {
+                circumstance: sum(text == found[row] for row, text in texts["first"].items())
+                for circumstance, found in texts.items()
+                if circumstance != "first"
+            }
+            for name, texts in self._texts.items()
+        }
+
+    def _keep(self, circumstance: str, source: Path, sections: dict[str, Any], crash: bool = False) -> None:
+        for name, temperature in _TEMPERATURES.items():
+            folder = self._folder / f"{circumstance.replace(' ', '-')}-{name}"
+            job = {
+                "name": "determinism",
+                "input": {"path": str(source), "columns": {"emotion": "emotions"}},
+                "recipe": "babylm_story",
+                "samples": self._samples,
+                "sampling": {"temperature": temperature, "top_p": 0.95, "max_tokens": self._max_tokens},
+                "output": {"path": str(folder), "rows_per_shard": _ROWS_PER_SHARD},
+                "metrics": {"port": None},
+                **sections,
+            }
+            _forget_prompts(sections)
+            if crash:
+                _run_until_half(job, folder.with_suffix(".yaml"))
+            began = time.monotonic()
+            augment(job)
+            self._texts[name][circumstance] = _read(folder)
+            _console.print(f"{circumstance}, {name}: {time.monotonic() - began:.0f} s")
+
+
+@contextlib.contextmanager
+def _pool(requests: int, replicas: int) -> Iterator[dict[str, Any]]:
+    """The job sections that find the pool, which runs in the block."""
+    engine: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": requests}
+    cluster: dict[str, Any] = {"replicas": replicas}
+    if _gpus():
+        # One GPU is enough for both.
+        cluster["gpus_per_replica"], engine["gpu_memory_utilization"] = 0.5, 0.4
+    else:
+        cluster["cpus_per_replica"] = max((os.cpu_count() or 1) // 2, 1)
+    warm_pool.start_pool("determinism", Model(), engine, Cluster(**cluster), idle_seconds=3600)
+    try:
+        yield {"model": {"id": "embedded"}, "engine": engine, "cluster": cluster}
+    finally:
+        warm_pool.stop_pool("determinism")
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@contextlib.contextmanager
+def _environment(mode: str) -> Iterator[None]:
+    """What the replicas of a Ray started in the block have in their environment."""
+    if mode == "batch-invariant":
+        os.environ[_BATCH_INVARIANT] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_BATCH_INVARIANT, None)
+
+
+def _forget_prompts(sections: dict[str, Any]) -> None:
+    """Empties the prefix caches: a run begins as a new engine would."""
+    import ray
+
+    _, replicas = warm_pool.find_pool(Model(**sections["model"]), sections["engine"])
+    deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+    # Refused while requests run: a driver that was killed is only forgotten after a while.
+    while not all(ray.get([replica.reset_prefix_cache.remote() for replica in replicas])):
+        if time.monotonic() > deadline:
+            raise RunError("bench", None, "the engine never came to rest", "leave its pool to the bench")
+        time.sleep(1)
+
+
+def _run_until_half(job: dict[str, Any], job_file: Path) -> None:
+    """Runs the job in a process of its own, and kills it when half of the rows are on disk."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    job_file.write_text(json.dumps({**job, "cluster": {**job["cluster"], "address": address}}))  # JSON is YAML
+    command = [sys.executable, "-m", "pipelines", "augment", str(job_file)]
+    driver = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while driver.poll() is None and not _half_done(job["output"]["path"]):
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+    if driver.wait() >= 0:
+        raise RunError(
+            "bench", str(job_file), f"its driver ended with {driver.returncode} too early", "give it more rows"
+        )
+
+
+def _half_done(run: str) -> bool:
+    with contextlib.suppress(KindlingError):
+        found = status(run)
+        return 2 * sum(found.rows.values()) >= found.rows_total
+    return False
+
+
+def _read(folder: Path) -> Texts:
+    rows = pq.read_table(folder / "data", columns=["row_index", "sample", "text"]).to_pylist()
+    return {(row["row_index"], row["sample"]): row["text"] for row in rows}
+
+
+def _print_table(same: dict[str, dict[str, dict[str, int]]], rows: int) -> None:
+    circumstances = list(next(iter(same.values()))["sampled"])
+    table = Table("mode", "", *circumstances, title=f"share of {rows} texts that are the first run's")
+    for mode, temperatures in same.items():
+        for name, found in temperatures.items():
+            table.add_row(mode, name, *(f"{found[each] / rows:.1%}" for each in circumstances))
+    Console(width=120).print(table)
