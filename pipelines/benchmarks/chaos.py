@@ -13,6 +13,8 @@ import json
 import math
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -30,15 +32,16 @@ from pipelines.benchmarks.chaos_jobs import CPUS, FAKE, REAL, fake_job, real_job
 from pipelines.benchmarks.chaos_processes import Census
 from pipelines.benchmarks.chaos_watch import Watcher, started_again
 from pipelines.benchmarks.report import Goal, conclude
-from schemas.job import Cluster, Model
 from services import warm_pool
 
 _LEAST_INSIDE_SHARE = 0.2
 # Kills by failpoints among those of the fake engine, so that they are a fifth of all also beside the real one.
 _INSIDE_SHARE = 0.25
-_FAKE_PACE = {"pause_seconds": 3.0, "stop_seconds": 3.0, "standstill_seconds": 180.0}
+# With two replicas each process is as likely to be hit.
+_FAKE_ROLES, _REAL_ROLES = ("driver", "replica", "replica"), ("driver", "replica", "engine")
+_FAKE_PACE = {"pause_seconds": 5.0, "stop_seconds": 3.0, "standstill_seconds": 180.0}
 # A real engine takes about 40 s to start, and a run of it about as long to be served.
-_REAL_PACE = {"pause_seconds": 90.0, "stop_seconds": 5.0, "standstill_seconds": 600.0}
+_REAL_PACE = {"pause_seconds": 60.0, "stop_seconds": 5.0, "standstill_seconds": 600.0}
 # Replicas end with their driver, but not in the same moment.
 _ENDING_SECONDS = 20.0
 
@@ -78,8 +81,8 @@ def chaos(kills: int = 200, real_kills: int = 6, seed: int = 0, rows: int = 400)
     """
     draw = random.Random(seed)
     inside = math.ceil(kills * _INSIDE_SHARE)
-    fire = Fire(draw, kills - inside, inside, **_FAKE_PACE)
-    real_fire = Fire(draw, real_kills, 0, **_REAL_PACE)
+    fire = Fire(draw, _FAKE_ROLES, kills - inside, inside, **_FAKE_PACE)
+    real_fire = Fire(draw, _REAL_ROLES, real_kills, 0, **_REAL_PACE)
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, _cluster() as address:
         samples = {
             "fake": _campaign(Path(scratch) / "fake", fire, lambda folder: fake_job(folder, address, rows)),
@@ -152,7 +155,7 @@ def _run(folder: Path, job: dict[str, Any], fire: Fire, warm: bool) -> RunReport
     job_file.write_text(json.dumps(job))  # JSON is YAML
     wanted, census, began = specification(job), Census(), time.monotonic()
     watcher = Watcher(run, wanted, random.Random(fire.draw.random()))
-    with _pool(job) if warm else contextlib.nullcontext(), watcher:
+    with _pool(job_file) if warm else contextlib.nullcontext(), watcher:
         under_fire = RunUnderFire(job_file, watcher, fire, census, warm)
         under_fire.complete()
         watcher.look()
@@ -166,9 +169,10 @@ def _run(folder: Path, job: dict[str, Any], fire: Fire, warm: bool) -> RunReport
 
 
 @contextlib.contextmanager
-def _pool(job: dict[str, Any]) -> Iterator[None]:
-    cluster = {name: value for name, value in job["cluster"].items() if name != "address"}
-    warm_pool.start_pool("chaos", Model(**job["model"]), job["engine"], Cluster(**cluster), idle_seconds=3600)
+def _pool(job_file: Path) -> Iterator[None]:
+    """A warm pool for the job; started by a process that ends, so that its troubles are not told here."""
+    command = [sys.executable, "-m", "pipelines", "pool", "start", str(job_file), "--name", "chaos"]
+    subprocess.run(command, check=True, capture_output=True)
     try:
         yield
     finally:

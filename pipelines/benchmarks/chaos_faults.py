@@ -61,6 +61,7 @@ class Fire:
 
     Attributes:
         draw: draws victims, times and failpoints.
+        roles: of the victims, all as likely: driver, replica, engine.
         outside: kills by a signal that are still to come.
         inside: kills by a failpoint that are still to come.
         pause_seconds: between two faults, at most.
@@ -69,6 +70,7 @@ class Fire:
     """
 
     draw: random.Random
+    roles: tuple[str, ...]
     outside: int
     inside: int
     pause_seconds: float
@@ -136,19 +138,27 @@ class RunUnderFire:
         return f"{fire.draw.choice(NAMES)}:{fire.draw.randint(1, _MOST_PASSINGS)}"
 
     def _strike(self, driver: Driver) -> None:
-        replicas = [each for each in self._census.replicas() if each not in self._ending]
-        victims = [] if driver.failpoint else [("driver", driver.process)]
-        victims += [("replica", each) for each in replicas]
-        victims += [("engine", each) for replica in replicas for each in self._census.engines(replica)]
-        if not victims:
+        """Kills or stops one process of a drawn role; where none is there (a replica not yet started, say) nobody."""
+        draw = self._fire.draw
+        victim = draw.choice(self._fire.roles)
+        found = self._victims(driver)[victim]
+        if not found:
             return
-        victim, process = self._fire.draw.choice(victims)
+        process = draw.choice(found)
         with contextlib.suppress(psutil.NoSuchProcess):
-            if self._fire.draw.random() < _STOP_SHARE:
+            if draw.random() < _STOP_SHARE:
                 self._stop(victim, process)
             else:
                 self._watcher.look()
                 self._kill(driver, victim, process)
+
+    def _victims(self, driver: Driver) -> dict[str, list[psutil.Process]]:
+        replicas = [each for each in self._census.replicas() if each not in self._ending]
+        return {
+            "driver": [] if driver.failpoint else [driver.process],
+            "replica": replicas,
+            "engine": [each for replica in replicas for each in self._census.engines(replica)],
+        }
 
     def _kill(self, driver: Driver, victim: str, process: psutil.Process) -> None:
         process.kill()
