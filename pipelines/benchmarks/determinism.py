@@ -62,7 +62,7 @@ def determinism(rows: int = 56, samples: int = 2, max_tokens: int = 64) -> bool:
         corpus = (files("pipelines") / "data" / "demo_corpus.jsonl").read_text(encoding="utf-8").splitlines()
         (Path(scratch) / "rows.jsonl").write_text("\n".join(corpus[:rows]), encoding="utf-8")
         for mode in ["as it is", "batch-invariant"] if _gpus() else ["as it is"]:
-            with _environment(mode), connected(None):
+            with _own_ray(mode):
                 comparison = Comparison(Path(scratch) / mode.replace(" ", "-"), samples, max_tokens)
                 comparison.run(Path(scratch) / "rows.jsonl")
                 same[mode] = comparison.same()
@@ -150,12 +150,14 @@ def _gpus() -> int:
 
 
 @contextlib.contextmanager
-def _environment(mode: str) -> Iterator[None]:
-    """What the replicas of a Ray started in the block have in their environment."""
+def _own_ray(mode: str) -> Iterator[None]:
+    """A Ray that is started in the block: its replicas take the mode from the environment that they come from."""
+    os.environ.pop("RAY_ADDRESS", None)
     if mode == "batch-invariant":
         os.environ[_BATCH_INVARIANT] = "1"
     try:
-        yield
+        with connected(None):
+            yield
     finally:
         os.environ.pop(_BATCH_INVARIANT, None)
 
