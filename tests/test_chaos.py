@@ -26,6 +26,7 @@ from pipelines.benchmarks.chaos_watch import Watcher, read_logs, started_again
 from schemas.rows import ROW_SCHEMA
 from services.fake_engine import journal_line
 from services.row_log import RowLog
+from services.store import ShardStore
 
 DATA, ERRORS = "data/part-00001.parquet", "errors/part-00001.parquet"
 
@@ -229,10 +230,10 @@ def test_rows_that_move_from_the_log_into_a_shard_are_kept(finished, logged):
 
 def test_the_checker_reads_what_the_log_writes(finished, tmp_path):
     rows = pq.read_table(finished[0] / "data/part-00000.parquet", schema=ROW_SCHEMA)
-    log = RowLog(str(tmp_path / "log"))
+    log = RowLog(ShardStore(str(tmp_path)))
     for batch in rows.to_batches(max_chunksize=5):
         log.append(0, batch)
-    log.close()
+    log.close({})
     assert sorted(read_logs(tmp_path / "log").values()) == sorted(pc.cast(rows["text"], pa.string()).to_pylist())
 
 

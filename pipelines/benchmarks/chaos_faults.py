@@ -186,7 +186,7 @@ class RunUnderFire:
         second = Driver(self._job_file)
         code = second.wait(_SECOND_DRIVER_SECONDS)
         second.kill()
-        refused = code == EXIT_USAGE
+        refused = code == EXIT_USAGE and "another driver works on this run" in second.last_words()
         self._fire.note("second driver", "driver", detail="refused" if refused else f"{code}: {second.last_words()}")
 
     def _ended(self, driver: Driver, code: int) -> None:
