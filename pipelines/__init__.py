@@ -2,8 +2,11 @@
 
     cli.py              `kindling VERB`, the same as `python -m pipelines VERB`
     jobfile.py          reads a job file and its --set overrides
+    strict_yaml.py      the YAML that it is written in, within bounds
     inputs.py           the input of a job as one sequence of rows
+    input_files.py      the files that it names
     sources.py          the formats it comes in
+    lines.py            lines and CSV records, within bounds
     recipes/            from a row to its prompt
     plan.py             run.json: a new run or a resumed one, and the rows that are left
     augmentation.py     augment

@@ -6,28 +6,26 @@ Rows come as dicts of the columns that the recipe needs, in input order, on one 
 import csv
 import difflib
 import lzma
-import os
 import zlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import fsspec
 import pyarrow as pa
 
-from pipelines.sources import SOURCE_OF_FORMAT, InputRow, Skip, Source, dataset_source, suffix_of
-from schemas.errors import JobError
+from pipelines.input_files import input_files
+from pipelines.lines import MOST_ROW_BYTES
+from pipelines.sources import SOURCE_OF_FORMAT, InputRow, Skip, Source, dataset_source
+from schemas.errors import JobError, shorten
 from schemas.job import Input
 from schemas.run import InputSource
-from services.filesystem import is_local, resolve
 
-_FORMAT_OF_SUFFIX = {
-    ".parquet": "parquet", ".pq": "parquet",
-    ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".csv": "csv", ".tsv": "csv",
-    ".txt": "text", ".text": "text",
-}  # fmt: skip
+# Values that are nested deeper than any chat or table end Python's stack where they are copied or written.
+_DEEPEST = 64
+# Of a file with very many columns, so many are looked at for a hint, and so many named.
+_MOST_COLUMNS_COMPARED, _MOST_COLUMNS_SHOWN = 1000, 20
 _UNREADABLE = (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeDecodeError, zlib.error, lzma.LZMAError)
 
 Answer = TypeVar("Answer")
@@ -106,53 +104,16 @@ class InputCursor:
             if row is None:
                 raise _shrunk(source, self._inputs[number].rows, index - self._skip.rows)
             self._at = index + 1
-            if row.values is not None:
-                row = InputRow({name: row.values.get(column) for name, column in self._columns.items()})
-            yield source.name, index, row
+            yield source.name, index, row if row.values is None else self._fields_of(row.values)
+
+    def _fields_of(self, values: dict[str, Any]) -> InputRow:
+        fields = {name: values.get(column) for name, column in self._columns.items()}
+        fault = _fault(list(fields.values()))
+        return InputRow(None, fault) if fault else InputRow(fields)
 
 
 def _file_sources(section: Input) -> list[Source]:
-    patterns = [section.path] if isinstance(section.path, str) else section.path or []
-    found: dict[str, Source] = {}
-    for pattern in patterns:
-        fs, path = resolve(pattern, "input.path", section.storage_options)
-        for match in _matches(fs, path, pattern):
-            name = _name(fs, match, pattern)
-            found[name] = SOURCE_OF_FORMAT[_format(match, section)](name, fs, match)
-    return list(found.values())
-
-
-def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> list[str]:
-    if any(character in path for character in "*?[") and not fs.exists(path):
-        matches = sorted(match for match in fs.glob(path) if fs.isfile(match))
-    elif fs.isdir(path):
-        matches = sorted(match for match in fs.find(path) if _known_suffix(match))
-    else:
-        matches = [path] if fs.isfile(path) else []
-    if not matches:
-        raise JobError("input.path", pattern, "no such file", "paths are relative to the folder you run the command in")
-    return matches
-
-
-def _name(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> str:
-    """As the job names it: a relative path stays relative, so that a run can be resumed from another machine."""
-    if not is_local(fs):
-        return fs.unstrip_protocol(path)
-    return path if os.path.isabs(os.path.expanduser(pattern)) or "://" in pattern else os.path.relpath(path)
-
-
-def _known_suffix(path: str) -> str | None:
-    return _FORMAT_OF_SUFFIX.get(suffix_of(path))
-
-
-def _format(path: str, section: Input) -> str:
-    if section.format != "auto":
-        return section.format
-    if found := _known_suffix(path):
-        return found
-    raise JobError(
-        "input.path", path, "its ending does not tell its format", "set input.format to parquet, jsonl, csv or text"
-    )
+    return [SOURCE_OF_FORMAT[file.format](file.name, file.fs, file.path) for file in input_files(section)]
 
 
 def _check_mapping(section: Input, fields: list[str]) -> None:
@@ -165,15 +126,21 @@ def _check_mapping(section: Input, fields: list[str]) -> None:
 
 
 def _check_columns(source: Source, columns: dict[str, str]) -> None:
-    there = _readable(source, source.columns)
-    if not there and not _readable(source, source.count):
+    names = _readable(source, source.columns)
+    if not names and not _readable(source, source.count):
         return  # an empty file among others does no harm
+    there = Counter(names)
+    if twice := [name for name, times in there.items() if times > 1]:
+        cause = f"it names the column {shorten(repr(twice[0]))} twice"
+        raise JobError("input.path", source.name, cause, "rename one of the two")
     for field, column in columns.items():
         if column not in there:
-            close = difflib.get_close_matches(column, there, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(column, names[:_MOST_COLUMNS_COMPARED], n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
+            listed = shorten(", ".join(names[:_MOST_COLUMNS_SHOWN]))
+            more = f" and {len(names) - _MOST_COLUMNS_SHOWN} more" if len(names) > _MOST_COLUMNS_SHOWN else ""
             raise JobError(
-                f"input.columns.{field}", column, f"{source.name} has no such column; it has {', '.join(there)}",
+                f"input.columns.{field}", column, f"{source.name} has no such column; it has {listed}{more}",
                 f"{hint}map the field to a column: input.columns: {{{field}: <column>}}",
             )  # fmt: skip
 
@@ -191,9 +158,10 @@ def _readable(source: Source, question: Callable[[], Answer]) -> Answer:
         raise _unreadable(source, error) from None
 
 
-def _unreadable(source: Source, error: Exception) -> JobError:
-    cause = f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    return JobError("input.path", source.name, cause, "repair the file, or leave it out of the input")
+def _unreadable(source: Source, error: Exception, remedy: str = "") -> JobError:
+    first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    cause = f"cannot be read: {shorten(first_line)}"
+    return JobError("input.path", source.name, cause, remedy or "repair the file, or leave it out of the input")
 
 
 def _shrunk(source: Source, planned: int, there: int) -> JobError:
@@ -205,7 +173,28 @@ def _read(source: Source, columns: list[str], skip: Skip) -> Iterator[InputRow]:
     try:
         yield from source.rows(columns, skip)
     except _UNREADABLE as error:
-        raise _unreadable(source, error) from None
+        remedy = "what is finished is kept: put the file back as it was to resume, or start another run without it"
+        raise _unreadable(source, error, remedy) from None
+
+
+def _fault(values: list[Any]) -> str:
+    """What is wrong with a row whose values are too large, or nested too deeply; or ""."""
+    size = 0
+    for _ in range(_DEEPEST):
+        below: list[Any] = []
+        for value in values:
+            if isinstance(value, (str, bytes)):
+                size += len(value)
+            elif isinstance(value, dict):
+                below.extend(value.values())
+            elif isinstance(value, (list, tuple)):
+                below.extend(value)
+        if size > MOST_ROW_BYTES:
+            return f"the row holds more than {MOST_ROW_BYTES >> 20} MiB"
+        if not below:
+            return ""
+        values = below
+    return f"a value is nested more than {_DEEPEST} deep"
 
 
 def _limited(sources: list[InputSource], limit: int | None) -> list[InputSource]:

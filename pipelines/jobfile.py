@@ -1,13 +1,17 @@
 """Reads a job file (YAML) with its `--set key=value` overrides."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from schemas.errors import JobError
+from pipelines.strict_yaml import load_yaml
+from schemas.errors import JobError, shorten
 from schemas.job import AugmentJob, parse_job
+
+_MOST_BYTES = 256 << 10
 
 
 def load_job(path: str, overrides: list[str] | None = None) -> AugmentJob:
@@ -20,16 +24,11 @@ def load_job(path: str, overrides: list[str] | None = None) -> AugmentJob:
     Raises:
         JobError: the file cannot be read, is no YAML, or does not fit the schema.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise JobError("JOB", path, error.strerror or str(error), "name a job file; see deploy/jobs/") from None
-    except UnicodeDecodeError:
-        raise JobError("JOB", path, "the file is not UTF-8 text", "name a job file; see deploy/jobs/") from None
-    data = _yaml(text, path)
+    data = _yaml(_read(path), path)
     if isinstance(data, dict):  # parse_job refuses anything else
         for override in overrides or []:
             _apply(data, override)
+    _check(data, "")
     return parse_job(data)
 
 
@@ -40,13 +39,27 @@ def as_job(job: AugmentJob | Mapping[str, Any] | str | Path) -> AugmentJob:
     return load_job(str(job)) if isinstance(job, str | Path) else parse_job(dict(job))
 
 
+def _read(path: str) -> str:
+    remedy = "name a job file; see deploy/jobs/"
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise JobError("JOB", path, f"the file is larger than {_MOST_BYTES >> 10} KiB", remedy)
+        return data.decode("utf-8")
+    except OSError as error:
+        raise JobError("JOB", path, error.strerror or str(error), remedy) from None
+    except UnicodeDecodeError:
+        raise JobError("JOB", path, "the file is not UTF-8 text", remedy) from None
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
-        cause = f"not valid YAML{place}: {getattr(error, 'problem', None) or error}"
+        cause = f"not valid YAML{place}: {shorten(str(getattr(error, 'problem', None) or error))}"
         raise JobError("JOB", where, cause, "correct the file; see deploy/jobs/") from None
 
 
@@ -64,3 +77,28 @@ def _apply(data: Any, override: str) -> None:
             "--set", override, f"`{'.'.join(sections)}` is a value, not a section", "name a key of a section"
         )
     data[last] = _yaml(value, f"--set {override}")
+
+
+def _check(value: Any, key: str) -> None:
+    """Refuses what JSON, and with it run.json, cannot hold; the schema cannot see into `engine`."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check(str(name), key or "job file")
+            _check(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check(item, f"{key}.{number}")
+    elif fault := _fault(value):
+        raise JobError(key or "job file", value, fault, "correct the value in the job file")
+
+
+def _fault(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not a finite number"
+    if isinstance(value, int) and value.bit_length() > 63:
+        return "a number of more than 64 bits"
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= character <= "\udfff" for character in value)):
+        return "it holds a character that no file name and no text can have"
+    if value is not None and not isinstance(value, bool | int | float | str):
+        return f"a {type(value).__name__}, for which no key has a use; in quotes it is text"
+    return ""

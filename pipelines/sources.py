@@ -1,26 +1,26 @@
 """The formats that input rows come in: Parquet, JSONL, CSV, plain text, Hugging Face datasets.
 
 Each is read once from its beginning to its end, without holding a file in memory; rows that are not wanted are passed
-over unparsed on the way. A row that cannot be read (broken JSON, bytes that are no UTF-8) is still a row, and carries
-its fault.
+over unparsed on the way. A row that cannot be read (broken JSON, bytes that are no UTF-8, a date that no calendar has)
+is still a row, and carries its fault.
 """
 
 import csv
 import hashlib
-import io
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import JobError
+from pipelines.lines import MOST_ROW_BYTES, bounded_lines, csv_records
+from schemas.errors import JobError, shorten
 from schemas.job import Input
 from services.filesystem import is_local
 
@@ -101,7 +101,11 @@ class _File:
 class _ParquetSource(_File):
     def count(self) -> int:
         with self.fs.open(self.path, "rb") as file:
-            return pq.ParquetFile(file).metadata.num_rows
+            metadata = pq.ParquetFile(file).metadata
+        held = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+        if held != metadata.num_rows:
+            raise pa.ArrowInvalid(f"its footer tells of {metadata.num_rows} rows, and its row groups of {held}")
+        return held
 
     def columns(self) -> list[str]:
         with self.fs.open(self.path, "rb") as file:
@@ -109,17 +113,51 @@ class _ParquetSource(_File):
 
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         with self.fs.open(self.path, "rb") as file:
-            parquet = pq.ParquetFile(file, buffer_size=_PARQUET_READ_BYTES, pre_buffer=False)
+            parquet = pq.ParquetFile(
+                file, buffer_size=_PARQUET_READ_BYTES, pre_buffer=False, page_checksum_verification=True
+            )
+            leaves = [i for i, name in enumerate(_leaves(parquet)) if name in columns]
             for group in range(parquet.num_row_groups):
-                rows = parquet.metadata.row_group(group).num_rows
-                if skip.rows >= rows:
-                    skip.rows -= rows
+                metadata = parquet.metadata.row_group(group)
+                if skip.rows >= metadata.num_rows:
+                    skip.rows -= metadata.num_rows
                     continue
-                for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+                size = sum(metadata.column(i).total_uncompressed_size for i in leaves)
+                most = max(min(_BATCH_ROWS, MOST_ROW_BYTES * metadata.num_rows // max(size, 1)), 1)
+                for batch in parquet.iter_batches(most, row_groups=[group], columns=columns):
                     if skip.rows >= batch.num_rows:
                         skip.rows -= batch.num_rows
                         continue
-                    yield from map(InputRow, _passing_over(batch.to_pylist(), skip))
+                    one = partial(_row_of, batch)
+                    yield from _passing_over(_decoded(batch.num_rows, batch.to_pylist, one), skip)
+
+
+def _leaves(parquet: pq.ParquetFile) -> Iterator[str]:
+    """The top-level column of each physical one: a list or a struct has several below it."""
+    for i in range(parquet.metadata.num_columns):
+        yield parquet.schema.column(i).path.partition(".")[0]
+
+
+def _row_of(batch: pa.RecordBatch, index: int) -> dict[str, Any]:
+    return batch.slice(index, 1).to_pylist()[0]
+
+
+def _decoded(
+    rows: int, every: Callable[[], list[dict[str, Any]]], one: Callable[[int], dict[str, Any]]
+) -> Iterator[InputRow]:
+    """Rows as Python's values; where they cannot be had at once, one by one, so that a bad cell spoils its own row."""
+    try:
+        values = every()
+    except Exception:  # whatever the type of some cell raises
+        return (_decoded_alone(one, index) for index in range(rows))
+    return map(InputRow, values)
+
+
+def _decoded_alone(one: Callable[[int], dict[str, Any]], index: int) -> InputRow:
+    try:
+        return InputRow(one(index))
+    except Exception as error:
+        return InputRow(None, f"a cell cannot be decoded: {shorten(str(error)) or type(error).__name__}")
 
 
 class _TextSource(_File):
@@ -134,17 +172,22 @@ class _TextSource(_File):
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         return map(self._row, _passing_over(self._lines(), skip))
 
-    def _row(self, line: bytes) -> InputRow:
+    def _row(self, line: bytes | None) -> InputRow:
+        if line is None:
+            return InputRow(None, f"the line is longer than {MOST_ROW_BYTES >> 20} MiB")
+        return self._parsed(line)
+
+    def _parsed(self, line: bytes) -> InputRow:
         try:
             return InputRow({"text": line.decode("utf-8").rstrip("\r\n")})
         except UnicodeDecodeError as error:
             return InputRow(None, f"the line is not UTF-8 (byte {error.start})")
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[bytes | None]:
         with self._open() as file:
-            for number, line in enumerate(file):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-                if line.strip():
+            for number, line in enumerate(bounded_lines(file)):
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 0 and line else line
+                if line is None or line.strip():
                     yield line
 
 
@@ -155,7 +198,7 @@ class _JsonlSource(_TextSource):
         probed = [self._row(line).values or {} for line in islice(self._lines(), _PROBED_LINES)]
         return list(dict.fromkeys(key for values in probed for key in values))
 
-    def _row(self, line: bytes) -> InputRow:
+    def _parsed(self, line: bytes) -> InputRow:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -169,38 +212,30 @@ class _CsvSource(_File):
     """Comma-separated (tabs for .tsv), with a header; every cell is text."""
 
     def count(self) -> int:
-        return sum(1 for _ in self._records())
+        return sum(1 for _ in islice(self._records(), 1, None))
 
     def columns(self) -> list[str]:
-        with self._open() as file:
-            header = next(self._reader(file), [])
-        if len(set(header)) < len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise JobError("input.path", self.name, f"its header names the column {twice!r} twice", "rename one")
+        header = next(self._records(), [])
+        if header is None:
+            raise csv.Error("the quotes of its header do not pair")
         return header
 
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
-        header = self.columns()
-        return map(partial(self._row, header), _passing_over(self._records(), skip))
+        records = self._records()
+        return map(partial(self._row, next(records, [])), _passing_over(records, skip))
 
-    def _row(self, header: list[str], cells: list[str]) -> InputRow:
+    def _row(self, header: list[str], cells: list[str] | None) -> InputRow:
+        if cells is None:
+            return InputRow(None, "the quotes of the row do not pair")
         if len(cells) != len(header):
             return InputRow(None, f"the row has {len(cells)} cells and the header {len(header)}")
-        # Bytes that are no UTF-8 were read as lone surrogates, so that they spoil their own row and no other.
         if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
             return InputRow(None, "the row is not UTF-8")
         return InputRow(dict(zip(header, cells, strict=True)))
 
-    def _records(self) -> Iterator[list[str]]:
+    def _records(self) -> Iterator[list[str] | None]:
         with self._open() as file:
-            reader = self._reader(file)
-            next(reader, None)
-            yield from filter(None, reader)
-
-    def _reader(self, file: Any) -> Iterator[list[str]]:
-        csv.field_size_limit(sys.maxsize)
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        return csv.reader(text, delimiter="\t" if suffix_of(self.path) == ".tsv" else ",")
+            yield from csv_records(file, "\t" if suffix_of(self.path) == ".tsv" else ",")
 
 
 class _DatasetSource:
@@ -244,7 +279,8 @@ class _DatasetSource:
             if skip.rows >= high - low:
                 skip.rows -= high - low
                 continue
-            yield from map(InputRow, _passing_over(part.select(range(low, high)), skip))
+            batch = part.select(range(low, high))
+            yield from _passing_over(_decoded(batch.num_rows, partial(list, batch), batch.__getitem__), skip)
 
 
 SOURCE_OF_FORMAT = {"parquet": _ParquetSource, "jsonl": _JsonlSource, "csv": _CsvSource, "text": _TextSource}

@@ -28,13 +28,13 @@ class KindlingError(Exception):
         self.key, self.value, self.cause, self.remedy = key, value, cause, remedy
 
     def __str__(self) -> str:
-        shown = "" if self.value is None else f" = {_shorten(self.value)}"
-        head = f"{self.key}{shown}: " if self.key else ""
+        shown = "" if self.value is None else f" = {shorten(self.value)}"
+        head = f"{shorten(self.key)}{shown}: " if self.key else ""
         return f"{head}{self.cause}\n  remedy: {self.remedy}"
 
 
 class JobError(KindlingError):
-    """The job file, an option or the input is wrong; nothing was generated."""
+    """The job file, an option or the input is wrong; what was finished before is kept."""
 
 
 class RunError(KindlingError):
@@ -51,6 +51,12 @@ class StoppedError(KindlingError):
     exit_code = EXIT_STOPPED
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any, most: int = _LONGEST_VALUE_SHOWN) -> str:
+    """A value on one line of an error: whatever is in a file, the error fits on one screen, and moves no cursor.
+
+    Args:
+        most: characters of it to show.
+    """
     text = repr(value) if not isinstance(value, str) else value
-    return text if len(text) <= _LONGEST_VALUE_SHOWN else text[:_LONGEST_VALUE_SHOWN] + "..."
+    text = text if len(text) <= most else text[:most] + "..."
+    return text if text.isprintable() else repr(text)[1:-1]

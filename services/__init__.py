@@ -9,6 +9,7 @@ replica.py       one Ray actor round one engine
 records.py       what a finished row says of itself
 engine.py        what an engine is
 vllm_engine.py   the real one: the one file that touches vllm
+control.py       a model's control tokens, and text without them
 nucleus.py       which tokens top_p leaves, found without sorting
 cpu_settings.py  what that gets on a CPU: cores, allocator, sizes
 fake_engine.py   one with a latency model in place of a neural one

@@ -1,6 +1,7 @@
 """What a finished row says of itself: one row of ROW_SCHEMA, with its whole lineage."""
 
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -94,7 +95,20 @@ def _lineage(row: WorkRow, context: RowContext, seed: int) -> dict[str, Any]:
 
 
 def _json(values: dict[str, Any]) -> str:
-    return _encodable(json.dumps(values, ensure_ascii=False, default=str))
+    try:
+        text = json.dumps(values, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        # JSON has no NaN and no infinity, and most readers refuse a document that holds one.
+        text = json.dumps(_finite(values), ensure_ascii=False, default=str)
+    return _encodable(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _encodable(text: str) -> str:

@@ -28,13 +28,16 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
 
-from schemas.errors import EngineError
+from schemas.errors import EngineError, shorten
 from schemas.rows import RowError
+from services.control import control_tokens, without_control
 from services.cpu_settings import CPU_DEFAULTS, cpu_environment, prepare_cpu
 from services.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
 from services.nucleus import keep_nucleus
 
 _LEAST_BATCHED_TOKENS = 2048
+# vLLM tells how much memory would do; but also all of the 300 architectures that it knows.
+_LONGEST_CAUSE = 600
 
 # What tells in a log why an engine died: its worker's exit code, or the last line of a Python traceback (with or
 # without the prefix that vLLM puts before its processes' lines).
@@ -52,6 +55,7 @@ class VllmEngine:
         self._llm = llm
         self._has_chat_template = info.settings["chat_template"]
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+        self._control_tokens = control_tokens(llm.get_tokenizer())
         self._ids = itertools.count()
 
     @classmethod
@@ -77,7 +81,7 @@ class VllmEngine:
         except EngineError:
             raise
         except Exception as error:
-            cause = log.first_error() or _one_line(error)
+            cause = shorten(log.first_error() or _one_line(error), _LONGEST_CAUSE)
             raise EngineError(
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
                 f"correct `model` or `engine` in the job file; the engine's log is {log}",
@@ -120,6 +124,7 @@ class VllmEngine:
 
     async def _render(self, messages: list[dict[str, str]]) -> Any:
         renderer = self._llm.renderer
+        messages = [{**each, "content": without_control(each["content"], self._control_tokens)} for each in messages]
         if self._has_chat_template:
             _, (prompt,) = await renderer.render_chat_async([messages], self._chat_params)
             return prompt
@@ -198,6 +203,10 @@ def engine_args(spec: EngineSpec, path: str) -> AsyncEngineArgs:
         "dtype": spec.model.dtype,
         "quantization": spec.model.quantization,
         "trust_remote_code": spec.model.trust_remote_code,
+        # By default vLLM falls back to pickles, which can run code, where a repository has no safetensors.
+        "load_format": "safetensors",
+        # A classifier would be started as one, and then refuse every row.
+        "runner": "generate",
         # In a Ray actor vLLM would ask Ray for its workers; a replica's GPUs are all on one node.
         "distributed_executor_backend": "mp",
         **spec.engine,

@@ -4,6 +4,8 @@
     template.py   the user's own Jinja file over any columns
     messages.py   a column of chat messages, taken as they stand
     jinja.py      prompts as Jinja templates: loaded, sandboxed, hashed
+    sandbox.py    Jinja, fenced in: a render does bounded work
+    allowed.py    what a template may use, and what each use costs
     cells.py      what a cell of the input must be, for all of them
 
 A recipe is pickled to every replica and renders there.

@@ -7,7 +7,7 @@ from typing import Any
 from pipelines.recipes.cells import text_cell
 from pipelines.recipes.jinja import JinjaPrompt
 from schemas.emotions import EMOTIONS
-from schemas.errors import JobError
+from schemas.errors import JobError, shorten
 from schemas.rows import Prompt, RowError
 
 _VARIABLES = {"context", "emotion", "examples"}
@@ -47,8 +47,9 @@ class BabylmStory:
             raise RowError("emotion has no label")
         for label in labels:
             if label not in EMOTIONS:
-                raise RowError(f"emotion {label!r} is not one of the 28 GoEmotions labels")
-        text = self._prompt.render(context=context, emotion=labels[0], examples=self._examples[labels[0]])
+                raise RowError(f"emotion {shorten(repr(label))} is not one of the 28 GoEmotions labels")
+        examples = self._examples[labels[0]]
+        text = self._prompt.render({"context": context, "emotion": labels[0], "examples": examples})
         return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
 
     def prefix(self, values: dict[str, Any]) -> str:

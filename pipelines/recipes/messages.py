@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 from pipelines.recipes.cells import text_cell
+from schemas.errors import shorten
 from schemas.rows import Prompt, RowError
 
 _ROLES = ("system", "user", "assistant", "tool")
@@ -25,7 +26,8 @@ class Messages:
             if not isinstance(message, dict):
                 raise RowError(f"message {number} is {type(message).__name__}, not an object with role and content")
             if message.get("role") not in _ROLES:
-                raise RowError(f"message {number} has the role {message.get('role')!r}, not one of {', '.join(_ROLES)}")
+                role = shorten(repr(message.get("role")))
+                raise RowError(f"message {number} has the role {role}, not one of {', '.join(_ROLES)}")
             text_cell(message, "content")
         if messages[-1]["role"] == "assistant":
             raise RowError("the last message is the assistant's: there is nothing to answer")

@@ -29,7 +29,7 @@ class Template:
                 raise RowError(f"{field} is null")
             if isinstance(value, str) and not value.strip():
                 raise RowError(f"{field} is blank")
-        text = self._prompt.render(**values)
+        text = self._prompt.render(values)
         return Prompt([{"role": "user", "content": text}], values)
 
     def prefix(self, values: dict[str, Any]) -> str:
