@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from schemas.rows import ACCEPTED, ERROR, STATES
+from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES
 from schemas.run import Manifest, RunRecord
 from services.metrics import JobMetrics
 from services.shard_index import Totals
@@ -59,6 +59,7 @@ class Progress:
     def on_committed_before(self, totals: Totals) -> None:
         """Counts the shards that earlier starts committed, so that counters equal the shards."""
         self._count(totals.counts, totals.prompt_tokens, totals.cached_prompt_tokens, totals.output_tokens)
+        self._count_rejects(totals.rejects)
         self.shards += totals.shards
         self.metrics.shards.inc(totals.shards)
 
@@ -78,10 +79,12 @@ class Progress:
         )
         with self._lock:
             self._count(states, prompt, cached, output)
+        if states[REJECTED]:
+            self._count_rejects(Counter(pc.filter(batch["reason"], pc.equal(batch["state"], REJECTED)).to_pylist()))
         if recovered:
             return
-        for seconds, state in zip(batch["duration_seconds"].to_pylist(), batch["state"].to_pylist(), strict=True):
-            if state != ERROR:
+        for seconds in batch["duration_seconds"].to_pylist():
+            if seconds:  # it was sent to an engine
                 self.metrics.seconds.observe(seconds)
         accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
         self.generated_here += batch.num_rows
@@ -166,6 +169,10 @@ class Progress:
         self.metrics.tokens.labels(run, "prompt").inc(prompt)
         self.metrics.tokens.labels(run, "output").inc(output)
         self.metrics.cached.inc(cached)
+
+    def _count_rejects(self, reasons: dict[str, int]) -> None:
+        for reason, rows in reasons.items():
+            self.metrics.rejects.labels(self.run.name, reason).inc(rows)
 
 
 class Display:

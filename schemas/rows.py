@@ -21,9 +21,11 @@ def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
 
 ROW_SCHEMA = pa.schema(
     [
-        _column("text", pa.string(), "what the model wrote; empty in errors/"),
+        _column("text", pa.string(), "what the model wrote; empty where nothing was generated"),
         _column("state", pa.string(), "accepted, rejected or error"),
-        _column("reason", pa.string(), "why the row was rejected or failed; empty for an accepted row"),
+        _column(
+            "reason", pa.string(), "why it was rejected or failed; else what was cut off round its text, the [...]"
+        ),
         _column("emotion", pa.string(), "the emotion asked for; empty where the recipe asks for none"),
         _column("emotions", pa.list_(pa.string()), "all labels of the input row, the one asked for first"),
         _column("inputs", pa.string(), "the input columns that the prompt was made from, as a JSON object"),
@@ -36,7 +38,7 @@ ROW_SCHEMA = pa.schema(
         _column("model", pa.string(), "model id or path"),
         _column("model_revision", pa.string(), "commit or content hash of the model that was served"),
         _column("seed", pa.int64(), "the row's own sampling seed"),
-        _column("finish_reason", pa.string(), "stop, length, or error"),
+        _column("finish_reason", pa.string(), "stop, length, or the state of a row that was not generated"),
         _column("prompt_tokens", pa.int32(), "tokens of the prompt, chat template included"),
         _column("cached_prompt_tokens", pa.int32(), "those of them found in the prefix cache"),
         _column("output_tokens", pa.int32(), "tokens generated"),
@@ -54,6 +56,14 @@ class RowError(Exception):
 
     Args:
         reason: one sentence, kept in errors/ as the row's `reason`.
+    """
+
+
+class Drop(Exception):
+    """Quality control refuses this row, before it is generated or after; the job goes on without it.
+
+    Args:
+        reason: the name of the rule, the same for all rows that it refuses: they are counted by it.
     """
 
 

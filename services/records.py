@@ -6,24 +6,44 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from schemas.rows import ACCEPTED, ERROR, Prompt, WorkRow
+from schemas.rows import ACCEPTED, ERROR, REJECTED, Drop, Prompt, WorkRow
 from services.engine import Generation
 
 
 class Recipe(Protocol):
-    """Makes a prompt of a row; the recipes are in `pipelines.recipes`. It is pickled to every replica."""
+    """Makes a prompt of a row, and a text of what the model wrote; pickled to every replica.
+
+    The recipes in `pipelines.recipes` derive from this.
+    """
 
     prompt_id: str
     prompt_hash: str
 
-    def render(self, values: dict[str, Any]) -> Prompt:
-        """Raises RowError where this row has no prompt: a null or non-text cell, say."""
+    def render(self, values: dict[str, Any], seed: int) -> Prompt:
+        """The row's prompt.
+
+        Args:
+            values: the recipe's fields.
+            seed: the row's own; whatever is drawn for its prompt is drawn by it.
+
+        Raises:
+            RowError: this row has no prompt: a null or non-text cell, say.
+            Drop: a rule of the recipe refuses it.
+        """
         ...
 
     def prefix(self, values: dict[str, Any]) -> str:
         """What tells rows apart whose prompts begin differently (the emotion, where its examples come first); never
         raises, and "" says that nothing is known."""
         ...
+
+    def finish(self, text: str) -> tuple[str, str]:
+        """What to keep of the model's text, and what was cut off round it, as `Answer: [...]`; "" for nothing.
+
+        Raises:
+            Drop: a rule of the recipe refuses the text.
+        """
+        return text, ""
 
 
 @dataclass(frozen=True)
@@ -41,12 +61,17 @@ class RowContext:
 def finished_record(
     row: WorkRow, context: RowContext, seed: int, prompt: Prompt, generation: Generation
 ) -> dict[str, Any]:
-    """One row of ROW_SCHEMA from what the engine wrote."""
+    """One row of ROW_SCHEMA from what the engine wrote; a text that the recipe refuses is kept as it stands."""
+    state = ACCEPTED
+    try:
+        text, reason = context.recipe.finish(generation.text)
+    except Drop as drop:
+        text, state, reason = generation.text, REJECTED, str(drop)
     return {
         **_lineage(row, context, seed),
-        "text": generation.text,
-        "state": ACCEPTED,
-        "reason": "",
+        "text": text,
+        "state": state,
+        "reason": reason,
         "emotion": prompt.emotion,
         "emotions": prompt.emotions,
         "inputs": _json(prompt.inputs),
@@ -60,17 +85,17 @@ def finished_record(
     }
 
 
-def failed_record(row: WorkRow, context: RowContext, seed: int, reason: str) -> dict[str, Any]:
-    """One row of ROW_SCHEMA for a row that could not be generated."""
+def failed_record(row: WorkRow, context: RowContext, seed: int, reason: str, state: str = ERROR) -> dict[str, Any]:
+    """One row of ROW_SCHEMA for a row that could not be generated, or (REJECTED) was not to be."""
     return {
         **_lineage(row, context, seed),
         "text": "",
-        "state": ERROR,
+        "state": state,
         "reason": _encodable(reason),
         "emotion": "",
         "emotions": [],
         "inputs": _json(row.values or {}),
-        "finish_reason": "error",
+        "finish_reason": state,
         "prompt_tokens": 0,
         "cached_prompt_tokens": 0,
         "output_tokens": 0,

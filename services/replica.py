@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from schemas.rows import ROW_SCHEMA, RowError, WorkRow, row_seed, to_batch
+from schemas.rows import REJECTED, ROW_SCHEMA, Drop, RowError, WorkRow, row_seed, to_batch
 from services.cores import CoreClaim
 from services.engine import Engine, EngineDeadError, EngineInfo, EngineSpec
 from services.fake_engine import FakeEngine
@@ -267,7 +267,7 @@ class Replica:
         try:
             if row.values is None:
                 raise RowError(row.fault)
-            prompt = context.recipe.render(row.values)
+            prompt = context.recipe.render(row.values, seed)
             generation = await self._engine.generate(prompt.messages, context.sampling, seed)
             record = finished_record(row, context, seed, prompt, generation)
         except EngineDeadError as error:
@@ -276,6 +276,8 @@ class Replica:
                 each.news.set()
                 each.many.set()
             return
+        except Drop as drop:
+            record = failed_record(row, context, seed, str(drop), REJECTED)
         except RowError as error:
             record = failed_record(row, context, seed, str(error))
         except Exception as error:  # a row that is never answered would hang its job

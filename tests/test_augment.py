@@ -41,7 +41,7 @@ def test_every_row_becomes_the_row_it_must_be(fake_job):
     for row in rows:
         seed = row_seed(7, source, row["row_index"], row["sample"], "default")
         values = {"context": f"Sentence number {row['row_index']} is here.", "emotion": "joy"}
-        text, finish_reason = fake_text(recipe.render(values).messages, seed, 32)
+        text, finish_reason = fake_text(recipe.render(values, seed).messages, seed, 32)
         assert (row["text"], row["finish_reason"], row["seed"]) == (text, finish_reason, seed)
         assert json.loads(row["inputs"]) == values
         assert (row["source"], row["emotion"], row["emotions"]) == (source, "joy", ["joy"])
@@ -87,6 +87,24 @@ def test_bad_rows_go_to_errors_and_the_rest_is_generated(fake_job):
         assert words in reasons[index]
     good = rows_of(summary.run)
     assert [row["row_index"] for row in good] == [0, 7] and good[0]["emotions"] == ["joy", "love"]
+    assert verify(summary.run).faults == []
+
+
+def test_rows_that_a_recipe_refuses_are_rejected_and_counted_by_rule(fake_job):
+    rows = [{"instruction": "Name a bird.", "input": "", "output": f"Bird {i}."} for i in range(12)]
+    rows[3]["output"] = "<nooutput>"
+    for i in (5, 9):
+        rows[i]["input"] = "https://example.org/bird"
+    rows[7]["instruction"] = None
+    write_jsonl(fake_job["input"]["path"], rows)
+    summary = augment({**fake_job, "recipe": "alpaca_rewrite"})
+    assert summary.rows == {"accepted": 8, "rejected": 3, "error": 1}
+    rejected = {
+        row["row_index"]: (row["reason"], row["text"], row["attempts"]) for row in rows_of(summary.run, "rejected")
+    }
+    assert rejected == {3: ("nooutput", "", 0), 5: ("url", "", 0), 9: ("url", "", 0)}
+    assert status(summary.run).rejects == {"url": 2, "nooutput": 1}
+    assert len({row["emotion"] for row in rows_of(summary.run)}) > 1  # drawn
     assert verify(summary.run).faults == []
 
 

@@ -70,7 +70,7 @@ def test_control_tokens_in_a_row_are_text_to_the_model(real_run):
     rows = [row for file in Path(real_run.run, "data").glob("*") for row in pq.read_table(file).to_pylist()]
     (row,) = [row for row in rows if json.loads(row["inputs"])["context"] == CONTROL]
     tokenizer = AutoTokenizer.from_pretrained(embedded_checkpoint())
-    (message,) = BabylmStory("p3").render({"context": CONTROL, "emotion": "joy"}).messages
+    (message,) = BabylmStory("p3").render({"context": CONTROL, "emotion": "joy"}, 0).messages
     clean = {**message, "content": without_control(message["content"], control_tokens(tokenizer))}
     lengths = [len(tokenizer.apply_chat_template([each], add_generation_prompt=True)["input_ids"])
                for each in (clean, message)]  # fmt: skip

@@ -1,10 +1,13 @@
 import json
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from pipelines.inputs import InputReader
+from pipelines.jobfile import load_job
 from pipelines.recipes import jinja as jinja_prompts
 from pipelines.recipes import recipe_of
 from pipelines.recipes.babylm import BabylmStory
@@ -14,8 +17,10 @@ from pipelines.recipes.template import Template
 from schemas.emotions import EMOTIONS, NEGATIVE, NEUTRAL, POSITIVE
 from schemas.errors import JobError
 from schemas.job import parse_job
-from schemas.rows import RowError
+from schemas.rows import Drop, RowError, row_seed
 
+# Of rows whose prompts draw nothing by it.
+SEED = 7
 PIPELINES = Path(jinja_prompts.__file__).resolve().parent.parent
 
 
@@ -48,7 +53,7 @@ def text_of(prompt):
 
 def row_error(recipe, values):
     with pytest.raises(RowError) as raised:
-        recipe.render(values)
+        recipe.render(values, SEED)
     return str(raised.value)
 
 
@@ -66,7 +71,25 @@ def test_the_taxonomy_is_the_28_emotions_in_three_groups():
     assert len(EMOTIONS) == len(set(EMOTIONS)) == 28
     assert set(EMOTIONS) == POSITIVE | NEGATIVE | NEUTRAL
     assert len(POSITIVE) + len(NEGATIVE) + len(NEUTRAL) == 28
-    assert {"confusion", "curiosity", "realization", "surprise", "neutral"} == NEUTRAL
+
+
+# Table 17 of the paper: how many percent of the tuned model's answers to each emotion's prompts were positive.
+PERCENT_POSITIVE = {
+    "admiration": 100.0, "amusement": 90.0, "anger": 70.0, "annoyance": 83.33, "approval": 96.67, "caring": 96.67,
+    "confusion": 86.67, "curiosity": 90.0, "desire": 83.33, "disappointment": 70.0, "disapproval": 66.67,
+    "disgust": 76.67, "embarrassment": 90.0, "excitement": 90.0, "fear": 80.0, "gratitude": 100.0, "grief": 85.0,
+    "joy": 96.67, "love": 93.33, "neutral": 86.67, "nervousness": 73.33, "optimism": 96.67, "pride": 100.0,
+    "realization": 96.67, "relief": 96.67, "remorse": 86.67, "sadness": 80.0, "surprise": 86.67,
+}  # fmt: skip
+# Its percentages are of 30 prompts each, but for these.
+PROMPTS = {"grief": 20, "pride": 29}
+
+
+@pytest.mark.parametrize(("group", "percent"), [(POSITIVE, 94.75), (NEUTRAL, 86.67), (NEGATIVE, 78.86)])
+def test_the_groups_are_those_of_the_papers_tables(group, percent):
+    prompts = {emotion: PROMPTS.get(emotion, 30) for emotion in group}
+    mean = sum(PERCENT_POSITIVE[emotion] * prompts[emotion] for emotion in group) / sum(prompts.values())
+    assert mean == pytest.approx(percent, abs=0.006)
 
 
 def test_each_emotion_has_exactly_two_examples():
@@ -86,8 +109,90 @@ def test_the_demo_corpus_covers_every_emotion(story):
     rows = read_jsonl(PIPELINES / "data" / "demo_corpus.jsonl")
     assert {row["emotions"][0] for row in rows} == set(EMOTIONS)
     for row in rows:
-        prompt = story.render({"context": row["context"], "emotion": row["emotions"], "source": row["source"]})
+        prompt = story.render({"context": row["context"], "emotion": row["emotions"], "source": row["source"]}, SEED)
         assert row["context"] in text_of(prompt)
+
+
+# The shipped prompts
+
+
+# Rules that the paper's appendices A and B list for each.
+RULES = {"p1": 5, "p2": 3, "p3": 5, "v1": 7, "v2": 8, "v3": 6}
+
+
+@pytest.mark.parametrize("prompt", RULES)
+def test_each_rule_of_the_paper_is_named_in_a_comment_before_its_line(prompt):
+    text = (PIPELINES / "recipes" / "prompts" / f"{prompt}.jinja").read_text(encoding="utf-8")
+    named = re.findall(r"^\{# rule (\d+): \S.{10,} -#\}\n- \w.{20,}$", text, re.MULTILINE)
+    assert [int(number) for number in named] == list(range(1, RULES[prompt] + 1))
+    assert len(re.findall(r"^- ", text, re.MULTILINE)) == RULES[prompt]
+
+
+@pytest.mark.parametrize("prompt", ["p1", "p2", "p3"])
+@pytest.mark.parametrize("emotion", EMOTIONS)
+def test_a_shipped_prompt_asks_for_every_emotion_and_sends_no_comment(prompt, emotion):
+    text = text_of(BabylmStory(prompt).render({"context": "The kettle sang.", "emotion": emotion}, SEED))
+    assert text.endswith(f"\n\n{emotion}: The kettle sang. =>")
+    assert len(re.findall(r"^- ", text, re.MULTILINE)) == RULES[prompt]
+    assert not re.search(r"[{}#]|\brule \d|appendix|\n\n\n", text)
+
+
+@pytest.mark.parametrize("prompt", ["p1", "p2"])
+def test_the_fixed_examples_are_the_same_for_every_emotion(prompt):
+    shown = [
+        [example["emotion"] for example in EXAMPLES if example["story"] in text and example["context"] in text]
+        for text in (text_of(BabylmStory(prompt).render({"context": "c", "emotion": e}, SEED)) for e in EMOTIONS)
+    ]
+    assert shown == [["anger", "joy"]] * 28
+
+
+DRAWS = json.loads((PIPELINES / "recipes" / "prompts" / "babylm_draws.json").read_text(encoding="utf-8"))
+
+
+def drawn(seed):
+    text = text_of(BabylmStory("p2").render({"context": "c", "emotion": "joy"}, seed))
+    return re.search(r"write (.+)\. Its main character is (.+)\.\n", text).groups()
+
+
+def test_the_seed_draws_genre_and_character():
+    genres, characters = DRAWS["genres"], DRAWS["characters"]
+    assert len(set(genres)) == len(genres) and len(set(characters)) == len(characters)
+    pairs = [drawn(seed) for seed in range(len(genres) * len(characters))]
+    assert set(pairs) == {(genre, character) for genre in genres for character in characters}
+    # Changing these would give a run that is resumed other prompts than it began with.
+    assert pairs[0] == (genres[0], characters[0])
+    assert drawn(row_seed(0, "a.jsonl", 0, 0, "default")) == ("a tall tale", "a robot that collects leaves")
+
+
+def test_samples_of_a_row_draw_for_themselves():
+    seeds = [row_seed(0, "a.jsonl", 0, sample, "default") for sample in range(8)]
+    assert len({drawn(seed) for seed in seeds}) > 4
+    assert [drawn(seed) for seed in seeds] == [drawn(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("prompt", ["p1", "p3"])
+def test_the_other_prompts_draw_nothing(prompt):
+    recipe, values = BabylmStory(prompt), {"context": "c", "emotion": "joy"}
+    assert len({text_of(recipe.render(values, seed)) for seed in range(50)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "rejected"),
+    [("babylm_p1", []), ("babylm_p2", []), ("babylm_p3", []), ("demo", []),
+     ("alpaca_rewrite", ["nooutput", "url", "unseen_image", "broken_encoding"])],
+)  # fmt: skip
+def test_shipped_jobs_render_the_corpora_they_name(name, rejected, monkeypatch):
+    monkeypatch.chdir(PIPELINES.parent)
+    shipped = load_job(f"deploy/jobs/{name}.yaml")
+    recipe = recipe_of(shipped)
+    reader = InputReader(shipped.input, list(recipe.fields))
+    found, drops = [], []
+    for number, (_, _, row) in enumerate(reader.rows(0, sum(source.rows for source in reader.inputs))):
+        try:
+            found.append(text_of(recipe.render(row.values, number)))
+        except Drop as drop:
+            drops.append(str(drop))
+    assert len(set(found)) == len(found) >= 16 and drops == rejected
 
 
 # babylm_story
@@ -96,7 +201,7 @@ def test_the_demo_corpus_covers_every_emotion(story):
 @pytest.mark.parametrize("emotion", EMOTIONS)
 def test_the_prompt_shows_the_context_and_the_two_examples_of_its_emotion(story, emotion):
     values = {"context": "The kettle sang all by itself.", "emotion": emotion}
-    prompt = story.render(values)
+    prompt = story.render(values, SEED)
     text = text_of(prompt)
     assert text.endswith(f"{emotion}: The kettle sang all by itself. =>")
     shown = [example["emotion"] for example in EXAMPLES if example["story"] in text]
@@ -107,7 +212,7 @@ def test_the_prompt_shows_the_context_and_the_two_examples_of_its_emotion(story,
 
 
 def test_of_several_labels_the_first_is_asked_for_and_all_are_kept(story):
-    prompt = story.render({"context": "A dog barked.", "emotion": ["fear", "surprise", "joy"]})
+    prompt = story.render({"context": "A dog barked.", "emotion": ["fear", "surprise", "joy"]}, SEED)
     assert (prompt.emotion, prompt.emotions) == ("fear", ["fear", "surprise", "joy"])
     assert text_of(prompt).endswith("fear: A dog barked. =>")
     assert not any(e["story"] in text_of(prompt) for e in EXAMPLES if e["emotion"] in ("surprise", "joy"))
@@ -115,7 +220,7 @@ def test_of_several_labels_the_first_is_asked_for_and_all_are_kept(story):
 
 def test_the_context_is_not_read_as_a_template(story):
     context = "{{ examples }} {% for x in y %} {# hidden #}"
-    assert context in text_of(story.render({"context": context, "emotion": "joy"}))
+    assert context in text_of(story.render({"context": context, "emotion": "joy"}, SEED))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +254,7 @@ def test_a_story_prompt_of_ones_own(tmp_path):
     path.write_text("{{ emotion|upper }} in {{ context }} ({{ examples|length }})")
     own = BabylmStory(str(path))
     assert own.prompt_id == "babylm_story/short"
-    assert text_of(own.render({"context": "here", "emotion": "joy"})) == "JOY in here (2)"
+    assert text_of(own.render({"context": "here", "emotion": "joy"}, SEED)) == "JOY in here (2)"
 
 
 def test_the_hash_changes_with_the_template(tmp_path, story):
@@ -180,7 +285,7 @@ def test_a_template_finds_its_variables(template):
 def test_a_template_renders_any_columns(template):
     recipe = template("\n  {{ title }} has {{ n + 1 }}: {{ tags|join(', ') }} {{ meta.kind }}\n")
     values = {"title": "It", "n": 2, "tags": ["a", "b"], "meta": {"kind": "k"}, "kept": None}
-    prompt = recipe.render(values)
+    prompt = recipe.render(values, SEED)
     assert text_of(prompt) == "It has 3: a, b k"
     assert (prompt.inputs, prompt.emotion, prompt.emotions) == (values, "", [])
 
@@ -195,7 +300,7 @@ def test_a_template_refuses_null_and_blank_cells(template, values, reason):
 
 @pytest.mark.parametrize("value", [0, False, [], 0.0])
 def test_a_template_takes_values_that_are_merely_false(template, value):
-    assert text_of(template("x {{ a }}").render({"a": value})) == f"x {value}"
+    assert text_of(template("x {{ a }}").render({"a": value}, SEED)) == f"x {value}"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +339,7 @@ def test_a_missing_template_names_the_shipped_ones(tmp_path, recipe):
     for path in (str(tmp_path / "absent.jinja"), "p4", "", "recipes/p3"):
         error = job_error(lambda path=path: recipe(path))
         assert (error.key, error.value) == ("prompt", path)
-        assert "shipped prompt: p3" in error.remedy
+        assert "shipped prompt: p1, p2, p3, v1, v2, v3" in error.remedy
 
 
 def test_a_template_that_is_not_utf8(template):
@@ -270,7 +375,7 @@ def test_a_template_reaches_nothing_but_its_variables(template, text):
     values = {"x": ["value"]}
     recipe = template(text)
     try:
-        rendered = text_of(recipe.render(values))
+        rendered = text_of(recipe.render(values, SEED))
     except RowError:
         rendered = ""
     for leak in ("class", "object at", "function", "module", "method", "root:", "uid="):
@@ -280,12 +385,12 @@ def test_a_template_reaches_nothing_but_its_variables(template, text):
 
 def test_a_pickled_recipe_renders_the_same(template, story):
     own = template("Say {{ a }}.")
-    own.render({"a": "first"})  # compiled by now
+    own.render({"a": "first"}, SEED)  # compiled by now
     copy = pickle.loads(pickle.dumps(own))
-    assert copy.render({"a": "b"}) == own.render({"a": "b"})
+    assert copy.render({"a": "b"}, SEED) == own.render({"a": "b"}, SEED)
     assert (copy.prompt_id, copy.prompt_hash, copy.fields) == (own.prompt_id, own.prompt_hash, own.fields)
     values = {"context": "It rained.", "emotion": "joy"}
-    assert pickle.loads(pickle.dumps(story)).render(values) == story.render(values)
+    assert pickle.loads(pickle.dumps(story)).render(values, SEED) == story.render(values, SEED)
     assert pickle.loads(pickle.dumps(Messages())).prompt_hash == Messages.prompt_hash
 
 
@@ -306,14 +411,14 @@ def user(content="hello"):
     ],
 )
 def test_messages_are_taken_as_they_stand(messages):
-    prompt = Messages().render({"messages": messages, "id": 7})
+    prompt = Messages().render({"messages": messages, "id": 7}, SEED)
     assert prompt.messages == messages
     assert prompt.inputs == {"messages": messages, "id": 7}
     assert (prompt.emotion, prompt.emotions) == ("", [])
 
 
 def test_further_keys_of_a_message_are_not_sent():
-    prompt = Messages().render({"messages": [{**user(), "name": "x", "tool_calls": None}]})
+    prompt = Messages().render({"messages": [{**user(), "name": "x", "tool_calls": None}]}, SEED)
     assert prompt.messages == [user()]
 
 
@@ -357,12 +462,25 @@ def test_the_recipe_of_a_job(tmp_path):
     path.write_text("{{ context }}")
     assert recipe_of(job("babylm_story")).prompt_id == "babylm_story/p3"
     assert recipe_of(job("babylm_story", str(path))).prompt_id == "babylm_story/mine"
+    assert recipe_of(job("babylm_story", "p2")).prompt_id == "babylm_story/p2"
+    assert recipe_of(job("alpaca_rewrite")).prompt_id == "alpaca_rewrite/v3"
+    assert recipe_of(job("alpaca_rewrite", "v1")).prompt_id == "alpaca_rewrite/v1"
     assert recipe_of(job("template", str(path))).prompt_id == "template/mine"
     assert recipe_of(job("template", "p3")).fields == ["context", "emotion", "examples"]
     assert recipe_of(job("messages")).prompt_id == "messages"
 
 
-@pytest.mark.parametrize(("recipe", "prompt"), [("template", None), ("messages", "p3"), ("babylm_story", "p9")])
+@pytest.mark.parametrize(
+    ("recipe", "prompt"),
+    [
+        ("template", None),
+        ("messages", "p3"),
+        ("babylm_story", "p9"),
+        ("babylm_story", "v3"),
+        ("alpaca_rewrite", "v9"),
+        ("alpaca_rewrite", "p3"),
+    ],
+)
 def test_a_recipe_whose_prompt_does_not_fit(recipe, prompt):
     error = job_error(lambda: recipe_of(job(recipe, prompt)))
     assert (error.key, error.value) == ("prompt", prompt)

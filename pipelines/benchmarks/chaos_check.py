@@ -86,7 +86,7 @@ def specification(job: Mapping[str, Any]) -> Specification:
 
 def _text(job: AugmentJob, recipe: Recipe, row: dict[str, Any], seed: int) -> str | None:
     values = {name: row.get(job.input.columns.get(name, name)) for name in recipe.fields}
-    messages = recipe.render(values).messages
+    messages = recipe.render(values, seed).messages
     if job.model.id != "fake":
         return None
     poison = job.engine.get("poison")

@@ -1,55 +1,50 @@
 """BabyLM stories: a children's story that deepens the emotion of a sentence (the paper: section 4.1, appendix A)."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-from pipelines.recipes.cells import text_cell
-from pipelines.recipes.jinja import JinjaPrompt
-from schemas.emotions import EMOTIONS
-from schemas.errors import JobError, shorten
-from schemas.rows import Prompt, RowError
+from pipelines.recipes.cells import labels_cell, text_cell
+from pipelines.recipes.shipped import by_emotion, load_prompt, read_data
+from schemas.rows import Prompt
+from services.records import Recipe
 
-_VARIABLES = {"context", "emotion", "examples"}
-_EXAMPLES_FILE = Path(__file__).parent / "prompts" / "babylm_examples.jsonl"
+_VARIABLES = ("context", "emotion", "examples", "fixed_examples", "genre", "character")
+# Of these emotions p1 and p2 show an example each, whatever emotion they ask for.
+_FIXED = ("joy", "anger")
 
 
-class BabylmStory:
+class BabylmStory(Recipe):
     """Asks for a story from `context` and `emotion` (a label, or a list of them).
 
-    Of several labels the first is asked for, and the row keeps them all. The prompt shows the two examples of that
-    emotion and no others.
+    Of several labels the first is asked for, and the row keeps them all. A prompt may show the two examples of that
+    emotion (p3), two that are the same for all (p1, p2), and a genre and a main character drawn for the row (p2).
     """
 
     fields = ("context", "emotion")
 
     def __init__(self, prompt: str) -> None:
-        examples = _EXAMPLES_FILE.read_text(encoding="utf-8")
-        self._prompt = JinjaPrompt(prompt, examples)
-        if unknown := set(self._prompt.variables) - _VARIABLES:
-            raise JobError(
-                "prompt", prompt, f"it uses {', '.join(sorted(unknown))}, which this recipe does not give",
-                f"the variables are {', '.join(sorted(_VARIABLES))}; the template recipe takes any columns",
-            )  # fmt: skip
-        self._examples: dict[str, list[dict[str, str]]] = {}
-        for line in examples.splitlines():
-            example = json.loads(line)
-            self._examples.setdefault(example["emotion"], []).append(example)
+        examples, draws = read_data("babylm_examples.jsonl"), read_data("babylm_draws.json")
+        self._prompt = load_prompt(prompt, _VARIABLES, examples + draws)
+        self._examples = by_emotion(examples)
+        self._fixed = [self._examples[emotion][0] for emotion in _FIXED]
+        self._genres, self._characters = json.loads(draws).values()
         self.prompt_id = f"babylm_story/{self._prompt.name}"
         self.prompt_hash = self._prompt.hash
 
-    def render(self, values: dict[str, Any]) -> Prompt:
+    def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """See `services.records.Recipe`."""
-        context = text_cell(values, "context")
-        labels = values.get("emotion")
-        labels = labels if isinstance(labels, list) else [text_cell(values, "emotion")]
-        if not labels:
-            raise RowError("emotion has no label")
-        for label in labels:
-            if label not in EMOTIONS:
-                raise RowError(f"emotion {shorten(repr(label))} is not one of the 28 GoEmotions labels")
-        examples = self._examples[labels[0]]
-        text = self._prompt.render({"context": context, "emotion": labels[0], "examples": examples})
+        context, labels = text_cell(values, "context"), labels_cell(values, "emotion")
+        # The seed is a hash: its residues are all as likely, and each genre meets each character.
+        rest, genre = divmod(seed, len(self._genres))
+        variables = {
+            "context": context,
+            "emotion": labels[0],
+            "examples": self._examples[labels[0]],
+            "fixed_examples": self._fixed,
+            "genre": self._genres[genre],
+            "character": self._characters[rest % len(self._characters)],
+        }
+        text = self._prompt.render(variables)
         return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
 
     def prefix(self, values: dict[str, Any]) -> str:

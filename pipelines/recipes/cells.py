@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from schemas.emotions import EMOTIONS
+from schemas.errors import shorten
 from schemas.rows import RowError
 
 
@@ -11,15 +13,41 @@ def text_cell(values: dict[str, Any], field: str) -> str:
     Raises:
         RowError: the cell is null, not text, blank, or no valid Unicode.
     """
+    text = text_or_blank_cell(values, field)
+    if not text:
+        raise RowError(f"{field} is null" if values.get(field) is None else f"{field} is blank")
+    return text
+
+
+def text_or_blank_cell(values: dict[str, Any], field: str) -> str:
+    """The field's text; "" where the cell is absent, null or blank.
+
+    Raises:
+        RowError: the cell is not text, or no valid Unicode.
+    """
     value = values.get(field)
     if value is None:
-        raise RowError(f"{field} is null")
+        return ""
     if not isinstance(value, str):
         raise RowError(f"{field} is {type(value).__name__}, not text")
-    if not value.strip():
-        raise RowError(f"{field} is blank")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise RowError(f"{field} is not valid Unicode") from None
-    return value
+    return value if value.strip() else ""
+
+
+def labels_cell(values: dict[str, Any], field: str) -> list[str]:
+    """The field's emotions: a label, or a list of them.
+
+    Raises:
+        RowError: there is no label, or one that GoEmotions does not have.
+    """
+    labels = values.get(field)
+    labels = labels if isinstance(labels, list) else [text_cell(values, field)]
+    if not labels:
+        raise RowError(f"{field} has no label")
+    for label in labels:
+        if label not in EMOTIONS:
+            raise RowError(f"{field} {shorten(repr(label))} is not one of the 28 GoEmotions labels")
+    return labels

@@ -6,18 +6,19 @@ from typing import Any
 from pipelines.recipes.cells import text_cell
 from schemas.errors import shorten
 from schemas.rows import Prompt, RowError
+from services.records import Recipe
 
 _ROLES = ("system", "user", "assistant", "tool")
 
 
-class Messages:
+class Messages(Recipe):
     """Sends the column `messages`: a list of `{"role", "content"}`, as chat datasets on the hub have it."""
 
     prompt_id = "messages"
     prompt_hash = hashlib.sha256(b"messages").hexdigest()[:16]
     fields = ("messages",)
 
-    def render(self, values: dict[str, Any]) -> Prompt:
+    def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """See `services.records.Recipe`."""
         messages = values.get("messages")
         if not isinstance(messages, list) or not messages:

@@ -4,12 +4,13 @@ from typing import Any
 
 from pipelines.recipes.jinja import JinjaPrompt
 from schemas.rows import Prompt, RowError
+from services.records import Recipe
 
 # Enough to tell values apart; a whole document need not be kept for it.
 _PREFIX_CHARACTERS = 200
 
 
-class Template:
+class Template(Recipe):
     """Renders a Jinja file with the input columns as its variables, as one user message.
 
     A null or blank cell is a fault of its row: a prompt with a hole in it is not what anybody asked for.
@@ -21,7 +22,7 @@ class Template:
         self.prompt_hash = self._prompt.hash
         self.fields = self._prompt.variables
 
-    def render(self, values: dict[str, Any]) -> Prompt:
+    def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """See `services.records.Recipe`."""
         for field in self.fields:
             value = values.get(field)

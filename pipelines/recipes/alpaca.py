@@ -1,0 +1,78 @@
+"""Alpaca rewrites: the answer of an instruction, said again with a positive emotion (the paper: 4.2, appendix B).
+
+Near-duplicate instructions are not found here: that takes all rows at once. Nor is an emotion picked that fits a row:
+for that a classifier's labels have to be in the input.
+"""
+
+from typing import Any
+
+from pipelines.recipes.alpaca_cleaning import fault_of, without_markers
+from pipelines.recipes.cells import labels_cell, text_cell, text_or_blank_cell
+from pipelines.recipes.meta_talk import without_talk
+from pipelines.recipes.shipped import by_emotion, load_prompt, read_data
+from schemas.emotions import POSITIVE
+from schemas.rows import Drop, Prompt
+from services.records import Recipe
+
+_VARIABLES = ("instruction", "input", "output", "emotion", "examples", "max_words")
+# Every version of the paper's prompt asks for fewer words than this.
+_MAX_WORDS = 100
+_DRAWN = sorted(POSITIVE)
+
+
+class AlpacaRewrite(Recipe):
+    """Asks for `output`, the answer to `instruction` and `input` (may be blank), in new words that carry an emotion.
+
+    Rows that a cleaning rule refuses are rejected unsent, and so are those with an emotion that no example is of: the
+    prompts rewrite for positive emotions, and for surprise, which the paper's own data has too.
+
+    Args:
+        prompt: v1, v2, v3, or a Jinja file. Where it shows `max_words`, a text of that many words is rejected.
+        emotion_given: the emotion is the input's field `emotion` (a label, or a list of which the first is asked for);
+            otherwise it is drawn from the positive ones by the row's seed.
+    """
+
+    def __init__(self, prompt: str, emotion_given: bool) -> None:
+        examples = read_data("alpaca_examples.jsonl")
+        self._prompt = load_prompt(prompt, _VARIABLES, examples)
+        self._examples = by_emotion(examples)
+        self._emotion_given = emotion_given
+        self._short = "max_words" in self._prompt.variables
+        self.fields = ("instruction", "input", "output", *(["emotion"] if emotion_given else []))
+        self.prompt_id = f"alpaca_rewrite/{self._prompt.name}"
+        self.prompt_hash = self._prompt.hash
+
+    def render(self, values: dict[str, Any], seed: int) -> Prompt:
+        """See `services.records.Recipe`."""
+        instruction = text_cell(values, "instruction")
+        given = without_markers(text_or_blank_cell(values, "input"))
+        output = text_or_blank_cell(values, "output")
+        if fault := fault_of(instruction, given, output):
+            raise Drop(fault)
+        labels = labels_cell(values, "emotion") if self._emotion_given else [_DRAWN[seed % len(_DRAWN)]]
+        if labels[0] not in self._examples:
+            raise Drop("emotion_not_positive")
+        variables = {
+            "instruction": instruction,
+            "input": given,
+            "output": output,
+            "emotion": labels[0],
+            "examples": self._examples[labels[0]],
+            "max_words": _MAX_WORDS,
+        }
+        text = self._prompt.render(variables)
+        return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
+
+    def prefix(self, values: dict[str, Any]) -> str:
+        """The emotion, where it is given: its examples stand before the row's own instruction."""
+        labels = values.get("emotion") if self._emotion_given else ""
+        return str(labels[0] if isinstance(labels, list) and labels else labels)
+
+    def finish(self, text: str) -> tuple[str, str]:
+        """See `services.records.Recipe`."""
+        kept, talk = without_talk(text)
+        if not kept:
+            raise Drop("empty_text")
+        if self._short and len(kept.split()) >= _MAX_WORDS:
+            raise Drop("too_many_words")
+        return kept, talk
