@@ -60,6 +60,7 @@ def test_a_replica_that_is_killed_is_replaced(fake_job, tmp_path, ray_cluster):
     assert {row["attempts"] for row in rows_of(run)} == {1, 2}
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_behind(fake_job, tmp_path):
     fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.05}
     run = fake_job["output"]["path"]
@@ -74,6 +75,7 @@ def test_a_killed_driver_leaves_no_process_behind(fake_job, tmp_path):
     assert gone(below, 30)
 
 
+@pytest.mark.slow
 def test_a_driver_dies_between_any_two_steps_of_a_commit(fake_job, tmp_path, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.001}
     fake_job["output"]["rows_per_shard"] = 3
@@ -120,6 +122,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_takes_no_row_along(fake_job, tmp_path):
     fake_job["cluster"] = {"replicas": 2, "cpus_per_replica": 1}
     fake_job["engine"] = {"max_num_seqs": 2, "step_seconds": 0.02}
@@ -155,6 +158,7 @@ class Head:
         self._process.wait()
 
 
+@pytest.mark.slow
 def test_after_the_head_died_the_same_command_goes_on(fake_job, tmp_path):
     fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.02}
     run = fake_job["output"]["path"]
