@@ -76,6 +76,9 @@ class VllmEngine:
             if selects:
                 arguments.worker_extension_cls = WORKER_EXTENSION
             llm = AsyncLLM.from_engine_args(arguments)
+            if "generate" not in await llm.get_supported_tasks():
+                llm.shutdown()
+                raise EngineError("model.id", spec.model.id, "this model does not write text", "name one that does")
             if selects:
                 await llm.collective_rpc("select_nucleus", args=(True,))
         except EngineError:
@@ -205,8 +208,6 @@ def engine_args(spec: EngineSpec, path: str) -> AsyncEngineArgs:
         "trust_remote_code": spec.model.trust_remote_code,
         # By default vLLM falls back to pickles, which can run code, where a repository has no safetensors.
         "load_format": "safetensors",
-        # A classifier would be started as one, and then refuse every row.
-        "runner": "generate",
         # In a Ray actor vLLM would ask Ray for its workers; a replica's GPUs are all on one node.
         "distributed_executor_backend": "mp",
         **spec.engine,

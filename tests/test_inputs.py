@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import sources
+from pipelines import lines, sources
 from pipelines.inputs import InputReader
 from schemas.errors import JobError
 from schemas.job import Input
@@ -233,6 +233,19 @@ def test_a_text_line_that_is_not_utf8_carries_its_fault(tmp_path):
     path = write_bytes(tmp_path / "a.txt", b"good\ncaf\xe9\nagain\n")
     rows = [(row.values, row.fault) for _, _, row in all_rows(reader(path))]
     assert rows == [({"text": "good"}, ""), (None, "the line is not UTF-8 (byte 3)"), ({"text": "again"}, "")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    data=st.lists(st.sampled_from([b"\n", b"\r\n", b"a", b"bc", b"0123456789"])).map(b"".join), block=st.integers(1, 9)
+)
+def test_lines_are_bounded_whatever_the_blocks_that_they_are_read_in(data, block):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_BLOCK_BYTES", block)
+        patch.setattr(lines, "MOST_ROW_BYTES", 12)
+        found = list(lines.bounded_lines(io.BytesIO(data)))
+    expected = [line.removesuffix(b"\n") for line in io.BytesIO(data)]
+    assert found == [line if len(line) <= 12 else None for line in expected]
 
 
 # Compression

@@ -1,12 +1,16 @@
 """Tiny random models through the real engine: the 4-bit Mistral path, its greedy tokens held against transformers, and
 a model without a chat template."""
 
+import json
 import random
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_jsonl
+from conftest import cli_env, write_jsonl
 
 from pipelines import augment, verify
 from schemas.errors import EngineError
@@ -119,3 +123,63 @@ def test_an_engine_that_cannot_start_says_why_in_its_own_words(ray_cluster, tmp_
     with pytest.raises(EngineError, match="cache blocks") as caught:
         augment(job)
     assert "See root cause above" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_models_that_cannot_be_served_are_one_clear_error_each(tmp_path):
+    """What vLLM alone can tell; what can be seen without it is in hostile_cases.py."""
+    from tiny_mistral import save_both
+
+    save_both(tmp_path / "int4", tmp_path / "plain")
+
+    def changed(name, config=None, **files):
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "plain", folder)
+        whole = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**whole, **(config or {})}))
+        for file, content in files.items():
+            (folder / file.replace("_", ".")).write_text(content)
+        return str(folder)
+
+    custom = {"model_type": "custom", "architectures": ["M"], "auto_map": {"AutoConfig": "custom.C"}}
+    expected = {
+        changed("architecture", {"architectures": ["NoSuchForCausalLM"]}): "'NoSuchForCausalLM'] are not supported",
+        changed("type", {"model_type": "nosuch"}): "model type `nosuch`",
+        changed("custom", custom, custom_py=f"open({str(tmp_path / 'canary')!r}, 'w')"): "contains custom code",
+        changed("size", {"hidden_size": "many"}): "hidden_size",
+        changed("weights", model_safetensors="nonsense"): "SafetensorError",
+        changed("classifier", {"architectures": ["MistralForSequenceClassification"]}): "does not write text",
+    }
+    script, log = tmp_path / "start.py", tmp_path / "log"
+    script.write_text(START)
+    with log.open("w") as output:  # a file, as under Ray: why a process of the engine died is read from it
+        subprocess.run([sys.executable, script, *expected], env=cli_env(), stdout=output, stderr=output, timeout=500)
+    text = log.read_text(errors="replace")
+    told = dict(json.loads(line) for line in text.splitlines() if line.startswith('["'))
+    assert told.keys() == expected.keys(), text[-3000:]
+    for folder, words in expected.items():
+        assert words in told[folder] and len(told[folder]) < 1200 and len(told[folder].splitlines()) < 20
+    assert not (tmp_path / "canary").exists()
+
+
+# Starts the engine of each folder, and tells the error. vLLM's processes import their parent's main module.
+START = """
+import asyncio, json, sys
+from schemas.errors import EngineError
+from schemas.job import Model
+from services.engine import EngineSpec
+from services.models import locate
+from services.vllm_engine import VllmEngine
+
+async def told(folder):
+    engine = {"max_model_len": 128, "max_num_seqs": 4, "kv_cache_memory_bytes": 1 << 26}
+    spec = EngineSpec(Model(id=folder, dtype="float32"), engine, cores=(0,))
+    try:
+        await VllmEngine.start(spec, *locate(spec.model))
+    except EngineError as error:
+        return str(error)
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        print(json.dumps([folder, asyncio.run(told(folder))]), flush=True)
+"""
