@@ -125,7 +125,6 @@ def test_an_engine_that_cannot_start_says_why_in_its_own_words(ray_cluster, tmp_
     assert "See root cause above" not in str(caught.value)
 
 
-@pytest.mark.slow
 def test_models_that_cannot_be_served_are_one_clear_error_each(tmp_path):
     """What vLLM alone can tell; what can be seen without it is in hostile_cases.py."""
     from tiny_mistral import save_both
