@@ -40,8 +40,8 @@ lock: setup
 
 # In environments of their own: neither belongs to what it looks at.
 audit: setup
-	$(BIN)/uv tool run --from cyclonedx-bom==7.2.1 cyclonedx-py environment --output-file sbom.cdx.json .venv
-	$(BIN)/uv tool run pip-audit==2.9.0 --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --output-file sbom.cdx.json .venv
+	$(BIN)/uv tool run pip-audit==2.10.1 --vulnerability-service osv --skip-editable --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .hypothesis
