@@ -110,8 +110,8 @@ def test_rows_that_a_recipe_refuses_are_rejected_and_counted_by_rule(fake_job):
 
 def test_replicas_on_disjoint_cores_share_the_rows(fake_job):
     fake_job["cluster"]["replicas"] = 3
-    # Long enough for all to come up: one alone would take 20 s.
-    fake_job["engine"] = {"max_num_seqs": 2, "start_seconds": 1.0}
+    # Long enough for all to come up, also on a busy machine: one alone would take 40 s.
+    fake_job["engine"] = {"max_num_seqs": 2, "start_seconds": 2.0}
     run = ShardStore(augment(fake_job).run).read_run()
     cores = [core for replica in run.replicas for core in replica["cores"]]
     assert len(run.replicas) == 3 and len(set(cores)) >= min(3, psutil.cpu_count())
