@@ -34,7 +34,7 @@ def simulated(replicas, rows, driver_seconds_per_row=0.0):
         most.update({member.number: len(member.rows) for member in pool.members if len(member.rows) > most[0]})
 
     planned = (WorkRow(unit, 0, "s", unit, 0, {}) for unit in range(rows))
-    coordinator = Coordinator(pool, None, planned, rows, sink, lambda: False, lambda member: None)
+    coordinator = Coordinator(pool, None, planned, rows, sink, lambda: None, lambda member: None)
     assert coordinator.run()
     assert sorted(finished) == list(range(rows))
     return pool
