@@ -26,7 +26,8 @@ _USELESS = re.compile(
     r"(?:assist|browse|fulfil|generate|view)",
     re.IGNORECASE,
 )
-_OTHER_TASK = re.compile(r"<\s*no\s*input\s*>|^\W*(?:\d+\W+)?instruction\s*:", re.IGNORECASE | re.MULTILINE)
+# Within its line: over line ends, a text of nothing but lines would take the square of their number.
+_OTHER_TASK = re.compile(r"<\s*no\s*input\s*>|^[^\w\n]*(?:\d+[^\w\n]+)?instruction\s*:", re.IGNORECASE | re.MULTILINE)
 _URL = re.compile(r"\bhttps?://\S|\bwww\.\w", re.IGNORECASE)
 
 _PICTURE = r"(?:image|picture|photo(?:graph)?|painting|screenshot|diagram|video|audio(?: clip)?|recording)s?"

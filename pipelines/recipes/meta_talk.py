@@ -24,7 +24,7 @@ _ANNOUNCEMENT = (
 _BEFORE = re.compile(rf"\A(?:[*_#]*\s*(?:{_LABEL}|{_ANNOUNCEMENT})[*_]*\s*:[*_]*|=>)\s*", re.IGNORECASE)
 # A last line such as "(Note: I kept the tone joyful.)", "Word count: 41", "Let me know if ...".
 _AFTER = re.compile(
-    r"\n\s*[*_(\[]*(?:(?:note|explanation)\b[^\n]*\b(?:re-?writ\w+|emotion|tone|original|output)\b|word count\b"
+    r"\n[^\S\n]*[*_(\[]*(?:(?:note|explanation)\b[^\n]*\b(?:re-?writ\w+|emotion|tone|original|output)\b|word count\b"
     r"|i hope this\b|let me know if\b|this (?:rewritten|revised) )[^\n]*\Z",
     re.IGNORECASE,
 )
