@@ -5,10 +5,12 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, cli_env, finished_rows
@@ -19,6 +21,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipelines import augment, verify
 from pipelines.pools import start_pool, stop_pool
+from pipelines.recipes.alpaca_cleaning import fault_of
+from pipelines.recipes.meta_talk import without_talk
 from pipelines.recipes.sandbox import Sandbox
 from schemas.errors import JobError, KindlingError
 from services.control import control_tokens, without_control
@@ -65,6 +69,7 @@ def test_hostile_input(case, tmp_path, monkeypatch, warm_engine):
     folder, run = tmp_path / "case", tmp_path / "run"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     job = job_of(case.make(folder), folder, run)
     if case.error is None:
         assert augment(job).rows == {"accepted": case.accepted, "rejected": 0, "error": len(case.words)}
@@ -125,6 +130,8 @@ def test_no_hostile_template_takes_long_or_much_memory():
     code = """
 import json, resource, sys, time
 from hostile_cases import ESCAPES, TOO_MUCH
+from pipelines.recipes.alpaca_cleaning import fault_of
+from pipelines.recipes.meta_talk import without_talk
 from pipelines.recipes.sandbox import Sandbox
 
 def peak():
@@ -191,6 +198,14 @@ def test_each_render_has_all_of_its_budget():
     sandbox = Sandbox()
     template = sandbox.from_string("{{ text|upper }}{% for i in range(5000) %}{% endfor %}")
     assert [len(sandbox.run(template, {"text": "x" * 1_000_000})) for _ in range(30)] == [1_000_000] * 30
+
+
+@pytest.mark.parametrize("part", ["\n", "!\n", " \n", "1.\n", "\nnote ", "<", "no ", "this ", "Answer: ", "x."])
+def test_a_recipes_rules_take_time_in_proportion_to_the_text(part):
+    text, began = "x" + part * 100_000 + "y", time.process_time()
+    fault_of(text, text, text)
+    without_talk(text)
+    assert time.process_time() - began < 5
 
 
 # Control tokens
