@@ -39,7 +39,7 @@ _LEAST_INSIDE_SHARE = 0.2
 _INSIDE_SHARE = 0.25
 # With two replicas each process is as likely to be hit.
 _FAKE_ROLES, _REAL_ROLES = ("driver", "replica", "replica"), ("driver", "replica", "engine")
-_FAKE_PACE = {"pause_seconds": 5.0, "stop_seconds": 3.0, "standstill_seconds": 180.0}
+_FAKE_PACE = {"pause_seconds": 4.0, "stop_seconds": 3.0, "standstill_seconds": 180.0}
 # A real engine takes about 40 s to start, and a run of it about as long to be served.
 _REAL_PACE = {"pause_seconds": 60.0, "stop_seconds": 5.0, "standstill_seconds": 600.0}
 # Replicas end with their driver, but not in the same moment.

@@ -147,7 +147,7 @@ class RunUnderFire:
         process = draw.choice(found)
         with contextlib.suppress(psutil.NoSuchProcess):
             if draw.random() < _STOP_SHARE:
-                self._stop(victim, process)
+                self._stop(driver, victim, process)
             else:
                 self._watcher.look()
                 self._kill(driver, victim, process)
@@ -169,25 +169,31 @@ class RunUnderFire:
         self._fire.outside -= 1
         self._fire.note("kill", victim)
 
-    def _stop(self, victim: str, process: psutil.Process) -> None:
+    def _stop(self, driver: Driver, victim: str, process: psutil.Process) -> None:
         draw, began = self._fire.draw, time.monotonic()
         long = draw.random() < _LONG_STOP_SHARE
         seconds = _LONG_STOP_SECONDS if long else draw.uniform(0, self._fire.stop_seconds)
         process.suspend()
         try:
-            if victim == "driver" and draw.random() < _SECOND_DRIVER_SHARE:
+            if victim == "driver" and self._holds_run(driver) and draw.random() < _SECOND_DRIVER_SHARE:
                 self._start_second_driver()
             time.sleep(max(began + seconds - time.monotonic(), 0))
         finally:
             process.resume()
         self._fire.note("stop", victim, time.monotonic() - began)
 
+    def _holds_run(self, driver: Driver) -> bool:
+        """Whether it came so far that no other driver may have the run."""
+        with contextlib.suppress(OSError):
+            return f"process {driver.process.pid} " in (self._watcher.run / "run.lock").read_text()
+        return False
+
     def _start_second_driver(self) -> None:
         second = Driver(self._job_file)
         code = second.wait(_SECOND_DRIVER_SECONDS)
         second.kill()
         refused = code == EXIT_USAGE and "another driver works on this run" in second.last_words()
-        self._fire.note("second driver", "driver", detail="refused" if refused else f"{code}: {second.last_words()}")
+        self._fire.note("second driver", "driver", detail="refused" if refused else f"{code}: {second.error()}")
 
     def _ended(self, driver: Driver, code: int) -> None:
         if code == -signal.SIGKILL and driver.failpoint:
@@ -195,7 +201,7 @@ class RunUnderFire:
             self._fire.note("failpoint", driver.failpoint.partition(":")[0])
         elif code not in (EXIT_DONE, -signal.SIGKILL):
             by_kills = code == EXIT_USAGE and self._hit
-            self._fire.note("gave up" if by_kills else "failure", "driver", detail=f"{code}: {driver.last_words()}")
+            self._fire.note("gave up" if by_kills else "failure", "driver", detail=f"{code}: {driver.error()}")
             self._failures += not by_kills
             if self._failures > _MOST_FAILURES:
                 raise self._hopeless("its driver keeps failing", driver)

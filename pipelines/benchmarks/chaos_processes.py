@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 _LAST_CHARACTERS = 2000
+_ERROR_CHARACTERS = 200
 
 
 class Driver:
@@ -37,6 +38,11 @@ class Driver:
         """Ends it, if it runs."""
         self._process.kill()
         self._process.wait()
+
+    def error(self) -> str:
+        """Why it ended, where it says so; else the end of what it wrote."""
+        lines = [line for line in self.last_words().splitlines() if line.startswith(("error:", "stopped:"))]
+        return lines[-1][:_ERROR_CHARACTERS] if lines else self.last_words()
 
     def last_words(self) -> str:
         """The end of what it wrote."""

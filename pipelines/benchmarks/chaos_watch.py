@@ -52,7 +52,8 @@ class Watcher:
     """
 
     def __init__(self, run: Path, specification: Specification, draw: random.Random) -> None:
-        self._run, self._shards, self._draw = run, specification.shards, draw
+        self.run = run
+        self._shards, self._draw = specification.shards, draw
         self._committed: dict[str, tuple[bytes, Rows]] = {}
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._threads = ThreadPoolExecutor(1)
@@ -76,7 +77,7 @@ class Watcher:
         """Reads all there is; returns how many rows that were."""
         with self._lock:
             # The logs first: what moves from there into a shard meanwhile is then found in that shard.
-            rows = read_logs(self._run / "log")
+            rows = read_logs(self.run / "log")
             rows.update(self._read_shards())
             self._compare(rows)
             self.looks += 1
@@ -87,7 +88,7 @@ class Watcher:
             self.look()
 
     def _read_shards(self) -> Rows:
-        there = {path.name: path.read_bytes() for path in (self._run / "data").glob("*.parquet")}
+        there = {path.name: path.read_bytes() for path in (self.run / "data").glob("*.parquet")}
         for name in self._committed.keys() - there.keys():
             self.torn.append(f"data/{name}: it was there and is gone")
             del self._committed[name]
@@ -108,10 +109,10 @@ class Watcher:
     def _read_shard(self, name: str, raw: bytes) -> Rows:
         """The rows of a shard with its siblings; all that it must have, and no others."""
         rows, siblings = read_rows(raw)
-        if faults := list(sibling_faults(self._run, siblings)):
+        if faults := list(sibling_faults(self.run, siblings)):
             raise ValueError("; ".join(faults))
         for sibling in siblings:
-            rows += read_rows((self._run / sibling).read_bytes())[0]
+            rows += read_rows((self.run / sibling).read_bytes())[0]
         number = int(name.removeprefix("part-").removesuffix(".parquet"))
         found, wanted = Counter(map(identity_of, rows)), Counter(self._shards[number])
         if found != wanted:
