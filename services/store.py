@@ -186,7 +186,10 @@ class ShardStore:
             OSError, pa.ArrowInvalid: the file is damaged.
         """
         with self.fs.open(self.path(relative), "rb") as file:
-            return pq.ParquetFile(file, page_checksum_verification=True).read(columns)
+            # Without Arrow's threads: a command that ended while they were being started was aborted (seen with 26.0,
+            # on a busy machine), after it had said its word and with another exit code.
+            parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+            return parquet.read(columns, use_threads=False)
 
     def rows(self, state: str = ACCEPTED, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The committed rows of one state, shard by shard in input order, as batches of one row group or less."""
