@@ -28,21 +28,20 @@ from services.fake_engine import journal_line
 from services.row_log import RowLog
 from services.store import ShardStore
 
-DATA, ERRORS = "data/part-00001.parquet", "errors/part-00001.parquet"
+DATA, ERRORS, REJECTED = (f"{folder}/part-00001.parquet" for folder in ("data", "errors", "rejected"))
 
 
 @pytest.fixture(scope="module")
 def finished(ray_cluster, tmp_path_factory):
-    """A complete run, and what it must come to: 24 rows in shards of 8, two samples each; row 9 is null."""
+    """A complete run, and what it must come to: 24 rows in shards of 8, with two samples; 9 fails, 10 is rejected."""
     folder = tmp_path_factory.mktemp("chaos")
-    write_jsonl(
-        folder / "rows.jsonl",
-        [{"context": None if i == 9 else f"Sentence number {i} is here.", "emotion": "joy"} for i in range(24)],
-    )
+    rows = [{"instruction": f"What is {i}?", "input": "", "output": "A number."} for i in range(24)]
+    rows[9]["instruction"], rows[10]["output"] = None, ""
+    write_jsonl(folder / "rows.jsonl", rows)
     job = {
         "name": "checked",
         "input": {"path": str(folder / "rows.jsonl")},
-        "recipe": "babylm_story",
+        "recipe": "alpaca_rewrite",
         "samples": 2,
         "model": {"id": "fake"},
         "sampling": {"max_tokens": 32},
@@ -93,7 +92,8 @@ def flipped(path, at):
 def test_a_whole_run_has_no_findings(finished):
     run, wanted = finished
     assert check_run(run, wanted) == Findings()
-    assert len(wanted.seeds) == 48 and len(wanted.texts) == 46 and [len(shard) for shard in wanted.shards] == [16] * 3
+    assert Counter(wanted.states.values()) == {"accepted": 44, "error": 2, "rejected": 2}
+    assert len(wanted.seeds) == 48 and len(wanted.texts) == 44 and [len(shard) for shard in wanted.shards] == [16] * 3
 
 
 DAMAGES = {
@@ -109,7 +109,10 @@ DAMAGES = {
     "a wrong state": (lambda run: rewrite(run / DATA, first_changed("state", "rejected")), {"wrong"}),
     "a row of another input": (lambda run: rewrite(run / DATA, first_changed("row_index", 99)), {"lost", "unexpected"}),
     "a missing sibling": (lambda run: (run / ERRORS).unlink(), {"torn", "lost"}),
-    "another sibling": (lambda run: rewrite(run / ERRORS, first_changed("reason", "bad luck")), {"torn"}),
+    "another missing sibling": (lambda run: (run / REJECTED).unlink(), {"torn", "lost"}),
+    "another sibling": (lambda run: rewrite(run / REJECTED, first_changed("reason", "bad luck")), {"torn"}),
+    "a row in another folder": (lambda run: rewrite(run / REJECTED, first_changed("state", "error")),
+                                {"torn", "wrong"}),
     "a sibling too many": (lambda run: (run / "errors/part-00002.parquet").write_bytes((run / ERRORS).read_bytes()),
                            {"unexpected", "doubled"}),
     "a log left behind": (lambda run: (run / "log/part-00001.arrows").write_bytes(b""), {"unexpected"}),
@@ -132,11 +135,13 @@ def test_a_good_row_among_the_errors_is_found(finished, copy):
     assert kinds(check_run(copy, finished[1])) == {"blamed", "torn"}
 
 
-def test_rows_that_cannot_be_rendered_or_kill_their_engine_must_be_errors(tmp_path):
+def test_the_chaos_job_has_rows_of_all_kinds(tmp_path):
     wanted = specification(chaos_job(tmp_path, "", 400))
-    failing = {index for _, index, _ in wanted.seeds.keys() - wanted.texts.keys()}
-    assert failing == {*range(36, 400, 37), 100, 300}
-    assert all(wanted.texts.values())
+    failing = {*range(36, 400, 37), 100, 300}
+    assert {index for (_, index, _), state in wanted.states.items() if state == "error"} == failing
+    rejected = {*range(10, 400, 11)} - failing
+    assert {index for (_, index, _), state in wanted.states.items() if state == "rejected"} == rejected
+    assert all(wanted.texts.values()) and len(wanted.texts) == 800 - 2 * len(failing | rejected)
 
 
 def watched(run, wanted):
@@ -222,8 +227,8 @@ def test_rows_that_move_from_the_log_into_a_shard_are_kept(finished, logged):
     run, log, _ = logged
     watcher = watched(run, finished[1])
     watcher.look()
-    shutil.copytree(finished[0] / "data", run / "data")
-    shutil.copytree(finished[0] / "errors", run / "errors")
+    for folder in ("data", "rejected", "errors"):
+        shutil.copytree(finished[0] / folder, run / folder)
     log.unlink()
     assert watcher.look() == 48 and (watcher.torn, watcher.forgotten) == ([], [])
 
@@ -240,7 +245,7 @@ def test_the_checker_reads_what_the_log_writes(finished, tmp_path):
 def test_the_journal_tells_which_rows_ran_again_and_which_of_them_needlessly(finished, tmp_path):
     wanted = finished[1]
     first, second, *_ = wanted.texts
-    null = next(iter(wanted.seeds.keys() - wanted.texts.keys()))
+    null = next(identity for identity, state in wanted.states.items() if state == "error")
     before = time.time()
     with (tmp_path / "journal").open("wb") as journal:
         for identity in (first, second, second, null, null):

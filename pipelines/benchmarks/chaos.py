@@ -1,7 +1,7 @@
 """`kindling bench chaos`: runs whose processes are killed and stopped at any moment, and what is lost by it.
 
-    the fake engine    two replicas on a real Ray cluster, every second time a warm pool's; good rows, rows that cannot
-                       be rendered, and rows that kill their engine
+    the fake engine    two replicas on a real Ray cluster, every second time a warm pool's; good rows, rows that are
+                       rejected or fail, and rows that kill their engine
     the real engine    fewer kills of a slower thing: driver, replica, and vLLM's own processes
 
 A run that is complete is checked (`chaos_check`), and has been watched all the while (`chaos_watch`); as long as kills

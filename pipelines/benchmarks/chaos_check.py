@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipelines.recipes import recipe_of
 from schemas.job import AugmentJob, parse_job
-from schemas.rows import RowError, row_seed
+from schemas.rows import Drop, RowError, row_seed
 from services.fake_engine import fake_text
 from services.records import Recipe
 
@@ -36,13 +36,15 @@ class Specification:
 
     Attributes:
         shards: the rows of each shard, by its number.
-        texts: of the rows that must be accepted; None where only the engine knows. All other rows must be errors.
         seeds: of each row.
+        states: of each row: accepted, rejected or error.
+        texts: of each accepted row; None where only the engine knows.
     """
 
     shards: list[list[Identity]]
-    texts: dict[Identity, str | None]
     seeds: dict[Identity, int]
+    states: dict[Identity, str]
+    texts: dict[Identity, str | None]
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Findings:
         doubled: rows that are there more than once.
         torn: files that cannot be read whole, and shards with a sibling that is missing or not the one committed.
         wrong: rows whose text, seed or state is not what it must be.
-        blamed: good rows that became errors.
+        blamed: good rows that were not accepted.
         unexpected: rows and files that do not belong there.
     """
 
@@ -74,25 +76,30 @@ def specification(job: Mapping[str, Any]) -> Specification:
     rows = [json.loads(line) for line in Path(source).read_text(encoding="utf-8").splitlines()]
     identities = [(source, index, sample) for index in range(len(rows)) for sample in range(parsed.samples)]
     seeds = {identity: row_seed(parsed.seed, *identity, "default") for identity in identities}
-    texts = {}
-    for identity in identities:
-        try:
-            texts[identity] = _text(parsed, recipe, rows[identity[1]], seeds[identity])
-        except RowError:
-            continue
+    outcomes = {each: _outcome(parsed, recipe, rows[each[1]], seed) for each, seed in seeds.items()}
     step = parsed.output.rows_per_shard * parsed.samples
-    return Specification([identities[i : i + step] for i in range(0, len(identities), step)], texts, seeds)
+    return Specification(
+        shards=[identities[i : i + step] for i in range(0, len(identities), step)],
+        seeds=seeds,
+        states={identity: state for identity, (state, _) in outcomes.items()},
+        texts={identity: text for identity, (state, text) in outcomes.items() if state == "accepted"},
+    )
 
 
-def _text(job: AugmentJob, recipe: Recipe, row: dict[str, Any], seed: int) -> str | None:
+def _outcome(job: AugmentJob, recipe: Recipe, row: dict[str, Any], seed: int) -> tuple[str, str | None]:
     values = {name: row.get(job.input.columns.get(name, name)) for name in recipe.fields}
-    messages = recipe.render(values, seed).messages
-    if job.model.id != "fake":
-        return None
-    poison = job.engine.get("poison")
-    if poison and any(poison in message["content"] for message in messages):
-        raise RowError("it kills its engine")
-    return fake_text(messages, seed, job.sampling.max_tokens)[0]
+    try:
+        messages = recipe.render(values, seed).messages
+        if job.model.id != "fake":
+            return "accepted", None
+        poison = job.engine.get("poison")
+        if poison and any(poison in message["content"] for message in messages):
+            return "error", None
+        return "accepted", recipe.finish(fake_text(messages, seed, job.sampling.max_tokens)[0])[0]
+    except RowError:
+        return "error", None
+    except Drop:
+        return "rejected", None
 
 
 def read_rows(raw: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -156,14 +163,14 @@ def _judge(found: Findings, specification: Specification, row: dict[str, Any], f
     if identity not in specification.seeds:
         found.unexpected.append(f"{identity}: no row of this job")
         return
-    good, text = identity in specification.texts, specification.texts.get(identity)
+    state, text = specification.states[identity], specification.texts.get(identity)
     if row["state"] != _STATE_OF_FOLDER[folder]:
         found.wrong.append(f"{identity}: {row['state']} in {folder}/")
     elif row["seed"] != specification.seeds[identity]:
         found.wrong.append(f"{identity}: seed {row['seed']}")
-    elif good and folder != "data":
-        found.blamed.append(f"{identity}: {row['reason']}")
-    elif not good and folder != "errors":
-        found.wrong.append(f"{identity}: accepted, and it cannot be generated")
-    elif good and text is not None and row["text"] != text:
+    elif state == "accepted" != row["state"]:
+        found.blamed.append(f"{identity}: {row['state']}: {row['reason']}")
+    elif row["state"] != state:
+        found.wrong.append(f"{identity}: {row['state']} in place of {state}")
+    elif text is not None and row["text"] != text:
         found.wrong.append(f"{identity}: {row['text'][:80]!r} in place of {text[:80]!r}")

@@ -1,4 +1,4 @@
-"""The jobs of the chaos runs: good rows, rows that cannot be rendered, and on the fake engine rows that kill it."""
+"""The jobs of the chaos runs: good rows beside rows that fail, are rejected, or kill their engine."""
 
 import json
 import os
@@ -6,13 +6,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from schemas.emotions import EMOTIONS
-
 # Of the cluster: room for the replicas of a dead driver beside those of the next.
 CPUS = 8
 
 # Shards of 16 outputs, about two of them a second: much of a driver's life is near a commit.
 FAKE = {
+    "recipe": "alpaca_rewrite",
     "model": {"id": "fake"},
     "samples": 2,
     "sampling": {"max_tokens": 32},
@@ -20,6 +19,7 @@ FAKE = {
     "cluster": {"replicas": 2, "cpus_per_replica": 1},
 }
 REAL = {
+    "recipe": "babylm_story",
     "model": {"id": "embedded"},
     "samples": 3,
     "sampling": {"temperature": 0.9, "max_tokens": 24},
@@ -27,15 +27,13 @@ REAL = {
     "cluster": {"replicas": 1, "cpus_per_replica": min(os.cpu_count() or 1, CPUS)},
 }
 _ROWS_PER_SHARD = 8
-_ROWS_PER_POISON, _ROWS_PER_NULL = 200, 37
+_ROWS_PER_POISON, _ROWS_PER_NULL, _ROWS_PER_BLANK = 200, 37, 11
 
 
 def fake_job(folder: Path, address: str, rows: int) -> dict[str, Any]:
-    """Made-up sentences on two fake engines that keep a journal beside the run, in `journal`."""
-    emotions = sorted(EMOTIONS)
-    lines = [{"context": _sentence(number), "emotion": emotions[number * 13 % len(emotions)]} for number in range(rows)]
+    """Made-up instructions on two fake engines, which keep a journal beside the run, in `journal`."""
     engine = {**FAKE["engine"], "journal": str(folder / "journal")}
-    return _job(folder, address, lines, {**FAKE, "engine": engine})
+    return _job(folder, address, [_row(number) for number in range(rows)], {**FAKE, "engine": engine})
 
 
 def real_job(folder: Path, address: str) -> dict[str, Any]:
@@ -46,11 +44,15 @@ def real_job(folder: Path, address: str) -> dict[str, Any]:
     return _job(folder, address, lines, REAL)
 
 
-def _sentence(number: int) -> str | None:
-    if number % _ROWS_PER_NULL == _ROWS_PER_NULL - 1:
-        return None
+def _row(number: int) -> dict[str, Any]:
+    """A good row; or one without an instruction (an error), one without an answer (rejected), or poison."""
     cargo = FAKE["engine"]["poison"] if number % _ROWS_PER_POISON == _ROWS_PER_POISON // 2 else "apples"
-    return f"Boat number {number} drifts down a quiet river with a load of {cargo}."
+    null, blank = (number % rows == rows - 1 for rows in (_ROWS_PER_NULL, _ROWS_PER_BLANK))
+    return {
+        "instruction": None if null else f"What does boat number {number} carry?",
+        "input": "",
+        "output": "" if blank else f"Boat number {number} drifts down the river with a load of {cargo}.",
+    }
 
 
 def _job(folder: Path, address: str, rows: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +61,6 @@ def _job(folder: Path, address: str, rows: list[dict[str, Any]], more: dict[str,
     return {
         "name": "chaos",
         "input": {"path": str(source)},
-        "recipe": "babylm_story",
         "output": {"path": str(folder / "run"), "rows_per_shard": _ROWS_PER_SHARD},
         "metrics": {"port": None},
         **more,

@@ -164,8 +164,8 @@ def started_again(
     journal: Path, specification: Specification, seen: dict[Identity, tuple[str, float]]
 ) -> tuple[int, int]:
     """By the fake engines' journal: requests that ran beyond one for each row, and how many of them began when the row
-    had been seen on disk. Rows that cannot be generated do not count."""
-    identities = {seed: identity for identity, seed in specification.seeds.items() if identity in specification.texts}
+    had been seen on disk. Rows that are not to be accepted do not count."""
+    identities = {specification.seeds[identity]: identity for identity in specification.texts}
     starts: Counter[Identity] = Counter()
     needless = 0
     for line in journal.read_text().splitlines():
