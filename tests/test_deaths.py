@@ -79,7 +79,7 @@ def test_a_killed_driver_leaves_no_process_behind(fake_job, tmp_path):
 def test_a_driver_dies_between_any_two_steps_of_a_commit(fake_job, tmp_path, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.001}
     fake_job["output"]["rows_per_shard"] = 3
-    rows = [{"context": f"Sentence {i}." if i % 5 else None, "emotion": "joy"} for i in range(40)]
+    rows = [{"context": f"Sentence {i}." if i % 5 else None, "emotion": "joy"} for i in range(200)]
     Path(fake_job["input"]["path"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = fake_job["output"]["path"]
     for name in failpoints.NAMES:
@@ -93,8 +93,8 @@ def test_a_driver_dies_between_any_two_steps_of_a_commit(fake_job, tmp_path, ray
     process = start(fake_job, tmp_path, ray_cluster)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert Counter(row["row_index"] for row in rows_of(run)) == Counter(range(40))
-    assert verify(run).faults == [] and verify(run).rows["error"] == 8
+    assert Counter(row["row_index"] for row in rows_of(run)) == Counter(range(200))
+    assert verify(run).faults == [] and verify(run).rows["error"] == 40
     assert not list(Path(run).rglob("*.tmp"))
 
 
