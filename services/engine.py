@@ -73,16 +73,27 @@ class Engine(Protocol):
 
     info: EngineInfo
 
-    async def generate(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
-        """Generates one reply.
+    async def prepare(self, messages: list[dict[str, str]]) -> Any:
+        """Turns a conversation into a prompt as `generate` takes it: tokens, say.
 
         Args:
             messages: the conversation; the model's chat template is applied to it.
+
+        Raises:
+            RowError: the model cannot take it (it is too long, say).
+        """
+        ...
+
+    async def generate(self, prompt: Any, sampling: dict[str, Any], seed: int) -> Generation:
+        """Generates one reply.
+
+        Args:
+            prompt: from `prepare`.
             sampling: keys of `schemas.job.Sampling`.
             seed: of this request alone.
 
         Raises:
-            RowError: this request cannot be served (its prompt is too long, say); others can.
+            RowError: this request cannot be served; others can.
             EngineDeadError: the engine is gone.
         """
         ...

@@ -114,21 +114,25 @@ class FakeEngine:
             versions={},
         )
 
-    async def generate(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
-        """See `Engine.generate`. A whitespace word counts as a token."""
-        started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
-        began = clock()
-        prompt_tokens = sum(len(message["content"].split()) for message in messages)
+    async def prepare(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        """See `Engine.prepare`. A whitespace word counts as a token."""
+        prompt_tokens = _tokens(messages)
         if prompt_tokens + 1 > self._latency.max_model_len:
             limit = self._latency.max_model_len
             raise RowError(f"the prompt has {prompt_tokens} tokens and the model takes at most {limit}")
-        text, finish_reason = fake_text(messages, seed, sampling["max_tokens"])
+        return messages
+
+    async def generate(self, prompt: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+        """See `Engine.generate`."""
+        started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
+        began, prompt_tokens = clock(), _tokens(prompt)
+        text, finish_reason = fake_text(prompt, seed, sampling["max_tokens"])
         output_tokens = len(text.split())
         async with self._slots:
             self._note("start", seed)
             await asyncio.sleep(self._latency.request_seconds(prompt_tokens, output_tokens))
             self._served += 1
-        if self._latency.poison and any(self._latency.poison in message["content"] for message in messages):
+        if self._latency.poison and any(self._latency.poison in message["content"] for message in prompt):
             raise EngineDeadError(f"the fake engine was told to die of the word {self._latency.poison!r}")
         if 0 < self._latency.die_after_requests < self._served:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
@@ -145,6 +149,10 @@ class FakeEngine:
     def _note(self, event: str, seed: int) -> None:
         if self._journal is not None:
             os.write(self._journal, journal_line(event, seed))
+
+
+def _tokens(messages: list[dict[str, str]]) -> int:
+    return sum(len(message["content"].split()) for message in messages)
 
 
 def journal_line(event: str, seed: int) -> bytes:

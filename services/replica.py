@@ -106,6 +106,27 @@ class _Session:
     heard_at: float = field(default_factory=monotonic)
 
 
+class _Together:
+    """The rows of one message leave this block together, when the last of them has come to its end.
+
+    An engine computes on all its cores from its first request on, and prompts that are rendered beside that come to it
+    late, in small batches.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._left, self._done = rows, asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._done.set()
+        if error is None:
+            await self._done.wait()
+
+
 class Replica:
     """The actor. Light to create; the first `open`, or `start`, is what takes time.
 
@@ -167,8 +188,9 @@ class Replica:
 
     def _submit(self, job: str, rows: list[WorkRow]) -> None:
         if session := self._sessions.get(job):
+            together = _Together(len(rows))
             for row in rows:
-                task = asyncio.create_task(self._run(session, row))
+                task = asyncio.create_task(self._run(session, row, together))
                 # The loop only keeps weak references to tasks.
                 session.tasks.add(task)
                 task.add_done_callback(session.tasks.discard)
@@ -261,14 +283,16 @@ class Replica:
                 await self.stop()
                 ray.kill(ray.get_runtime_context().current_actor)
 
-    async def _run(self, session: _Session, row: WorkRow) -> None:
+    async def _run(self, session: _Session, row: WorkRow, together: "_Together") -> None:
         context = session.context
         seed = row_seed(context.run_seed, row.source, row.row_index, row.sample, context.variant)
         try:
-            if row.values is None:
-                raise RowError(row.fault)
-            prompt = context.recipe.render(row.values, seed)
-            generation = await self._engine.generate(prompt.messages, context.sampling, seed)
+            async with together:
+                if row.values is None:
+                    raise RowError(row.fault)
+                prompt = context.recipe.render(row.values, seed)
+                prepared = await self._engine.prepare(prompt.messages)
+            generation = await self._engine.generate(prepared, context.sampling, seed)
             record = finished_record(row, context, seed, prompt, generation)
         except EngineDeadError as error:
             self._dead = error

@@ -36,6 +36,8 @@ from services.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
 from services.nucleus import keep_nucleus
 
 _LEAST_BATCHED_TOKENS = 2048
+# How vLLM says that a request is not to its taste: too long, say.
+_REFUSED = (VLLMClientError, ValueError, TypeError)
 # vLLM tells how much memory would do; but also all of the 300 architectures that it knows.
 _LONGEST_CAUSE = 600
 
@@ -91,11 +93,24 @@ class VllmEngine:
             ) from None  # fmt: skip
         return cls(llm, _info(llm, spec, revision, selects), _Log())
 
-    async def generate(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+    async def prepare(self, messages: list[dict[str, str]]) -> Any:
+        """See `Engine.prepare`."""
+        renderer = self._llm.renderer
+        messages = [{**each, "content": without_control(each["content"], self._control_tokens)} for each in messages]
+        try:
+            if self._has_chat_template:
+                _, (prompt,) = await renderer.render_chat_async([messages], self._chat_params)
+                return prompt
+            text = "\n\n".join(message["content"] for message in messages)
+            (prompt,) = await renderer.render_cmpl_async([{"prompt": text}], renderer.default_cmpl_tok_params)
+            return prompt
+        except _REFUSED as error:
+            raise RowError(f"vLLM refused this request: {error}") from None
+
+    async def generate(self, prompt: Any, sampling: dict[str, Any], seed: int) -> Generation:
         """See `Engine.generate`."""
         started_at, began = datetime.now(UTC), monotonic()
         try:
-            prompt = await self._render(messages)
             # Only the finished text is of use; a message a token would cost the replica's only Python thread.
             params = SamplingParams(**sampling, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
             async for output in self._llm.generate(prompt, params, str(next(self._ids))):
@@ -104,7 +119,7 @@ class VllmEngine:
             raise EngineDeadError(self._log.first_error() or str(error)) from None
         except EngineGenerateError as error:
             raise RowError(f"vLLM failed on this request: {error.__cause__!r}") from None
-        except (VLLMClientError, ValueError, TypeError) as error:
+        except _REFUSED as error:
             raise RowError(f"vLLM refused this request: {error}") from None
         completion = final.outputs[0]
         return Generation(
@@ -124,16 +139,6 @@ class VllmEngine:
     async def stop(self) -> None:
         """See `Engine.stop`."""
         self._llm.shutdown()
-
-    async def _render(self, messages: list[dict[str, str]]) -> Any:
-        renderer = self._llm.renderer
-        messages = [{**each, "content": without_control(each["content"], self._control_tokens)} for each in messages]
-        if self._has_chat_template:
-            _, (prompt,) = await renderer.render_chat_async([messages], self._chat_params)
-            return prompt
-        text = "\n\n".join(message["content"] for message in messages)
-        (prompt,) = await renderer.render_cmpl_async([{"prompt": text}], renderer.default_cmpl_tok_params)
-        return prompt
 
 
 class WorkerExtension:
