@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, KindlingError
+from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, KindlingError, shorten
 
 app = typer.Typer(
     name="kindling",
@@ -107,6 +107,8 @@ def status(run: Run, as_json: Json = False) -> None:
     finished = sum(found.rows.values())
     print(f"{found.name}: {finished} of {found.rows_total} rows ({finished / found.rows_total:.1%}), "
           f"{'complete' if found.complete else 'not complete'}")  # fmt: skip
+    if found.variants:
+        print(f"  variants {len(found.variants)} of each row: {shorten('; '.join(found.variants))}")
     print(f"  rows     {counts_text(found.rows)}; {found.logged} of them in open shards")
     print(f"  shards   {found.shards} of {found.shards_total}")
     if found.goodput_tokens_per_second is not None:

@@ -3,16 +3,18 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from pipelines.inputs import InputReader
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import AugmentJob
 from schemas.rows import WorkRow
-from schemas.run import InputSource, RunRecord
+from schemas.run import InputSource, RunRecord, RunVariant
+from schemas.sweep import DEFAULT_VARIANT
 from services.lease import Lease, leased
 from services.records import Recipe
 from services.store import ShardStore
@@ -45,15 +47,20 @@ def claimed(store: ShardStore, job: AugmentJob) -> Iterator[Lease]:
         yield lease
 
 
-def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[InputSource], extend: bool) -> RunRecord:
+def plan_run(
+    store: ShardStore, job: AugmentJob, recipes: Mapping[str, Recipe], inputs: list[InputSource], extend: bool
+) -> RunRecord:
     """The run of a job in its output folder; run.json is on disk when this returns.
 
     A run that holds no row yet (its model was misspelt, say) gives way to whatever job comes next.
 
+    Args:
+        recipes: of each variant of the job.
+
     Raises:
         RunError: the folder holds another job's run, or cannot be written.
     """
-    run = _new_run(job, recipe, inputs)
+    run = _new_run(job, recipes, inputs)
     try:
         old = store.read_run()
         if old is not None and store.holds_rows():
@@ -65,22 +72,33 @@ def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[In
 
 
 def work_rows(
-    run: RunRecord, reader: InputReader, recipe: Recipe, writer: ShardWriter, committed: set[int]
+    run: RunRecord, reader: InputReader, recipes: Mapping[str, Recipe], writer: ShardWriter, committed: set[int]
 ) -> Iterator[WorkRow]:
-    """The rows without a terminal state, in input order; each shard is opened with the writer on the way."""
+    """The rows without a terminal state, in input order; each shard is opened with the writer on the way.
+
+    Args:
+        recipes: of each variant of the run, in the run's order.
+    """
+    outputs = [(sample, variant) for sample in range(run.samples) for variant in recipes]
     cursor = reader.cursor()
     for shard, start, end in run.shard_ranges():
         if shard in committed:
             continue
         done = writer.open(shard, start, end)
-        if len(done) == (end - start) * run.samples:
+        if len(done) == (end - start) * len(outputs):
             continue
         for number, (source, index, row) in enumerate(cursor.rows(start, end), start):
-            prefix = recipe.prefix(row.values) if row.values is not None else ""
-            for sample in range(run.samples):
-                unit = number * run.samples + sample
+            prefixes = {name: _prefix(recipe, row.values) for name, recipe in recipes.items()}
+            for unit, (sample, name) in enumerate(outputs, number * len(outputs)):
                 if unit not in done:
-                    yield WorkRow(unit, shard, source, index, sample, row.values, row.fault, prefix=prefix)
+                    yield WorkRow(
+                        unit, shard, source, index, sample, row.values, row.fault, prefix=prefixes[name], variant=name
+                    )
+
+
+def _prefix(recipe: Recipe, values: dict[str, Any] | None) -> str:
+    """What the prompts of a recipe begin with; variants that differ in their sampling alone have it in common."""
+    return recipe.prompt_hash + recipe.prefix(values) if values is not None else ""
 
 
 def versions() -> dict[str, str]:
@@ -95,10 +113,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _new_run(job: AugmentJob, recipe: Recipe, inputs: list[InputSource]) -> RunRecord:
+def _new_run(job: AugmentJob, recipes: Mapping[str, Recipe], inputs: list[InputSource]) -> RunRecord:
     resolved = job.model_dump(mode="json")
     listed = {source.source: f"{source.rows} rows, {source.content}" for source in inputs}
-    identity = identity_of(resolved, prompt_hash=recipe.prompt_hash, inputs=listed)
+    hashes = {name: recipe.prompt_hash for name, recipe in recipes.items()}
+    prompt_hash = hashes if job.sweep is not None else hashes[DEFAULT_VARIANT]
+    identity = identity_of(resolved, prompt_hash=prompt_hash, inputs=listed)
     # What a file system needs to be reached may be a secret, and is not needed to read the run.
     resolved["input"]["storage_options"] = sorted(resolved["input"]["storage_options"])
     return RunRecord(
@@ -110,6 +130,7 @@ def _new_run(job: AugmentJob, recipe: Recipe, inputs: list[InputSource]) -> RunR
         inputs=inputs,
         segments=[sum(source.rows for source in inputs)],
         samples=job.samples,
+        variants=[RunVariant(name=each.name, values=each.values) for each in job.variants() if job.sweep is not None],
         rows_per_shard=job.output.rows_per_shard,
         versions=versions(),
     )

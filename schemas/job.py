@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from schemas.errors import JobError
+from schemas.sweep import Sweep, Variant, variants_of
 
 # What a link that carries its own permission has in its query: S3, Google, Azure, and plain tokens.
 _SIGNATURE = re.compile(r"[?&](x-amz-signature|x-goog-signature|sig|signature|token|access_token|api_key)=", re.I)
@@ -142,6 +143,9 @@ class AugmentJob(Section):
     """outputs for each input row"""
     model: Model = Model()
     sampling: Sampling = Sampling()
+    sweep: Sweep | None = Field(None, exclude_if=lambda sweep: sweep is None)
+    """several prompts and sampling settings over the same rows: lists of values by key (`prompt`, and those of
+    `sampling`), of which every combination is a variant; or a list of combinations"""
     engine: dict[str, Any] = {}
     """vLLM engine arguments, handed over as they are"""
     cluster: Cluster = Cluster()
@@ -155,6 +159,15 @@ class AugmentJob(Section):
         if isinstance(engine.get("hf_token"), str):
             raise PydanticCustomError(_SECRET, "a token here (hf_token) would be written to run.json")
         return engine
+
+    @model_validator(mode="after")
+    def _sweepable(self) -> "AugmentJob":
+        self.variants()
+        return self
+
+    def variants(self) -> list[Variant]:
+        """What each row is generated with: the combinations of the sweep, or the job's own prompt and sampling."""
+        return variants_of(self.sweep, self.prompt, self.sampling)
 
 
 def parse_job(data: Any) -> AugmentJob:
