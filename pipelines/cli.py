@@ -137,6 +137,26 @@ def export(
     print(f'load it: datasets.load_dataset("{exported.to}", split="train")')
 
 
+@app.command()
+def compose(job: Job, overrides: Set = None, as_json: Json = False) -> None:
+    """A training corpus from runs and text files, to a budget of words, with its composition table."""
+    from pipelines.card import composition_notes, composition_table
+    from pipelines.composition import compose
+    from pipelines.jobfile import load_job
+    from schemas.composition import ComposeJob
+
+    record = compose(load_job(job, overrides, ComposeJob))
+    if as_json:
+        return _print_json(record.model_dump(mode="json"))
+    print(f"{record.job['output']['path']}: {record.words:,} words of {record.words_budget:,}")
+    rows = [("part", "documents", "words", "share", "words a document"), *composition_table(record)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for name, *cells in rows:
+        print(f"  {name:{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=True)))
+    for note in composition_notes(record):
+        print(f"  {note}")
+
+
 @bench_app.command("throughput")
 def bench_throughput(
     data: Annotated[str, typer.Option(help="folder with the three corpora; see docs/performance.md")],

@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import fsspec
+
 from pipelines.inputs import InputReader
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
@@ -15,6 +17,7 @@ from schemas.job import AugmentJob
 from schemas.rows import WorkRow
 from schemas.run import InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
+from services.filesystem import is_local
 from services.lease import Lease, leased
 from services.records import Recipe
 from services.store import ShardStore
@@ -34,7 +37,7 @@ def claimed(store: ShardStore, job: AugmentJob) -> Iterator[Lease]:
         JobError: a relative output path would be lost.
         RunError: the folder holds something else, belongs to another driver, or cannot be written.
     """
-    _refuse_lost_path(store, job)
+    refuse_lost_path(job.output.path, store.fs)
     with ExitStack() as held:
         try:
             if store.read_run() is None and not store.is_empty():
@@ -181,10 +184,14 @@ def _not_appended(old: list[InputSource], new: list[InputSource]) -> list[str]:
     return faults
 
 
-def _refuse_lost_path(store: ShardStore, job: AugmentJob) -> None:
-    path = job.output.path
+def refuse_lost_path(path: str, fs: fsspec.AbstractFileSystem) -> None:
+    """Refuses an output path that no later start would find.
+
+    Raises:
+        JobError: it is relative, and this is a working directory that Ray uploaded.
+    """
     absolute = "://" in path or os.path.isabs(os.path.expanduser(path))
-    if store.can_append and not absolute and _RAY_UPLOADS in os.getcwd() + "/":
+    if is_local(fs) and not absolute and _RAY_UPLOADS in os.getcwd() + "/":
         raise JobError(
             "output.path", path,
             "a relative path lands in the uploaded working directory, and each upload has another: a resume would find "
