@@ -17,8 +17,11 @@
     verification.py     verify
     run_status.py       status
     dataset_export.py   export
+    composition.py      compose
+    corpus_parts.py     the parts of a corpus as documents
+    word_budget.py      how many words of each part, and which documents
     progress.py         counting, the progress bar, log lines
-    card.py             the dataset card
+    card.py             the dataset cards
 
 The calls are made available lazily, so that `kindling --help` imports neither Ray nor Arrow.
 """
@@ -32,12 +35,13 @@ _CALLS = {
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
     "export": "pipelines.dataset_export",
+    "compose": "pipelines.composition",
     "start_pool": "pipelines.pools",
     "list_pools": "pipelines.pools",
     "stop_pool": "pipelines.pools",
 }
 
-__all__ = ["augment", "demo", "export", "list_pools", "start_pool", "status", "stop_pool", "verify"]
+__all__ = ["augment", "compose", "demo", "export", "list_pools", "start_pool", "status", "stop_pool", "verify"]
 
 
 def __getattr__(name: str) -> Any:

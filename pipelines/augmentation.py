@@ -13,7 +13,7 @@ from pipelines.inputs import InputReader
 from pipelines.jobfile import as_job
 from pipelines.plan import claimed, plan_run, work_rows
 from pipelines.progress import Display, Progress, counts_text
-from pipelines.recipes import recipe_of
+from pipelines.recipes import fields_of, recipes_of
 from pipelines.stopping import stop_signals
 from schemas.errors import JobError, RunError, StoppedError
 from schemas.job import AugmentJob, Metrics
@@ -71,12 +71,15 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         StoppedError: a signal, or a full disk, ended it early; what was finished is kept, and the same call resumes.
     """
     job = as_job(job)
-    recipe = recipe_of(job)
-    reader = InputReader(job.input, list(recipe.fields))
+    recipes = recipes_of(job)
+    reader = InputReader(job.input, fields_of(recipes))
     store = ShardStore(job.output.path)
-    context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
+    contexts = {
+        each.name: RowContext(recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name)
+        for each in job.variants()
+    }
     with claimed(store, job) as lease:
-        run = plan_run(store, job, recipe, reader.inputs, extend)
+        run = plan_run(store, job, recipes, reader.inputs, extend)
         with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
             progress = Progress(run, metrics)
             index = read_index(store, run)
@@ -84,7 +87,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
             progress.on_committed_before(index.totals())
             store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
             if progress.finished < progress.total:
-                _generate(job, run, reader, store, lease, context, progress, index)
+                _generate(job, run, reader, store, lease, contexts, progress, index)
             else:
                 _log.info("%s is complete: nothing to do", store.url)
             store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
@@ -97,7 +100,7 @@ def _generate(
     reader: InputReader,
     store: ShardStore,
     lease: Lease,
-    context: RowContext,
+    contexts: dict[str, RowContext],
     progress: Progress,
     index: ShardIndex,
 ) -> None:
@@ -109,7 +112,7 @@ def _generate(
         Display(progress) as display,
     ):
         writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
-        pool = ReplicaPool(job.model, job.engine, job.cluster, context)
+        pool = ReplicaPool(job.model, job.engine, job.cluster, contexts)
 
         def stop_within() -> float | None:
             if progress.due():
@@ -122,9 +125,10 @@ def _generate(
             progress.on_serving()
             _record_engine(store, run, member)
 
-        rows = work_rows(run, reader, context.recipe, writer, index.committed)
+        recipes = {name: context.recipe for name, context in contexts.items()}
+        rows = work_rows(run, reader, recipes, writer, index.committed)
         left = progress.total - progress.finished
-        coordinator = Coordinator(pool, context, rows, left, writer.put, stop_within, on_ready)
+        coordinator = Coordinator(pool, contexts, rows, left, writer.put, stop_within, on_ready)
         try:
             done = coordinator.run()
         finally:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, KindlingError
+from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, KindlingError, shorten
 
 app = typer.Typer(
     name="kindling",
@@ -107,6 +107,8 @@ def status(run: Run, as_json: Json = False) -> None:
     finished = sum(found.rows.values())
     print(f"{found.name}: {finished} of {found.rows_total} rows ({finished / found.rows_total:.1%}), "
           f"{'complete' if found.complete else 'not complete'}")  # fmt: skip
+    if found.variants:
+        print(f"  variants {len(found.variants)} of each row: {shorten('; '.join(found.variants))}")
     print(f"  rows     {counts_text(found.rows)}; {found.logged} of them in open shards")
     print(f"  shards   {found.shards} of {found.shards_total}")
     if found.goodput_tokens_per_second is not None:
@@ -133,6 +135,26 @@ def export(
     unfinished = "" if exported.complete else " (the run is not complete)"
     print(f"{exported.rows} rows in {len(exported.files)} files{unfinished}")
     print(f'load it: datasets.load_dataset("{exported.to}", split="train")')
+
+
+@app.command()
+def compose(job: Job, overrides: Set = None, as_json: Json = False) -> None:
+    """A training corpus from runs and text files, to a budget of words, with its composition table."""
+    from pipelines.card import composition_notes, composition_table
+    from pipelines.composition import compose
+    from pipelines.jobfile import load_job
+    from schemas.composition import ComposeJob
+
+    record = compose(load_job(job, overrides, ComposeJob))
+    if as_json:
+        return _print_json(record.model_dump(mode="json"))
+    print(f"{record.job['output']['path']}: {record.words:,} words of {record.words_budget:,}")
+    rows = [("part", "documents", "words", "share", "words a document"), *composition_table(record)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for name, *cells in rows:
+        print(f"  {name:{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=True)))
+    for note in composition_notes(record):
+        print(f"  {note}")
 
 
 @bench_app.command("throughput")

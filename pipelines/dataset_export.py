@@ -63,7 +63,7 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
         raise RunError("--to", to, cause, "make room, or name a folder that you may write to") from None
-    return Exported(to, files, rows, sum(counts.values()) == run.rows * run.samples)
+    return Exported(to, files, rows, sum(counts.values()) == run.outputs)
 
 
 def _tables(store: ShardStore) -> Iterator[pa.Table]:

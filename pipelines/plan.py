@@ -3,16 +3,21 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from typing import Any
+
+import fsspec
 
 from pipelines.inputs import InputReader
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import AugmentJob
 from schemas.rows import WorkRow
-from schemas.run import InputSource, RunRecord
+from schemas.run import InputSource, RunRecord, RunVariant
+from schemas.sweep import DEFAULT_VARIANT
+from services.filesystem import is_local
 from services.lease import Lease, leased
 from services.records import Recipe
 from services.store import ShardStore
@@ -32,7 +37,7 @@ def claimed(store: ShardStore, job: AugmentJob) -> Iterator[Lease]:
         JobError: a relative output path would be lost.
         RunError: the folder holds something else, belongs to another driver, or cannot be written.
     """
-    _refuse_lost_path(store, job)
+    refuse_lost_path(job.output.path, store.fs)
     with ExitStack() as held:
         try:
             if store.read_run() is None and not store.is_empty():
@@ -45,15 +50,20 @@ def claimed(store: ShardStore, job: AugmentJob) -> Iterator[Lease]:
         yield lease
 
 
-def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[InputSource], extend: bool) -> RunRecord:
+def plan_run(
+    store: ShardStore, job: AugmentJob, recipes: Mapping[str, Recipe], inputs: list[InputSource], extend: bool
+) -> RunRecord:
     """The run of a job in its output folder; run.json is on disk when this returns.
 
     A run that holds no row yet (its model was misspelt, say) gives way to whatever job comes next.
 
+    Args:
+        recipes: of each variant of the job.
+
     Raises:
         RunError: the folder holds another job's run, or cannot be written.
     """
-    run = _new_run(job, recipe, inputs)
+    run = _new_run(job, recipes, inputs)
     try:
         old = store.read_run()
         if old is not None and store.holds_rows():
@@ -65,22 +75,33 @@ def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[In
 
 
 def work_rows(
-    run: RunRecord, reader: InputReader, recipe: Recipe, writer: ShardWriter, committed: set[int]
+    run: RunRecord, reader: InputReader, recipes: Mapping[str, Recipe], writer: ShardWriter, committed: set[int]
 ) -> Iterator[WorkRow]:
-    """The rows without a terminal state, in input order; each shard is opened with the writer on the way."""
+    """The rows without a terminal state, in input order; each shard is opened with the writer on the way.
+
+    Args:
+        recipes: of each variant of the run, in the run's order.
+    """
+    outputs = [(sample, variant) for sample in range(run.samples) for variant in recipes]
     cursor = reader.cursor()
     for shard, start, end in run.shard_ranges():
         if shard in committed:
             continue
         done = writer.open(shard, start, end)
-        if len(done) == (end - start) * run.samples:
+        if len(done) == (end - start) * len(outputs):
             continue
         for number, (source, index, row) in enumerate(cursor.rows(start, end), start):
-            prefix = recipe.prefix(row.values) if row.values is not None else ""
-            for sample in range(run.samples):
-                unit = number * run.samples + sample
+            prefixes = {name: _prefix(recipe, row.values) for name, recipe in recipes.items()}
+            for unit, (sample, name) in enumerate(outputs, number * len(outputs)):
                 if unit not in done:
-                    yield WorkRow(unit, shard, source, index, sample, row.values, row.fault, prefix=prefix)
+                    yield WorkRow(
+                        unit, shard, source, index, sample, row.values, row.fault, prefix=prefixes[name], variant=name
+                    )
+
+
+def _prefix(recipe: Recipe, values: dict[str, Any] | None) -> str:
+    """What the prompts of a recipe begin with; variants that differ in their sampling alone have it in common."""
+    return recipe.prompt_hash + recipe.prefix(values) if values is not None else ""
 
 
 def versions() -> dict[str, str]:
@@ -95,10 +116,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _new_run(job: AugmentJob, recipe: Recipe, inputs: list[InputSource]) -> RunRecord:
+def _new_run(job: AugmentJob, recipes: Mapping[str, Recipe], inputs: list[InputSource]) -> RunRecord:
     resolved = job.model_dump(mode="json")
     listed = {source.source: f"{source.rows} rows, {source.content}" for source in inputs}
-    identity = identity_of(resolved, prompt_hash=recipe.prompt_hash, inputs=listed)
+    hashes = {name: recipe.prompt_hash for name, recipe in recipes.items()}
+    prompt_hash = hashes if job.sweep is not None else hashes[DEFAULT_VARIANT]
+    identity = identity_of(resolved, prompt_hash=prompt_hash, inputs=listed)
     # What a file system needs to be reached may be a secret, and is not needed to read the run.
     resolved["input"]["storage_options"] = sorted(resolved["input"]["storage_options"])
     return RunRecord(
@@ -110,6 +133,7 @@ def _new_run(job: AugmentJob, recipe: Recipe, inputs: list[InputSource]) -> RunR
         inputs=inputs,
         segments=[sum(source.rows for source in inputs)],
         samples=job.samples,
+        variants=[RunVariant(name=each.name, values=each.values) for each in job.variants() if job.sweep is not None],
         rows_per_shard=job.output.rows_per_shard,
         versions=versions(),
     )
@@ -160,10 +184,14 @@ def _not_appended(old: list[InputSource], new: list[InputSource]) -> list[str]:
     return faults
 
 
-def _refuse_lost_path(store: ShardStore, job: AugmentJob) -> None:
-    path = job.output.path
+def refuse_lost_path(path: str, fs: fsspec.AbstractFileSystem) -> None:
+    """Refuses an output path that no later start would find.
+
+    Raises:
+        JobError: it is relative, and this is a working directory that Ray uploaded.
+    """
     absolute = "://" in path or os.path.isabs(os.path.expanduser(path))
-    if store.can_append and not absolute and _RAY_UPLOADS in os.getcwd() + "/":
+    if is_local(fs) and not absolute and _RAY_UPLOADS in os.getcwd() + "/":
         raise JobError(
             "output.path", path,
             "a relative path lands in the uploaded working directory, and each upload has another: a resume would find "

@@ -38,7 +38,7 @@ class Progress:
 
     def __init__(self, run: RunRecord, metrics: JobMetrics) -> None:
         self.run, self.metrics = run, metrics
-        self.total = run.rows * run.samples
+        self.total = run.outputs
         self.rows: Counter[str] = Counter()
         self.shards = 0
         self.output_tokens = 0

@@ -16,6 +16,7 @@ class RunStatus:
 
     Attributes:
         rows: rows by state, those in the log of open shards included.
+        variants: names of the sweep's combinations, by each of which every input row is a row; none without a sweep.
         logged: rows of shards that are still open.
         active_seconds: time in which some shard was being generated; pauses between starts do not count.
         goodput_tokens_per_second: output tokens of accepted rows over that time; None before the first shard.
@@ -27,6 +28,7 @@ class RunStatus:
     complete: bool
     rows: dict[str, int]
     rows_total: int
+    variants: list[str]
     logged: int
     shards: int
     shards_total: int
@@ -56,7 +58,7 @@ def status(url: str) -> RunStatus:
     committed = sum(rows.values())
     logged = _logged(store, index.committed)
     rows.update(logged)
-    total = run.rows * run.samples
+    total = run.outputs
     active = shards.active_seconds
     finished = sum(rows.values())
     return RunStatus(
@@ -65,6 +67,7 @@ def status(url: str) -> RunStatus:
         complete=committed == total,
         rows=dict(rows),
         rows_total=total,
+        variants=[variant.name for variant in run.variants],
         logged=sum(logged.values()),
         shards=shards.shards,
         shards_total=run.shards,

@@ -5,17 +5,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
 
 from schemas.errors import RunError
-from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA, STATES
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
+from schemas.sweep import DEFAULT_VARIANT
 from services.lease import leased
 from services.store import ShardStore, shard_path
 
 _SET_ASIDE = "set-aside"
+
+_Identity = tuple[str, int, int, str]
+"""the values of the columns IDENTITY"""
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _damaged(store: ShardStore, manifest: Manifest) -> Iterator[tuple[str, str]]
 
 def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Counter[str]) -> Iterator[tuple[str, str]]:
     """Compares the identities of a shard's rows, one by one, with those that its range must have."""
-    found: Counter[tuple[str, int, int]] = Counter()
+    found: Counter[_Identity] = Counter()
     for state in STATES:
         path = shard_path(FOLDER_OF_STATE[state], manifest.shard)
         if state != ACCEPTED and path not in manifest.siblings:
@@ -166,26 +171,29 @@ def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Cou
         if table.num_rows != manifest.counts[state] or set(table["state"].to_pylist()) - {state}:
             yield path, f"the manifest says {manifest.counts[state]} rows {state}, the file differs"
         rows[state] += table.num_rows
-        identity = (table[name].to_pylist() for name in ("source", "row_index", "sample"))
-        found.update(zip(*identity, strict=True))
+        found.update(zip(*(table[name].to_pylist() for name in IDENTITY), strict=True))
     path = shard_path("data", manifest.shard)
     expected = set(_identities(run, manifest.start, manifest.end))
-    for (source, index, sample), times in found.items():
+    for identity, times in found.items():
         if times > 1:
-            yield path, f"row {index} of {source}, sample {sample}, is there {times} times"
-        if (source, index, sample) not in expected:
-            yield path, f"row {index} of {source}, sample {sample}, does not belong here"
-    for source, index, sample in sorted(expected - found.keys()):
-        yield path, f"row {index} of {source}, sample {sample}, is missing"
+            yield path, f"{_told(*identity)}, is there {times} times"
+        if identity not in expected:
+            yield path, f"{_told(*identity)}, does not belong here"
+    for identity in sorted(expected - found.keys()):
+        yield path, f"{_told(*identity)}, is missing"
 
 
-def _identities(run: RunRecord, start: int, end: int) -> Iterator[tuple[str, int, int]]:
+def _identities(run: RunRecord, start: int, end: int) -> Iterator[_Identity]:
     first = 0
     for source in run.inputs:
-        for index in range(max(start - first, 0), min(end - first, source.rows)):
-            for sample in range(run.samples):
-                yield source.source, index, sample
+        rows = range(max(start - first, 0), min(end - first, source.rows))
+        yield from product([source.source], rows, range(run.samples), run.variant_names)
         first += source.rows
+
+
+def _told(source: str, index: int, sample: int, variant: str) -> str:
+    row = f"row {index} of {source}, sample {sample}"
+    return row if variant == DEFAULT_VARIANT else f"{row}, variant {variant}"
 
 
 def _parquet_files(store: ShardStore) -> set[str]:

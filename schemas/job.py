@@ -2,13 +2,14 @@
 
 import difflib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.errors import JobError
+from schemas.sweep import Sweep, Variant, variants_of
 
 # What a link that carries its own permission has in its query: S3, Google, Azure, and plain tokens.
 _SIGNATURE = re.compile(r"[?&](x-amz-signature|x-goog-signature|sig|signature|token|access_token|api_key)=", re.I)
@@ -142,6 +143,9 @@ class AugmentJob(Section):
     """outputs for each input row"""
     model: Model = Model()
     sampling: Sampling = Sampling()
+    sweep: Sweep | None = Field(None, exclude_if=lambda sweep: sweep is None)
+    """several prompts and sampling settings over the same rows: lists of values by key (`prompt`, and those of
+    `sampling`), of which every combination is a variant; or a list of combinations"""
     engine: dict[str, Any] = {}
     """vLLM engine arguments, handed over as they are"""
     cluster: Cluster = Cluster()
@@ -156,9 +160,24 @@ class AugmentJob(Section):
             raise PydanticCustomError(_SECRET, "a token here (hf_token) would be written to run.json")
         return engine
 
+    @model_validator(mode="after")
+    def _sweepable(self) -> "AugmentJob":
+        self.variants()
+        return self
 
-def parse_job(data: Any) -> AugmentJob:
+    def variants(self) -> list[Variant]:
+        """What each row is generated with: the combinations of the sweep, or the job's own prompt and sampling."""
+        return variants_of(self.sweep, self.prompt, self.sampling)
+
+
+Job = TypeVar("Job", bound=Section)
+
+
+def parse_job(data: Any, kind: type[Job] = AugmentJob) -> Job:
     """Validates a job as read from YAML.
+
+    Args:
+        kind: what it must be.
 
     Raises:
         JobError: the first fault: its key, value, cause, and for an unknown key the nearest known one.
@@ -166,19 +185,19 @@ def parse_job(data: Any) -> AugmentJob:
     if not isinstance(data, dict):
         raise JobError("job file", type(data).__name__, "the top level must be keys and values", "see deploy/jobs/")
     try:
-        return AugmentJob.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        raise _job_error(error) from None
+        raise _job_error(error, kind) from None
 
 
-def _job_error(error: ValidationError) -> JobError:
+def _job_error(error: ValidationError, kind: type[Section]) -> JobError:
     # No other error may show a secret; and an unknown key is often the reason why a required one is missing.
     details = sorted(error.errors(), key=lambda e: (e["type"] != _SECRET, e["type"] != "extra_forbidden"))
     first = details[0]
     # A whole section may hold a secret, and an error is read in logs.
     value = None if isinstance(first["input"], dict) or "storage_options" in first["loc"] else first["input"]
     if first["type"] == "extra_forbidden":
-        return JobError(".".join(map(str, first["loc"])), value, "unknown key", _nearest(first["loc"]))
+        return JobError(".".join(map(str, first["loc"])), value, "unknown key", _nearest(first["loc"], kind))
     path = [part for part in first["loc"] if not _is_union_tag(part)]
     key = ".".join(str(part) for part in path) or "job file"
     if first["type"] == "missing":
@@ -190,16 +209,29 @@ def _job_error(error: ValidationError) -> JobError:
 
 def _is_union_tag(part: int | str) -> bool:
     """Pydantic puts the tried type of a union (`str`, `list[str]`) into an error's path; no key looks like it."""
-    return isinstance(part, str) and (part in {"str", "int", "float", "constrained-str"} or "[" in part)
+    return isinstance(part, str) and (
+        part in {"str", "int", "float", "constrained-str", "constrained-int"} or "[" in part
+    )
 
 
-def _nearest(path: tuple[int | str, ...]) -> str:
-    section: Any = AugmentJob
-    for part in path[:-1]:
-        section = section.model_fields[part].annotation
+def _nearest(path: tuple[int | str, ...], kind: type[Section]) -> str:
+    section = kind
+    keys = iter(path[:-1])
+    for key in keys:
+        annotation = section.model_fields[key].annotation
+        section = _section_in(annotation)
+        if get_origin(annotation) is dict:  # of sections, by names that the job chooses
+            next(keys)
     known = list(section.model_fields)
     prefix = "".join(f"{part}." for part in path[:-1])
     close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
     if close:
         return f"did you mean `{prefix}{close[0]}`?"
     return f"the keys here are {', '.join(known)}"
+
+
+def _section_in(annotation: Any) -> Any:
+    """The section that a key holds: itself, an optional one, or one of many."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)

@@ -6,11 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.sweep import DEFAULT_VARIANT
+
 ACCEPTED = "accepted"
 REJECTED = "rejected"
 ERROR = "error"
 STATES = (ACCEPTED, REJECTED, ERROR)
 
+# The columns that tell one output of a run from all others.
+IDENTITY = ("source", "row_index", "sample", "variant")
 # The folder that holds the rows of each state. Only `data/` is what trainers and load_dataset read.
 FOLDER_OF_STATE = {ACCEPTED: "data", REJECTED: "rejected", ERROR: "errors"}
 
@@ -69,15 +73,16 @@ class Drop(Exception):
 
 @dataclass(slots=True)
 class WorkRow:
-    """One output to make: one sample of one input row.
+    """One output to make: one sample of one input row, by one variant.
 
     Attributes:
-        unit: number of this output in the whole run, from 0: its input row's number x samples + sample.
+        unit: number of this output in the whole run, from 0: by input row, then sample, then variant.
         shard: number of the shard it belongs to.
         values: the recipe's fields, or None where the input row could not be read.
         fault: why it could not be read; empty otherwise.
         attempt: times it was already sent to an engine that died under it.
         prefix: rows that have this in common begin with the same prompt text; "" says nothing.
+        variant: name of the prompt and sampling that it is made with.
     """
 
     unit: int
@@ -89,6 +94,7 @@ class WorkRow:
     fault: str = ""
     attempt: int = 0
     prefix: str = ""
+    variant: str = DEFAULT_VARIANT
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,16 @@ class Prompt:
     emotions: list[str] = field(default_factory=list)
 
 
-def row_seed(run_seed: int, source: str, row_index: int, sample: int, variant: str, attempt: int = 0) -> int:
-    """The sampling seed of one output: a hash of the run's seed and the row's identity, in [0, 2**63).
+def row_seed(run_seed: int, source: str, row_index: int, sample: int, *, attempt: int = 0) -> int:
+    """The sampling seed of one output: a hash of the run's seed and of which row it is, in [0, 2**63).
+
+    All variants of a row share it, so that they differ by what the sweep varies alone: the same is drawn for their
+    prompts (a genre, an emotion), and the same noise picks their words. A job without a sweep draws the same again.
 
     `attempt` counts asked-for retries of a rejected row, not restarts: a row that is generated again after a crash
     keeps its seed.
     """
-    identity = repr((run_seed, source, row_index, sample, variant, attempt)).encode()
+    identity = repr((run_seed, source, row_index, sample, DEFAULT_VARIANT, attempt)).encode()
     digest = hashlib.blake2b(identity, digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
 

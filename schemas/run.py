@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from schemas.sweep import DEFAULT_VARIANT
+
 MANIFEST_KEY = b"kindling.manifest"
 
 
@@ -23,6 +25,15 @@ class InputSource(Record):
     """rows it holds (with `limit`: rows of it that the run takes)"""
     content: str
     """what identifies its content: a hash, an etag, or a dataset's fingerprint"""
+
+
+class RunVariant(Record):
+    """One combination of a sweep."""
+
+    name: str
+    """the `variant` of its rows: prompt=p1,temperature=0.3"""
+    values: dict[str, Any]
+    """what it sets over the job: {"prompt": "p1", "temperature": 0.3}"""
 
 
 class RunRecord(Record):
@@ -45,6 +56,8 @@ class RunRecord(Record):
     """input rows at each start that added some: [200], and after `--extend` by 50 rows [200, 250]. Shards never cross
     a segment's end, so that what is committed stays as it is"""
     samples: int
+    variants: list[RunVariant] = []
+    """those of the job's sweep, in their order; none without one"""
     rows_per_shard: int
     model_revision: str = ""
     """commit or content hash of the model, once an engine has loaded it"""
@@ -60,6 +73,21 @@ class RunRecord(Record):
     def rows(self) -> int:
         """Input rows of the whole run."""
         return self.segments[-1]
+
+    @property
+    def variant_names(self) -> list[str]:
+        """The `variant` of the outputs of each row."""
+        return [variant.name for variant in self.variants] or [DEFAULT_VARIANT]
+
+    @property
+    def outputs_per_row(self) -> int:
+        """Outputs of each input row: its samples, by every variant."""
+        return self.samples * len(self.variant_names)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the whole run, each of which is a row of a shard."""
+        return self.rows * self.outputs_per_row
 
     @property
     def shards(self) -> int:
@@ -89,8 +117,10 @@ class Manifest(Record):
     end: int
     """past the last input row"""
     samples: int
+    variants: int = 1
+    """in a sweep, the number of its combinations"""
     counts: dict[str, int]
-    """rows by state; they add up to (end - start) * samples"""
+    """rows by state; they add up to (end - start) * samples * variants"""
     siblings: dict[str, str]
     """sha256 of each sibling file by its path below the run; a shard without rejects or errors has none"""
     prompt_tokens: int

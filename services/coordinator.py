@@ -8,10 +8,10 @@ known here.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from schemas.rows import WorkRow, row_seed, to_batch
+from schemas.rows import WorkRow, to_batch
 from services.pool import Lost, Member, Ready, Returned
 from services.records import RowContext, failed_record
 from services.replica import Finished
@@ -64,6 +64,7 @@ class Coordinator:
 
     Args:
         pool: the replicas.
+        contexts: of the rows, by their variant.
         rows: the rows to do, planned lazily.
         total: how many rows those are, at most; near the end they are shared out evenly.
         sink: takes finished rows; called from this thread.
@@ -75,14 +76,14 @@ class Coordinator:
     def __init__(
         self,
         pool: Pool,
-        context: RowContext,
+        contexts: Mapping[str, RowContext],
         rows: Iterator[WorkRow],
         total: int,
         sink: Callable[[Finished], None],
         stop_within: Callable[[], float | None],
         on_ready: Callable[[Member], None],
     ) -> None:
-        self._pool, self._context = pool, context
+        self._pool, self._contexts = pool, contexts
         self._window = DispatchWindow(rows)
         self._left = total
         self._sink, self._stop_within, self._on_ready = sink, stop_within, on_ready
@@ -206,9 +207,8 @@ class Coordinator:
         self._accused += [row for row in rows if row.attempt >= _DEATHS_TO_ALONE]
 
     def _failed(self, rows: list[WorkRow], reason: str) -> Finished:
-        context = self._context
         records = []
         for row in rows:
-            seed = row_seed(context.run_seed, row.source, row.row_index, row.sample, context.variant)
-            records.append(failed_record(row, context, seed, reason))
+            context = self._contexts[row.variant]
+            records.append(failed_record(row, context, context.seed_of(row), reason))
         return Finished.of(rows, to_batch(records))

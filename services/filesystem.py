@@ -1,8 +1,12 @@
 """Local and remote file systems behind fsspec, and what durable writing means on each."""
 
 import contextlib
+import fcntl
+import glob
 import os
-from collections.abc import Mapping
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from typing import Any
 
@@ -70,6 +74,50 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
+    """Inside the block, a folder to write files in; at its end it is at `path`, whole, or nowhere.
+
+    Local: a temporary name beside it, renamed at the end. Elsewhere folders cannot be renamed: it is `path` itself, and
+    a reader takes it for whole where the file is there that was written last.
+
+    Raises:
+        OSError: as the file system gives it; also where something lies at `path` by then.
+    """
+    if not is_local(fs):
+        yield path
+        return
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    _remove_leftovers(parent, name)
+    folder = os.path.join(parent, f".{name}.{secrets.token_hex(4)}{LEFTOVER_SUFFIX}")
+    os.mkdir(folder)
+    # Held until the end, however that comes: what nobody holds any more was left by a killed process.
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield folder
+        os.rename(folder, path)
+        sync_folder(parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _remove_leftovers(parent: str, name: str) -> None:
+    pattern = f".{glob.escape(name)}.{'[0-9a-f]' * 8}{LEFTOVER_SUFFIX}"
+    for folder in glob.glob(os.path.join(glob.escape(parent), pattern)):
+        with contextlib.suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
 
 
 def write_all(file: FileIO, data: bytes | memoryview) -> None:

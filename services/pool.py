@@ -5,6 +5,7 @@ import pickle
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,10 +94,15 @@ class ReplicaPool:
     """Starts replicas side by side, or adopts a warm pool's; each one serves as soon as it is up.
 
     Must be used inside `services.cluster.connected`.
+
+    Args:
+        contexts: of the rows to come, by their variant.
     """
 
-    def __init__(self, model: Model, engine: dict[str, Any], cluster: Cluster, context: RowContext) -> None:
-        self._context, self._job = context, uuid.uuid4().hex
+    def __init__(
+        self, model: Model, engine: dict[str, Any], cluster: Cluster, contexts: Mapping[str, RowContext]
+    ) -> None:
+        self._contexts, self._job = contexts, uuid.uuid4().hex
         self._heard_at = time.monotonic()
         self._deaths: Counter[int] = Counter()
         name, actors = find_pool(model, engine)
@@ -205,7 +211,7 @@ class ReplicaPool:
         return self._opened(Member(number, replica_actor(self._spec).remote(self._spec)))
 
     def _opened(self, member: Member) -> Member:
-        member.waits_for = member.actor.open.remote(self._job, self._context)
+        member.waits_for = member.actor.open.remote(self._job, self._contexts)
         return member
 
     def _put(self, member: Member) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from schemas.rows import ACCEPTED, ERROR, REJECTED, Drop, Prompt, WorkRow
+from schemas.rows import ACCEPTED, ERROR, REJECTED, Drop, Prompt, WorkRow, row_seed
+from schemas.sweep import DEFAULT_VARIANT
 from services.engine import Generation
 
 
@@ -48,14 +49,18 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class RowContext:
-    """What all rows of a run have in common."""
+    """What all rows of one variant of a run have in common."""
 
     recipe: Recipe
     sampling: dict[str, Any]
     run_seed: int
     model: str
     model_revision: str = ""
-    variant: str = "default"
+    variant: str = DEFAULT_VARIANT
+
+    def seed_of(self, row: WorkRow) -> int:
+        """The row's own seed."""
+        return row_seed(self.run_seed, row.source, row.row_index, row.sample)
 
 
 def finished_record(

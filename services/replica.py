@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from schemas.rows import REJECTED, ROW_SCHEMA, Drop, RowError, WorkRow, row_seed, to_batch
+from schemas.rows import REJECTED, ROW_SCHEMA, Drop, RowError, WorkRow, to_batch
 from services.cores import CoreClaim
 from services.engine import Engine, EngineDeadError, EngineInfo, EngineSpec
 from services.fake_engine import FakeEngine
@@ -93,12 +94,13 @@ class _Session:
     """One job's rows in this replica.
 
     Attributes:
+        contexts: by variant.
         news: set where there are records, or the engine is dead.
         many: set where there are so many that they should not wait for more, or none is to come.
         heard_at: when the job last called, on the monotonic clock; infinity while a call of it waits here.
     """
 
-    context: RowContext
+    contexts: dict[str, RowContext]
     records: list[tuple[WorkRow, dict[str, Any]]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     many: asyncio.Event = field(default_factory=asyncio.Event)
@@ -165,8 +167,11 @@ class Replica:
         return self._engine.info
 
     @ray.method(max_task_retries=-1)
-    async def open(self, job: str, context: RowContext) -> Opened:
+    async def open(self, job: str, contexts: Mapping[str, RowContext]) -> Opened:
         """Begins a job's session; asked again while Ray restarts this actor.
+
+        Args:
+            contexts: by variant; a row tells the name of its own.
 
         Raises:
             EngineError: as `start`.
@@ -174,7 +179,8 @@ class Replica:
         info = await self.start()
         if self._dead is not None and self._idle_seconds is not None:
             await asyncio.sleep(math.inf)  # this process is ending; Ray asks its successor
-        self._sessions[job] = _Session(replace(context, model_revision=info.model_revision))
+        revision = info.model_revision
+        self._sessions[job] = _Session({name: replace(c, model_revision=revision) for name, c in contexts.items()})
         return Opened(info, ray.get_runtime_context().get_node_id(), self._cores, self._share())
 
     async def submit(self, message: bytes) -> None:
@@ -284,8 +290,8 @@ class Replica:
                 ray.kill(ray.get_runtime_context().current_actor)
 
     async def _run(self, session: _Session, row: WorkRow, together: "_Together") -> None:
-        context = session.context
-        seed = row_seed(context.run_seed, row.source, row.row_index, row.sample, context.variant)
+        context = session.contexts[row.variant]
+        seed = context.seed_of(row)
         try:
             async with together:
                 if row.values is None:

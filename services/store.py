@@ -35,6 +35,7 @@ LOCK_NAME = "run.lock"
 # Folders in which this program writes, and may therefore remove what a killed process left half written.
 _OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values())
 _SIBLING_FOLDERS = tuple(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED)
+_BATCH_ROWS = 256
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
 
 
@@ -190,6 +191,12 @@ class ShardStore:
             # on a busy machine), after it had said its word and with another exit code.
             parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
             return parquet.read(columns, use_threads=False)
+
+    def batches(self, relative: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The same a few rows at a time, so that memory does not grow with the file."""
+        with self.fs.open(self.path(relative), "rb") as file:
+            parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+            yield from parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
 
     def rows(self, state: str = ACCEPTED, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The committed rows of one state, shard by shard in input order, as batches of one row group or less."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES
+from schemas.rows import ACCEPTED, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from services.lease import Lease
 from services.replica import Finished
@@ -87,6 +87,7 @@ class ShardWriter:
         for shard in index.committed.intersection(self._log.shards()):
             self._log.drop(shard)
         self._first_rows = _first_rows(run)
+        self._variants = {name: number for number, name in enumerate(run.variant_names)}
         self._shards: dict[int, _OpenShard] = {}
         self._closing = threading.Event()
         self._queue: queue.Queue[Finished | int | None] = queue.Queue(_QUEUE_LENGTH)
@@ -193,7 +194,7 @@ class ShardWriter:
             self._commit(shard)
 
     def _is_full(self, shard: _OpenShard) -> bool:
-        return len(shard.seen) == (shard.end - shard.start) * self._run.samples
+        return len(shard.seen) == (shard.end - shard.start) * self._run.outputs_per_row
 
     def _commit(self, shard: _OpenShard) -> None:
         table = shard.table()
@@ -206,10 +207,12 @@ class ShardWriter:
         self._index.save_if_due()
 
     def _units_of(self, batch: pa.RecordBatch) -> list[int]:
-        rows = zip(
-            batch["source"].to_pylist(), batch["row_index"].to_pylist(), batch["sample"].to_pylist(), strict=True
-        )
-        return [(self._first_rows[source] + index) * self._run.samples + sample for source, index, sample in rows]
+        identities = zip(*(batch[name].to_pylist() for name in IDENTITY), strict=True)
+        return [
+            ((self._first_rows[source] + index) * self._run.samples + sample) * len(self._variants)
+            + self._variants[variant]
+            for source, index, sample, variant in identities
+        ]
 
 
 def _first_rows(run: RunRecord) -> dict[str, int]:
@@ -232,6 +235,7 @@ def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
         start=shard.start,
         end=shard.end,
         samples=run.samples,
+        variants=len(run.variant_names),
         counts={state: counts.get(state, 0) for state in STATES},
         siblings={},
         prompt_tokens=pc.sum(table["prompt_tokens"]).as_py(),

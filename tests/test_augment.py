@@ -39,7 +39,7 @@ def test_every_row_becomes_the_row_it_must_be(fake_job):
     recipe = BabylmStory("p3")
     assert [(row["row_index"], row["sample"]) for row in rows] == [(i, s) for i in range(40) for s in range(2)]
     for row in rows:
-        seed = row_seed(7, source, row["row_index"], row["sample"], "default")
+        seed = row_seed(7, source, row["row_index"], row["sample"])
         values = {"context": f"Sentence number {row['row_index']} is here.", "emotion": "joy"}
         text, finish_reason = fake_text(recipe.render(values, seed).messages, seed, 32)
         assert (row["text"], row["finish_reason"], row["seed"]) == (text, finish_reason, seed)

@@ -73,8 +73,8 @@ def run(pool, number, stop_within=lambda: None):
         else:
             finished.extend(message.units)
 
-    context = RowContext(RECIPE, {}, 0, "fake")
-    coordinator = Coordinator(pool, context, rows(number), number, sink, stop_within, lambda member: None)
+    contexts = {"default": RowContext(RECIPE, {}, 0, "fake")}
+    coordinator = Coordinator(pool, contexts, rows(number), number, sink, stop_within, lambda member: None)
     return coordinator.run(), finished, failed
 
 

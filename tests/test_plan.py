@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipelines import sources
 from pipelines.inputs import InputReader
 from pipelines.plan import claimed, plan_run, work_rows
-from pipelines.recipes import recipe_of
+from pipelines.recipes import fields_of, recipes_of
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import Input, parse_job
@@ -45,10 +45,10 @@ def plan(tmp_path):
 
     def plan(extend=False, **changes):
         job = parse_job(merged(base, changes))
-        recipe = recipe_of(job)
+        recipes = recipes_of(job)
         store = ShardStore(job.output.path)
         with claimed(store, job):
-            run = plan_run(store, job, recipe, InputReader(job.input, list(recipe.fields)).inputs, extend)
+            run = plan_run(store, job, recipes, InputReader(job.input, fields_of(recipes)).inputs, extend)
         # A run holds its folder from its first row on.
         if store.can_append:
             Path(store.path("log")).mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ def test_shard_ranges_of_an_extended_run():
     assert list(run_of([5, 6, 10], 3).shard_ranges()) == [(0, 0, 3), (1, 3, 5), (2, 5, 6), (3, 6, 9), (4, 9, 10)]
 
 
-MESSAGES = recipe_of(parse_job({"name": "a", "input": {"path": "x"}, "recipe": "messages", "output": {"path": "y"}}))
+MESSAGES = recipes_of(parse_job({"name": "a", "input": {"path": "x"}, "recipe": "messages", "output": {"path": "y"}}))
 
 
 class Taken:
@@ -211,6 +211,8 @@ IDENTITY = {
     "engine.kv_cache_dtype": "fp8",
     "output.rows_per_shard": 3,
     "seed": 1,
+    "sweep.temperature": [0.5],
+    "sweep": [{"temperature": 0.5}],
 }
 BASE = {"name": "a", "input": {"path": "x"}, "recipe": "messages", "output": {"path": "y"}}
 
@@ -292,7 +294,7 @@ def test_storage_options_are_not_written_down(plan, tmp_path):
         merged(run.job, {"input.storage_options": {"key": secret}, "output.path": str(tmp_path / "second")})
     )
     store = ShardStore(job.output.path)
-    plan_run(store, job, recipe_of(job), run.inputs, extend=False)
+    plan_run(store, job, recipes_of(job), run.inputs, extend=False)
     assert secret not in (tmp_path / "second" / "run.json").read_text()
 
 

@@ -161,11 +161,11 @@ def test_the_seed_draws_genre_and_character():
     assert set(pairs) == {(genre, character) for genre in genres for character in characters}
     # Changing these would give a run that is resumed other prompts than it began with.
     assert pairs[0] == (genres[0], characters[0])
-    assert drawn(row_seed(0, "a.jsonl", 0, 0, "default")) == ("a tall tale", "a robot that collects leaves")
+    assert drawn(row_seed(0, "a.jsonl", 0, 0)) == ("a tall tale", "a robot that collects leaves")
 
 
 def test_samples_of_a_row_draw_for_themselves():
-    seeds = [row_seed(0, "a.jsonl", 0, sample, "default") for sample in range(8)]
+    seeds = [row_seed(0, "a.jsonl", 0, sample) for sample in range(8)]
     assert len({drawn(seed) for seed in seeds}) > 4
     assert [drawn(seed) for seed in seeds] == [drawn(seed) for seed in seeds]
 

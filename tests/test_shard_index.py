@@ -347,8 +347,8 @@ def test_a_deleted_shard_is_generated_again_and_no_other(tmp_path):
     (tmp_path / "run" / shard_path("data", 3)).unlink()
     index = read_index(store, run)
     writer = ShardWriter(store, run, index, UNCONTESTED, lambda rows, recovered: None, lambda manifest: None)
-    recipe = SimpleNamespace(prefix=lambda values: "")
-    assert [row.unit for row in work_rows(run, reader, recipe, writer, index.committed)] == [12, 13, 14, 15]
+    recipes = {"default": SimpleNamespace(prompt_hash="", prefix=lambda values: "")}
+    assert [row.unit for row in work_rows(run, reader, recipes, writer, index.committed)] == [12, 13, 14, 15]
     writer.close()
     write(store, run, [3])
     assert read_index(store, run).totals() == from_footers(store)

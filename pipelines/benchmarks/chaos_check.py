@@ -75,7 +75,7 @@ def specification(job: Mapping[str, Any]) -> Specification:
     source = parsed.input.path
     rows = [json.loads(line) for line in Path(source).read_text(encoding="utf-8").splitlines()]
     identities = [(source, index, sample) for index in range(len(rows)) for sample in range(parsed.samples)]
-    seeds = {identity: row_seed(parsed.seed, *identity, "default") for identity in identities}
+    seeds = {identity: row_seed(parsed.seed, *identity) for identity in identities}
     outcomes = {each: _outcome(parsed, recipe, rows[each[1]], seed) for each, seed in seeds.items()}
     step = parsed.output.rows_per_shard * parsed.samples
     return Specification(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipelines.inputs import InputReader
 from pipelines.plan import plan_run, work_rows
-from pipelines.recipes import recipe_of
+from pipelines.recipes import fields_of, recipes_of
 from schemas.emotions import EMOTIONS
 from schemas.job import parse_job
 from services.coordinator import Coordinator
@@ -96,17 +96,18 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         source = Path(scratch) / "contexts.parquet"
         write_contexts(source, rows)
         job = parse_job(contexts_job(source, Path(scratch) / "run", rows_per_shard=4096, engine=engine))
-        recipe = recipe_of(job)
-        reader = InputReader(job.input, list(recipe.fields))
+        recipes = recipes_of(job)
+        reader = InputReader(job.input, fields_of(recipes))
         store = ShardStore(job.output.path)
-        run = plan_run(store, job, recipe, reader.inputs, extend=False)
+        run = plan_run(store, job, recipes, reader.inputs, extend=False)
         index = read_index(store, run)
         lease = held.enter_context(leased(store))
         writer = ShardWriter(store, run, index, lease, lambda batch, recovered: None, lambda manifest: None)
         pool = SimulatedPool(replicas, LatencyModel(**engine), _PROMPT_TOKENS, driver_seconds_per_row)
-        context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
-        planned = work_rows(run, reader, recipe, writer, set())
-        coordinator = Coordinator(pool, context, planned, rows, writer.put, _not_stopped(writer), lambda member: None)
+        sampling = job.sampling.model_dump()
+        contexts = {name: RowContext(recipe, sampling, job.seed, job.model.id) for name, recipe in recipes.items()}
+        planned = work_rows(run, reader, recipes, writer, set())
+        coordinator = Coordinator(pool, contexts, planned, rows, writer.put, _not_stopped(writer), lambda member: None)
         coordinator.run()
         writer.close()
         if writer.error is not None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipelines.benchmarks.dry_run import contexts_job, in_fresh_process, write_contexts
 from pipelines.inputs import InputReader
 from pipelines.plan import claimed, plan_run, work_rows
-from pipelines.recipes import recipe_of
+from pipelines.recipes import fields_of, recipes_of
 from schemas.job import parse_job
 from schemas.rows import ACCEPTED, STATES, to_batch
 from schemas.run import Manifest
@@ -54,10 +54,10 @@ def _fabricate(shards: int, folder: Path) -> None:
     """Writes the shards without making them durable one by one, which is what takes long."""
     write_contexts(folder / "contexts.parquet", shards + 1)
     job = parse_job(_job(folder))
-    recipe = recipe_of(job)
-    reader = InputReader(job.input, list(recipe.fields))
+    recipes = recipes_of(job)
+    reader = InputReader(job.input, fields_of(recipes))
     store = ShardStore(job.output.path)
-    run = plan_run(store, job, recipe, reader.inputs, extend=False)
+    run = plan_run(store, job, recipes, reader.inputs, extend=False)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     (Path(job.output.path) / "data").mkdir()
     for shard in range(shards):
@@ -74,16 +74,16 @@ def _fabricate(shards: int, folder: Path) -> None:
 def _seconds_to_first_row(folder: Path) -> float:
     began = time.monotonic()
     job = parse_job(_job(folder))
-    recipe = recipe_of(job)
-    reader = InputReader(job.input, list(recipe.fields))
+    recipes = recipes_of(job)
+    reader = InputReader(job.input, fields_of(recipes))
     store = ShardStore(job.output.path)
     with claimed(store, job) as lease:
-        run = plan_run(store, job, recipe, reader.inputs, extend=False)
+        run = plan_run(store, job, recipes, reader.inputs, extend=False)
         index = read_index(store, run)
         index.save_if_due()
         index.totals()
         writer = ShardWriter(store, run, index, lease, lambda batch, recovered: None, lambda manifest: None)
-        row = next(work_rows(run, reader, recipe, writer, index.committed))
+        row = next(work_rows(run, reader, recipes, writer, index.committed))
         seconds = time.monotonic() - began
         writer.close()
     if row.unit != run.rows - 1:

@@ -53,7 +53,7 @@ class Workload:
 
     def seeds(self, source: str) -> list[int]:
         """The seed that a job gives each row of the input file `source`: equal seeds, equal work."""
-        return [row_seed(0, source, index, 0, "default") for index in range(len(self.rows))]
+        return [row_seed(0, source, index, 0) for index in range(len(self.rows))]
 
     def write(self, path: Path) -> None:
         """Writes the rows as a JSON Lines input of a job."""

@@ -15,13 +15,31 @@
 A recipe is pickled to every replica and works there.
 """
 
+from collections.abc import Mapping
+
 from schemas.errors import JobError
 from schemas.job import AugmentJob
 from services.records import Recipe
 
 
+def recipes_of(job: AugmentJob) -> dict[str, Recipe]:
+    """The recipe of each variant of a job, by the variant's name; those with the same prompt share one.
+
+    Raises:
+        JobError: as `recipe_of`, of any of the prompts.
+    """
+    variants = job.variants()
+    of_prompt = {each.prompt: recipe_of(job.model_copy(update={"prompt": each.prompt})) for each in variants}
+    return {each.name: of_prompt[each.prompt] for each in variants}
+
+
+def fields_of(recipes: Mapping[str, Recipe]) -> list[str]:
+    """The fields of all of them, each once."""
+    return list(dict.fromkeys(field for recipe in recipes.values() for field in recipe.fields))
+
+
 def recipe_of(job: AugmentJob) -> Recipe:
-    """The recipe that a job asks for, with its prompt loaded.
+    """The recipe that a job asks for, with its own prompt loaded, whatever its sweep varies.
 
     Raises:
         JobError: the prompt is missing, unknown, or no valid Jinja.
