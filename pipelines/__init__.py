@@ -17,6 +17,8 @@
     verification.py     verify
     run_status.py       status
     dataset_export.py   export
+    prompt_export.py    export --format prompts
+    near_duplicates.py  texts that say almost the same as an earlier one
     progress.py         counting, the progress bar, log lines
     card.py             the dataset card
 
@@ -32,12 +34,13 @@ _CALLS = {
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
     "export": "pipelines.dataset_export",
+    "export_prompts": "pipelines.prompt_export",
     "start_pool": "pipelines.pools",
     "list_pools": "pipelines.pools",
     "stop_pool": "pipelines.pools",
 }
 
-__all__ = ["augment", "demo", "export", "list_pools", "start_pool", "status", "stop_pool", "verify"]
+__all__ = ["augment", "demo", "export", "export_prompts", "list_pools", "start_pool", "status", "stop_pool", "verify"]
 
 
 def __getattr__(name: str) -> Any:

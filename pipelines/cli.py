@@ -36,10 +36,11 @@ Address = Annotated[str | None, typer.Option(help="of the Ray cluster; by defaul
 
 
 class FileFormat(StrEnum):
-    """Formats that `export` writes."""
+    """What `export` writes."""
 
     parquet = "parquet"
     jsonl = "jsonl"
+    prompts = "prompts"
 
 
 @app.command()
@@ -120,11 +121,16 @@ def status(run: Run, as_json: Json = False) -> None:
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option("--to", help="an empty folder, or one that is not there yet")],
-    file_format: Annotated[FileFormat, typer.Option("--format", help="format of the data files")] = FileFormat.parquet,
+    to: Annotated[str, typer.Option("--to", help="a folder that is empty or not there yet; for prompts a file")],
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="of the data files; or prompts, for a run of evaluation_prompts")
+    ] = FileFormat.parquet,
+    per_emotion: Annotated[int, typer.Option(min=1, help="prompts to keep of each emotion")] = 30,
     as_json: Json = False,
 ) -> None:
-    """The accepted rows as a dataset with a card, ready for load_dataset and the Hub."""
+    """The accepted rows as a dataset with a card, ready for load_dataset and the Hub; or a set of prompts."""
+    if file_format is FileFormat.prompts:
+        return _export_prompts(run, to, per_emotion, as_json)
     from pipelines.dataset_export import export
 
     exported = export(run, to, file_format.value)
@@ -133,6 +139,20 @@ def export(
     unfinished = "" if exported.complete else " (the run is not complete)"
     print(f"{exported.rows} rows in {len(exported.files)} files{unfinished}")
     print(f'load it: datasets.load_dataset("{exported.to}", split="train")')
+
+
+def _export_prompts(run: str, to: str, per_emotion: int, as_json: bool) -> None:
+    from pipelines.prompt_export import export_prompts
+
+    exported = export_prompts(run, to, per_emotion)
+    if as_json:
+        return _print_json(exported.as_json())
+    columns = ("prompts", "short", "duplicates", "spare", "unparsed", "refused")
+    print(f"{'emotion':16}{''.join(f'{name:>12}' for name in columns)}")
+    for emotion, counts in exported.as_json()["emotions"].items():
+        print(f"{emotion:16}{''.join(f'{counts[name]:12}' for name in columns)}")
+    prompts = sum(len(each.prompts) for each in exported.emotions.values())
+    print(f"{prompts} prompts in {to}{'' if exported.complete else ' (the run is not complete)'}")
 
 
 @bench_app.command("throughput")

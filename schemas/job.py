@@ -134,10 +134,10 @@ class AugmentJob(Section):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     input: Input
-    recipe: Literal["babylm_story", "alpaca_rewrite", "template", "messages"]
+    recipe: Literal["babylm_story", "alpaca_rewrite", "evaluation_prompts", "template", "messages"]
     """messages: the column of that name holds chat messages, taken as they stand"""
     prompt: str | None = None
-    """name of a shipped prompt (p1, p2, p3; v1, v2, v3), or the path of a Jinja file of your own"""
+    """name of a shipped prompt (p1, p2, p3; v1, v2, v3; tasks), or the path of a Jinja file of your own"""
     samples: int = Field(1, gt=0)
     """outputs for each input row"""
     model: Model = Model()

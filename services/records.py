@@ -37,8 +37,12 @@ class Recipe(Protocol):
         raises, and "" says that nothing is known."""
         ...
 
-    def finish(self, text: str) -> tuple[str, str]:
+    def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """What to keep of the model's text, and what was cut off round it, as `Answer: [...]`; "" for nothing.
+
+        Args:
+            text: what the model wrote.
+            cut_off: it was stopped before its end, by `max_tokens` or the model's own limit.
 
         Raises:
             Drop: a rule of the recipe refuses the text.
@@ -64,7 +68,7 @@ def finished_record(
     """One row of ROW_SCHEMA from what the engine wrote; a text that the recipe refuses is kept as it stands."""
     state = ACCEPTED
     try:
-        text, reason = context.recipe.finish(generation.text)
+        text, reason = context.recipe.finish(generation.text, cut_off=generation.finish_reason == "length")
     except Drop as drop:
         text, state, reason = generation.text, REJECTED, str(drop)
     return {

@@ -68,7 +68,7 @@ class AlpacaRewrite(Recipe):
         labels = values.get("emotion") if self._emotion_given else ""
         return str(labels[0] if isinstance(labels, list) and labels else labels)
 
-    def finish(self, text: str) -> tuple[str, str]:
+    def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """See `services.records.Recipe`."""
         kept, talk = without_talk(text)
         if not kept:
