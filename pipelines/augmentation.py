@@ -72,7 +72,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     """
     job = as_job(job)
     recipe = recipe_of(job)
-    reader = InputReader(job.input, list(recipe.fields))
+    reader = InputReader(job.input, list(recipe.fields), recipe.optional)
     store = ShardStore(job.output.path)
     context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
     with claimed(store, job) as lease:

@@ -45,8 +45,8 @@ class Input(Section):
     split: str = "train"
     revision: str | None = None
     """commit, tag or branch of the dataset"""
-    format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
-    """auto goes by the file's ending"""
+    format: Literal["auto", "parquet", "jsonl", "json", "csv", "text"] = "auto"
+    """auto goes by the file's ending; json is a list of objects, held whole"""
     columns: dict[str, str] = {}
     """recipe field -> input column, where the names differ: {emotion: emotions}"""
     keep: list[str] = []

@@ -18,6 +18,8 @@ class Recipe(Protocol):
 
     prompt_id: str
     prompt_hash: str
+    optional: tuple[str, ...] = ()
+    """fields that an input may have no column for"""
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """The row's prompt.

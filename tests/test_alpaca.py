@@ -12,6 +12,7 @@ from conftest import SHARED_DATA
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.inputs import InputReader
 from pipelines.progress import Progress
 from pipelines.recipes import alpaca, recipe_of
 from pipelines.recipes.alpaca import AlpacaRewrite
@@ -320,6 +321,20 @@ def test_a_prompt_of_ones_own_has_the_limit_that_it_shows(tmp_path):
     assert len(finish("word " * 300, str(own))[0].split()) == 300
     own.write_text("{{ output }} with {{ emotion }} in {{ max_words }}")
     assert dropped(lambda: finish("word " * 300, str(own))) == "too_many_words"
+
+
+def test_alpacas_own_file_is_read_with_and_without_the_column_input(tmp_path):
+    whole = {key: ROW[key] for key in ("instruction", "input", "output")}
+    bare = {key: ROW[key] for key in ("instruction", "output")}
+    for items, inputs in [([whole, bare], ["It swims.", None]), ([bare, {**bare, "input": ""}], [None, ""])]:
+        path = tmp_path / "alpaca_data.json"
+        path.write_text(json.dumps(items, indent=4))
+        facts = {"name": "a", "input": {"path": str(path)}, "recipe": "alpaca_rewrite", "output": {"path": "r"}}
+        job = parse_job(facts)
+        recipe = recipe_of(job)
+        rows = [row for _, _, row in InputReader(job.input, list(recipe.fields), recipe.optional).rows(0, 2)]
+        assert [row.values["input"] for row in rows] == inputs
+        assert ["Input: It swims." in text_of(recipe.render(row.values, 0)) for row in rows] == list(map(bool, inputs))
 
 
 # What becomes of it in the run

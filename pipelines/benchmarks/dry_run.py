@@ -97,7 +97,7 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         write_contexts(source, rows)
         job = parse_job(contexts_job(source, Path(scratch) / "run", rows_per_shard=4096, engine=engine))
         recipe = recipe_of(job)
-        reader = InputReader(job.input, list(recipe.fields))
+        reader = InputReader(job.input, list(recipe.fields), recipe.optional)
         store = ShardStore(job.output.path)
         run = plan_run(store, job, recipe, reader.inputs, extend=False)
         index = read_index(store, run)

@@ -55,7 +55,7 @@ def _fabricate(shards: int, folder: Path) -> None:
     write_contexts(folder / "contexts.parquet", shards + 1)
     job = parse_job(_job(folder))
     recipe = recipe_of(job)
-    reader = InputReader(job.input, list(recipe.fields))
+    reader = InputReader(job.input, list(recipe.fields), recipe.optional)
     store = ShardStore(job.output.path)
     run = plan_run(store, job, recipe, reader.inputs, extend=False)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -75,7 +75,7 @@ def _seconds_to_first_row(folder: Path) -> float:
     began = time.monotonic()
     job = parse_job(_job(folder))
     recipe = recipe_of(job)
-    reader = InputReader(job.input, list(recipe.fields))
+    reader = InputReader(job.input, list(recipe.fields), recipe.optional)
     store = ShardStore(job.output.path)
     with claimed(store, job) as lease:
         run = plan_run(store, job, recipe, reader.inputs, extend=False)

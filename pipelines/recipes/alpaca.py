@@ -32,6 +32,8 @@ class AlpacaRewrite(Recipe):
             otherwise it is drawn from the positive ones by the row's seed.
     """
 
+    optional = ("input",)
+
     def __init__(self, prompt: str, emotion_given: bool) -> None:
         examples = read_data("alpaca_examples.jsonl")
         self._prompt = load_prompt(prompt, _VARIABLES, examples)
