@@ -60,4 +60,6 @@ def _revision(run: RunRecord) -> str:
 
 
 def _sampling(sampling: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sampling.items() if value not in ([], False))
+    # All of a schema would fill the card.
+    said = {key: "a JSON schema" if isinstance(value, dict) else value for key, value in sampling.items()}
+    return ", ".join(f"{key} {value}" for key, value in said.items() if value not in ([], False, None))

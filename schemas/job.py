@@ -90,6 +90,8 @@ class Sampling(Section):
     stop: list[str] = []
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
+    structured_outputs: Annotated[dict[Literal["json"], dict[str, Any]], Field(min_length=1)] | None = None
+    """{json: <a JSON schema>}: what is written is JSON that follows it; for the recipe `template` alone"""
 
     @model_validator(mode="after")
     def _room(self) -> "Sampling":

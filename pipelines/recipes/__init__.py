@@ -26,8 +26,12 @@ def recipe_of(job: AugmentJob) -> Recipe:
     """The recipe that a job asks for, with its prompt loaded.
 
     Raises:
-        JobError: the prompt is missing, unknown, or no valid Jinja.
+        JobError: the prompt is missing, unknown, or no valid Jinja; or the schema is none, or not for this recipe.
     """
+    structured = job.sampling.structured_outputs
+    if structured and job.recipe != "template":
+        cause = f"the recipe {job.recipe} asks for a text of its own form"
+        raise JobError("sampling.structured_outputs", None, cause, "leave the key out, or use the recipe template")
     if job.recipe == "babylm_story":
         from pipelines.recipes.babylm import BabylmStory
 
@@ -45,7 +49,7 @@ def recipe_of(job: AugmentJob) -> Recipe:
 
         if job.prompt is None:
             raise JobError("prompt", None, "the template recipe needs a Jinja file", "add `prompt: my_prompt.jinja`")
-        return Template(job.prompt)
+        return Template(job.prompt, structured["json"] if structured else None)
     from pipelines.recipes.messages import Messages
 
     if job.prompt is not None:
