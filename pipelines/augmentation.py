@@ -23,7 +23,7 @@ from services.coordinator import Coordinator
 from services.lease import Lease
 from services.metrics import JobMetrics
 from services.pool import Member, ReplicaPool
-from services.records import RowContext
+from services.records import Recipe, RowContext
 from services.shard_index import ShardIndex, read_index
 from services.store import ShardStore
 from services.writer import ShardWriter
@@ -103,6 +103,8 @@ def _generate(
 ) -> None:
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
+    # Before any engine starts, and the same at each start: a row is like another whoever generates it, and when.
+    refused = _near_duplicates(reader, context.recipe) if context.recipe.compares else {}
     with (
         connected(job.cluster.address),
         stop_signals(job.cluster.grace_seconds) as signalled,
@@ -122,7 +124,7 @@ def _generate(
             progress.on_serving()
             _record_engine(store, run, member)
 
-        rows = work_rows(run, reader, context.recipe, writer, index.committed)
+        rows = work_rows(run, reader, context.recipe, writer, index.committed, refused)
         left = progress.total - progress.finished
         coordinator = Coordinator(pool, context, rows, left, writer.put, stop_within, on_ready)
         try:
@@ -140,6 +142,13 @@ def _generate(
             "", None, f"by a signal, at {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
+
+
+def _near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, str]:
+    from pipelines.near_duplicates import near_duplicate_rows  # scipy comes with it, which takes a second
+
+    _log.info("comparing %d rows with each other", sum(source.rows for source in reader.inputs))
+    return near_duplicate_rows(reader, recipe)
 
 
 def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:

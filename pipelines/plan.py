@@ -3,9 +3,10 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from pipelines.inputs import InputReader
 from schemas.errors import JobError, RunError
@@ -65,9 +66,18 @@ def plan_run(store: ShardStore, job: AugmentJob, recipe: Recipe, inputs: list[In
 
 
 def work_rows(
-    run: RunRecord, reader: InputReader, recipe: Recipe, writer: ShardWriter, committed: set[int]
+    run: RunRecord,
+    reader: InputReader,
+    recipe: Recipe,
+    writer: ShardWriter,
+    committed: set[int],
+    refused: Mapping[int, str] = MappingProxyType({}),
 ) -> Iterator[WorkRow]:
-    """The rows without a terminal state, in input order; each shard is opened with the writer on the way."""
+    """The rows without a terminal state, in input order; each shard is opened with the writer on the way.
+
+    Args:
+        refused: why a row is not to be generated, by its number among all rows.
+    """
     cursor = reader.cursor()
     for shard, start, end in run.shard_ranges():
         if shard in committed:
@@ -80,7 +90,10 @@ def work_rows(
             for sample in range(run.samples):
                 unit = number * run.samples + sample
                 if unit not in done:
-                    yield WorkRow(unit, shard, source, index, sample, row.values, row.fault, prefix=prefix)
+                    yield WorkRow(
+                        unit, shard, source, index, sample, row.values, row.fault, prefix=prefix,
+                        refused=refused.get(number, ""),
+                    )  # fmt: skip
 
 
 def versions() -> dict[str, str]:

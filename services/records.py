@@ -20,6 +20,8 @@ class Recipe(Protocol):
     prompt_hash: str
     optional: tuple[str, ...] = ()
     """fields that an input may have no column for"""
+    compares: bool = False
+    """whether a row is rejected that is almost what an earlier one is; see `compared`"""
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """The row's prompt.
@@ -38,6 +40,10 @@ class Recipe(Protocol):
         """What tells rows apart whose prompts begin differently (the emotion, where its examples come first); never
         raises, and "" says that nothing is known."""
         ...
+
+    def compared(self, values: dict[str, Any]) -> str:
+        """The text by which the row is compared with others; never raises, and "" for a row that is not."""
+        return ""
 
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """What to keep of the model's text, and what was cut off round it, as `Answer: [...]`; "" for nothing.

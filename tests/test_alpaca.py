@@ -366,7 +366,8 @@ def test_rejects_are_counted_by_their_rule():
     )  # fmt: skip
     context = RowContext(AlpacaRewrite("v3", emotion_given=True), {}, 0, "m")
     rows = [WorkRow(index, 0, "a", index, 0, ROW) for index in range(3)]
-    unsent = [failed_record(row, context, 1, rule, REJECTED) for row, rule in zip(rows, ["url"] * 3, strict=True)]
+    rules = ["url", "near_duplicate of row 1 of a", "near_duplicate of row 2 of a"]
+    unsent = [failed_record(row, context, 1, rule, REJECTED) for row, rule in zip(rows, rules, strict=True)]
     metrics = JobMetrics("a")
     Progress(run, metrics).on_rows(to_batch([*unsent, record_of("")]), recovered=False)
 
@@ -374,6 +375,7 @@ def test_rejects_are_counted_by_their_rule():
         return metrics.registry.get_sample_value(name, {"run": "a", **labels})
 
     assert sample("kindling_rows_total", state="rejected") == 4
-    assert sample("kindling_rejects_total", reason="url") == 3
+    assert sample("kindling_rejects_total", reason="url") == 1
+    assert sample("kindling_rejects_total", reason="near_duplicate") == 2
     assert sample("kindling_rejects_total", reason="empty_text") == 1
     assert sample("kindling_request_seconds_count") == 1  # the three were never sent

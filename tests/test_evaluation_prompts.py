@@ -13,7 +13,6 @@ from test_store import manifest, record, table
 
 from pipelines import export_prompts
 from pipelines.jobfile import load_job
-from pipelines.near_duplicates import NearDuplicates
 from pipelines.recipes import recipe_of, task_list
 from pipelines.recipes.evaluation_prompts import EvaluationPrompts
 from pipelines.recipes.task_list import tasks_of
@@ -244,50 +243,6 @@ def test_an_example_that_the_model_repeats_is_no_task_of_its_own(recipe):
 def test_the_broken_off_end_of_an_answer_is_not_kept(recipe):
     text, reason = recipe.finish(f"1. {P}\n2. Write a letter to", cut_off=True)
     assert json.loads(text) == [{"instruction": POEM, "input": ""}] and reason == "Write a letter to"
-
-
-# Near-duplicates
-
-
-def firsts(*texts, **settings):
-    seen = NearDuplicates(**settings)
-    return [seen.first_like(text, number) for number, text in enumerate(texts)]
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (POEM, "write a  POEM - about rain"),
-        ("Write a short letter to a friend who has just moved to another town by the sea.",
-         "Write a short letter to a friend who has just moved to another city by the sea."),
-        ("", " "),
-    ],
-)  # fmt: skip
-def test_texts_that_say_almost_the_same(one, other):
-    assert firsts(one, "Something else altogether.", other) == [None, None, 0]
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("What is the capital of France?", "What is the capital of Spain?"),
-        ("Describe this feeling. You won a race.", "Describe this feeling. You lost your keys."),
-        ("The dog bites the man.", "The man bites the dog."),
-        (POEM, LETTER),
-    ],
-)
-def test_texts_that_only_look_alike(one, other):
-    assert firsts(one, other) == [None, None]
-
-
-def test_a_text_is_told_the_first_one_that_it_is_like():
-    words = [f"word{i}" for i in range(40)]
-    changed = [" ".join([*words[:-1], end]) for end in ("one", "two", "three")]
-    assert firsts(*changed, POEM, POEM) == [None, 0, 0, None, 3]
-
-
-def test_no_more_texts_are_kept_than_it_is_told():
-    assert firsts(POEM, LETTER, LETTER, POEM, most=1) == [None, None, None, 0]
 
 
 # The set
