@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, KindlingError
+from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError
 
 app = typer.Typer(
     name="kindling",
@@ -125,12 +125,16 @@ def export(
     file_format: Annotated[
         FileFormat, typer.Option("--format", help="of the data files; or prompts, for a run of evaluation_prompts")
     ] = FileFormat.parquet,
-    per_emotion: Annotated[int, typer.Option(min=1, help="prompts to keep of each emotion")] = 30,
+    per_emotion: Annotated[
+        int | None, typer.Option(min=1, help="prompts to keep of each emotion; by default 30, as the paper asks")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The accepted rows as a dataset with a card, ready for load_dataset and the Hub; or a set of prompts."""
     if file_format is FileFormat.prompts:
-        return _export_prompts(run, to, per_emotion, as_json)
+        return _export_prompts(run, to, per_emotion or 30, as_json)
+    if per_emotion is not None:
+        raise JobError("--per-emotion", per_emotion, "only a set of prompts has so many", "add --format prompts")
     from pipelines.dataset_export import export
 
     exported = export(run, to, file_format.value)

@@ -15,8 +15,6 @@ from schemas.rows import ACCEPTED, FOLDER_OF_STATE, REJECTED
 from services.filesystem import resolve, write_atomic
 from services.store import ShardStore, shard_path
 
-PROMPTS_PER_EMOTION = 30
-
 
 @dataclass
 class EmotionPrompts:
@@ -53,7 +51,7 @@ class PromptSet:
         return {**asdict(self), "emotions": found}
 
 
-def export_prompts(url: str, to: str, per_emotion: int = PROMPTS_PER_EMOTION) -> PromptSet:
+def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
     """Collects the tasks of a run of the recipe `evaluation_prompts`, each once.
 
     Args:

@@ -165,11 +165,30 @@ def test_whatever_is_written_is_read_without_a_fault(text, cut_off):
 
 @pytest.mark.parametrize(
     "piece",
-    ["{", '{"a":', "[", '["', '"', "\\", "**", "*", "Instruction:", "1. ", "\n", " ", "- ", "```\n", "(Input:", "1"],
+    [
+        "{",
+        '{"a":',
+        "[",
+        '["',
+        '"',
+        "\\",
+        "**",
+        "*",
+        "Instruction:",
+        "1. ",
+        "\n",
+        " ",
+        "- ",
+        "```\n",
+        "(Input:",
+        "1",
+        "rain\n",
+    ],
 )
 def test_an_answer_takes_time_in_proportion_to_its_length(piece):
     began = time.process_time()
-    tasks_of(piece * (100_000 // len(piece)))
+    for start in ("", "- rain"):
+        tasks_of(start + piece * (100_000 // len(piece)))
     assert time.process_time() - began < 2
 
 

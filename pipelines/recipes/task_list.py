@@ -12,6 +12,8 @@ from pipelines.recipes.alpaca_cleaning import without_markers
 
 # Shorter is a title, and longer no simple task any more.
 _FEWEST_WORDS, _MOST_WORDS = 3, 60
+# In characters; what is longer has more words than that, however it goes on.
+_LONGEST_WRAPPED = 2000
 
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
@@ -33,7 +35,7 @@ _TITLE = re.compile(
 # A part that does not begin its line; in lower case it may belong to the sentence.
 _INLINE = re.compile(r"(?<=\S)[ \t]+\(?(?=[*_]{0,2}(?:Instruction|Input)s?(?: ?#?\d{1,3})?[*_]{0,2}:)")
 _LABEL = re.compile(rf"[*_\"]*({_PART})s?(?: ?#?\d{{1,3}})?[*_]*\s?:[*_\"]*\s*", re.IGNORECASE)
-_ENDED = re.compile(r"[.!?\"\u201d)]\Z")
+_ENDS = (".", "!", "?", '"', "\u201d", ")")
 _QUOTED = re.compile('\\A["\u201c]([^"\u201c\u201d]*)["\u201d],?\\Z')
 
 
@@ -110,7 +112,7 @@ def _listed_items(text: str, cut_off: bool) -> tuple[list[dict[str, str]], list[
             part = "instruction"
         elif label == "input" and found and not last["input"]:
             last["input"], part = line, "input"
-        elif part and not label and not marked and not _ENDED.search(last[part]):
+        elif part and not label and not marked and _goes_on(last[part]):
             last[part] = f"{last[part]} {line}".strip()
         else:
             part = ""
@@ -130,6 +132,10 @@ def _lines(text: str) -> Iterator[tuple[bool, str, str]]:
             label = _LABEL.match(line, marks)
             marked = bool(line[:marks].strip())
             yield marked, label[1].lower() if label else "", line[label.end() if label else marks :].strip()
+
+
+def _goes_on(text: str) -> bool:
+    return not text.endswith(_ENDS) and len(text) < _LONGEST_WRAPPED
 
 
 def _cleaned(text: str) -> str:
