@@ -20,6 +20,8 @@
     composition.py      compose
     corpus_parts.py     the parts of a corpus as documents
     word_budget.py      how many words of each part, and which documents
+    prompt_export.py    export --format prompts
+    near_duplicates.py  texts that say almost the same as an earlier one
     progress.py         counting, the progress bar, log lines
     card.py             the dataset cards
 
@@ -36,12 +38,24 @@ _CALLS = {
     "status": "pipelines.run_status",
     "export": "pipelines.dataset_export",
     "compose": "pipelines.composition",
+    "export_prompts": "pipelines.prompt_export",
     "start_pool": "pipelines.pools",
     "list_pools": "pipelines.pools",
     "stop_pool": "pipelines.pools",
 }
 
-__all__ = ["augment", "compose", "demo", "export", "list_pools", "start_pool", "status", "stop_pool", "verify"]
+__all__ = [
+    "augment",
+    "compose",
+    "demo",
+    "export",
+    "export_prompts",
+    "list_pools",
+    "start_pool",
+    "status",
+    "stop_pool",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

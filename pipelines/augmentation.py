@@ -13,7 +13,7 @@ from pipelines.inputs import InputReader
 from pipelines.jobfile import as_job
 from pipelines.plan import claimed, plan_run, work_rows
 from pipelines.progress import Display, Progress, counts_text
-from pipelines.recipes import fields_of, recipes_of
+from pipelines.recipes import fields_of, optional_of, recipes_of
 from pipelines.stopping import stop_signals
 from schemas.errors import JobError, RunError, StoppedError
 from schemas.job import AugmentJob, Metrics
@@ -23,7 +23,7 @@ from services.coordinator import Coordinator
 from services.lease import Lease
 from services.metrics import JobMetrics
 from services.pool import Member, ReplicaPool
-from services.records import RowContext
+from services.records import Recipe, RowContext
 from services.shard_index import ShardIndex, read_index
 from services.store import ShardStore
 from services.writer import ShardWriter
@@ -72,7 +72,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     """
     job = as_job(job)
     recipes = recipes_of(job)
-    reader = InputReader(job.input, fields_of(recipes))
+    reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
     store = ShardStore(job.output.path)
     contexts = {
         each.name: RowContext(recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name)
@@ -106,6 +106,9 @@ def _generate(
 ) -> None:
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
+    # Before any engine starts, and the same at each start: a row is like another whoever generates it, and when.
+    recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
+    refused = _near_duplicates(reader, recipe) if recipe.compares else {}
     with (
         connected(job.cluster.address),
         stop_signals(job.cluster.grace_seconds) as signalled,
@@ -126,7 +129,7 @@ def _generate(
             _record_engine(store, run, member)
 
         recipes = {name: context.recipe for name, context in contexts.items()}
-        rows = work_rows(run, reader, recipes, writer, index.committed)
+        rows = work_rows(run, reader, recipes, writer, index.committed, refused)
         left = progress.total - progress.finished
         coordinator = Coordinator(pool, contexts, rows, left, writer.put, stop_within, on_ready)
         try:
@@ -144,6 +147,13 @@ def _generate(
             "", None, f"by a signal, at {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
+
+
+def _near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, str]:
+    from pipelines.near_duplicates import near_duplicate_rows  # scipy comes with it, which takes a second
+
+    _log.info("comparing %d rows with each other", sum(source.rows for source in reader.inputs))
+    return near_duplicate_rows(reader, recipe)
 
 
 def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, KindlingError, shorten
+from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError, shorten
 
 app = typer.Typer(
     name="kindling",
@@ -36,10 +36,11 @@ Address = Annotated[str | None, typer.Option(help="of the Ray cluster; by defaul
 
 
 class FileFormat(StrEnum):
-    """Formats that `export` writes."""
+    """What `export` writes."""
 
     parquet = "parquet"
     jsonl = "jsonl"
+    prompts = "prompts"
 
 
 @app.command()
@@ -122,11 +123,20 @@ def status(run: Run, as_json: Json = False) -> None:
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option("--to", help="an empty folder, or one that is not there yet")],
-    file_format: Annotated[FileFormat, typer.Option("--format", help="format of the data files")] = FileFormat.parquet,
+    to: Annotated[str, typer.Option("--to", help="a folder that is empty or not there yet; for prompts a file")],
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="of the data files; or prompts, for a run of evaluation_prompts")
+    ] = FileFormat.parquet,
+    per_emotion: Annotated[
+        int | None, typer.Option(min=1, help="prompts to keep of each emotion; by default 30, as the paper asks")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """The accepted rows as a dataset with a card, ready for load_dataset and the Hub."""
+    """The accepted rows as a dataset with a card, ready for load_dataset and the Hub; or a set of prompts."""
+    if file_format is FileFormat.prompts:
+        return _export_prompts(run, to, per_emotion or 30, as_json)
+    if per_emotion is not None:
+        raise JobError("--per-emotion", per_emotion, "only a set of prompts has so many", "add --format prompts")
     from pipelines.dataset_export import export
 
     exported = export(run, to, file_format.value)
@@ -155,6 +165,20 @@ def compose(job: Job, overrides: Set = None, as_json: Json = False) -> None:
         print(f"  {name:{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=True)))
     for note in composition_notes(record):
         print(f"  {note}")
+
+
+def _export_prompts(run: str, to: str, per_emotion: int, as_json: bool) -> None:
+    from pipelines.prompt_export import export_prompts
+
+    exported = export_prompts(run, to, per_emotion)
+    if as_json:
+        return _print_json(exported.as_json())
+    columns = ("prompts", "short", "duplicates", "spare", "unparsed", "refused")
+    print(f"{'emotion':16}{''.join(f'{name:>12}' for name in columns)}")
+    for emotion, counts in exported.as_json()["emotions"].items():
+        print(f"{emotion:16}{''.join(f'{counts[name]:12}' for name in columns)}")
+    prompts = sum(len(each.prompts) for each in exported.emotions.values())
+    print(f"{prompts} prompts in {to}{'' if exported.complete else ' (the run is not complete)'}")
 
 
 @bench_app.command("throughput")

@@ -66,17 +66,25 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
     return Exported(to, files, rows, sum(counts.values()) == run.outputs)
 
 
+def read_part(store: ShardStore, relative: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of one committed file.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return store.read(relative, columns)
+    except (OSError, pa.ArrowException) as error:
+        cause = f"damaged: {str(error).splitlines()[0]}"
+        raise RunError(relative, None, cause, "`kindling verify` lists all damage") from None
+
+
 def _tables(store: ShardStore) -> Iterator[pa.Table]:
     """Committed accepted rows in files' worth; at least one, maybe empty, so that load_dataset finds the columns."""
     batches: list[pa.RecordBatch] = []
     waiting, given = 0, 0
     for shard in sorted(store.committed()):
-        relative = shard_path(FOLDER_OF_STATE["accepted"], shard)
-        try:
-            part = store.read(relative).to_batches()
-        except (OSError, pa.ArrowException) as error:
-            cause = f"damaged: {str(error).splitlines()[0]}"
-            raise RunError(relative, None, cause, "`kindling verify` lists all damage") from None
+        part = read_part(store, shard_path(FOLDER_OF_STATE["accepted"], shard)).to_batches()
         batches += part
         waiting += sum(batch.num_rows for batch in part)
         while waiting >= _ROWS_PER_FILE:

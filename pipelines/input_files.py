@@ -14,7 +14,7 @@ from services.filesystem import is_local, resolve
 
 _FORMAT_OF_SUFFIX = {
     ".parquet": "parquet", ".pq": "parquet",
-    ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
     ".csv": "csv", ".tsv": "csv",
     ".txt": "text", ".text": "text",
 }  # fmt: skip
@@ -53,12 +53,15 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> list[str
         found = [each for each in _glob(fs, path, pattern) if local or fs.isfile(each)]
     elif fs.isdir(path):
         folder = path
-        found = [each for each in fs.find(path) if _known_suffix(each) or (local and os.path.isdir(each))]
+        found = [each for each in fs.find(path) if _is_data(each) or (local and os.path.isdir(each))]
     else:
         folder, found = "/", [path] if fs.isfile(path) else []
     matches = list(_files(sorted(found), folder)) if local else sorted(found)
     if not matches:
-        raise JobError("input.path", pattern, "no such file", "paths are relative to the folder you run the command in")
+        remedy = "paths are relative to the folder you run the command in"
+        if fs.isdir(path):
+            remedy = f"a folder's .json files have to be named: {os.path.join(pattern, '*.json')}"
+        raise JobError("input.path", pattern, "no such file", remedy)
     return matches
 
 
@@ -99,6 +102,11 @@ def _name(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> str:
     return path if os.path.isabs(os.path.expanduser(pattern)) or "://" in pattern else os.path.relpath(path)
 
 
+def _is_data(path: str) -> bool:
+    """Whether a file in a folder is taken. One that ends in .json is mostly about the data (dataset_info.json)."""
+    return _known_suffix(path) not in (None, "json")
+
+
 def _known_suffix(path: str) -> str | None:
     return _FORMAT_OF_SUFFIX.get(suffix_of(path))
 
@@ -108,6 +116,5 @@ def _format(path: str, section: Input) -> str:
         return section.format
     if found := _known_suffix(path):
         return found
-    raise JobError(
-        "input.path", path, "its ending does not tell its format", "set input.format to parquet, jsonl, csv or text"
-    )
+    remedy = "set input.format to parquet, jsonl, json, csv or text"
+    raise JobError("input.path", path, "its ending does not tell its format", remedy)

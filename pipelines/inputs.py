@@ -9,7 +9,7 @@ import lzma
 import zlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -37,18 +37,21 @@ class InputReader:
     Args:
         section: the `input` section of the job.
         fields: the recipe's fields; each is read from the column of its name, or the one `input.columns` maps it to.
+        optional: those whose column need not be there; where the job names it, it must be.
 
     Raises:
         JobError: nothing is there, a file cannot be read, or a column is missing.
     """
 
-    def __init__(self, section: Input, fields: list[str]) -> None:
+    def __init__(self, section: Input, fields: list[str], optional: Collection[str] = ()) -> None:
         self._sources = [dataset_source(section)] if section.dataset else _file_sources(section)
         _check_mapping(section, fields)
         self._columns = {name: section.columns.get(name, name) for name in fields}
         self._columns.update((column, column) for column in section.keep if column not in self._columns)
+        named = {*section.columns, *section.keep}
+        required = {field: c for field, c in self._columns.items() if field in named or field not in optional}
         for source in self._sources:
-            _check_columns(source, self._columns)
+            _check_columns(source, required)
         self.inputs = _limited([_described(source) for source in self._sources], section.limit)
         if not sum(source.rows for source in self.inputs):
             where = section.dataset or section.path

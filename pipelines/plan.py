@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import fsspec
@@ -75,12 +76,18 @@ def plan_run(
 
 
 def work_rows(
-    run: RunRecord, reader: InputReader, recipes: Mapping[str, Recipe], writer: ShardWriter, committed: set[int]
+    run: RunRecord,
+    reader: InputReader,
+    recipes: Mapping[str, Recipe],
+    writer: ShardWriter,
+    committed: set[int],
+    refused: Mapping[int, str] = MappingProxyType({}),
 ) -> Iterator[WorkRow]:
     """The rows without a terminal state, in input order; each shard is opened with the writer on the way.
 
     Args:
         recipes: of each variant of the run, in the run's order.
+        refused: why a row is not to be generated, by its number among all rows.
     """
     outputs = [(sample, variant) for sample in range(run.samples) for variant in recipes]
     cursor = reader.cursor()
@@ -95,8 +102,9 @@ def work_rows(
             for unit, (sample, name) in enumerate(outputs, number * len(outputs)):
                 if unit not in done:
                     yield WorkRow(
-                        unit, shard, source, index, sample, row.values, row.fault, prefix=prefixes[name], variant=name
-                    )
+                        unit, shard, source, index, sample, row.values, row.fault, prefix=prefixes[name], variant=name,
+                        refused=refused.get(number, ""),
+                    )  # fmt: skip
 
 
 def _prefix(recipe: Recipe, values: dict[str, Any] | None) -> str:

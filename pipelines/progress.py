@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES
+from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
 from services.metrics import JobMetrics
 from services.shard_index import Totals
@@ -80,7 +80,8 @@ class Progress:
         with self._lock:
             self._count(states, prompt, cached, output)
         if states[REJECTED]:
-            self._count_rejects(Counter(pc.filter(batch["reason"], pc.equal(batch["state"], REJECTED)).to_pylist()))
+            reasons = pc.filter(batch["reason"], pc.equal(batch["state"], REJECTED)).to_pylist()
+            self._count_rejects(Counter(map(rule_of, reasons)))
         if recovered:
             return
         for seconds in batch["duration_seconds"].to_pylist():

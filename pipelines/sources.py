@@ -1,8 +1,8 @@
-"""The formats that input rows come in: Parquet, JSONL, CSV, plain text, Hugging Face datasets.
+"""The formats that input rows come in: Parquet, JSONL, JSON lists, CSV, plain text, Hugging Face datasets.
 
-Each is read once from its beginning to its end, without holding a file in memory; rows that are not wanted are passed
-over unparsed on the way. A row that cannot be read (broken JSON, bytes that are no UTF-8, a date that no calendar has)
-is still a row, and carries its fault.
+Each is read once from its beginning to its end, without holding a file in memory (but for a JSON list, whose size is
+bounded); rows that are not wanted are passed over unparsed on the way. A row that cannot be read (broken JSON, bytes
+that are no UTF-8, a date that no calendar has) is still a row, and carries its fault.
 """
 
 import csv
@@ -27,8 +27,10 @@ from services.filesystem import is_local
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _BATCH_ROWS = 256
 _HASH_BYTES = 1 << 20
-# Lines of a JSONL file that are looked at to learn which columns there are.
+# Lines of a JSONL file, or items of a JSON list, that are looked at to learn which columns there are.
 _PROBED_LINES = 100
+# Of a JSON list, decompressed: several times Alpaca; as Python objects it takes several times as much.
+MOST_LIST_BYTES = 128 << 20
 # What is read at a time of each column of a Parquet file; by default Arrow reads a row group's whole column at once.
 _PARQUET_READ_BYTES = 1 << 20
 
@@ -203,9 +205,48 @@ class _JsonlSource(_TextSource):
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
             return InputRow(None, f"the line is not JSON: {error}")
-        if not isinstance(values, dict):
-            return InputRow(None, f"the line is a JSON {type(values).__name__}, not an object")
-        return InputRow(values)
+        return _object_row("the line", values)
+
+
+class _JsonListSource(_File):
+    """One JSON list of objects, as Alpaca comes. It has no lines to go by, so it is held whole while it is read."""
+
+    def count(self) -> int:
+        return len(self._items())
+
+    def columns(self) -> list[str]:
+        probed = (item for item in self._items()[:_PROBED_LINES] if isinstance(item, dict))
+        return list(dict.fromkeys(key for item in probed for key in item))
+
+    def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
+        return map(partial(_object_row, "the item"), _passing_over(self._items(), skip))
+
+    def _items(self) -> list[Any]:
+        with self._open() as file:
+            data = file.read(MOST_LIST_BYTES + 1)
+        if len(data) > MOST_LIST_BYTES:
+            cause = f"a JSON list is read whole, and this one is larger than {MOST_LIST_BYTES >> 20} MiB"
+            raise JobError(
+                "input.path", self.name, cause, "write it as JSONL, an object a line, which is read row by row"
+            )
+        text, remedy = (
+            data.decode("utf-8-sig"),
+            "repair the file; if it has an object a line, set input.format to jsonl",
+        )
+        try:
+            items = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise JobError("input.path", self.name, f"not valid JSON: {error}", remedy) from None
+        if not isinstance(items, list):
+            cause = f"it holds a JSON {type(items).__name__}, not a list of objects"
+            raise JobError("input.path", self.name, cause, remedy)
+        return items
+
+
+def _object_row(what: str, values: Any) -> InputRow:
+    if not isinstance(values, dict):
+        return InputRow(None, f"{what} is a JSON {type(values).__name__}, not an object")
+    return InputRow(values)
 
 
 class _CsvSource(_File):
@@ -273,7 +314,8 @@ class _DatasetSource:
         return self._dataset.column_names
 
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
-        part = self._dataset.select_columns(columns) if columns else self._dataset
+        there = [name for name in columns if name in self._dataset.column_names]
+        part = self._dataset.select_columns(there) if there else self._dataset
         for low in range(0, part.num_rows, _BATCH_ROWS):
             high = min(low + _BATCH_ROWS, part.num_rows)
             if skip.rows >= high - low:
@@ -283,7 +325,13 @@ class _DatasetSource:
             yield from _passing_over(_decoded(batch.num_rows, partial(list, batch), batch.__getitem__), skip)
 
 
-SOURCE_OF_FORMAT = {"parquet": _ParquetSource, "jsonl": _JsonlSource, "csv": _CsvSource, "text": _TextSource}
+SOURCE_OF_FORMAT = {
+    "parquet": _ParquetSource,
+    "jsonl": _JsonlSource,
+    "json": _JsonListSource,
+    "csv": _CsvSource,
+    "text": _TextSource,
+}
 
 
 def dataset_source(section: Input) -> Source:

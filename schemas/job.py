@@ -46,8 +46,8 @@ class Input(Section):
     split: str = "train"
     revision: str | None = None
     """commit, tag or branch of the dataset"""
-    format: Literal["auto", "parquet", "jsonl", "csv", "text"] = "auto"
-    """auto goes by the file's ending"""
+    format: Literal["auto", "parquet", "jsonl", "json", "csv", "text"] = "auto"
+    """auto goes by the file's ending; json is a list of objects, held whole"""
     columns: dict[str, str] = {}
     """recipe field -> input column, where the names differ: {emotion: emotions}"""
     keep: list[str] = []
@@ -91,6 +91,8 @@ class Sampling(Section):
     stop: list[str] = []
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
+    structured_outputs: Annotated[dict[Literal["json"], dict[str, Any]], Field(min_length=1)] | None = None
+    """{json: <a JSON schema>}: what is written is JSON that follows it; for the recipe `template` alone"""
 
     @model_validator(mode="after")
     def _room(self) -> "Sampling":
@@ -135,10 +137,10 @@ class AugmentJob(Section):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     input: Input
-    recipe: Literal["babylm_story", "alpaca_rewrite", "template", "messages"]
+    recipe: Literal["babylm_story", "alpaca_rewrite", "evaluation_prompts", "template", "messages"]
     """messages: the column of that name holds chat messages, taken as they stand"""
     prompt: str | None = None
-    """name of a shipped prompt (p1, p2, p3; v1, v2, v3), or the path of a Jinja file of your own"""
+    """name of a shipped prompt (p1, p2, p3; v1, v2, v3; tasks), or the path of a Jinja file of your own"""
     samples: int = Field(1, gt=0)
     """outputs for each input row"""
     model: Model = Model()

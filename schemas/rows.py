@@ -67,7 +67,7 @@ class Drop(Exception):
     """Quality control refuses this row, before it is generated or after; the job goes on without it.
 
     Args:
-        reason: the name of the rule, the same for all rows that it refuses: they are counted by it.
+        reason: the name of the rule, by which rows are counted; ` of row ...` may follow it.
     """
 
 
@@ -83,6 +83,7 @@ class WorkRow:
         attempt: times it was already sent to an engine that died under it.
         prefix: rows that have this in common begin with the same prompt text; "" says nothing.
         variant: name of the prompt and sampling that it is made with.
+        refused: why it is not to be generated, where that was found before; empty otherwise.
     """
 
     unit: int
@@ -95,6 +96,7 @@ class WorkRow:
     attempt: int = 0
     prefix: str = ""
     variant: str = DEFAULT_VARIANT
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ class Prompt:
     inputs: dict[str, Any]
     emotion: str = ""
     emotions: list[str] = field(default_factory=list)
+
+
+def rule_of(reason: str) -> str:
+    """The rule that rejected a row: `near_duplicate`, where the reason is `near_duplicate of row 7 of a.json`."""
+    return reason.partition(" of row ")[0]
 
 
 def row_seed(run_seed: int, source: str, row_index: int, sample: int, *, attempt: int = 0) -> int:

@@ -19,6 +19,10 @@ class Recipe(Protocol):
 
     prompt_id: str
     prompt_hash: str
+    optional: tuple[str, ...] = ()
+    """fields that an input may have no column for"""
+    compares: bool = False
+    """whether a row is rejected that is almost what an earlier one is; see `compared`"""
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """The row's prompt.
@@ -38,8 +42,16 @@ class Recipe(Protocol):
         raises, and "" says that nothing is known."""
         ...
 
-    def finish(self, text: str) -> tuple[str, str]:
+    def compared(self, values: dict[str, Any]) -> str:
+        """The text by which the row is compared with others; never raises, and "" for a row that is not."""
+        return ""
+
+    def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """What to keep of the model's text, and what was cut off round it, as `Answer: [...]`; "" for nothing.
+
+        Args:
+            text: what the model wrote.
+            cut_off: it was stopped before its end, by `max_tokens` or the model's own limit.
 
         Raises:
             Drop: a rule of the recipe refuses the text.
@@ -69,7 +81,7 @@ def finished_record(
     """One row of ROW_SCHEMA from what the engine wrote; a text that the recipe refuses is kept as it stands."""
     state = ACCEPTED
     try:
-        text, reason = context.recipe.finish(generation.text)
+        text, reason = context.recipe.finish(generation.text, cut_off=generation.finish_reason == "length")
     except Drop as drop:
         text, state, reason = generation.text, REJECTED, str(drop)
     return {

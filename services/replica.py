@@ -296,6 +296,8 @@ class Replica:
             async with together:
                 if row.values is None:
                     raise RowError(row.fault)
+                if row.refused:
+                    raise Drop(row.refused)
                 prompt = context.recipe.render(row.values, seed)
                 prepared = await self._engine.prepare(prompt.messages)
             generation = await self._engine.generate(prepared, context.sampling, seed)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.rows import FOLDER_OF_STATE, REJECTED, STATES
+from schemas.rows import FOLDER_OF_STATE, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
 from services.filesystem import write_atomic
 from services.store import ShardStore, shard_path
@@ -57,7 +57,7 @@ class Totals:
 
     Attributes:
         counts: rows by state.
-        rejects: rejected rows by reason, the commonest first.
+        rejects: rejected rows by rule, the commonest first.
         active_seconds: time in which some shard was being generated; pauses between starts do not count.
     """
 
@@ -197,7 +197,7 @@ def _entry(shard: int, size: int, manifest: Manifest, reasons: Iterable[pa.Strin
         "fingerprint": manifest.fingerprint,
         **{state: manifest.counts.get(state, 0) for state in STATES},
         **{name: getattr(manifest, name) for name in _TOKENS},
-        "rejects": list(Counter(reason.as_py() for reason in reasons).items()),
+        "rejects": list(Counter(rule_of(reason.as_py()) for reason in reasons).items()),
         "started_at": datetime.fromisoformat(manifest.started_at),
         "finished_at": datetime.fromisoformat(manifest.finished_at),
     }

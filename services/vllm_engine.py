@@ -22,7 +22,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.renderers.params import ChatParams
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
@@ -111,8 +111,7 @@ class VllmEngine:
         """See `Engine.generate`."""
         started_at, began = datetime.now(UTC), monotonic()
         try:
-            # Only the finished text is of use; a message a token would cost the replica's only Python thread.
-            params = SamplingParams(**sampling, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
+            params = _sampling_params(sampling, seed)
             async for output in self._llm.generate(prompt, params, str(next(self._ids))):
                 final = output
         except VllmDeadError as error:
@@ -139,6 +138,13 @@ class VllmEngine:
     async def stop(self) -> None:
         """See `Engine.stop`."""
         self._llm.shutdown()
+
+
+def _sampling_params(sampling: dict[str, Any], seed: int) -> SamplingParams:
+    if structured := sampling.get("structured_outputs"):
+        sampling = {**sampling, "structured_outputs": StructuredOutputsParams(**structured)}
+    # Only the finished text is of use; a message a token would cost the replica's only Python thread.
+    return SamplingParams(**sampling, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
 class WorkerExtension:

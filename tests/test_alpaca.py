@@ -12,6 +12,7 @@ from conftest import SHARED_DATA
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.inputs import InputReader
 from pipelines.progress import Progress
 from pipelines.recipes import alpaca, recipe_of
 from pipelines.recipes.alpaca import AlpacaRewrite
@@ -322,6 +323,20 @@ def test_a_prompt_of_ones_own_has_the_limit_that_it_shows(tmp_path):
     assert dropped(lambda: finish("word " * 300, str(own))) == "too_many_words"
 
 
+def test_alpacas_own_file_is_read_with_and_without_the_column_input(tmp_path):
+    whole = {key: ROW[key] for key in ("instruction", "input", "output")}
+    bare = {key: ROW[key] for key in ("instruction", "output")}
+    for items, inputs in [([whole, bare], ["It swims.", None]), ([bare, {**bare, "input": ""}], [None, ""])]:
+        path = tmp_path / "alpaca_data.json"
+        path.write_text(json.dumps(items, indent=4))
+        facts = {"name": "a", "input": {"path": str(path)}, "recipe": "alpaca_rewrite", "output": {"path": "r"}}
+        job = parse_job(facts)
+        recipe = recipe_of(job)
+        rows = [row for _, _, row in InputReader(job.input, list(recipe.fields), recipe.optional).rows(0, 2)]
+        assert [row.values["input"] for row in rows] == inputs
+        assert ["Input: It swims." in text_of(recipe.render(row.values, 0)) for row in rows] == list(map(bool, inputs))
+
+
 # What becomes of it in the run
 
 
@@ -351,7 +366,8 @@ def test_rejects_are_counted_by_their_rule():
     )  # fmt: skip
     context = RowContext(AlpacaRewrite("v3", emotion_given=True), {}, 0, "m")
     rows = [WorkRow(index, 0, "a", index, 0, ROW) for index in range(3)]
-    unsent = [failed_record(row, context, 1, rule, REJECTED) for row, rule in zip(rows, ["url"] * 3, strict=True)]
+    rules = ["url", "near_duplicate of row 1 of a", "near_duplicate of row 2 of a"]
+    unsent = [failed_record(row, context, 1, rule, REJECTED) for row, rule in zip(rows, rules, strict=True)]
     metrics = JobMetrics("a")
     Progress(run, metrics).on_rows(to_batch([*unsent, record_of("")]), recovered=False)
 
@@ -359,6 +375,7 @@ def test_rejects_are_counted_by_their_rule():
         return metrics.registry.get_sample_value(name, {"run": "a", **labels})
 
     assert sample("kindling_rows_total", state="rejected") == 4
-    assert sample("kindling_rejects_total", reason="url") == 3
+    assert sample("kindling_rejects_total", reason="url") == 1
+    assert sample("kindling_rejects_total", reason="near_duplicate") == 2
     assert sample("kindling_rejects_total", reason="empty_text") == 1
     assert sample("kindling_request_seconds_count") == 1  # the three were never sent

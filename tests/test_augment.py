@@ -91,19 +91,23 @@ def test_bad_rows_go_to_errors_and_the_rest_is_generated(fake_job):
 
 
 def test_rows_that_a_recipe_refuses_are_rejected_and_counted_by_rule(fake_job):
-    rows = [{"instruction": "Name a bird.", "input": "", "output": f"Bird {i}."} for i in range(12)]
+    birds = [f"Name bird number {i} of the forest." for i in range(12)]
+    birds[8], birds[11] = "name BIRD number 2 of  the forest", birds[3]  # the second of a row that is refused
+    rows = [{"instruction": bird, "input": "", "output": f"Bird {i}."} for i, bird in enumerate(birds)]
     rows[3]["output"] = "<nooutput>"
     for i in (5, 9):
         rows[i]["input"] = "https://example.org/bird"
     rows[7]["instruction"] = None
     write_jsonl(fake_job["input"]["path"], rows)
+    source = fake_job["input"]["path"]
     summary = augment({**fake_job, "recipe": "alpaca_rewrite"})
-    assert summary.rows == {"accepted": 8, "rejected": 3, "error": 1}
+    assert summary.rows == {"accepted": 7, "rejected": 4, "error": 1}
     rejected = {
         row["row_index"]: (row["reason"], row["text"], row["attempts"]) for row in rows_of(summary.run, "rejected")
     }
-    assert rejected == {3: ("nooutput", "", 0), 5: ("url", "", 0), 9: ("url", "", 0)}
-    assert status(summary.run).rejects == {"url": 2, "nooutput": 1}
+    like = f"near_duplicate of row 2 of {source}"
+    assert rejected == {3: ("nooutput", "", 0), 5: ("url", "", 0), 8: (like, "", 0), 9: ("url", "", 0)}
+    assert status(summary.run).rejects == {"url": 2, "near_duplicate": 1, "nooutput": 1}
     assert len({row["emotion"] for row in rows_of(summary.run)}) > 1  # drawn
     assert verify(summary.run).faults == []
 

@@ -21,9 +21,9 @@ from schemas.errors import JobError
 from schemas.job import Input
 
 
-def reader(path, fields=("text",), **section):
+def reader(path, fields=("text",), optional=(), **section):
     path = [str(p) for p in path] if isinstance(path, list) else str(path)
-    return InputReader(Input(path=path, **section), list(fields))
+    return InputReader(Input(path=path, **section), list(fields), optional)
 
 
 def all_rows(inputs):
@@ -166,6 +166,65 @@ def test_jsonl_with_a_byte_order_mark_and_crlf(tmp_path):
 def test_jsonl_columns_may_differ_between_rows(tmp_path):
     path = write_bytes(tmp_path / "a.jsonl", jsonl([{"text": "a"}, {"text": "b", "more": 1}]))
     assert values_of(reader(path, ["text", "more"])) == [{"text": "a", "more": None}, {"text": "b", "more": 1}]
+
+
+# JSON lists
+
+
+def test_a_json_list_is_a_row_an_object(tmp_path):
+    items = [{"text": "a"}, {"text": "b", "more": [1]}, 7, None, [{"text": "c"}], {"more": 2}]
+    path = write_bytes(tmp_path / "a.json", b"\xef\xbb\xbf" + json.dumps(items, indent=1).encode())
+    inputs = reader(path, ["text", "more"])
+    assert [(row.values, row.fault) for _, _, row in all_rows(inputs)] == [
+        ({"text": "a", "more": None}, ""),
+        ({"text": "b", "more": [1]}, ""),
+        (None, "the item is a JSON int, not an object"),
+        (None, "the item is a JSON NoneType, not an object"),
+        (None, "the item is a JSON list, not an object"),
+        ({"text": None, "more": 2}, ""),
+    ]
+    assert [index for _, index, _ in inputs.rows(1, 3)] == [1, 2]
+
+
+def test_a_compressed_json_list(tmp_path):
+    packed = write_bytes(tmp_path / "a.json.gz", gzip.compress(json.dumps([{"text": "a"}]).encode()))
+    assert texts(reader(packed)) == ["a"]
+
+
+def test_a_json_file_counts_only_where_it_is_named(tmp_path):
+    named = write_bytes(tmp_path / "info.json", '[{"text": "b"}]')
+    assert "*.json" in error_of(lambda: reader(tmp_path)).remedy
+    write_bytes(tmp_path / "rows.jsonl", '{"text": "a"}\n')
+    assert texts(reader(tmp_path)) == ["a"]
+    assert texts(reader(named)) == texts(reader(tmp_path / "*.json")) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ('[{"text": "a"', "not valid JSON"),
+        ("", "not valid JSON"),
+        ('{"text": "a"}', "holds a JSON dict"),
+        ('{"text": "a"}\n{"text": "b"}\n', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[%s]" % ("9" * 5000), "not valid JSON"),
+        (b'[{"text": "caf\xe9"}]', "cannot be read"),
+        ("[]", "no rows"),
+    ],
+)
+def test_a_json_file_that_is_no_list_of_objects_is_refused(tmp_path, text, cause):
+    path = write_bytes(tmp_path / "a.json", text)
+    error = error_of(lambda: reader(path))
+    assert str(error.value).endswith("a.json") and cause in error.cause and len(str(error)) < 1000
+
+
+def test_a_json_list_is_bounded(tmp_path, monkeypatch):
+    path = write_bytes(tmp_path / "a.json", json.dumps([{"text": "a" * 100}]))
+    monkeypatch.setattr(sources, "MOST_LIST_BYTES", path.stat().st_size)
+    assert len(texts(reader(path))) == 1
+    monkeypatch.setattr(sources, "MOST_LIST_BYTES", path.stat().st_size - 1)
+    error = error_of(lambda: reader(path))
+    assert "larger than" in error.cause and "JSONL" in error.remedy
 
 
 # CSV
@@ -430,6 +489,26 @@ def test_columns_map_fields_and_keep_carries_others(labelled):
     assert values_of(inputs) == [{"context": "s", "emotion": ["joy"], "source": "book"}]
 
 
+def test_an_optional_field_may_have_no_column(labelled, tmp_path):
+    assert values_of(reader(labelled, ["sentence", "mood"], ["mood"])) == [{"sentence": "s", "mood": None}]
+    assert values_of(reader(labelled, ["sentence", "source"], ["source"])) == [{"sentence": "s", "source": "book"}]
+    error = error_of(lambda: reader(labelled, ["sentence", "mood"], ["mood"], columns={"mood": "moods"}))
+    assert error.key == "input.columns.mood"
+    assert error_of(lambda: reader(labelled, ["sentence", "mood"], ["mood"], keep=["mood"])).value == "mood"
+    assert error_of(lambda: reader(labelled, ["mood", "sentense"], ["mood"])).value == "sentense"
+
+
+def test_an_optional_field_may_be_in_some_rows_alone(tmp_path):
+    # Long after the lines that are looked at to learn which columns there are.
+    rows = [{"s": str(i)} for i in range(300)]
+    rows[250]["m"] = "here"
+    write_bytes(tmp_path / "a.jsonl", jsonl(rows))
+    write_bytes(tmp_path / "b.json", json.dumps(rows))
+    write_bytes(tmp_path / "c.csv", "s\n1\n")
+    found = values_of(reader([tmp_path / name for name in ("a.jsonl", "b.json", "c.csv")], ["s", "m"], ["m"]))
+    assert [number for number, row in enumerate(found) if row["m"]] == [250, 550]
+
+
 def test_two_fields_may_share_a_column(labelled, tmp_path):
     pq.write_table(pa.table({"sentence": ["s"]}), tmp_path / "b.parquet")
     for path in (labelled, tmp_path / "b.parquet"):
@@ -512,8 +591,8 @@ def dataset(tmp_path, monkeypatch):
     return str(tmp_path / "set")
 
 
-def dataset_reader(dataset, fields=("text",), **section):
-    return InputReader(Input(dataset=dataset, **section), list(fields))
+def dataset_reader(dataset, fields=("text",), optional=(), **section):
+    return InputReader(Input(dataset=dataset, **section), list(fields), optional)
 
 
 def test_a_hugging_face_dataset(dataset):
@@ -524,6 +603,7 @@ def test_a_hugging_face_dataset(dataset):
     assert texts(dataset_reader(dataset, split="test")) == ["held out"]
     assert texts(dataset_reader(dataset, split="train[10:12]")) == ["t10", "t11"]
     assert texts(dataset_reader(dataset, limit=2)) == ["t0", "t1"]
+    assert values_of(dataset_reader(dataset, ["n", "input"], ["input"], limit=1)) == [{"n": 0, "input": None}]
 
 
 def test_a_dataset_is_identified_by_its_rows(dataset):

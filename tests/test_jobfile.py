@@ -204,6 +204,27 @@ def test_a_value_out_of_range(load, section, key, value):
     assert "than" in error.cause
 
 
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ({"jsn": {}}, "sampling.structured_outputs.jsn"),
+        ({"regex": "a+"}, "sampling.structured_outputs.regex"),
+        ({"json": "{}"}, "sampling.structured_outputs.json"),
+        ({}, "sampling.structured_outputs"),
+        ("json", "sampling.structured_outputs"),
+    ],
+)
+def test_structured_outputs_are_a_json_schema(load, value, key):
+    assert error_of(lambda: load({"sampling": {"structured_outputs": value}})).key == key
+
+
+def test_a_schema_is_kept_as_it_is(load):
+    schema = {"type": "object", "properties": {"b": {"type": "null"}, "a": True}, "required": []}
+    job = load(overrides=[f"sampling.structured_outputs={json.dumps({'json': schema})}"])
+    dumped = job.model_dump(mode="json")["sampling"]["structured_outputs"]
+    assert json.dumps(dumped) == json.dumps({"json": schema})
+
+
 @pytest.mark.parametrize("key", ["limit", "rows_per_shard", "samples"])
 def test_counts_are_positive(load, key):
     changes = {

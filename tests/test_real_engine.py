@@ -160,6 +160,46 @@ def test_the_demo_shows_samples_and_how_to_load_them(tmp_path):
     assert verify(str(tmp_path / "runs" / "demo")).faults == []
 
 
+@pytest.mark.slow
+def test_a_schema_binds_what_a_real_model_writes(tmp_path):
+    from jsonschema import Draft202012Validator
+
+    prompt = tmp_path / "book.jinja"
+    prompt.write_text("Name a book for someone who says: {{ context }} Answer in JSON.")
+    schema = {
+        "type": "object",
+        "properties": {
+            "title": {"type": "string", "minLength": 1, "maxLength": 30},
+            "mood": {"enum": ["glad", "sad"]},
+            "pages": {"type": "integer", "minimum": 1, "maximum": 999},
+        },
+        "required": ["title", "mood", "pages"],
+        "additionalProperties": False,
+    }
+    job = {
+        "name": "json",
+        "input": {"path": str(ROOT / "pipelines" / "data" / "demo_corpus.jsonl"), "limit": 12},
+        "recipe": "template",
+        "prompt": str(prompt),
+        "sampling": {"temperature": 0.9, "top_p": 0.95, "max_tokens": 24, "structured_outputs": {"json": schema}},
+        "engine": {"max_model_len": 512, "max_num_seqs": 8},
+        "output": {"path": str(tmp_path / "run"), "rows_per_shard": 12},
+        "metrics": {"port": None},
+    }
+    summary = augment(job)
+    assert verify(summary.run).faults == [] and not summary.rows.get("error")
+    accepted, rejected = (
+        [row for file in Path(summary.run, folder).glob("*") for row in pq.read_table(file).to_pylist()]
+        for folder in ("data", "rejected")
+    )
+    assert accepted and len(accepted) + len(rejected) == 12
+    for row in accepted:
+        Draft202012Validator(schema).validate(json.loads(row["text"]))
+        assert row["finish_reason"] == "stop"
+    # 24 tokens are few: what did not come to its end is no JSON, and is told from what is.
+    assert {(row["reason"], row["finish_reason"]) for row in rejected} <= {("cut_off", "length")}
+
+
 def test_the_demo_page_is_made_of_the_run(real_run):
     from rich.console import Console
 

@@ -394,6 +394,77 @@ def test_a_pickled_recipe_renders_the_same(template, story):
     assert pickle.loads(pickle.dumps(Messages())).prompt_hash == Messages.prompt_hash
 
 
+# template: structured outputs
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"title": {"type": "string", "maxLength": 40}, "mood": {"enum": ["glad", "sad"]}},
+    "required": ["title", "mood"],
+    "additionalProperties": False,
+}
+
+
+def structured(tmp_path, schema=SCHEMA, recipe="template"):
+    (tmp_path / "mine.jinja").write_text("{{ context }}")
+    prompt = {"template": str(tmp_path / "mine.jinja")}.get(recipe)
+    return parse_job({
+        "name": "a", "input": {"path": "x"}, "recipe": recipe, "prompt": prompt, "output": {"path": "y"},
+        "sampling": {"structured_outputs": {"json": schema}} if schema else {},
+    })  # fmt: skip
+
+
+def dropped(recipe, text, cut_off=False):
+    with pytest.raises(Drop) as raised:
+        recipe.finish(text, cut_off)
+    return str(raised.value)
+
+
+def test_a_structured_text_is_json_or_refused(tmp_path):
+    recipe = recipe_of(structured(tmp_path))
+    text = '{"title": "Rain", "mood": "glad"}'
+    assert recipe.finish(text) == (text, "")
+    assert dropped(recipe, text[:-4], cut_off=True) == "cut_off"
+    assert [dropped(recipe, bad) for bad in (text[:-4], "Sure: {}", "", "[" * 100_000)] == ["not_json"] * 4
+    # A number that was broken off is a number.
+    assert dropped(recipe, "12", cut_off=True) == "cut_off"
+    assert recipe_of(structured(tmp_path, schema=None)).finish("Sure: {}", cut_off=True) == ("Sure: {}", "")
+
+
+def test_the_schema_and_the_order_of_its_keys_are_part_of_the_prompts_hash(tmp_path):
+    other = {**SCHEMA, "properties": dict(reversed(SCHEMA["properties"].items()))}
+    assert other == SCHEMA
+    hashes = [recipe_of(structured(tmp_path, schema)).prompt_hash for schema in (SCHEMA, other, None)]
+    assert len(set(hashes)) == 3 and hashes[0] == recipe_of(structured(tmp_path)).prompt_hash
+    assert Template(str(tmp_path / "mine.jinja")).prompt_hash == hashes[2]
+
+
+@pytest.mark.parametrize(
+    ("schema", "key", "words"),
+    [
+        ({"type": "strin"}, ".type", "'strin'"),
+        ({"type": "object", "properties": {"mood": {"enum": "glad"}}}, ".properties.mood.enum", "'glad'"),
+        ({"properties": []}, ".properties", "[]"),
+        ({"maxLength": -1}, ".maxLength", "-1"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_before_anything_starts(tmp_path, schema, key, words):
+    error = job_error(lambda: recipe_of(structured(tmp_path, schema)))
+    assert error.key == f"sampling.structured_outputs.json{key}"
+    assert words in error.cause and "JSON schema" in error.cause and len(str(error)) < 600
+
+
+@pytest.mark.parametrize("recipe", ["babylm_story", "alpaca_rewrite", "evaluation_prompts", "messages"])
+def test_other_recipes_take_no_schema(tmp_path, recipe):
+    error = job_error(lambda: recipe_of(structured(tmp_path, recipe=recipe)))
+    assert error.key == "sampling.structured_outputs" and recipe in error.cause
+
+
+def test_a_structured_recipe_travels_to_the_replicas(tmp_path):
+    recipe = pickle.loads(pickle.dumps(recipe_of(structured(tmp_path))))
+    assert text_of(recipe.render({"context": "It rains."}, SEED)) == "It rains."
+    assert dropped(recipe, "no JSON") == "not_json"
+
+
 # messages
 
 

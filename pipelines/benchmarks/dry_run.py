@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipelines.inputs import InputReader
 from pipelines.plan import plan_run, work_rows
-from pipelines.recipes import fields_of, recipes_of
+from pipelines.recipes import fields_of, optional_of, recipes_of
 from schemas.emotions import EMOTIONS
 from schemas.job import parse_job
 from services.coordinator import Coordinator
@@ -97,7 +97,7 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         write_contexts(source, rows)
         job = parse_job(contexts_job(source, Path(scratch) / "run", rows_per_shard=4096, engine=engine))
         recipes = recipes_of(job)
-        reader = InputReader(job.input, fields_of(recipes))
+        reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
         store = ShardStore(job.output.path)
         run = plan_run(store, job, recipes, reader.inputs, extend=False)
         index = read_index(store, run)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipelines.benchmarks.dry_run import contexts_job, in_fresh_process, write_contexts
 from pipelines.inputs import InputReader
 from pipelines.plan import claimed, plan_run, work_rows
-from pipelines.recipes import fields_of, recipes_of
+from pipelines.recipes import fields_of, optional_of, recipes_of
 from schemas.job import parse_job
 from schemas.rows import ACCEPTED, STATES, to_batch
 from schemas.run import Manifest
@@ -55,7 +55,7 @@ def _fabricate(shards: int, folder: Path) -> None:
     write_contexts(folder / "contexts.parquet", shards + 1)
     job = parse_job(_job(folder))
     recipes = recipes_of(job)
-    reader = InputReader(job.input, fields_of(recipes))
+    reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
     store = ShardStore(job.output.path)
     run = plan_run(store, job, recipes, reader.inputs, extend=False)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -75,7 +75,7 @@ def _seconds_to_first_row(folder: Path) -> float:
     began = time.monotonic()
     job = parse_job(_job(folder))
     recipes = recipes_of(job)
-    reader = InputReader(job.input, fields_of(recipes))
+    reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
     store = ShardStore(job.output.path)
     with claimed(store, job) as lease:
         run = plan_run(store, job, recipes, reader.inputs, extend=False)

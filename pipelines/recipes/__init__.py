@@ -1,16 +1,18 @@
 """Recipes: from an input row to the prompt that is sent, and from what the model wrote to the text that is kept.
 
-    babylm.py           a children's story from a sentence and its emotion (prompts/p1 to p3)
-    alpaca.py           the answer of an instruction, said again with an emotion (prompts/v1 to v3)
-    alpaca_cleaning.py  which of its rows are refused
-    meta_talk.py        what models say round a text, cut off
-    template.py         the user's own Jinja file over any columns
-    messages.py         a column of chat messages, taken as they stand
-    jinja.py            prompts as Jinja templates: loaded, sandboxed, hashed
-    sandbox.py          Jinja, fenced in: a render does bounded work
-    allowed.py          what a template may use, and what each use costs
-    shipped.py          the data that shipped prompts show, and the variables that a prompt may use
-    cells.py            what a cell of the input must be, for all of them
+    babylm.py               a children's story from a sentence and its emotion (prompts/p1 to p3)
+    alpaca.py               the answer of an instruction, said again with an emotion (prompts/v1 to v3)
+    alpaca_cleaning.py      which of its rows are refused
+    meta_talk.py            what models say round a text, cut off
+    evaluation_prompts.py   tasks whose answers carry an emotion (prompts/tasks)
+    task_list.py            tasks out of what a model writes when asked for a list of them
+    template.py             the user's own Jinja file over any columns
+    messages.py             a column of chat messages, taken as they stand
+    jinja.py                prompts as Jinja templates: loaded, sandboxed, hashed
+    sandbox.py              Jinja, fenced in: a render does bounded work
+    allowed.py              what a template may use, and what each use costs
+    shipped.py              the data that shipped prompts show, and the variables that a prompt may use
+    cells.py                what a cell of the input must be, for all of them
 
 A recipe is pickled to every replica and works there.
 """
@@ -38,12 +40,22 @@ def fields_of(recipes: Mapping[str, Recipe]) -> list[str]:
     return list(dict.fromkeys(field for recipe in recipes.values() for field in recipe.fields))
 
 
+def optional_of(recipes: Mapping[str, Recipe]) -> list[str]:
+    """The fields that an input may have no column for, whatever the variant."""
+    each = [set(recipe.fields) - set(recipe.optional) for recipe in recipes.values()]
+    return [field for field in fields_of(recipes) if not any(field in required for required in each)]
+
+
 def recipe_of(job: AugmentJob) -> Recipe:
     """The recipe that a job asks for, with its own prompt loaded, whatever its sweep varies.
 
     Raises:
-        JobError: the prompt is missing, unknown, or no valid Jinja.
+        JobError: the prompt is missing, unknown, or no valid Jinja; or the schema is none, or not for this recipe.
     """
+    structured = job.sampling.structured_outputs
+    if structured and job.recipe != "template":
+        cause = f"the recipe {job.recipe} asks for a text of its own form"
+        raise JobError("sampling.structured_outputs", None, cause, "leave the key out, or use the recipe template")
     if job.recipe == "babylm_story":
         from pipelines.recipes.babylm import BabylmStory
 
@@ -52,12 +64,16 @@ def recipe_of(job: AugmentJob) -> Recipe:
         from pipelines.recipes.alpaca import AlpacaRewrite
 
         return AlpacaRewrite(job.prompt or "v3", emotion_given="emotion" in job.input.columns)
+    if job.recipe == "evaluation_prompts":
+        from pipelines.recipes.evaluation_prompts import EvaluationPrompts
+
+        return EvaluationPrompts(job.prompt or "tasks")
     if job.recipe == "template":
         from pipelines.recipes.template import Template
 
         if job.prompt is None:
             raise JobError("prompt", None, "the template recipe needs a Jinja file", "add `prompt: my_prompt.jinja`")
-        return Template(job.prompt)
+        return Template(job.prompt, structured["json"] if structured else None)
     from pipelines.recipes.messages import Messages
 
     if job.prompt is not None:

@@ -1,7 +1,6 @@
 """Alpaca rewrites: the answer of an instruction, said again with a positive emotion (the paper: 4.2, appendix B).
 
-Near-duplicate instructions are not found here: that takes all rows at once. Nor is an emotion picked that fits a row:
-for that a classifier's labels have to be in the input.
+No emotion is picked that fits a row: for that a classifier's labels have to be in the input.
 """
 
 from typing import Any
@@ -11,7 +10,7 @@ from pipelines.recipes.cells import labels_cell, text_cell, text_or_blank_cell
 from pipelines.recipes.meta_talk import without_talk
 from pipelines.recipes.shipped import by_emotion, load_prompt, read_data
 from schemas.emotions import POSITIVE
-from schemas.rows import Drop, Prompt
+from schemas.rows import Drop, Prompt, RowError
 from services.records import Recipe
 
 _VARIABLES = ("instruction", "input", "output", "emotion", "examples", "max_words")
@@ -24,13 +23,17 @@ class AlpacaRewrite(Recipe):
     """Asks for `output`, the answer to `instruction` and `input` (may be blank), in new words that carry an emotion.
 
     Rows that a cleaning rule refuses are rejected unsent, and so are those with an emotion that no example is of: the
-    prompts rewrite for positive emotions, and for surprise, which the paper's own data has too.
+    prompts rewrite for positive emotions, and for surprise, which the paper's own data has too. Rows are compared by
+    instruction and input, and near-duplicates rejected.
 
     Args:
         prompt: v1, v2, v3, or a Jinja file. Where it shows `max_words`, a text of that many words is rejected.
         emotion_given: the emotion is the input's field `emotion` (a label, or a list of which the first is asked for);
             otherwise it is drawn from the positive ones by the row's seed.
     """
+
+    optional = ("input",)
+    compares = True
 
     def __init__(self, prompt: str, emotion_given: bool) -> None:
         examples = read_data("alpaca_examples.jsonl")
@@ -44,14 +47,7 @@ class AlpacaRewrite(Recipe):
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """See `services.records.Recipe`."""
-        instruction = text_cell(values, "instruction")
-        given = without_markers(text_or_blank_cell(values, "input"))
-        output = text_or_blank_cell(values, "output")
-        if fault := fault_of(instruction, given, output):
-            raise Drop(fault)
-        labels = labels_cell(values, "emotion") if self._emotion_given else [_DRAWN[seed % len(_DRAWN)]]
-        if labels[0] not in self._examples:
-            raise Drop("emotion_not_positive")
+        instruction, given, output, labels = self._checked(values, seed)
         variables = {
             "instruction": instruction,
             "input": given,
@@ -63,12 +59,20 @@ class AlpacaRewrite(Recipe):
         text = self._prompt.render(variables)
         return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
 
+    def compared(self, values: dict[str, Any]) -> str:
+        """See `services.records.Recipe`."""
+        try:
+            instruction, given, _, _ = self._checked(values, seed=0)
+        except (RowError, Drop):
+            return ""
+        return f"{instruction}\n{given}"
+
     def prefix(self, values: dict[str, Any]) -> str:
         """The emotion, where it is given: its examples stand before the row's own instruction."""
         labels = values.get("emotion") if self._emotion_given else ""
         return str(labels[0] if isinstance(labels, list) and labels else labels)
 
-    def finish(self, text: str) -> tuple[str, str]:
+    def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """See `services.records.Recipe`."""
         kept, talk = without_talk(text)
         if not kept:
@@ -76,3 +80,15 @@ class AlpacaRewrite(Recipe):
         if self._short and len(kept.split()) >= _MAX_WORDS:
             raise Drop("too_many_words")
         return kept, talk
+
+    def _checked(self, values: dict[str, Any], seed: int) -> tuple[str, str, str, list[str]]:
+        """Instruction, input, output and emotions of a row that no rule refuses."""
+        instruction = text_cell(values, "instruction")
+        given = without_markers(text_or_blank_cell(values, "input"))
+        output = text_or_blank_cell(values, "output")
+        if fault := fault_of(instruction, given, output):
+            raise Drop(fault)
+        labels = labels_cell(values, "emotion") if self._emotion_given else [_DRAWN[seed % len(_DRAWN)]]
+        if labels[0] not in self._examples:
+            raise Drop("emotion_not_positive")
+        return instruction, given, output, labels

@@ -1,0 +1,59 @@
+"""Evaluation prompts: tasks whose answers carry an emotion (the paper: section 5.1, appendix E.2)."""
+
+import json
+import random
+from typing import Any
+
+from pipelines.recipes.cells import labels_cell
+from pipelines.recipes.shipped import load_prompt, read_data
+from pipelines.recipes.task_list import tasks_of
+from schemas.rows import Drop, Prompt
+from services.records import Recipe
+
+_VARIABLES = ("emotion", "number", "forms", "setting", "examples")
+# The paper asks for 30 at once, and once. Small models repeat themselves long before; further ones are further samples.
+_TASKS, _FORMS = 10, 3
+
+
+class EvaluationPrompts(Recipe):
+    """Asks for a list of tasks for `emotion`, and keeps it as a JSON list of `{"instruction", "input"}`.
+
+    Forms and setting of the tasks are drawn by the row's seed, so that the samples of an emotion differ. `kindling
+    export --format prompts` makes one set of prompts of all lists.
+    """
+
+    fields = ("emotion",)
+
+    def __init__(self, prompt: str) -> None:
+        draws = read_data("tasks_draws.json")
+        self._prompt = load_prompt(prompt, _VARIABLES, draws)
+        self._draws = json.loads(draws)
+        self.prompt_id = f"evaluation_prompts/{self._prompt.name}"
+        self.prompt_hash = self._prompt.hash
+
+    def render(self, values: dict[str, Any], seed: int) -> Prompt:
+        """See `services.records.Recipe`."""
+        labels = labels_cell(values, "emotion")
+        draw = random.Random(seed)
+        variables = {
+            "emotion": labels[0],
+            "number": _TASKS,
+            "forms": draw.sample(self._draws["forms"], _FORMS),
+            "setting": draw.choice(self._draws["settings"]),
+            "examples": self._draws["examples"],
+        }
+        text = self._prompt.render(variables)
+        return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
+
+    def prefix(self, values: dict[str, Any]) -> str:
+        """Nothing: up to the emotion, which comes last, all prompts are alike."""
+        return ""
+
+    def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
+        """The tasks; and in place of what was cut off, on a line each, what could not be read as one."""
+        tasks, rest = tasks_of(text, cut_off)
+        own = [task for task in tasks if task not in self._draws["examples"]]
+        if not own:
+            raise Drop("no_tasks")
+        rest += [task["instruction"] for task in tasks if task not in own]
+        return json.dumps(own, ensure_ascii=False), "\n".join(rest)
