@@ -9,14 +9,18 @@
     lines.py            lines and CSV records, within bounds
     recipes/            from a row to its prompt
     plan.py             run.json: a new run or a resumed one, and the rows that are left
+    labelling/          label
     augmentation.py     augment
     stopping.py         how a job is told to end, and how long it has
     pools.py            pool start, list, stop
-    benchmarks/         bench throughput, scale, chaos, determinism
+    benchmarks/         bench throughput, scale, chaos, determinism, classifier
     demonstration.py    demo
     verification.py     verify
     run_status.py       status
     dataset_export.py   export
+    training.py         train
+    labelled_texts.py   texts with their emotions, to train a classifier on
+    model_card.py       the model card
     progress.py         counting, the progress bar, log lines
     card.py             the dataset card
 
@@ -28,6 +32,8 @@ from typing import Any
 
 _CALLS = {
     "augment": "pipelines.augmentation",
+    "label": "pipelines.labelling.label",
+    "train": "pipelines.training",
     "demo": "pipelines.demonstration",
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
@@ -37,7 +43,7 @@ _CALLS = {
     "stop_pool": "pipelines.pools",
 }
 
-__all__ = ["augment", "demo", "export", "list_pools", "start_pool", "status", "stop_pool", "verify"]
+__all__ = ["augment", "demo", "export", "label", "list_pools", "start_pool", "status", "stop_pool", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

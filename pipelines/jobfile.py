@@ -9,17 +9,18 @@ import yaml
 
 from pipelines.strict_yaml import load_yaml
 from schemas.errors import JobError, shorten
-from schemas.job import AugmentJob, parse_job
+from schemas.job import AugmentJob, Job, parse_job
 
 _MOST_BYTES = 256 << 10
 
 
-def load_job(path: str, overrides: list[str] | None = None) -> AugmentJob:
+def load_job(path: str, overrides: list[str] | None = None, schema: type[Job] = AugmentJob) -> Job:
     """A validated job.
 
     Args:
         path: the YAML file.
         overrides: `key.of.section=value`, each value read as YAML.
+        schema: of the kind of job.
 
     Raises:
         JobError: the file cannot be read, is no YAML, or does not fit the schema.
@@ -29,14 +30,14 @@ def load_job(path: str, overrides: list[str] | None = None) -> AugmentJob:
         for override in overrides or []:
             _apply(data, override)
     _check(data, "")
-    return parse_job(data)
+    return parse_job(data, schema)
 
 
-def as_job(job: AugmentJob | Mapping[str, Any] | str | Path) -> AugmentJob:
+def as_job(job: Job | Mapping[str, Any] | str | Path, schema: type[Job] = AugmentJob) -> Job:
     """A validated job from whatever a caller has: a job, the same as a dict, or the path of a job file."""
-    if isinstance(job, AugmentJob):
+    if isinstance(job, schema):
         return job
-    return load_job(str(job)) if isinstance(job, str | Path) else parse_job(dict(job))
+    return load_job(str(job), schema=schema) if isinstance(job, str | Path) else parse_job(dict(job), schema)
 
 
 def _read(path: str) -> str:
@@ -69,9 +70,12 @@ def _apply(data: Any, override: str) -> None:
         raise JobError("--set", override, "not of the form key.of.section=value", "as --set sampling.temperature=0.7")
     *sections, last = key.split(".")
     for section in sections:
-        if not isinstance(data, dict):
+        if isinstance(data, list) and section.isdigit() and int(section) < len(data):
+            data = data[int(section)]
+        elif isinstance(data, dict):
+            data = data.setdefault(section, {})
+        else:
             break
-        data = data.setdefault(section, {})
     if not isinstance(data, dict):
         raise JobError(
             "--set", override, f"`{'.'.join(sections)}` is a value, not a section", "name a key of a section"

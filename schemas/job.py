@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -157,8 +157,14 @@ class AugmentJob(Section):
         return engine
 
 
-def parse_job(data: Any) -> AugmentJob:
+Job = TypeVar("Job", bound=Section)
+
+
+def parse_job(data: Any, schema: type[Job] = AugmentJob) -> Job:
     """Validates a job as read from YAML.
+
+    Args:
+        schema: of the kind of job.
 
     Raises:
         JobError: the first fault: its key, value, cause, and for an unknown key the nearest known one.
@@ -166,19 +172,19 @@ def parse_job(data: Any) -> AugmentJob:
     if not isinstance(data, dict):
         raise JobError("job file", type(data).__name__, "the top level must be keys and values", "see deploy/jobs/")
     try:
-        return AugmentJob.model_validate(data)
+        return schema.model_validate(data)
     except ValidationError as error:
-        raise _job_error(error) from None
+        raise _job_error(error, schema) from None
 
 
-def _job_error(error: ValidationError) -> JobError:
+def _job_error(error: ValidationError, schema: type[Section]) -> JobError:
     # No other error may show a secret; and an unknown key is often the reason why a required one is missing.
     details = sorted(error.errors(), key=lambda e: (e["type"] != _SECRET, e["type"] != "extra_forbidden"))
     first = details[0]
     # A whole section may hold a secret, and an error is read in logs.
     value = None if isinstance(first["input"], dict) or "storage_options" in first["loc"] else first["input"]
     if first["type"] == "extra_forbidden":
-        return JobError(".".join(map(str, first["loc"])), value, "unknown key", _nearest(first["loc"]))
+        return JobError(".".join(map(str, first["loc"])), value, "unknown key", _nearest(first["loc"], schema))
     path = [part for part in first["loc"] if not _is_union_tag(part)]
     key = ".".join(str(part) for part in path) or "job file"
     if first["type"] == "missing":
@@ -193,10 +199,10 @@ def _is_union_tag(part: int | str) -> bool:
     return isinstance(part, str) and (part in {"str", "int", "float", "constrained-str"} or "[" in part)
 
 
-def _nearest(path: tuple[int | str, ...]) -> str:
-    section: Any = AugmentJob
+def _nearest(path: tuple[int | str, ...], schema: type[Section]) -> str:
+    section: Any = schema
     for part in path[:-1]:
-        section = section.model_fields[part].annotation
+        section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
     known = list(section.model_fields)
     prefix = "".join(f"{part}." for part in path[:-1])
     close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
