@@ -24,7 +24,7 @@ POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "max": lambda scores: scores.max(0),
     "top3": _top,
 }
-"""From the scores of a text's sentences, (sentences, 28), to the text's, (28,). top3: mean of each label's three best."""
+"""From the scores of a text's sentences, (sentences, 28), to its own, (28,). top3: mean of a label's three best."""
 
 
 def score_documents(
