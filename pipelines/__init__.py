@@ -9,10 +9,11 @@
     lines.py            lines and CSV records, within bounds
     recipes/            from a row to its prompt
     plan.py             run.json: a new run or a resumed one, and the rows that are left
+    labelling/          label
     augmentation.py     augment
     stopping.py         how a job is told to end, and how long it has
     pools.py            pool start, list, stop
-    benchmarks/         bench throughput, scale, chaos, determinism
+    benchmarks/         bench throughput, scale, chaos, determinism, classifier
     demonstration.py    demo
     verification.py     verify
     run_status.py       status
@@ -22,6 +23,9 @@
     word_budget.py      how many words of each part, and which documents
     prompt_export.py    export --format prompts
     near_duplicates.py  texts that say almost the same as an earlier one
+    training.py         train
+    labelled_texts.py   texts with their emotions, to train a classifier on
+    model_card.py       the model card
     progress.py         counting, the progress bar, log lines
     card.py             the dataset cards
 
@@ -33,6 +37,8 @@ from typing import Any
 
 _CALLS = {
     "augment": "pipelines.augmentation",
+    "label": "pipelines.labelling.label",
+    "train": "pipelines.training",
     "demo": "pipelines.demonstration",
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
@@ -50,10 +56,12 @@ __all__ = [
     "demo",
     "export",
     "export_prompts",
+    "label",
     "list_pools",
     "start_pool",
     "status",
     "stop_pool",
+    "train",
     "verify",
 ]
 

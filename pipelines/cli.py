@@ -73,6 +73,39 @@ def augment(
 
 
 @app.command()
+def label(job: Job, overrides: Set = None, as_json: Json = False) -> None:
+    """Raw text to sentences to contexts with emotions."""
+    from pipelines.jobfile import load_job
+    from pipelines.labelling.label import label
+    from schemas.label import LabelJob
+
+    summary = label(load_job(job, overrides, LabelJob))
+    if as_json:
+        return _print_json(summary.as_json())
+    counts = summary.counts
+    print(f"{summary.run}: {counts['kept']} of {counts['sentences']} sentences kept, from {counts['lines']} lines; "
+          f"{counts['neutral']} neutral, {counts['unsure']} below the threshold")  # fmt: skip
+    for source, each in summary.sources.items():
+        print(f"  {source}: {each['kept']} of {each['sentences']}")
+    for rule, number in summary.dropped.items():
+        print(f"  dropped {number} x {rule}")
+
+
+@app.command()
+def train(job: Job, overrides: Set = None, as_json: Json = False) -> None:
+    """Train what a job asks for."""
+    from pipelines.jobfile import load_job
+    from pipelines.training import train
+    from schemas.train import TrainJob
+
+    report = train(load_job(job, overrides, TrainJob))
+    if as_json:
+        return _print_json(report.as_json())
+    print(f"macro-F1 {report.macro_f1:.3f} on {report.rows['test']} test texts, best-scored label right in "
+          f"{report.top_label_share:.1%}; epoch {report.best_epoch}")  # fmt: skip
+
+
+@app.command()
 def verify(
     run: Run,
     repair: Annotated[bool, typer.Option("--repair", help="set damaged shards aside, to be made again")] = False,
@@ -228,6 +261,19 @@ def bench_determinism(
     from pipelines.benchmarks.determinism import determinism
 
     _exit_unless(determinism(rows, samples, max_tokens))
+
+
+@bench_app.command("classifier")
+def bench_classifier(
+    data: Annotated[str, typer.Option(help="folder with GoEmotions, contexts and stories; see docs/classifier.md")],
+    stories: Annotated[int, typer.Option(help="that are scored")] = 2000,
+    sentences: Annotated[int, typer.Option(help="of each run of the throughput")] = 4000,
+    rounds: Annotated[int, typer.Option(help="of the throughput")] = 3,
+) -> None:
+    """The shipped emotion classifier, what its trainer can do, and sentences/s beside the transformers pipeline."""
+    from pipelines.benchmarks.classifier import classifier
+
+    _exit_unless(classifier(data, stories, sentences, rounds))
 
 
 @pool_app.command("start")

@@ -17,6 +17,7 @@ _FORMAT_OF_SUFFIX = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
     ".csv": "csv", ".tsv": "csv",
     ".txt": "text", ".text": "text",
+    ".train": "text",  # BabyLM's files
 }  # fmt: skip
 
 

@@ -70,9 +70,12 @@ def _apply(data: Any, override: str) -> None:
         raise JobError("--set", override, "not of the form key.of.section=value", "as --set sampling.temperature=0.7")
     *sections, last = key.split(".")
     for section in sections:
-        if not isinstance(data, dict):
+        if isinstance(data, list) and section.isdigit() and int(section) < len(data):
+            data = data[int(section)]
+        elif isinstance(data, dict):
+            data = data.setdefault(section, {})
+        else:
             break
-        data = data.setdefault(section, {})
     if not isinstance(data, dict):
         raise JobError(
             "--set", override, f"`{'.'.join(sections)}` is a value, not a section", "name a key of a section"

@@ -351,6 +351,11 @@ def _passing_over(items: Iterable[Item], skip: Skip) -> Iterator[Item]:
             yield item
 
 
+def is_compressed(path: str) -> bool:
+    """Whether its name says so."""
+    return path.endswith(_COMPRESSIONS)
+
+
 def suffix_of(path: str) -> str:
     """The ending that tells a file's format: `.csv` of data/x.csv.gz."""
     for compression in _COMPRESSIONS:

@@ -2,6 +2,9 @@
 
 errors.py       one exception family: key, value, cause, remedy, exit code
 emotions.py     the 28 GoEmotions labels and their three groups
+classifier.py   the classifier that a job names
+label.py        the job file of label
+train.py        the job file of train
 job.py          the job file (YAML) as pydantic models; unknown keys are refused with the nearest known one
 sweep.py        a job's sweep: several prompts and sampling settings over the same rows
 rows.py         the Arrow schema of every shard, row identity, seeds

@@ -222,7 +222,7 @@ def _nearest(path: tuple[int | str, ...], kind: type[Section]) -> str:
     for key in keys:
         annotation = section.model_fields[key].annotation
         section = _section_in(annotation)
-        if get_origin(annotation) is dict:  # of sections, by names that the job chooses
+        if get_origin(annotation) in (dict, list):  # of sections, by names that the job chooses or by their number
             next(keys)
     known = list(section.model_fields)
     prefix = "".join(f"{part}." for part in path[:-1])

@@ -55,7 +55,9 @@ def variants_of(sweep: Sweep | None, prompt: str | None, sampling: BaseModel) ->
         raise JobError("sweep", sweep, "it is empty", "leave the key out, or say {temperature: [0.3, 0.9]}")
     variants: list[Variant] = []
     names: dict[str, str] = {}
-    for values in _combinations(sweep, ["prompt", *type(sampling).model_fields]):
+    # A schema changes what the recipe takes for a text, so it is of the whole job.
+    varied = [key for key in type(sampling).model_fields if key != "structured_outputs"]
+    for values in _combinations(sweep, ["prompt", *varied]):
         variant = _laid_over(values, prompt, sampling)
         # Notation may hide it: 1 and 1.0; or a value that is the job's own.
         keys = (variant.name, f"{variant.prompt}\0{variant.sampling.model_dump_json()}")

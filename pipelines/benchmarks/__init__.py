@@ -16,6 +16,7 @@
     chaos_watch.py    a hostile reader beside the run
     chaos_check.py    what a run must come to, and whether it did
     determinism.py    bench determinism: the same job again, and how many texts are the same
+    classifier.py     bench classifier: the emotion classifier, its trainer, its speed
     gpu.py            raw vLLM and Kindling on one GPU (deploy/bench_gpu.sh)
     report.py         machine, ratios, goals, the last line
 

@@ -1,0 +1,108 @@
+"""What `label` commits: sentences with their emotions, and in each shard's footer what became of its lines."""
+
+import io
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from schemas.errors import RunError
+from services.filesystem import write_atomic
+from services.store import ShardStore, shard_path
+
+_KEY = b"kindling.contexts"
+
+
+def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, type_, nullable=False, metadata={"description": meaning})
+
+
+CONTEXT_SCHEMA = pa.schema(
+    [
+        _column("context", pa.string(), "the sentence"),
+        _column("emotions", pa.list_(pa.string()), "its labels, best first"),
+        _column("scores", pa.list_(pa.float32()), "the classifier's score of each, in [0, 1]"),
+        _column("source", pa.string(), "the raw file, as run.json names it"),
+        _column("offset", pa.int64(), "byte in that file at which the sentence's line begins"),
+        _column("sentence", pa.int32(), "number of the sentence in its line, from 0"),
+    ]
+)
+
+
+class ContextManifest(BaseModel):
+    """The footer of a shard.
+
+    Attributes:
+        fingerprint: of the run; another one marks a foreign shard.
+        end: of the range of bytes; None: the end of the file.
+        lines: that begin in the range.
+        sentences: of them that were scored.
+        kept: that are in the shard.
+        dropped: lines and sentences that were not scored, by rule.
+        neutral: scored sentences whose best label was neutral.
+        unsure: scored sentences whose best label scored too little.
+        emotions: kept sentences by label; one with two labels counts in both.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    fingerprint: str
+    shard: int
+    source: str
+    start: int
+    end: int | None
+    lines: int
+    sentences: int
+    kept: int
+    dropped: dict[str, int]
+    neutral: int
+    unsure: int
+    emotions: dict[str, int]
+
+
+def commit(store: ShardStore, manifest: ContextManifest, contexts: pa.Table) -> None:
+    """Writes a shard: there whole, or not at all."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, CONTEXT_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(contexts)
+        writer.add_key_value_metadata({_KEY.decode(): manifest.model_dump_json()})
+    write_atomic(store.fs, store.path(shard_path("data", manifest.shard)), buffer.getvalue())
+
+
+def read_manifest(store: ShardStore, shard: int) -> ContextManifest:
+    """The footer of a committed shard.
+
+    Raises:
+        RunError: the file is none of ours, or damaged.
+    """
+    path = store.path(shard_path("data", shard))
+    try:
+        with store.fs.open(path, "rb") as file:
+            return ContextManifest.model_validate_json((pq.read_metadata(file).metadata or {})[_KEY])
+    except (pa.ArrowInvalid, ValueError, KeyError, OSError) as error:
+        remedy = "move the file away to have the shard made again"
+        raise RunError(path, None, f"not a whole shard of contexts: {error}", remedy) from None
+
+
+class Tally:
+    """What all shards of a run come to."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.kept_of_source: Counter[str] = Counter()
+        self.sentences_of_source: Counter[str] = Counter()
+        self.emotions: Counter[str] = Counter()
+
+    def add(self, manifest: ContextManifest) -> None:
+        """Adds one shard."""
+        self.counts.update(
+            shards=1, lines=manifest.lines, sentences=manifest.sentences, kept=manifest.kept,
+            neutral=manifest.neutral, unsure=manifest.unsure,
+        )  # fmt: skip
+        self.dropped.update(manifest.dropped)
+        self.kept_of_source[manifest.source] += manifest.kept
+        self.sentences_of_source[manifest.source] += manifest.sentences
+        self.emotions.update(manifest.emotions)

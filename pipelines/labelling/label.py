@@ -1,0 +1,175 @@
+"""`kindling label`: raw text to sentences to contexts with emotions, as committed Parquet shards."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.input_files import InputFile, input_files
+from pipelines.jobfile import as_job
+from pipelines.labelling.card import contexts_card
+from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_manifest
+from pipelines.labelling.ranges import LineRange, content_of, plan_ranges
+from pipelines.labelling.scoring import labelled
+from pipelines.plan import versions
+from schemas.errors import JobError, RunError, StoppedError
+from schemas.fingerprint import difference, fingerprint, identity_of
+from schemas.job import Input
+from schemas.label import LabelJob
+from services.classifier import classifier_revision
+from services.cluster import connected
+from services.lease import Lease, leased
+from services.store import ShardStore, shard_path
+
+_log = logging.getLogger("kindling")
+
+RECORD_NAME = "run.json"
+
+
+class LabelRecord(BaseModel):
+    """run.json of a label run: the job as resolved, what identifies it, and which bytes are which shard."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    kind: str = "label"
+    name: str
+    created_at: str
+    job: dict[str, Any]
+    fingerprint: str
+    identity: dict[str, Any]
+    ranges: list[LineRange]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What a label run came to.
+
+    Attributes:
+        counts: shards, lines, sentences scored, kept, neutral (best label), unsure (best label scored too little).
+        dropped: lines and sentences that were not scored, by rule.
+        sources: sentences scored and kept, by raw file.
+        emotions: kept sentences by label.
+    """
+
+    run: str
+    counts: dict[str, int]
+    dropped: dict[str, int]
+    sources: dict[str, dict[str, int]]
+    emotions: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return asdict(self)
+
+
+def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
+    """Runs or resumes a label job: what is committed is kept, and the rest is done.
+
+    Args:
+        job: a job, the same as a dict, or the path of a job file.
+
+    Raises:
+        KindlingError: the job, its input, its classifier or the run folder is at fault.
+    """
+    job = as_job(job, LabelJob)
+    files = input_files(Input(path=job.input.path, format="text"))
+    store = ShardStore(job.output.path)
+    try:
+        with leased(store) as lease:
+            store.remove_leftovers()
+            run = _planned(store, job, files)
+            tally, done = Tally(), store.committed()
+            for shard in sorted(done):
+                tally.add(_own(read_manifest(store, shard), run, store))
+            if left := [each for each in run.ranges if each.shard not in done]:
+                _label(store, job, run, left, tally, lease)
+            else:
+                _log.info("%s is complete: nothing to do", store.url)
+            summary = _summary(store.url, tally)
+            store.write_text("README.md", contexts_card(run.model_dump(), summary.as_json()))
+            return summary
+    except OSError as error:
+        cause = f"cannot be written: {error.strerror or error}"
+        remedy = "make room or mend the folder, then run the same command: it resumes, and nothing finished is lost"
+        raise StoppedError("output.path", store.url, cause, remedy) from None
+
+
+def _planned(store: ShardStore, job: LabelJob, files: list[InputFile]) -> LabelRecord:
+    """The run of the job in its folder: a new one, or the one that is there."""
+    resolved = job.model_dump(mode="json")
+    content = {file.name: content_of(file) for file in files}
+    identity = identity_of(resolved, inputs=content, classifier_revision=classifier_revision(job.classifier))
+    run = LabelRecord(
+        name=job.name,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        job=resolved,
+        fingerprint=fingerprint(identity),
+        identity=identity,
+        ranges=plan_ranges(files, job.output.bytes_per_shard),
+        versions=versions(),
+    )
+    if not run.ranges:
+        raise JobError("input.path", job.input.path, "there is no text", "name files that hold some")
+    old = _there(store)
+    if old is not None and store.committed():
+        if changes := difference(old.identity, identity):
+            cause = "the folder holds a run of another job:" + "".join(f"\n    {change}" for change in changes)
+            raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")
+        return old
+    store.write_text(RECORD_NAME, run.model_dump_json(indent=2) + "\n")
+    return run
+
+
+def _there(store: ShardStore) -> LabelRecord | None:
+    path = store.path(RECORD_NAME)
+    if store.fs.exists(path):
+        try:
+            return LabelRecord.model_validate_json(store.fs.cat_file(path))
+        except ValidationError:
+            cause = "its run.json is not one of a label run"
+            raise RunError("output.path", store.url, cause, "name a folder of its own") from None
+    if not store.is_empty():
+        raise RunError(
+            "output.path", store.url, "the folder is not empty and holds no run.json", "name a folder of its own"
+        )
+    return None
+
+
+def _own(manifest: ContextManifest, run: LabelRecord, store: ShardStore) -> ContextManifest:
+    if manifest.fingerprint != run.fingerprint:
+        path = store.path(shard_path("data", manifest.shard))
+        raise RunError(path, None, "this shard is of another run", "move it away to have it made again")
+    return manifest
+
+
+def _label(
+    store: ShardStore, job: LabelJob, run: LabelRecord, left: list[LineRange], tally: Tally, lease: Lease
+) -> None:
+    with connected(job.cluster.address):
+        for manifest, contexts in labelled(left, job, run.fingerprint):
+            lease.check()
+            commit(store, manifest, contexts)
+            tally.add(manifest)
+            _log.info(
+                "shard %d of %d: %d of %d sentences kept", tally.counts["shards"], len(run.ranges), manifest.kept,
+                manifest.sentences,
+            )  # fmt: skip
+
+
+def _summary(url: str, tally: Tally) -> LabelSummary:
+    return LabelSummary(
+        run=url,
+        counts=dict(tally.counts),
+        dropped=dict(tally.dropped.most_common()),
+        sources={
+            source: {"sentences": sentences, "kept": tally.kept_of_source[source]}
+            for source, sentences in tally.sentences_of_source.items()
+        },
+        emotions=dict(tally.emotions.most_common()),
+    )

@@ -1,0 +1,82 @@
+"""From a raw line to clean sentences. What is taken off and what is dropped, rule by rule, is said here and counted."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from sentencex import segment
+
+from schemas.label import Segmentation
+
+# Child-directed speech (CHILDES) and telephone talk (Switchboard) say who speaks: *MOT:, CHI:, A:
+_SPEAKER = re.compile(r"^\*?[A-Z][A-Z0-9]{0,4}:\s+")
+# What a transcriber heard beside words: [laughs], &=coughs, 0[=! nods].
+_HEARD = re.compile(r"\[[^\][]*\]|&[=~+-]?\w+")
+# Emphasis as plain-text books set it: _so_, *so*.
+_EMPHASIS = re.compile(r"(?<!\w)([*_])(\S(?:[^*_\n]*\S)?)\1(?!\w)")
+# Wikipedia's == Title ==, a book's CHAPTER IV. or "Act 2, scene 1".
+_HEADING = re.compile(
+    r"^(?:=+[^=]+=+|\W*(?:chapter|book|part|volume|section|canto|act|scene|appendix)\s+(?:[ivxlc]+|\d+|the\s+\w+)\b.{0,60})$",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"https?://|www\.\w|</?\w+[^<>]*>|\{\{|\}\}|\[\[|\]\]")
+_ENDS_SENTENCE = re.compile(r"[.!?]\W*$")
+
+NOT_TEXT, LONG_LINE, BLANK, HEADING, MARKUP = "bytes are no text", "line too long", "blank", "heading", "markup"
+NO_LETTERS, SHORT, LONG = "no letters", "too few words", "too many words"
+
+
+class Segmenter:
+    """Cuts lines into sentences, and counts what is dropped by which rule.
+
+    Attributes:
+        dropped: lines and sentences by rule.
+    """
+
+    def __init__(self, section: Segmentation, encoding: str) -> None:
+        self._section, self._encoding = section, encoding
+        self.dropped: Counter[str] = Counter()
+
+    def sentences(self, line: bytes | None) -> Iterator[str]:
+        """The clean sentences of a line, in order; None stands for a line that was too long to read."""
+        text = self._clean(line)
+        for sentence in segment(self._section.language, text) if text else ():
+            sentence = sentence.strip()
+            if rule := self._fault(sentence):
+                self.dropped[rule] += 1
+            else:
+                yield sentence
+
+    def _clean(self, line: bytes | None) -> str:
+        if line is None:
+            return self._drop(LONG_LINE)
+        try:
+            text = line.decode(self._encoding).removeprefix("\ufeff").strip()
+        except UnicodeDecodeError:
+            return self._drop(NOT_TEXT)
+        if "\0" in text:
+            return self._drop(NOT_TEXT)
+        if _HEADING.match(text) or _is_capitals(text):
+            return self._drop(HEADING)
+        text = _HEARD.sub(" ", _SPEAKER.sub("", text))
+        text = " ".join(_EMPHASIS.sub(r"\2", text).split())
+        return text or self._drop(BLANK)
+
+    def _drop(self, rule: str) -> str:
+        self.dropped[rule] += 1
+        return ""
+
+    def _fault(self, sentence: str) -> str:
+        words = len(sentence.split())
+        if _MARKUP.search(sentence):
+            return MARKUP
+        if not any(character.isalpha() for character in sentence):
+            return NO_LETTERS
+        if words < self._section.min_words:
+            return SHORT
+        return LONG if words > self._section.max_words else ""
+
+
+def _is_capitals(text: str) -> bool:
+    """A title set in capitals; a shout ends as a sentence does."""
+    return text.isupper() and not _ENDS_SENTENCE.search(text) and not _SPEAKER.match(text)

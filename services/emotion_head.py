@@ -1,0 +1,114 @@
+"""Kindling's own emotion classifier: a sentence encoder, and a small head over its pooled tokens.
+
+A checkpoint is a folder with emotion_head.json and emotion_head.safetensors; one whose encoder was trained too holds
+that as well, as a plain transformers checkpoint. Trained by `trainers.emotion_classifier`, served by
+`services.classifier`. The head that ships with Kindling lies in services/emotion_head/.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from schemas.emotions import EMOTIONS
+from schemas.errors import EngineError
+
+CONFIG_NAME = "emotion_head.json"
+_WEIGHTS_NAME = "emotion_head.safetensors"
+FILES = (CONFIG_NAME, _WEIGHTS_NAME)
+SHIPPED = Path(__file__).with_name("emotion_head")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What emotion_head.json says.
+
+    Attributes:
+        encoder: embedded: the one that a package ships; here: the checkpoint in the same folder.
+        width: of the encoder's hidden states.
+        hidden: units of the head's one hidden layer.
+        max_tokens: of one text; what is longer is cut.
+        thresholds: of each label, in the order of `labels`: those that gave the best F1 on the development set.
+        labels: names, in the order of the head's outputs.
+    """
+
+    encoder: Literal["embedded", "here"]
+    width: int
+    hidden: int
+    max_tokens: int
+    thresholds: tuple[float, ...]
+    labels: tuple[str, ...] = EMOTIONS
+
+
+class EmotionHead(nn.Module):
+    """Mean and maximum of a text's token states to one logit a label.
+
+    Args:
+        width: of the encoder's hidden states.
+        hidden: units of the hidden layer.
+        dropout: share of hidden units left out in training.
+    """
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        # Maxima lie on another scale than means.
+        self.scale = nn.BatchNorm1d(2 * width, affine=False)
+        self.hidden = nn.Linear(2 * width, hidden)
+        self.out = nn.Linear(hidden, len(EMOTIONS))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(texts, 2 x width) to logits (texts, labels)."""
+        hidden = nn.functional.gelu(self.hidden(self.dropout(self.scale(pooled))))
+        return self.out(self.dropout(hidden))
+
+
+def pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean and maximum over each text's own tokens.
+
+    Args:
+        states: the encoder's last hidden states, (texts, tokens, width).
+        mask: 1 for a token, 0 for padding, (texts, tokens).
+
+    Returns:
+        (texts, 2 x width).
+    """
+    there = mask.unsqueeze(-1).bool()
+    mean = (states * there).sum(1) / there.sum(1)
+    return torch.cat([mean, states.masked_fill(~there, torch.finfo(states.dtype).min).amax(1)], dim=1)
+
+
+def save_head(folder: Path, head: EmotionHead, config: HeadConfig) -> None:
+    """Writes a head, its weights in half precision: at most 1 MB."""
+    weights = {name: value.half() for name, value in head.state_dict().items() if value.is_floating_point()}
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / _WEIGHTS_NAME)
+    (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
+
+
+def load_head(folder: Path) -> tuple[EmotionHead, HeadConfig]:
+    """Reads what `save_head` wrote.
+
+    Raises:
+        EngineError: the folder's head was trained on other labels, or its files do not belong together.
+    """
+    try:
+        config = HeadConfig(**json.loads((folder / CONFIG_NAME).read_text()))
+        weights = {name: value.float() for name, value in load_file(folder / _WEIGHTS_NAME).items()}
+        head = EmotionHead(config.width, config.hidden)
+        missing, unexpected = head.load_state_dict(weights, strict=False)
+        if unexpected or set(missing) - {"scale.num_batches_tracked"}:
+            raise ValueError(f"{_WEIGHTS_NAME} is not of the head that {CONFIG_NAME} describes")
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise EngineError(
+            "classifier.id", str(folder), f"its head cannot be read: {error}", "train it again with `kindling train`"
+        ) from None
+    if tuple(config.labels) != EMOTIONS:
+        raise EngineError(
+            "classifier.id", str(folder), f"its labels are {', '.join(config.labels)}",
+            f"name a classifier with GoEmotions' labels: {', '.join(EMOTIONS)}",
+        )  # fmt: skip
+    return head.eval(), config
