@@ -79,7 +79,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         for each in job.variants()
     }
     with claimed(store, job) as lease:
-        run = plan_run(store, job, recipes, reader.inputs, extend)
+        run = plan_run(store, job, recipes, reader.inputs, extend, **_classifier_facts(job))
         with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
             progress = Progress(run, metrics)
             index = read_index(store, run)
@@ -106,7 +106,11 @@ def _generate(
 ) -> None:
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
-    # Before any engine starts, and the same at each start: a row is like another whoever generates it, and when.
+    # Before any engine starts, and the same at each start, whoever generates a row, and when.
+    if job.classifier is not None:
+        from pipelines.fitting_emotions import FittingEmotions
+
+        reader = FittingEmotions(reader, job.classifier)
     recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
     refused = _near_duplicates(reader, recipe) if recipe.compares else {}
     with (
@@ -147,6 +151,14 @@ def _generate(
             "", None, f"by a signal, at {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
+
+
+def _classifier_facts(job: AugmentJob) -> dict[str, str]:
+    if job.classifier is None:
+        return {}
+    from services.classifier import classifier_revision  # transformers comes with it, which takes seconds
+
+    return {"classifier_revision": classifier_revision(job.classifier)}
 
 
 def _near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, str]:

@@ -52,7 +52,12 @@ def claimed(store: ShardStore, job: AugmentJob) -> Iterator[Lease]:
 
 
 def plan_run(
-    store: ShardStore, job: AugmentJob, recipes: Mapping[str, Recipe], inputs: list[InputSource], extend: bool
+    store: ShardStore,
+    job: AugmentJob,
+    recipes: Mapping[str, Recipe],
+    inputs: list[InputSource],
+    extend: bool,
+    **facts: str,
 ) -> RunRecord:
     """The run of a job in its output folder; run.json is on disk when this returns.
 
@@ -60,11 +65,12 @@ def plan_run(
 
     Args:
         recipes: of each variant of the job.
+        facts: what else identifies the run, and is not in its job.
 
     Raises:
         RunError: the folder holds another job's run, or cannot be written.
     """
-    run = _new_run(job, recipes, inputs)
+    run = _new_run(job, recipes, inputs, facts)
     try:
         old = store.read_run()
         if old is not None and store.holds_rows():
@@ -124,12 +130,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _new_run(job: AugmentJob, recipes: Mapping[str, Recipe], inputs: list[InputSource]) -> RunRecord:
+def _new_run(
+    job: AugmentJob, recipes: Mapping[str, Recipe], inputs: list[InputSource], facts: Mapping[str, str]
+) -> RunRecord:
     resolved = job.model_dump(mode="json")
     listed = {source.source: f"{source.rows} rows, {source.content}" for source in inputs}
     hashes = {name: recipe.prompt_hash for name, recipe in recipes.items()}
     prompt_hash = hashes if job.sweep is not None else hashes[DEFAULT_VARIANT]
-    identity = identity_of(resolved, prompt_hash=prompt_hash, inputs=listed)
+    identity = identity_of(resolved, prompt_hash=prompt_hash, inputs=listed, **facts)
     # What a file system needs to be reached may be a secret, and is not needed to read the run.
     resolved["input"]["storage_options"] = sorted(resolved["input"]["storage_options"])
     return RunRecord(

@@ -2,7 +2,6 @@
 
 errors.py       one exception family: key, value, cause, remedy, exit code
 emotions.py     the 28 GoEmotions labels and their three groups
-classifier.py   the classifier that a job names
 label.py        the job file of label
 train.py        the job file of train
 job.py          the job file (YAML) as pydantic models; unknown keys are refused with the nearest known one

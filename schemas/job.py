@@ -76,6 +76,17 @@ class Model(Section):
     trust_remote_code: bool = False
 
 
+class Classifier(Section):
+    """Which model tells the emotions of texts: one with GoEmotions' labels."""
+
+    id: str = Field("embedded", min_length=1)
+    """`embedded` (the packaged encoder with the head that Kindling ships), a folder that `kindling train` wrote, or any
+    Hugging Face sequence classifier by hub id or folder"""
+    revision: str | None = None
+    max_tokens: int = Field(128, gt=2)
+    """of one sentence; what is longer is cut"""
+
+
 class Sampling(Section):
     """Handed to vLLM's SamplingParams as they are. `seed` and `n` are not here: see `seed` and `samples` of the job."""
 
@@ -141,6 +152,8 @@ class AugmentJob(Section):
     """messages: the column of that name holds chat messages, taken as they stand"""
     prompt: str | None = None
     """name of a shipped prompt (p1, p2, p3; v1, v2, v3; tasks), or the path of a Jinja file of your own"""
+    classifier: Classifier | None = None
+    """for alpaca_rewrite: picks the positive emotion that fits a row's answer best"""
     samples: int = Field(1, gt=0)
     """outputs for each input row"""
     model: Model = Model()

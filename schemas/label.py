@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.classifier import Classifier
-from schemas.job import Section, Url
+from schemas.job import Classifier, Section, Url
 
 
 class LabelInput(Section):

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from schemas.classifier import Classifier
 from schemas.emotions import EMOTIONS
 from schemas.errors import EngineError
-from schemas.job import Model
+from schemas.job import Classifier, Model
 from services.embedded import embedded_encoder
 from services.emotion_head import CONFIG_NAME, SHIPPED, load_head, pooled
 from services.models import content_hash, locate

@@ -7,11 +7,13 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import SHARED_DATA
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import augment
 from pipelines.inputs import InputReader
 from pipelines.progress import Progress
 from pipelines.recipes import alpaca, recipe_of
@@ -19,6 +21,7 @@ from pipelines.recipes.alpaca import AlpacaRewrite
 from pipelines.recipes.alpaca_cleaning import without_markers
 from pipelines.recipes.meta_talk import without_talk
 from schemas.emotions import POSITIVE
+from schemas.errors import JobError
 from schemas.job import parse_job
 from schemas.rows import REJECTED, Drop, RowError, WorkRow, to_batch
 from schemas.run import RunRecord
@@ -35,7 +38,7 @@ ROW = {"instruction": "Name a bird.", "input": "It swims.", "output": "A duck is
 
 
 def rendered(version, seed=0, given=True, **changes):
-    return AlpacaRewrite(version, emotion_given=given).render({**ROW, **changes}, seed)
+    return AlpacaRewrite(version, "given" if given else "drawn").render({**ROW, **changes}, seed)
 
 
 def text_of(prompt):
@@ -100,7 +103,7 @@ def test_version_1_has_three_examples_the_last_with_the_caring_fallback():
 def test_a_row_without_an_input(blank):
     values = {key: value for key, value in ROW.items() if key != "input"} if blank == "absent" else {**ROW, **blank}
     for version in VERSIONS:
-        text = text_of(AlpacaRewrite(version, emotion_given=True).render(values, 0))
+        text = text_of(AlpacaRewrite(version, "given").render(values, 0))
         row = text[text.rindex("Instruction:") :]
         assert re.findall("^Input: (.*)$", row, re.MULTILINE) == (["<noinput>"] if version == "v1" else [])
 
@@ -148,7 +151,7 @@ def test_of_several_labels_the_first_is_asked_for():
 
 
 def test_a_pickled_recipe_renders_the_same():
-    recipe = AlpacaRewrite("v3", emotion_given=False)
+    recipe = AlpacaRewrite("v3", "drawn")
     assert pickle.loads(pickle.dumps(recipe)).render(ROW, 5) == recipe.render(ROW, 5)
 
 
@@ -236,7 +239,7 @@ def test_what_only_looks_like_a_fault_is_kept(changes):
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the shared data is not here")
 def test_most_of_a_real_corpus_is_kept_and_rendered():
     rows = [json.loads(line) for line in (SHARED_DATA / "alpaca_emotion.jsonl").read_text().splitlines()]
-    recipe, drops, texts = AlpacaRewrite("v3", emotion_given=True), Counter(), set()
+    recipe, drops, texts = AlpacaRewrite("v3", "given"), Counter(), set()
     for row in rows:
         try:
             texts.add(text_of(recipe.render(row, 0)))
@@ -301,7 +304,7 @@ def test_nothing_is_lost_and_what_is_kept_has_no_talk_left(text):
 
 
 def finish(text, prompt="v3"):
-    return AlpacaRewrite(prompt, emotion_given=False).finish(text)
+    return AlpacaRewrite(prompt, "drawn").finish(text)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "Rewritten Output:", '""', "Sure, here is the answer:\n"])
@@ -341,7 +344,7 @@ def test_alpacas_own_file_is_read_with_and_without_the_column_input(tmp_path):
 
 
 def record_of(text):
-    context = RowContext(AlpacaRewrite("v3", emotion_given=True), {}, 0, "m")
+    context = RowContext(AlpacaRewrite("v3", "given"), {}, 0, "m")
     generation = Generation(text, "stop", 5, 0, 7, datetime.now(UTC), 0.5)
     return finished_record(WorkRow(0, 0, "a", 0, 0, ROW), context, 1, rendered("v3"), generation)
 
@@ -364,7 +367,7 @@ def test_rejects_are_counted_by_their_rule():
         name="a", created_at="", job={}, fingerprint="", identity={}, inputs=[], segments=[4], samples=1,
         rows_per_shard=4,
     )  # fmt: skip
-    context = RowContext(AlpacaRewrite("v3", emotion_given=True), {}, 0, "m")
+    context = RowContext(AlpacaRewrite("v3", "given"), {}, 0, "m")
     rows = [WorkRow(index, 0, "a", index, 0, ROW) for index in range(3)]
     rules = ["url", "near_duplicate of row 1 of a", "near_duplicate of row 2 of a"]
     unsent = [failed_record(row, context, 1, rule, REJECTED) for row, rule in zip(rows, rules, strict=True)]
@@ -379,3 +382,42 @@ def test_rejects_are_counted_by_their_rule():
     assert sample("kindling_rejects_total", reason="near_duplicate") == 2
     assert sample("kindling_rejects_total", reason="empty_text") == 1
     assert sample("kindling_request_seconds_count") == 1  # the three were never sent
+
+
+ANSWERS = {
+    "gratitude": "Thank you so much for all your help, I am very grateful.",
+    "joy": "I am so happy and full of joy today, what a happy day!",
+    "love": "I love you with all my heart, and I love our home.",
+}
+
+
+def test_a_classifier_picks_the_emotion_that_fits(tmp_path):
+    rows = [{"instruction": f"Say something about {name}s.", "output": text} for name, text in ANSWERS.items()]
+    rows.append({"instruction": "Say nothing.", "output": ""})
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    job = {
+        "name": "fitting",
+        "input": {"path": str(tmp_path / "rows.json")},
+        "recipe": "alpaca_rewrite",
+        "classifier": {"id": "embedded"},
+        "model": {"id": "fake"},
+        "output": {"path": str(tmp_path / "run")},
+        "metrics": {"port": None},
+    }
+    assert augment(job).rows == {"accepted": 3, "rejected": 1, "error": 0}
+    written = pq.read_table(tmp_path / "run" / "data").to_pylist()
+    assert [row["emotion"] for row in written] == list(ANSWERS)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["classifier_revision"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"input": {"path": "x.json", "columns": {"emotion": "emotion"}}}, "the rows have their emotions"),
+        ({"recipe": "babylm_story"}, "asks for no emotion of its own choice"),
+    ],
+)
+def test_a_classifier_that_would_pick_nothing_is_refused(changes, cause):
+    job = {"name": "x", "input": {"path": "x.json"}, "recipe": "alpaca_rewrite", "output": {"path": "y"}}
+    with pytest.raises(JobError, match=cause):
+        recipe_of(parse_job({**job, "classifier": {}, **changes}))

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from pipelines import train
 from pipelines.jobfile import load_job
 from pipelines.labelled_texts import read_splits
-from schemas.classifier import Classifier
 from schemas.emotions import EMOTIONS
 from schemas.errors import EngineError, JobError, RunError
+from schemas.job import Classifier
 from schemas.train import LabelledTexts, TrainJob
 from services.classifier import batches_by_length, classifier_revision, load_classifier
 from services.document_scores import POOLINGS, score_documents

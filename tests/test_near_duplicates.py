@@ -68,7 +68,7 @@ def test_a_text_that_is_there_again_is_always_found(texts):
 # Rows
 
 
-RECIPE = AlpacaRewrite("v3", emotion_given=False)
+RECIPE = AlpacaRewrite("v3", "drawn")
 
 
 def answer(instruction, given="", output="It rains."):
@@ -119,7 +119,7 @@ def test_a_row_that_is_refused_or_unreadable_stands_for_no_other(tmp_path):
 def test_a_row_of_another_emotion_than_a_positive_one_stands_for_no_other(tmp_path):
     file = tmp_path / "a.jsonl"
     write_jsonl(file, [{**answer(POEM), "emotion": emotion} for emotion in ("anger", "glee", "joy", "love")])
-    recipe = AlpacaRewrite("v3", emotion_given=True)
+    recipe = AlpacaRewrite("v3", "given")
     reader = InputReader(Input(path=str(file)), list(recipe.fields))
     assert near_duplicate_rows(reader, recipe) == {3: f"near_duplicate of row 2 of {file}"}
 

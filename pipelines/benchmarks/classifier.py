@@ -24,8 +24,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from pipelines.benchmarks.report import Goal, conclude, ratio
 from pipelines.labelled_texts import read_splits
 from pipelines.training import train
-from schemas.classifier import Classifier
 from schemas.emotions import EMOTIONS
+from schemas.job import Classifier
 from schemas.train import ClassifierStage, LabelledTexts, TrainJob
 from services.classifier import EmotionClassifier, load_classifier
 from services.document_scores import POOLINGS, score_documents

@@ -50,12 +50,15 @@ def recipe_of(job: AugmentJob) -> Recipe:
     """The recipe that a job asks for, with its own prompt loaded, whatever its sweep varies.
 
     Raises:
-        JobError: the prompt is missing, unknown, or no valid Jinja; or the schema is none, or not for this recipe.
+        JobError: the prompt is missing, unknown, or no valid Jinja; or the job has what is not for this recipe.
     """
     structured = job.sampling.structured_outputs
     if structured and job.recipe != "template":
         cause = f"the recipe {job.recipe} asks for a text of its own form"
         raise JobError("sampling.structured_outputs", None, cause, "leave the key out, or use the recipe template")
+    if job.classifier and job.recipe != "alpaca_rewrite":
+        cause = f"the recipe {job.recipe} asks for no emotion of its own choice"
+        raise JobError("classifier", job.classifier.id, cause, "leave the key out, or use the recipe alpaca_rewrite")
     if job.recipe == "babylm_story":
         from pipelines.recipes.babylm import BabylmStory
 
@@ -63,7 +66,10 @@ def recipe_of(job: AugmentJob) -> Recipe:
     if job.recipe == "alpaca_rewrite":
         from pipelines.recipes.alpaca import AlpacaRewrite
 
-        return AlpacaRewrite(job.prompt or "v3", emotion_given="emotion" in job.input.columns)
+        given = "emotion" in job.input.columns
+        if given and job.classifier:
+            raise JobError("classifier", job.classifier.id, "the rows have their emotions", "leave one of the two out")
+        return AlpacaRewrite(job.prompt or "v3", "given" if given else "fitting" if job.classifier else "drawn")
     if job.recipe == "evaluation_prompts":
         from pipelines.recipes.evaluation_prompts import EvaluationPrompts
 

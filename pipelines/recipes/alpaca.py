@@ -1,9 +1,6 @@
-"""Alpaca rewrites: the answer of an instruction, said again with a positive emotion (the paper: 4.2, appendix B).
+"""Alpaca rewrites: the answer of an instruction, said again with a positive emotion (the paper: 4.2, appendix B)."""
 
-No emotion is picked that fits a row: for that a classifier's labels have to be in the input.
-"""
-
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.recipes.alpaca_cleaning import fault_of, without_markers
 from pipelines.recipes.cells import labels_cell, text_cell, text_or_blank_cell
@@ -28,20 +25,21 @@ class AlpacaRewrite(Recipe):
 
     Args:
         prompt: v1, v2, v3, or a Jinja file. Where it shows `max_words`, a text of that many words is rejected.
-        emotion_given: the emotion is the input's field `emotion` (a label, or a list of which the first is asked for);
-            otherwise it is drawn from the positive ones by the row's seed.
+        emotion: where a row's emotion comes from. given: its field `emotion` (a label, or a list of which the first is
+            asked for); fitting: the same, picked by a classifier (`pipelines.fitting_emotions`); drawn: one of the
+            positive ones, by the row's seed.
     """
 
     optional = ("input",)
     compares = True
 
-    def __init__(self, prompt: str, emotion_given: bool) -> None:
+    def __init__(self, prompt: str, emotion: Literal["given", "fitting", "drawn"]) -> None:
         examples = read_data("alpaca_examples.jsonl")
         self._prompt = load_prompt(prompt, _VARIABLES, examples)
         self._examples = by_emotion(examples)
-        self._emotion_given = emotion_given
+        self._emotion_given = emotion != "drawn"
         self._short = "max_words" in self._prompt.variables
-        self.fields = ("instruction", "input", "output", *(["emotion"] if emotion_given else []))
+        self.fields = ("instruction", "input", "output", *(["emotion"] if emotion == "given" else []))
         self.prompt_id = f"alpaca_rewrite/{self._prompt.name}"
         self.prompt_hash = self._prompt.hash
 
