@@ -5,11 +5,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.labelling.record import LabelRecord, read_record
+from pipelines.labelling.verification import faults_of
 from schemas.errors import RunError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
@@ -70,12 +73,14 @@ def verify(url: str, repair: bool = False) -> Verdict:
         RunError: the folder holds no run; or it is to be repaired while a driver works on it, or cannot be written.
     """
     store = ShardStore(url)
-    run = open_run(store)
+    # A label run's shards are ranges of raw text, and its rows have no states.
+    labels = read_record(store)
+    judged = partial(_label_verdict, store, labels) if labels else partial(_verdict, store, open_run(store))
     if not repair:
-        return _verdict(store, run)
+        return judged()
     try:
         with leased(store):
-            verdict = _verdict(store, run)
+            verdict = judged()
             _set_aside(store, verdict)
     except OSError as error:
         cause = f"cannot be repaired: {error.strerror or error}"
@@ -105,6 +110,24 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
         causes = causes or list(_miscounted(store, run, manifest, verdict.rows))
         verdict.faults.extend(Fault(path, cause, shard) for path, cause in causes)
     for path in sorted(_parquet_files(store) - expected_files):
+        verdict.strays.append(path)
+        verdict.faults.append(Fault(path, "no shard of this run lists this file"))
+    return verdict
+
+
+def _label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
+    verdict, kept, committed = Verdict(store.url), Counter(), store.committed()
+    for each in run.ranges:
+        path = shard_path("data", each.shard)
+        if each.shard not in committed:
+            cause = f"bytes {each.start} to {each.end or 'the end'} of {each.source} are not labelled yet"
+            verdict.faults.append(Fault(path, f"{cause}: run the job again to resume it"))
+            continue
+        verdict.shards += 1
+        verdict.faults.extend(Fault(path, cause, each.shard) for cause in faults_of(store, run, each, kept))
+    verdict.rows[ACCEPTED] = kept.total()
+    expected = {shard_path("data", each.shard) for each in run.ranges}
+    for path in sorted(_parquet_files(store) - expected):
         verdict.strays.append(path)
         verdict.faults.append(Fault(path, "no shard of this run lists this file"))
     return verdict

@@ -8,7 +8,7 @@ from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import label
+from pipelines import label, verify
 from pipelines.input_files import input_files
 from pipelines.labelling import sentences as rules
 from pipelines.labelling.ranges import lines_of, plan_ranges
@@ -161,6 +161,25 @@ def test_a_run_goes_on_where_it_was_and_comes_to_the_same(labelled_run):
     assert label(job_of(folder)) == summary
     for part, data in before.items():
         assert pq.read_table(part).equals(pq.read_table(pa.BufferReader(data)))
+
+
+def test_verify_finds_what_is_wrong_and_repair_has_it_made_again(labelled_run):
+    folder, summary = labelled_run
+    run, part = str(folder / "run"), folder / "run" / "data" / "part-00001.parquet"
+    verdict = verify(run)
+    assert verdict.faults == []
+    assert (verdict.shards, verdict.rows["accepted"]) == (summary.counts["shards"], summary.counts["kept"])
+    whole = part.read_bytes()
+    part.write_bytes((folder / "run" / "data" / "part-00000.parquet").read_bytes())
+    assert [fault.damages for fault in verify(run).faults] == [1, 1]
+    broken = bytearray(whole)
+    broken[40] ^= 1
+    part.write_bytes(broken)
+    (folder / "run" / "data" / "part-90000.parquet").write_bytes(whole)
+    verdict = verify(run, repair=True)
+    assert len(verdict.moved) == 2
+    assert label(job_of(folder)) == summary
+    assert verify(run).faults == []
 
 
 def test_another_job_is_refused_the_folder(labelled_run):

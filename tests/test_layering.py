@@ -125,7 +125,18 @@ def test_every_folder_of_python_files_is_a_package():
     assert [folder for folder in folders if not (ROOT / folder / "__init__.py").is_file()] == []
 
 
-@pytest.mark.parametrize("package", ["schemas", "services", "pipelines", "pipelines/recipes", "pipelines/benchmarks"])
+@pytest.mark.parametrize(
+    "package",
+    [
+        "schemas",
+        "services",
+        "trainers",
+        "pipelines",
+        "pipelines/recipes",
+        "pipelines/labelling",
+        "pipelines/benchmarks",
+    ],
+)
 def test_the_docstring_lists_the_files_of_its_package(package):
     docstring = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text())) or ""
     listed = re.findall(r"^ *([\w-]+(?:\.py|/)) {2,}\S", docstring, re.MULTILINE)

@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from pipelines.input_files import InputFile, input_files
 from pipelines.jobfile import as_job
 from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_manifest
 from pipelines.labelling.ranges import LineRange, content_of, plan_ranges
+from pipelines.labelling.record import LabelRecord, read_record, write_record
 from pipelines.labelling.scoring import labelled
 from pipelines.plan import versions
 from schemas.errors import JobError, RunError, StoppedError
@@ -26,24 +25,6 @@ from services.lease import Lease, leased
 from services.store import ShardStore, shard_path
 
 _log = logging.getLogger("kindling")
-
-RECORD_NAME = "run.json"
-
-
-class LabelRecord(BaseModel):
-    """run.json of a label run: the job as resolved, what identifies it, and which bytes are which shard."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: int = 1
-    kind: str = "label"
-    name: str
-    created_at: str
-    job: dict[str, Any]
-    fingerprint: str
-    identity: dict[str, Any]
-    ranges: list[LineRange]
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -122,23 +103,17 @@ def _planned(store: ShardStore, job: LabelJob, files: list[InputFile]) -> LabelR
             cause = "the folder holds a run of another job:" + "".join(f"\n    {change}" for change in changes)
             raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")
         return old
-    store.write_text(RECORD_NAME, run.model_dump_json(indent=2) + "\n")
+    write_record(store, run)
     return run
 
 
 def _there(store: ShardStore) -> LabelRecord | None:
-    path = store.path(RECORD_NAME)
-    if store.fs.exists(path):
-        try:
-            return LabelRecord.model_validate_json(store.fs.cat_file(path))
-        except ValidationError:
-            cause = "its run.json is not one of a label run"
-            raise RunError("output.path", store.url, cause, "name a folder of its own") from None
-    if not store.is_empty():
-        raise RunError(
-            "output.path", store.url, "the folder is not empty and holds no run.json", "name a folder of its own"
-        )
-    return None
+    """The run that is in the folder; None where the folder is empty."""
+    old = read_record(store)
+    if old is None and not store.is_empty():
+        cause = "the folder is not empty and holds no run.json of a label run"
+        raise RunError("output.path", store.url, cause, "name a folder of its own")
+    return old
 
 
 def _own(manifest: ContextManifest, run: LabelRecord, store: ShardStore) -> ContextManifest:
