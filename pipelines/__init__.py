@@ -22,7 +22,7 @@
     corpus_parts.py     the parts of a corpus as documents
     word_budget.py      how many words of each part, and which documents
     prompt_export.py    export --format prompts
-    fitting_emotions.py an emotion for each row that fits it
+    fitting_emotions.py   an emotion for each row that fits it
     near_duplicates.py  texts that say almost the same as an earlier one
     training.py         train
     labelled_texts.py   texts with their emotions, to train a classifier on

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.card import dataset_card
 from pipelines.inputs import InputReader
@@ -16,7 +16,7 @@ from pipelines.progress import Display, Progress, counts_text
 from pipelines.recipes import fields_of, optional_of, recipes_of
 from pipelines.stopping import stop_signals
 from schemas.errors import JobError, RunError, StoppedError
-from schemas.job import AugmentJob, Metrics
+from schemas.job import AugmentJob, Classifier, Metrics
 from schemas.run import RunRecord
 from services.cluster import connected
 from services.coordinator import Coordinator
@@ -27,6 +27,9 @@ from services.records import Recipe, RowContext
 from services.shard_index import ShardIndex, read_index
 from services.store import ShardStore
 from services.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from pipelines.fitting_emotions import FittingEmotions
 
 _log = logging.getLogger("kindling")
 
@@ -79,7 +82,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         for each in job.variants()
     }
     with claimed(store, job) as lease:
-        run = plan_run(store, job, recipes, reader.inputs, extend, **_classifier_facts(job))
+        run = plan_run(store, job, recipes, reader.inputs, extend, **_facts(job, recipes))
         with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
             progress = Progress(run, metrics)
             index = read_index(store, run)
@@ -107,12 +110,10 @@ def _generate(
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
     # Before any engine starts, and the same at each start, whoever generates a row, and when.
-    if job.classifier is not None:
-        from pipelines.fitting_emotions import FittingEmotions
-
-        reader = FittingEmotions(reader, job.classifier)
     recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
-    refused = _near_duplicates(reader, recipe) if recipe.compares else {}
+    duplicates = _near_duplicates(reader, recipe) if recipe.compares else {}
+    if job.classifier is not None:
+        reader = _with_emotions(reader, job.classifier, run, index.committed)
     with (
         connected(job.cluster.address),
         stop_signals(job.cluster.grace_seconds) as signalled,
@@ -133,7 +134,7 @@ def _generate(
             _record_engine(store, run, member)
 
         recipes = {name: context.recipe for name, context in contexts.items()}
-        rows = work_rows(run, reader, recipes, writer, index.committed, refused)
+        rows = work_rows(run, reader, recipes, writer, index.committed, duplicates)
         left = progress.total - progress.finished
         coordinator = Coordinator(pool, contexts, rows, left, writer.put, stop_within, on_ready)
         try:
@@ -153,19 +154,34 @@ def _generate(
         )  # fmt: skip
 
 
-def _classifier_facts(job: AugmentJob) -> dict[str, str]:
-    if job.classifier is None:
-        return {}
-    from services.classifier import classifier_revision  # transformers comes with it, which takes seconds
+def _facts(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
+    """What else decides what the run comes to."""
+    facts = {}
+    if job.classifier is not None:
+        from services.classifier import classifier_revision  # transformers comes with it, which takes seconds
 
-    return {"classifier_revision": classifier_revision(job.classifier)}
+        facts["classifier_revision"] = classifier_revision(job.classifier)
+    if any(recipe.compares for recipe in recipes.values()):
+        from pipelines.near_duplicates import RULES
+
+        facts["near_duplicates"] = RULES
+    return facts
 
 
-def _near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, str]:
+def _near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, int]:
     from pipelines.near_duplicates import near_duplicate_rows  # scipy comes with it, which takes a second
 
     _log.info("comparing %d rows with each other", sum(source.rows for source in reader.inputs))
     return near_duplicate_rows(reader, recipe)
+
+
+def _with_emotions(
+    reader: InputReader, classifier: Classifier, run: RunRecord, committed: set[int]
+) -> "FittingEmotions":
+    from pipelines.fitting_emotions import FittingEmotions
+
+    left = [(start, end) for shard, start, end in run.shard_ranges() if shard not in committed]
+    return FittingEmotions(reader, classifier, left)
 
 
 def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:

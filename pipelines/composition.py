@@ -41,7 +41,7 @@ def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
         job: the job, the same as a dict, or the path of a job file.
 
     Raises:
-        KindlingError: the job, a part or the output folder is at fault; nothing is left there then.
+        KindlingError: the job, a part or the output folder is at fault; of a local folder nothing is left then.
     """
     job = as_job(job, ComposeJob)
     words_asked(job, {})

@@ -76,8 +76,9 @@ class _RunDocuments:
             raise JobError(f"parts.{name}.run", part.run, "it has no shard yet", "run its job, or leave the part out")
         self._shards, self._fingerprint = sorted(sizes), run.fingerprint
         self.complete = len(sizes) == run.shards
-        # What is committed is never rewritten, so its name and size tell it from whatever a repair puts in its place.
-        digest = blake2b(repr(sorted(sizes.items())).encode(), digest_size=16).hexdigest()
+        # What is committed is never rewritten but by a repair; its times tell that.
+        times = [(shard, size, self._store.manifest(shard).finished_at) for shard, size in sorted(sizes.items())]
+        digest = blake2b(repr(times).encode(), digest_size=16).hexdigest()
         self.content = {part.run: f"run {run.fingerprint}, {len(sizes)} shards, {digest}"}
 
     def __iter__(self) -> Iterator[Document]:

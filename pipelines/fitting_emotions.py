@@ -1,46 +1,49 @@
 """An emotion for each row that fits what it says: the positive one that a classifier scores best on its answer."""
 
 import logging
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from pipelines.inputs import InputCursor, InputReader
+from pipelines.recipes.cells import text_or_blank_cell
 from pipelines.sources import InputRow
 from schemas.emotions import EMOTIONS, POSITIVE
 from schemas.job import Classifier
+from schemas.rows import RowError
 from services.classifier import load_classifier
 from services.document_scores import score_documents
 
 _log = logging.getLogger("kindling")
 
 _POSITIVE = [number for number, emotion in enumerate(EMOTIONS) if emotion in POSITIVE]
-_ROWS_AT_A_TIME = 2048
+# Scored at a time: enough to sort by length.
+_MOST_ROWS, _MOST_CHARACTERS = 2048, 4 << 20
 
 
 class FittingEmotions:
-    """An input whose rows have one field more, `emotion`. All rows are scored when this is made.
+    """An input whose rows have one field more, `emotion`; they are scored when this is made.
 
     Args:
         reader: the input; its field `output` is what is scored.
         section: the classifier.
+        ranges: of rows that are scored, in order; the others will not be asked for.
 
     Raises:
         EngineError: the classifier is not there, or has other labels.
     """
 
-    def __init__(self, reader: InputReader, section: Classifier) -> None:
+    def __init__(self, reader: InputReader, section: Classifier, ranges: Sequence[tuple[int, int]]) -> None:
         self.inputs = reader.inputs
         self._reader = reader
-        total = sum(source.rows for source in self.inputs)
-        _log.info("picking an emotion for each of %d rows", total)
+        _log.info("picking an emotion for each of %d rows", sum(end - start for start, end in ranges))
         classifier = load_classifier(section)
-        self._emotions = np.zeros(total, dtype=np.uint8)
-        rows = (_text(row) for _, _, row in reader.rows(0, total))
-        for first in range(0, total, _ROWS_AT_A_TIME):
-            scores = score_documents(classifier, list(islice(rows, _ROWS_AT_A_TIME)))
-            self._emotions[first : first + len(scores)] = np.take(_POSITIVE, scores[:, _POSITIVE].argmax(1))
+        self._emotions = np.zeros(sum(source.rows for source in self.inputs), dtype=np.uint8)
+        cursor = reader.cursor()
+        texts = ((n, _text(row)) for start, end in ranges for n, (*_, row) in enumerate(cursor.rows(start, end), start))
+        for batch in _batches(texts):
+            scores = score_documents(classifier, [text for _, text in batch])
+            self._emotions[[number for number, _ in batch]] = np.take(_POSITIVE, scores[:, _POSITIVE].argmax(1))
 
     def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
         """See `InputReader.rows`."""
@@ -62,6 +65,21 @@ class _Cursor:
             yield source, index, row
 
 
+def _batches(texts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    batch, characters = [], 0
+    for number, text in texts:
+        batch.append((number, text))
+        characters += len(text)
+        if len(batch) == _MOST_ROWS or characters >= _MOST_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
 def _text(row: InputRow) -> str:
-    text = row.values.get("output") if row.values is not None else ""
-    return text if isinstance(text, str) else ""
+    """The answer; "" for a row that will be refused anyhow."""
+    try:
+        return text_or_blank_cell(row.values or {}, "output")
+    except RowError:
+        return ""

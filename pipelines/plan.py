@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +27,7 @@ from services.writer import ShardWriter
 
 # Ray unpacks each upload of a `--working-dir` into a folder of its own under this one.
 _RAY_UPLOADS = "/runtime_resources/working_dir_files/"
+_LONGEST_PREFIX = 64
 # Job keys that may differ when a run is extended.
 _EXTENDABLE = ("inputs.", "input.path", "input.limit")
 
@@ -87,15 +89,16 @@ def work_rows(
     recipes: Mapping[str, Recipe],
     writer: ShardWriter,
     committed: set[int],
-    refused: Mapping[int, str] = MappingProxyType({}),
+    duplicates: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[WorkRow]:
     """The rows without a terminal state, in input order; each shard is opened with the writer on the way.
 
     Args:
         recipes: of each variant of the run, in the run's order.
-        refused: why a row is not to be generated, by its number among all rows.
+        duplicates: of a row that is not to be generated, the row that it is like; numbers among all rows.
     """
     outputs = [(sample, variant) for sample in range(run.samples) for variant in recipes]
+    distinct = list(dict.fromkeys(recipes.values()))
     cursor = reader.cursor()
     for shard, start, end in run.shard_ranges():
         if shard in committed:
@@ -104,18 +107,36 @@ def work_rows(
         if len(done) == (end - start) * len(outputs):
             continue
         for number, (source, index, row) in enumerate(cursor.rows(start, end), start):
-            prefixes = {name: _prefix(recipe, row.values) for name, recipe in recipes.items()}
+            prefixes = {recipe: _prefix(recipe, row.values) for recipe in distinct}
+            first = duplicates.get(number)
+            refused = "" if first is None else f"near_duplicate of row {_place(run.inputs, first)}"
             for unit, (sample, name) in enumerate(outputs, number * len(outputs)):
                 if unit not in done:
                     yield WorkRow(
-                        unit, shard, source, index, sample, row.values, row.fault, prefix=prefixes[name], variant=name,
-                        refused=refused.get(number, ""),
+                        unit, shard, source, index, sample, row.values, row.fault, prefix=prefixes[recipes[name]],
+                        variant=name, refused=refused,
                     )  # fmt: skip
 
 
 def _prefix(recipe: Recipe, values: dict[str, Any] | None) -> str:
-    """What the prompts of a recipe begin with; variants that differ in their sampling alone have it in common."""
-    return recipe.prompt_hash + recipe.prefix(values) if values is not None else ""
+    """What the prompts of a recipe begin with; variants that differ in their sampling alone have it in common.
+
+    Rows wait in thousands, each with its own, so it is no longer than a hash.
+    """
+    if values is None:
+        return ""
+    prefix = recipe.prefix(values)
+    if len(prefix) > _LONGEST_PREFIX:
+        prefix = blake2b(prefix.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return recipe.prompt_hash + prefix
+
+
+def _place(inputs: list[InputSource], number: int) -> str:
+    for source in inputs:
+        if number < source.rows:
+            return f"{number} of {source.source}"
+        number -= source.rows
+    raise ValueError(f"the input ends {number} rows before it")
 
 
 def versions() -> dict[str, str]:

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem
+
 from pipelines.jobfile import as_job
 from pipelines.labelled_texts import content_of, read_splits
 from pipelines.model_card import classifier_card
-from pipelines.plan import versions
+from pipelines.plan import refuse_lost_path, versions
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.train import TrainJob
@@ -36,6 +38,7 @@ def train(job: TrainJob | Mapping[str, Any] | str | Path) -> ClassifierReport:
     """
     job = as_job(job, TrainJob)
     (stage,) = job.stages
+    refuse_lost_path(job.output.path, LocalFileSystem())
     folder = Path(job.output.path).absolute()
     identity = identity_of(job.model_dump(), data=content_of(stage.data))
     if report := _there(folder, identity):

@@ -21,7 +21,7 @@ class Part(Section):
     """files or a dataset, as an augmentation job reads them; `columns: {text: <column>}` where it has another name"""
     words: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
     """so many, or all there are"""
-    weight: float | None = Field(None, gt=0)
+    weight: float | None = Field(None, gt=0, le=1e6)
     """share of the words that parts with `words` leave of the budget; 1 by default"""
 
     @model_validator(mode="after")

@@ -102,7 +102,9 @@ class Sampling(Section):
     stop: list[str] = []
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
-    structured_outputs: Annotated[dict[Literal["json"], dict[str, Any]], Field(min_length=1)] | None = None
+    structured_outputs: Annotated[dict[Literal["json"], dict[str, Any]], Field(min_length=1)] | None = Field(
+        None, exclude_if=lambda structured: structured is None
+    )
     """{json: <a JSON schema>}: what is written is JSON that follows it; for the recipe `template` alone"""
 
     @model_validator(mode="after")
@@ -152,7 +154,7 @@ class AugmentJob(Section):
     """messages: the column of that name holds chat messages, taken as they stand"""
     prompt: str | None = None
     """name of a shipped prompt (p1, p2, p3; v1, v2, v3; tasks), or the path of a Jinja file of your own"""
-    classifier: Classifier | None = None
+    classifier: Classifier | None = Field(None, exclude_if=lambda classifier: classifier is None)
     """for alpaca_rewrite: picks the positive emotion that fits a row's answer best"""
     samples: int = Field(1, gt=0)
     """outputs for each input row"""

@@ -6,6 +6,7 @@ corpus of short lines would cost.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from schemas.emotions import EMOTIONS
-from schemas.errors import EngineError
+from schemas.errors import EngineError, shorten
 from schemas.job import Classifier, Model
 from services.embedded import embedded_encoder
 from services.emotion_head import CONFIG_NAME, SHIPPED, load_head, pooled
@@ -115,11 +116,8 @@ def load_classifier(section: Classifier, device: str = "cpu") -> EmotionClassifi
     Raises:
         EngineError: it is not there, or has other labels.
     """
-    if section.id == "embedded":
-        return _own(SHIPPED, section, device)
-    if (Path(section.id) / CONFIG_NAME).is_file():
-        return _own(Path(section.id), section, device)
-    return _hugging_face(section, device)
+    folder = _own_folder(section)
+    return _own(folder, section, device) if folder else _hugging_face(section, device)
 
 
 def classifier_revision(section: Classifier) -> str:
@@ -128,21 +126,40 @@ def classifier_revision(section: Classifier) -> str:
     Raises:
         EngineError: it is not there, or has other labels.
     """
-    folder = SHIPPED if section.id == "embedded" else Path(section.id)
-    if (folder / CONFIG_NAME).is_file():
+    if folder := _own_folder(section):
         load_head(folder)
         return content_hash(folder)
     path, revision = locate(Model(id=section.id, revision=section.revision))
-    config = AutoConfig.from_pretrained(path, revision=None if Path(path).is_dir() else revision)
+    with _told(section):
+        config = AutoConfig.from_pretrained(path, revision=None if Path(path).is_dir() else revision)
     _order(section, config.id2label)
     return revision
+
+
+def _own_folder(section: Classifier) -> Path | None:
+    """Where a classifier of our own lies; None for any other."""
+    if section.id == "embedded":
+        return SHIPPED
+    folder = Path(section.id)
+    return folder if (folder / CONFIG_NAME).is_file() else None
+
+
+@contextmanager
+def _told(section: Classifier) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        cause = f"transformers cannot load it: {shorten(next(iter(str(error).splitlines()), type(error).__name__))}"
+        remedy = "name a sequence classifier whose weights are safetensors"
+        raise EngineError("classifier.id", section.id, cause, remedy) from None
 
 
 def _own(folder: Path, section: Classifier, device: str) -> EmotionClassifier:
     head, config = load_head(folder)
     at = embedded_encoder() if config.encoder == "embedded" else folder
-    tokenizer = AutoTokenizer.from_pretrained(at)
-    encoder = AutoModel.from_pretrained(at, use_safetensors=True, dtype=torch.float32).eval().to(device)
+    with _told(section):
+        tokenizer = AutoTokenizer.from_pretrained(at)
+        encoder = AutoModel.from_pretrained(at, use_safetensors=True, dtype=torch.float32).eval().to(device)
     head = head.to(device)
 
     def logits(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -157,13 +174,9 @@ def _own(folder: Path, section: Classifier, device: str) -> EmotionClassifier:
 def _hugging_face(section: Classifier, device: str) -> EmotionClassifier:
     path, revision = locate(Model(id=section.id, revision=section.revision))
     source = {"pretrained_model_name_or_path": path, "revision": None if Path(path).is_dir() else revision}
-    try:
+    with _told(section):
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForSequenceClassification.from_pretrained(**source, use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        cause = f"transformers cannot load it: {str(error).splitlines()[0]}"
-        remedy = "name a sequence classifier whose weights are safetensors"
-        raise EngineError("classifier.id", section.id, cause, remedy) from None
     model = model.eval().to(device)
 
     def logits(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

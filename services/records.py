@@ -42,9 +42,10 @@ class Recipe(Protocol):
         raises, and "" says that nothing is known."""
         ...
 
-    def compared(self, values: dict[str, Any]) -> str:
-        """The text by which the row is compared with others; never raises, and "" for a row that is not."""
-        return ""
+    def compared(self, values: dict[str, Any]) -> tuple[str, str]:
+        """Two texts that both have to be like another row's for it to be a near-duplicate; the first is "" for a row
+        that is not compared. Never raises."""
+        return "", ""
 
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """What to keep of the model's text, and what was cut off round it, as `Answer: [...]`; "" for nothing.
@@ -86,9 +87,10 @@ def finished_record(
         text, state, reason = generation.text, REJECTED, str(drop)
     return {
         **_lineage(row, context, seed),
-        "text": text,
+        # A recipe may have decoded what the model wrote, half a surrogate pair as well.
+        "text": _encodable(text),
         "state": state,
-        "reason": reason,
+        "reason": _encodable(reason),
         "emotion": prompt.emotion,
         "emotions": prompt.emotions,
         "inputs": _json(prompt.inputs),

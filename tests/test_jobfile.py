@@ -8,6 +8,8 @@ from pipelines.jobfile import load_job
 from schemas.composition import ComposeJob
 from schemas.errors import EXIT_USAGE, JobError
 from schemas.job import AugmentJob
+from schemas.label import LabelJob
+from schemas.train import TrainJob
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB = {
@@ -57,7 +59,9 @@ def test_a_job_is_read_with_its_defaults(load):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "jobs").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_job_files_are_valid(path):
-    job = load_job(str(path), kind=ComposeJob if path.name.startswith("compose") else AugmentJob)
+    kinds = {"compose": ComposeJob, "label": LabelJob, "emotion_head": TrainJob}
+    kind = next((kind for name, kind in kinds.items() if path.name.startswith(name)), AugmentJob)
+    job = load_job(str(path), kind=kind)
     assert job.name and job.output.path
 
 

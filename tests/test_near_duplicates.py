@@ -40,6 +40,7 @@ def test_texts_that_say_almost_the_same(one, other):
         ("What is the capital of France?", "What is the capital of Spain?"),
         ("Describe this feeling. You won a race.", "Describe this feeling. You lost your keys."),
         ("The dog bites the man.", "The man bites the dog."),
+        ("What is 12 + 7?", "What is 12 - 7?"),
         (POEM, LETTER),
     ],
 )
@@ -90,10 +91,9 @@ def files(tmp_path):
 
 
 def test_a_row_is_told_which_one_it_is_like_by_source_and_number(files):
-    first, second = files
-    expected = {4: f"near_duplicate of row 0 of {first}", 5: f"near_duplicate of row 0 of {second}"}
+    first, _ = files
+    expected = {4: 0, 5: 3}
     assert near_duplicates(*files) == near_duplicates(*files) == expected
-    assert {rule_of(reason) for reason in expected.values()} == {"near_duplicate"}
     # Rows that are added at the end, and a limit, change nothing for those before.
     assert near_duplicates(*files, limit=5) == {4: expected[4]}
     assert near_duplicates(first) == {}
@@ -103,7 +103,14 @@ def test_the_same_instruction_for_another_input_is_another_row(tmp_path):
     file = tmp_path / "a.jsonl"
     inputs = ["The cat sat on the mat.", "Rain is on its way.", "the CAT sat on the mat"]
     write_jsonl(file, [answer("Name the verb.", given) for given in inputs])
-    assert near_duplicates(file) == {2: f"near_duplicate of row 0 of {file}"}
+    assert near_duplicates(file) == {2: 0}
+
+
+def test_a_long_instruction_with_short_inputs_is_a_row_each(tmp_path):
+    file = tmp_path / "a.jsonl"
+    task = "Say of which kind the animal is: a bird, a fish, an insect or a mammal; " * 4
+    write_jsonl(file, [answer(task, animal) for animal in ("sparrow", "trout", "ant", "Sparrow!")])
+    assert near_duplicates(file) == {3: 0}
 
 
 def test_a_row_that_is_refused_or_unreadable_stands_for_no_other(tmp_path):
@@ -113,7 +120,7 @@ def test_a_row_that_is_refused_or_unreadable_stands_for_no_other(tmp_path):
         answer(POEM), answer(POEM, output="as an AI language model, I cannot"), answer(None), answer(POEM),
     ]  # fmt: skip
     write_jsonl(file, rows)
-    assert near_duplicates(file) == {7: f"near_duplicate of row 4 of {file}"}
+    assert near_duplicates(file) == {7: 4}
 
 
 def test_a_row_of_another_emotion_than_a_positive_one_stands_for_no_other(tmp_path):
@@ -121,7 +128,7 @@ def test_a_row_of_another_emotion_than_a_positive_one_stands_for_no_other(tmp_pa
     write_jsonl(file, [{**answer(POEM), "emotion": emotion} for emotion in ("anger", "glee", "joy", "love")])
     recipe = AlpacaRewrite("v3", "given")
     reader = InputReader(Input(path=str(file)), list(recipe.fields))
-    assert near_duplicate_rows(reader, recipe) == {3: f"near_duplicate of row 2 of {file}"}
+    assert near_duplicate_rows(reader, recipe) == {3: 2}
 
 
 def test_what_the_rules_of_a_reason_are():

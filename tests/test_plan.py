@@ -206,6 +206,8 @@ IDENTITY = {
     "sampling.stop": ["x"],
     "sampling.stop_token_ids": [5],
     "sampling.ignore_eos": True,
+    "sampling.structured_outputs": {"json": {"type": "object"}},
+    "classifier": {"id": "other"},
     "engine.max_model_len": 512,
     "engine.compilation_config.level": 0,
     "engine.kv_cache_dtype": "fp8",

@@ -14,7 +14,7 @@ from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_ma
 from pipelines.labelling.ranges import LineRange, content_of, plan_ranges
 from pipelines.labelling.record import LabelRecord, read_record, write_record
 from pipelines.labelling.scoring import labelled
-from pipelines.plan import versions
+from pipelines.plan import refuse_lost_path, versions
 from schemas.errors import JobError, RunError, StoppedError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import Input
@@ -61,7 +61,9 @@ def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
     job = as_job(job, LabelJob)
     files = input_files(Input(path=job.input.path, format="text"))
     store = ShardStore(job.output.path)
+    refuse_lost_path(job.output.path, store.fs)
     try:
+        _there(store)  # somebody else's folder is left untouched
         with leased(store) as lease:
             store.remove_leftovers()
             run = _planned(store, job, files)

@@ -31,7 +31,8 @@ def recipes_of(job: AugmentJob) -> dict[str, Recipe]:
         JobError: as `recipe_of`, of any of the prompts.
     """
     variants = job.variants()
-    of_prompt = {each.prompt: recipe_of(job.model_copy(update={"prompt": each.prompt})) for each in variants}
+    prompts = dict.fromkeys(each.prompt for each in variants)
+    of_prompt = {prompt: recipe_of(job.model_copy(update={"prompt": prompt})) for prompt in prompts}
     return {each.name: of_prompt[each.prompt] for each in variants}
 
 
@@ -67,7 +68,7 @@ def recipe_of(job: AugmentJob) -> Recipe:
         from pipelines.recipes.alpaca import AlpacaRewrite
 
         given = "emotion" in job.input.columns
-        if given and job.classifier:
+        if job.classifier and (given or "emotion" in job.input.keep):
             raise JobError("classifier", job.classifier.id, "the rows have their emotions", "leave one of the two out")
         return AlpacaRewrite(job.prompt or "v3", "given" if given else "fitting" if job.classifier else "drawn")
     if job.recipe == "evaluation_prompts":

@@ -57,13 +57,13 @@ class AlpacaRewrite(Recipe):
         text = self._prompt.render(variables)
         return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
 
-    def compared(self, values: dict[str, Any]) -> str:
+    def compared(self, values: dict[str, Any]) -> tuple[str, str]:
         """See `services.records.Recipe`."""
         try:
             instruction, given, _, _ = self._checked(values, seed=0)
         except (RowError, Drop):
-            return ""
-        return f"{instruction}\n{given}"
+            return "", ""
+        return instruction, given
 
     def prefix(self, values: dict[str, Any]) -> str:
         """The emotion, where it is given: its examples stand before the row's own instruction."""

@@ -52,8 +52,10 @@ class EvaluationPrompts(Recipe):
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """The tasks; and in place of what was cut off, on a line each, what could not be read as one."""
         tasks, rest = tasks_of(text, cut_off)
-        own = [task for task in tasks if task not in self._draws["examples"]]
+        own, shown = [], []
+        for task in tasks:
+            (shown if task in self._draws["examples"] else own).append(task)
         if not own:
             raise Drop("no_tasks")
-        rest += [task["instruction"] for task in tasks if task not in own]
+        rest += [task["instruction"] for task in shown]
         return json.dumps(own, ensure_ascii=False), "\n".join(rest)

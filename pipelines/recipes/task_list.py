@@ -18,7 +18,8 @@ _LONGEST_WRAPPED = 2000
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _STRINGS = re.compile(r'^[ \t]*\[\s*(?=")', re.MULTILINE)
-_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+# One that is not closed is passed over whole.
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+("?)')
 
 # What stands before an item: "- ", "3)", "(3)", "##", "Task 3:"; "Task 3" alone in its line.
 _MARK = (
@@ -77,7 +78,7 @@ def _json_items(text: str) -> tuple[list[dict[str, str]], list[str]] | None:
     if found:
         return found, rest + ([" ".join(text[end:].split())] if "{" in text[end:] else [])
     if start := _STRINGS.search(text):
-        strings = [_string(match[0]) for match in _STRING.finditer(text, start.end())]
+        strings = [_string(match[0]) for match in _STRING.finditer(text, start.end()) if match[1]]
         return _listed_items("".join(f"- {' '.join(string.split())}\n" for string in strings), cut_off=False)
     return None
 
