@@ -1,6 +1,7 @@
 """Top floor: the jobs a person submits, each a plain Python call and a verb of `kindling`.
 
     cli.py              `kindling VERB`, the same as `python -m pipelines VERB`
+    cli_corpora.py      the verbs stats and compare
     jobfile.py          reads a job file and its --set overrides
     strict_yaml.py      the YAML that it is written in, within bounds
     inputs.py           the input of a job as one sequence of rows
@@ -17,6 +18,12 @@
     verification.py     verify
     run_status.py       status
     dataset_export.py   export
+    corpora.py          what stats and compare read: runs, and files of others
+    corpus_stats.py     stats
+    tally.py            its counts, in bounded memory
+    stats_page.py       its tables
+    comparison.py       compare
+    comparison_page.py  its pages: terminal, Markdown, HTML
     progress.py         counting, the progress bar, log lines
     card.py             the dataset card
 
@@ -32,12 +39,18 @@ _CALLS = {
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
     "export": "pipelines.dataset_export",
+    "stats": "pipelines.corpus_stats",
+    "compare": "pipelines.comparison",
+    "save_comparison": "pipelines.comparison_page",
     "start_pool": "pipelines.pools",
     "list_pools": "pipelines.pools",
     "stop_pool": "pipelines.pools",
 }
 
-__all__ = ["augment", "demo", "export", "list_pools", "start_pool", "status", "stop_pool", "verify"]
+__all__ = [
+    "augment", "compare", "demo", "export", "list_pools", "save_comparison", "start_pool", "stats", "status",
+    "stop_pool", "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipelines import cli_corpora
 from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, KindlingError
 
 app = typer.Typer(
@@ -133,6 +134,10 @@ def export(
     unfinished = "" if exported.complete else " (the run is not complete)"
     print(f"{exported.rows} rows in {len(exported.files)} files{unfinished}")
     print(f'load it: datasets.load_dataset("{exported.to}", split="train")')
+
+
+app.command()(cli_corpora.stats)
+app.command()(cli_corpora.compare)
 
 
 @bench_app.command("throughput")
