@@ -1,6 +1,7 @@
 """Top floor: the jobs a person submits, each a plain Python call and a verb of `kindling`.
 
     cli.py              `kindling VERB`, the same as `python -m pipelines VERB`
+    cli_corpora.py      the verbs stats and compare
     jobfile.py          reads a job file and its --set overrides
     strict_yaml.py      the YAML that it is written in, within bounds
     inputs.py           the input of a job as one sequence of rows
@@ -27,6 +28,12 @@
     training.py         train
     labelled_texts.py   texts with their emotions, to train a classifier on
     model_card.py       the model card
+    corpora.py          what stats and compare read: runs, and files of others
+    corpus_stats.py     stats
+    tally.py            its counts, in bounded memory
+    stats_page.py       its tables
+    comparison.py       compare
+    comparison_page.py  its pages: terminal, Markdown, HTML
     progress.py         counting, the progress bar, log lines
     card.py             the dataset cards
 
@@ -46,6 +53,9 @@ _CALLS = {
     "export": "pipelines.dataset_export",
     "compose": "pipelines.composition",
     "export_prompts": "pipelines.prompt_export",
+    "stats": "pipelines.corpus_stats",
+    "compare": "pipelines.comparison",
+    "save_comparison": "pipelines.comparison_page",
     "start_pool": "pipelines.pools",
     "list_pools": "pipelines.pools",
     "stop_pool": "pipelines.pools",
@@ -53,13 +63,16 @@ _CALLS = {
 
 __all__ = [
     "augment",
+    "compare",
     "compose",
     "demo",
     "export",
     "export_prompts",
     "label",
     "list_pools",
+    "save_comparison",
     "start_pool",
+    "stats",
     "status",
     "stop_pool",
     "train",

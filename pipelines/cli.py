@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipelines import cli_corpora
 from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError, shorten
 
 app = typer.Typer(
@@ -212,6 +213,10 @@ def _export_prompts(run: str, to: str, per_emotion: int, as_json: bool) -> None:
         print(f"{emotion:16}{''.join(f'{counts[name]:12}' for name in columns)}")
     prompts = sum(len(each.prompts) for each in exported.emotions.values())
     print(f"{prompts} prompts in {to}{'' if exported.complete else ' (the run is not complete)'}")
+
+
+app.command()(cli_corpora.stats)
+app.command()(cli_corpora.compare)
 
 
 @bench_app.command("throughput")

@@ -26,7 +26,7 @@ from schemas.run import InputSource
 _DEEPEST = 64
 # Of a file with very many columns, so many are looked at for a hint, and so many named.
 _MOST_COLUMNS_COMPARED, _MOST_COLUMNS_SHOWN = 1000, 20
-_UNREADABLE = (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeDecodeError, zlib.error, lzma.LZMAError)
+UNREADABLE = (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeDecodeError, zlib.error, lzma.LZMAError)
 
 Answer = TypeVar("Answer")
 
@@ -157,7 +157,7 @@ def _described(source: Source) -> InputSource:
 def _readable(source: Source, question: Callable[[], Answer]) -> Answer:
     try:
         return question()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unreadable(source, error) from None
 
 
@@ -175,7 +175,7 @@ def _shrunk(source: Source, planned: int, there: int) -> JobError:
 def _read(source: Source, columns: list[str], skip: Skip) -> Iterator[InputRow]:
     try:
         yield from source.rows(columns, skip)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         remedy = "what is finished is kept: put the file back as it was to resume, or start another run without it"
         raise _unreadable(source, error, remedy) from None
 
