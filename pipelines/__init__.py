@@ -1,41 +1,42 @@
 """Top floor: the jobs a person submits, each a plain Python call and a verb of `kindling`.
 
-    cli.py              `kindling VERB`, the same as `python -m pipelines VERB`
-    cli_corpora.py      the verbs stats and compare
-    jobfile.py          reads a job file and its --set overrides
-    strict_yaml.py      the YAML that it is written in, within bounds
-    inputs.py           the input of a job as one sequence of rows
-    input_files.py      the files that it names
-    sources.py          the formats it comes in
-    lines.py            lines and CSV records, within bounds
-    recipes/            from a row to its prompt
-    plan.py             run.json: a new run or a resumed one, and the rows that are left
-    labelling/          label
-    augmentation.py     augment
-    stopping.py         how a job is told to end, and how long it has
-    pools.py            pool start, list, stop
-    benchmarks/         bench throughput, scale, chaos, determinism, classifier
-    demonstration.py    demo
-    verification.py     verify
-    run_status.py       status
-    dataset_export.py   export
-    composition.py      compose
-    corpus_parts.py     the parts of a corpus as documents
-    word_budget.py      how many words of each part, and which documents
-    prompt_export.py    export --format prompts
+    cli.py                `kindling VERB`, the same as `python -m pipelines VERB`
+    cli_bench.py          its verb bench
+    cli_corpora.py        the verbs stats and compare
+    jobfile.py            reads a job file and its --set overrides
+    strict_yaml.py        the YAML that it is written in, within bounds
+    inputs.py             the input of a job as one sequence of rows
+    input_files.py        the files that it names
+    sources.py            the formats it comes in
+    lines.py              lines and CSV records, within bounds
+    recipes/              from a row to its prompt
+    plan.py               run.json: a new run or a resumed one, and the rows that are left
+    labelling/            label
+    augmentation.py       augment
+    stopping.py           how a job is told to end, and how long it has
+    pools.py              pool start, list, stop
+    benchmarks/           bench throughput, scale, chaos, determinism, classifier
+    demonstration.py      demo
+    verification.py       verify
+    run_status.py         status
+    dataset_export.py     export
+    composition.py        compose
+    corpus_parts.py       the parts of a corpus as documents
+    word_budget.py        how many words of each part, and which documents
+    prompt_export.py      export --format prompts
     fitting_emotions.py   an emotion for each row that fits it
-    near_duplicates.py  texts that say almost the same as an earlier one
-    training.py         train
-    labelled_texts.py   texts with their emotions, to train a classifier on
-    model_card.py       the model card
-    corpora.py          what stats and compare read: runs, and files of others
-    corpus_stats.py     stats
-    tally.py            its counts, in bounded memory
-    stats_page.py       its tables
-    comparison.py       compare
-    comparison_page.py  its pages: terminal, Markdown, HTML
-    progress.py         counting, the progress bar, log lines
-    card.py             the dataset cards
+    near_duplicates.py    texts that say almost the same as an earlier one
+    training.py           train
+    labelled_texts.py     texts with their emotions, to train a classifier on
+    model_card.py         the model card
+    corpora.py            what stats and compare read: runs, and files of others
+    corpus_stats.py       stats
+    tally.py              its counts, in bounded memory
+    stats_page.py         its tables
+    comparison.py         compare
+    comparison_page.py    its pages: terminal, Markdown, HTML
+    progress.py           counting, the progress bar, log lines
+    card.py               the dataset cards
 
 The calls are made available lazily, so that `kindling --help` imports neither Ray nor Arrow.
 """
