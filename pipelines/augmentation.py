@@ -110,10 +110,10 @@ def _generate(
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
     # Before any engine starts, and the same at each start, whoever generates a row, and when.
-    recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
-    duplicates = _near_duplicates(reader, recipe) if recipe.compares else {}
     if job.classifier is not None:
         reader = _with_emotions(reader, job.classifier, run, index.committed)
+    recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
+    duplicates = _near_duplicates(reader, recipe) if recipe.compares else {}
     with (
         connected(job.cluster.address),
         stop_signals(job.cluster.grace_seconds) as signalled,

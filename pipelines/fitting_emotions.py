@@ -27,7 +27,7 @@ class FittingEmotions:
     Args:
         reader: the input; its field `output` is what is scored.
         section: the classifier.
-        ranges: of rows that are scored, in order; the others will not be asked for.
+        ranges: of rows that are scored, in order; the others have just any emotion.
 
     Raises:
         EngineError: the classifier is not there, or has other labels.

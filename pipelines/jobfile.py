@@ -70,7 +70,7 @@ def _apply(data: Any, override: str) -> None:
         raise JobError("--set", override, "not of the form key.of.section=value", "as --set sampling.temperature=0.7")
     *sections, last = key.split(".")
     for section in sections:
-        if isinstance(data, list) and section.isdigit() and int(section) < len(data):
+        if isinstance(data, list) and section.isdecimal() and int(section) < len(data):
             data = data[int(section)]
         elif isinstance(data, dict):
             data = data.setdefault(section, {})

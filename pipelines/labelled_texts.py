@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,11 +19,23 @@ from schemas.train import LabelledTexts
 from services.filesystem import resolve
 from trainers.emotion_classifier import Labelled, Splits
 
+_KEY = "stages.0.data"
 _FIELDS = ["text", "emotions"]
 _NUMBER = {emotion: number for number, emotion in enumerate(EMOTIONS)}
 _HASH_BYTES = 8
 
 Row = tuple[str, list[int]]
+
+
+@contextmanager
+def _told_of(key: str) -> Iterator[None]:
+    """What is wrong with a file, under the key that names it here."""
+    try:
+        yield
+    except JobError as error:
+        raise JobError(
+            key, error.value, error.cause, "name a table with a text and its emotions, or map `columns`"
+        ) from None
 
 
 def read_splits(section: LabelledTexts) -> Splits:
@@ -33,18 +46,17 @@ def read_splits(section: LabelledTexts) -> Splits:
     Raises:
         JobError: a file is not there, or a row of it is no text with known emotions.
     """
-    key = "stages.0.data"
     parts: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
     shares = {name: share for name in ("dev", "test") if isinstance(share := getattr(section, name), float)}
     if sum(shares.values()) >= 1:
-        raise JobError(key, shares, "nothing would be left to train on", "give smaller shares")
-    for row in _rows(f"{key}.train", section.train, section.columns):
+        raise JobError(_KEY, shares, "nothing would be left to train on", "give smaller shares")
+    for row in _rows(f"{_KEY}.train", section.train, section.columns):
         parts[_part(row[0], shares)].append(row)
     for name in parts.keys() - shares.keys() - {"train"}:
-        parts[name] += _rows(f"{key}.{name}", getattr(section, name), section.columns)
+        parts[name] += _rows(f"{_KEY}.{name}", getattr(section, name), section.columns)
     for name, rows in parts.items():
         if not rows:
-            raise JobError(f"{key}.{name}", getattr(section, name), "there are no texts for it", "give more data")
+            raise JobError(f"{_KEY}.{name}", getattr(section, name), "there are no texts for it", "give more data")
     return Splits(**{name: _labelled(rows) for name, rows in parts.items()})
 
 
@@ -53,8 +65,9 @@ def content_of(section: LabelledTexts) -> dict[str, str]:
     found = {}
     for name in ("train", "dev", "test"):
         if isinstance(path := getattr(section, name), str):
-            for file in input_files(Input(path=path)):
-                found[file.name] = SOURCE_OF_FORMAT[file.format](file.name, file.fs, file.path).content()
+            with _told_of(f"{_KEY}.{name}"):
+                for file in input_files(Input(path=path)):
+                    found[file.name] = SOURCE_OF_FORMAT[file.format](file.name, file.fs, file.path).content()
     return found
 
 
@@ -107,7 +120,8 @@ def _goemotions_row(key: str, where: str, line: bytes) -> Row:
 
 
 def _table(key: str, section: Input) -> Iterator[Row]:
-    reader = InputReader(section, _FIELDS)
+    with _told_of(key):
+        reader = InputReader(section, _FIELDS)
     for source, index, row in reader.rows(0, sum(each.rows for each in reader.inputs)):
         try:
             if row.values is None:

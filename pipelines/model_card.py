@@ -53,6 +53,12 @@ Made from:
 
 {data}
 
+On one kind of machine `kindling train` with the same job gives the same bytes again:
+
+```yaml
+{yaml.safe_dump(job, sort_keys=False).strip()}
+```
+
 | label | F1 | test texts with it | threshold |
 | --- | --- | --- | --- |
 {labels}

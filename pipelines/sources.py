@@ -94,9 +94,7 @@ class _File:
         return digest.hexdigest()
 
     def _open(self) -> Any:
-        if self.path.endswith(".zst") and "zstd" not in fsspec.available_compressions():
-            remedy = "install zstandard, or decompress the file"
-            raise JobError("input.path", self.name, "reading .zst files needs the Python package zstandard", remedy)
+        check_compression(self.name, self.path)
         return self.fs.open(self.path, "rb", compression="infer")
 
 
@@ -349,6 +347,17 @@ def _passing_over(items: Iterable[Item], skip: Skip) -> Iterator[Item]:
             skip.rows -= 1
         else:
             yield item
+
+
+def check_compression(name: str, path: str) -> None:
+    """Refuses a file that nothing here can decompress.
+
+    Raises:
+        JobError: its package is missing.
+    """
+    if path.endswith(".zst") and "zstd" not in fsspec.available_compressions():
+        remedy = "install zstandard, or decompress the file"
+        raise JobError("input.path", name, "reading .zst files needs the Python package zstandard", remedy)
 
 
 def is_compressed(path: str) -> bool:

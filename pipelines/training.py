@@ -19,7 +19,9 @@ from pipelines.plan import refuse_lost_path, versions
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.train import TrainJob
+from services.embedded import encoder_version
 from services.filesystem import sync_folder
+from services.models import locate
 from trainers.emotion_classifier import ClassifierReport, train_classifier
 
 _log = logging.getLogger("kindling")
@@ -39,8 +41,10 @@ def train(job: TrainJob | Mapping[str, Any] | str | Path) -> ClassifierReport:
     job = as_job(job, TrainJob)
     (stage,) = job.stages
     refuse_lost_path(job.output.path, LocalFileSystem())
-    folder = Path(job.output.path).absolute()
-    identity = identity_of(job.model_dump(), data=content_of(stage.data))
+    folder = Path(job.output.path).expanduser().absolute()
+    stages = {str(number): stage.model_dump() for number, stage in enumerate(job.stages)}
+    revision = encoder_version() if job.model.id == "embedded" else locate(job.model)[1]
+    identity = identity_of({**job.model_dump(), "stages": stages}, data=content_of(stage.data), encoder=revision)
     if report := _there(folder, identity):
         _log.info("%s is complete: nothing to do", job.output.path)
         return report
@@ -60,6 +64,8 @@ def train(job: TrainJob | Mapping[str, Any] | str | Path) -> ClassifierReport:
         (scratch / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
         (scratch / "README.md").write_text(classifier_card(record))
         _put(scratch, folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return report
@@ -70,8 +76,12 @@ def _scratch(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        raise RunError("output.path", str(folder), cause, "name a folder that you may write to") from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    cause = f"cannot be written: {error.strerror or error}"
+    return RunError("output.path", str(folder), cause, "make room, or name a folder that you may write to")
 
 
 def _there(folder: Path, identity: dict[str, Any]) -> ClassifierReport | None:

@@ -227,7 +227,7 @@ def _job_error(error: ValidationError, kind: type[Section]) -> JobError:
 def _is_union_tag(part: int | str) -> bool:
     """Pydantic puts the tried type of a union (`str`, `list[str]`) into an error's path; no key looks like it."""
     return isinstance(part, str) and (
-        part in {"str", "int", "float", "constrained-str", "constrained-int"} or "[" in part
+        part in {"str", "int", "float", "constrained-str", "constrained-int", "constrained-float"} or "[" in part
     )
 
 

@@ -5,6 +5,7 @@ Sentences of like length share a batch, and equal ones are scored once: padding 
 corpus of short lines would cost.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from schemas.emotions import EMOTIONS
 from schemas.errors import EngineError, shorten
 from schemas.job import Classifier, Model
-from services.embedded import embedded_encoder
+from services.embedded import embedded_encoder, encoder_version
 from services.emotion_head import CONFIG_NAME, SHIPPED, load_head, pooled
 from services.models import content_hash, locate
 
@@ -25,6 +27,8 @@ from services.models import content_hash, locate
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 # The paper's own threshold, for classifiers that come without any.
 _THRESHOLD = 0.5
+# Files of a classifier that tell of it, and change nothing.
+_ABOUT = ("README.md", "train.json")
 # Texts that are tokenized and sorted at a time.
 _WINDOW_TEXTS = 16_384
 
@@ -74,7 +78,7 @@ class EmotionClassifier:
         scores = np.empty((len(texts), len(EMOTIONS)), dtype=np.float32)
         with torch.inference_mode():
             for batch in batches_by_length(lengths, _BATCH_TOKENS[self._device]):
-                tokens, mask = padded([ids[i] for i in batch], self._tokenizer.pad_token_id)
+                tokens, mask = padded([ids[i] for i in batch], self._tokenizer.pad_token_id or 0)
                 logits = self._logits(tokens.to(self._device), mask.to(self._device)).float()
                 found = logits.softmax(-1) if self._exclusive else logits.sigmoid()
                 scores[batch] = found.cpu().numpy()[:, self._order]
@@ -98,7 +102,7 @@ def batches_by_length(lengths: np.ndarray, most_tokens: int) -> Iterator[np.ndar
 
 def padded(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask, both int64 of shape (texts, tokens of the longest)."""
-    longest = max(map(len, ids))
+    longest = max(1, *map(len, ids))  # a text may have no token at all
     tokens = np.full((len(ids), longest), pad, dtype=np.int64)
     mask = np.zeros((len(ids), longest), dtype=np.int64)
     for row, each in enumerate(ids):
@@ -127,10 +131,9 @@ def classifier_revision(section: Classifier) -> str:
         EngineError: it is not there, or has other labels.
     """
     if folder := _own_folder(section):
-        load_head(folder)
-        return content_hash(folder)
-    path, revision = locate(Model(id=section.id, revision=section.revision))
-    with _told(section):
+        return _own_revision(folder)
+    path, revision = _located(section)
+    with told_if_unloadable("classifier.id", section.id):
         config = AutoConfig.from_pretrained(path, revision=None if Path(path).is_dir() else revision)
     _order(section, config.id2label)
     return revision
@@ -140,24 +143,49 @@ def _own_folder(section: Classifier) -> Path | None:
     """Where a classifier of our own lies; None for any other."""
     if section.id == "embedded":
         return SHIPPED
-    folder = Path(section.id)
+    folder = Path(section.id).expanduser()
     return folder if (folder / CONFIG_NAME).is_file() else None
 
 
+def _own_revision(folder: Path) -> str:
+    _, config = load_head(folder)
+    encoder = f"-{encoder_version()}" if config.encoder == "embedded" else ""
+    return content_hash(folder, leave_out=_ABOUT) + encoder
+
+
+def _located(section: Classifier) -> tuple[str, str]:
+    try:
+        return locate(Model(id=section.id, revision=section.revision))
+    except EngineError as error:
+        key = error.key.replace("model.", "classifier.")
+        raise EngineError(key, error.value, error.cause, error.remedy) from None
+
+
+def with_absolute_path(section: Classifier) -> Classifier:
+    """The same classifier for a process that runs in another folder."""
+    path = Path(section.id).expanduser()
+    return section.model_copy(update={"id": str(path.absolute())}) if path.is_dir() else section
+
+
 @contextmanager
-def _told(section: Classifier) -> Iterator[None]:
+def told_if_unloadable(key: str, value: str) -> Iterator[None]:
+    """Tells what transformers cannot load.
+
+    Raises:
+        EngineError: so it is.
+    """
+    transformers.utils.logging.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError) as error:
         cause = f"transformers cannot load it: {shorten(next(iter(str(error).splitlines()), type(error).__name__))}"
-        remedy = "name a sequence classifier whose weights are safetensors"
-        raise EngineError("classifier.id", section.id, cause, remedy) from None
+        raise EngineError(key, value, cause, "name a model of that kind whose weights are safetensors") from None
 
 
 def _own(folder: Path, section: Classifier, device: str) -> EmotionClassifier:
     head, config = load_head(folder)
     at = embedded_encoder() if config.encoder == "embedded" else folder
-    with _told(section):
+    with told_if_unloadable("classifier.id", section.id):
         tokenizer = AutoTokenizer.from_pretrained(at)
         encoder = AutoModel.from_pretrained(at, use_safetensors=True, dtype=torch.float32).eval().to(device)
     head = head.to(device)
@@ -167,14 +195,14 @@ def _own(folder: Path, section: Classifier, device: str) -> EmotionClassifier:
 
     most = min(section.max_tokens, config.max_tokens)
     return EmotionClassifier(
-        tokenizer, logits, range(len(EMOTIONS)), config.thresholds, False, most, device, content_hash(folder)
+        tokenizer, logits, range(len(EMOTIONS)), config.thresholds, False, most, device, _own_revision(folder)
     )
 
 
 def _hugging_face(section: Classifier, device: str) -> EmotionClassifier:
-    path, revision = locate(Model(id=section.id, revision=section.revision))
+    path, revision = _located(section)
     source = {"pretrained_model_name_or_path": path, "revision": None if Path(path).is_dir() else revision}
-    with _told(section):
+    with told_if_unloadable("classifier.id", section.id):
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForSequenceClassification.from_pretrained(**source, use_safetensors=True, dtype=torch.float32)
     model = model.eval().to(device)
@@ -182,11 +210,17 @@ def _hugging_face(section: Classifier, device: str) -> EmotionClassifier:
     def logits(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return model(input_ids=tokens, attention_mask=mask).logits
 
-    most = min(section.max_tokens, tokenizer.model_max_length)
+    most = min(section.max_tokens, most_tokens(tokenizer, model.config))
     return EmotionClassifier(
         tokenizer, logits, _order(section, model.config.id2label), [_THRESHOLD] * len(EMOTIONS),
-        model.config.problem_type == "single_label_classification", most, device, revision,
+        # As the transformers pipeline takes it, where the model does not say.
+        model.config.problem_type != "multi_label_classification", most, device, revision,
     )  # fmt: skip
+
+
+def most_tokens(tokenizer: Any, config: Any) -> int:
+    """Of one text. Some models count positions from 2 (RoBERTa), and some tokenizers know no limit."""
+    return min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", sys.maxsize) - 2)
 
 
 def _order(section: Classifier, names: dict[int, str]) -> list[int]:

@@ -69,6 +69,16 @@ def embedded_encoder() -> Path:
     return folders[0]
 
 
+def encoder_version() -> str:
+    """Version of the package that carries the embedded sentence encoder.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    embedded_encoder()
+    return importlib.metadata.version(_ENCODER_PACKAGE)
+
+
 def _in_package(package: str, pattern: str) -> list[Path]:
     # find_spec, not import: importing the package would import the runtime that we leave out.
     spec = importlib.util.find_spec(package.replace("-", "_"))

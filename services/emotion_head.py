@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -99,10 +100,12 @@ def load_head(folder: Path) -> tuple[EmotionHead, HeadConfig]:
         config = HeadConfig(**json.loads((folder / CONFIG_NAME).read_text()))
         weights = {name: value.float() for name, value in load_file(folder / _WEIGHTS_NAME).items()}
         head = EmotionHead(config.width, config.hidden)
+        if len(config.thresholds) != len(config.labels):
+            raise ValueError(f"{len(config.thresholds)} thresholds for {len(config.labels)} labels")
         missing, unexpected = head.load_state_dict(weights, strict=False)
         if unexpected or set(missing) - {"scale.num_batches_tracked"}:
             raise ValueError(f"{_WEIGHTS_NAME} is not of the head that {CONFIG_NAME} describes")
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise EngineError(
             "classifier.id", str(folder), f"its head cannot be read: {error}", "train it again with `kindling train`"
         ) from None

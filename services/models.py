@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -124,10 +125,14 @@ def _hub_commit(model: Model) -> str:
     return config.parent.name
 
 
-def content_hash(folder: Path) -> str:
-    """Identifies a checkpoint folder without reading gigabytes; see `locate`."""
+def content_hash(folder: Path, leave_out: Collection[str] = ()) -> str:
+    """Identifies a checkpoint folder without reading gigabytes; see `locate`.
+
+    Args:
+        leave_out: names of files that change nothing.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in leave_out):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             if path.suffix in _WEIGHT_SUFFIXES and path.stat().st_size > 2 * _PROBE_BYTES:

@@ -393,7 +393,10 @@ ANSWERS = {
 
 def test_a_classifier_picks_the_emotion_that_fits(tmp_path):
     rows = [{"instruction": f"Say something about {name}s.", "output": text} for name, text in ANSWERS.items()]
-    rows.append({"instruction": "Say nothing.", "output": ""})
+    rows += [
+        {"instruction": "Say nothing.", "output": ""},
+        {**rows[0], "instruction": "Say something about GRATITUDES!"},
+    ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     job = {
         "name": "fitting",
@@ -404,7 +407,7 @@ def test_a_classifier_picks_the_emotion_that_fits(tmp_path):
         "output": {"path": str(tmp_path / "run")},
         "metrics": {"port": None},
     }
-    assert augment(job).rows == {"accepted": 3, "rejected": 1, "error": 0}
+    assert augment(job).rows == {"accepted": 3, "rejected": 2, "error": 0}
     written = pq.read_table(tmp_path / "run" / "data").to_pylist()
     assert [row["emotion"] for row in written] == list(ANSWERS)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["classifier_revision"]

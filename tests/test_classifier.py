@@ -63,7 +63,7 @@ def happy_and_sad(path, copies=1):
 
 def job_on(folder, **stage):
     data = {name: happy_and_sad(folder / f"{name}.tsv") for name in ("train", "dev", "test")}
-    settings = {"kind": "classifier", "data": data, "hidden": 16, "epochs": 12, "batch_size": 8, **stage}
+    settings = {"kind": "classifier", "data": data, "hidden": 16, "epochs": 20, "batch_size": 8, **stage}
     return {"name": "moods", "stages": [settings], "output": {"path": str(folder / "moods")}}
 
 
@@ -98,7 +98,7 @@ def test_the_same_training_gives_the_same_bytes_and_a_finished_one_is_left(moods
     before = (folder / "moods" / "train.json").stat().st_mtime_ns
     assert train(job_on(folder)) == report
     assert (folder / "moods" / "train.json").stat().st_mtime_ns == before
-    with pytest.raises(RunError, match=r"stages.*hidden|another job"):
+    with pytest.raises(RunError, match=r"stages\.0\.hidden: 16 -> 8"):
         train(job_on(folder, hidden=8))
     assert not list(folder.glob(".moods.*"))
 
@@ -112,26 +112,18 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
 
 
 def test_an_encoder_that_is_trained_too_lies_beside_its_head(tmp_path):
-    report = train(job_on(tmp_path, encoder="trained", epochs=2))
+    report = train(job_on(tmp_path, encoder="trained", epochs=5))
     assert report.f1["joy"] > 0.9
     assert (tmp_path / "moods" / "model.safetensors").is_file()
     classifier = load_classifier(Classifier(id=str(tmp_path / "moods")))
     assert int(classifier.score(["I am overjoyed, happy day!"]).argmax()) == JOY
 
 
-@pytest.mark.parametrize(
-    ("line", "cause"),
-    [
-        ("no tab", "not a text, a tab"),
-        ("text\t99\tid", "from 0 to 27"),
-        ("text\tjoy\tid", "a tab"),
-        ("\t3\tid", "text"),
-    ],
-)
-def test_a_line_that_is_not_goemotions_is_named(tmp_path, line, cause):
+@pytest.mark.parametrize("line", ["no tab", "text\t99\tid", "text\tjoy\tid", "\t3\tid"])
+def test_a_line_that_is_not_goemotions_is_named(tmp_path, line):
     path = tmp_path / "bad.tsv"
     path.write_text(f"fine\t3\tid\n{line}\n")
-    with pytest.raises(JobError, match=cause) as raised:
+    with pytest.raises(JobError, match="not a text, a tab, and label numbers from 0 to 27") as raised:
         read_splits(LabelledTexts(train=str(path)))
     assert "line 2" in str(raised.value)
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import label, verify
@@ -24,6 +24,7 @@ def ranges_of(path, size):
     return plan_ranges(input_files(Input(path=str(path), format="text")), size)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"", b"a", b"some words", b"\xff\xfe", b"x" * 40, b"\r"]), max_size=12), st.data())
 def test_every_line_is_in_one_range_whatever_their_size(tmp_path_factory, lines, data):
     content = b"\n".join(lines) + data.draw(st.sampled_from([b"", b"\n"]))
@@ -69,6 +70,8 @@ def test_sentences_of_a_line(line, sentences):
         (b"caf\xe9 is closed today", rules.NOT_TEXT),
         (b"a null \0 byte", rules.NOT_TEXT),
         (b"see https://example.org for more of it", rules.MARKUP),
+        (b"an [[inner link]] to another page", rules.MARKUP),
+        (b"Act 2, scene 1", rules.HEADING),
         (b"1 2 3 4 5", rules.NO_LETTERS),
         (b"Oh no.", rules.SHORT),
         (b"word " * 70, rules.LONG),
@@ -79,6 +82,20 @@ def test_what_is_dropped_is_counted_by_its_rule(line, rule):
     segmenter = Segmenter(Segmentation(), "utf-8")
     assert list(segmenter.sentences(line)) == []
     assert segmenter.dropped == {rule: 1}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Part I liked best was the end.",
+        "Book I read last week was great.",
+        "Act civil for once, please.",
+        "Scene by scene it grew darker.",
+        "Rhythm & blues by the B&B at AT&T was fun.",
+    ],
+)
+def test_ordinary_sentences_stay_as_they_are(line):
+    assert list(Segmenter(Segmentation(), "utf-8").sentences(line.encode())) == [line]
 
 
 def test_a_shout_is_no_heading():
@@ -194,7 +211,7 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path):
         label(job_of(tmp_path, input={"path": str(tmp_path / "nothing.txt")}))
     with pytest.raises(JobError, match="there is no text"):
         label(job_of(tmp_path, input={"path": str(tmp_path / "raw" / "empty.txt")}))
-    with pytest.raises(EngineError):
+    with pytest.raises(EngineError, match=r"classifier\.id"):
         label(job_of(tmp_path, classifier={"id": str(tmp_path / "no-such-model")}))
     with pytest.raises(JobError, match="did you mean `threshold`"):
         label(job_of(tmp_path) | {"treshold": 0.5})

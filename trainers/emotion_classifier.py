@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer, get_cosine_schedule_with_warm
 from schemas.emotions import EMOTIONS
 from schemas.job import Model
 from schemas.train import ClassifierStage
-from services.classifier import batches_by_length, padded
+from services.classifier import batches_by_length, most_tokens, padded, told_if_unloadable
 from services.embedded import embedded_encoder
 from services.emotion_head import EmotionHead, HeadConfig, pooled, save_head
 from services.models import locate
@@ -47,7 +47,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Splits:
-    """The data of a training; no text is in two of them."""
+    """The data of a training."""
 
     train: Labelled
     dev: Labelled
@@ -88,12 +88,12 @@ def train_classifier(stage: ClassifierStage, model: Model, data: Splits, seed: i
         EngineError: the encoder is not there.
     """
     torch.manual_seed(seed)
-    at = embedded_encoder() if model.id == "embedded" else Path(locate(model)[0])
-    reader = _Reader(at, stage.max_tokens)
+    reader = _Reader(model, stage.max_tokens)
     head = EmotionHead(reader.encoder.config.hidden_size, stage.hidden, stage.dropout)
     train = _train_head if stage.encoder == "frozen" else _train_both
     epoch, dev_scores, test_scores = train(stage, head, reader, data, seed)
-    thresholds = best_thresholds(dev_scores, data.dev.targets)
+    # What is judged is what is written.
+    thresholds = best_thresholds(dev_scores, data.dev.targets).round(4)
     # A frozen encoder that is not the packaged one has to lie beside its head.
     alone = stage.encoder == "frozen" and model.id == "embedded"
     if not alone:
@@ -110,10 +110,13 @@ def train_classifier(stage: ClassifierStage, model: Model, data: Splits, seed: i
 class _Reader:
     """An encoder with its tokenizer."""
 
-    def __init__(self, at: Path, max_tokens: int) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(at)
-        self.encoder = AutoModel.from_pretrained(at, use_safetensors=True, dtype=torch.float32)
-        self._max_tokens = max_tokens
+    def __init__(self, model: Model, max_tokens: int) -> None:
+        path, revision = (str(embedded_encoder()), "") if model.id == "embedded" else locate(model)
+        source = {"pretrained_model_name_or_path": path, "revision": None if Path(path).is_dir() else revision}
+        with told_if_unloadable("model.id", model.id):
+            self.tokenizer = AutoTokenizer.from_pretrained(**source)
+            self.encoder = AutoModel.from_pretrained(**source, use_safetensors=True, dtype=torch.float32)
+        self._max_tokens = min(max_tokens, most_tokens(self.tokenizer, self.encoder.config))
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
@@ -121,10 +124,10 @@ class _Reader:
 
     def pooled(self, ids: list[list[int]]) -> torch.Tensor:
         """(texts, 2 x width)."""
-        tokens, mask = padded(ids, self.tokenizer.pad_token_id)
+        tokens, mask = padded(ids, self.tokenizer.pad_token_id or 0)
         return pooled(self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state, mask)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, texts: Sequence[str]) -> torch.Tensor:
         """`pooled` of all texts."""
         self.encoder.eval()
@@ -132,7 +135,7 @@ class _Reader:
         found = torch.empty(len(ids), 2 * self.encoder.config.hidden_size)
         for batch in batches_by_length(np.array([len(each) for each in ids]), _BATCH_TOKENS):
             found[batch] = self.pooled([ids[i] for i in batch])
-        return found.clone()  # an inference tensor cannot be trained on
+        return found
 
 
 def _train_head(
@@ -153,6 +156,7 @@ def _train_head(
                 _step(head(features[batch]), targets[batch], optimizer, schedule)
         best.judge(epoch, _scores(head, seen), data.dev)
     best.restore()
+    head.half().float()
     return best.epoch, _scores(head, seen), _scores(head, unseen)
 
 
@@ -178,6 +182,7 @@ def _train_both(
             _step(head(reader.pooled([ids[i] for i in batch])), targets[batch], optimizer, schedule)
         best.judge(epoch, _scores(head, reader.features(data.dev.texts)), data.dev)
     best.restore()
+    head.half().float()
     return best.epoch, *(_scores(head, reader.features(each.texts)) for each in (data.dev, data.test))
 
 
@@ -206,18 +211,20 @@ def _scores(head: EmotionHead, features: torch.Tensor) -> np.ndarray:
 
 
 class _Best:
-    """The best epoch of a model, by macro-F1 on the development set."""
+    """The best epoch of a model, by macro-F1 on the development set; of equal ones the likeliest."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model, self._f1, self._state = model, -1.0, model.state_dict()
+        self._model, self._best, self._state = model, (-1.0, 0.0), model.state_dict()
         self.epoch = 0
 
     def judge(self, epoch: int, scores: np.ndarray, dev: Labelled) -> None:
         """Keeps the model as it is now, if it is better than before."""
         f1 = float(np.mean(f1_by_label(scores, dev.targets, best_thresholds(scores, dev.targets))))
-        _log.info("epoch %d: macro-F1 %.4f on the development set", epoch + 1, f1)
-        if f1 > self._f1:
-            self._f1, self.epoch, self._state = f1, epoch + 1, copy.deepcopy(self._model.state_dict())
+        likelihood = np.log(np.clip(np.where(dev.targets > 0, scores, 1 - scores), 1e-7, 1)).mean()
+        _log.info("epoch %d: macro-F1 %.4f, loss %.4f on the development set", epoch + 1, f1, -likelihood)
+        if (f1, likelihood) > self._best:
+            self._best, self.epoch = (f1, likelihood), epoch + 1
+            self._state = copy.deepcopy(self._model.state_dict())
 
     def restore(self) -> None:
         """Makes the model what it was at its best."""

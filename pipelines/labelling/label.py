@@ -1,7 +1,10 @@
 """`kindling label`: raw text to sentences to contexts with emotions, as committed Parquet shards."""
 
 import logging
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +14,11 @@ from pipelines.input_files import InputFile, input_files
 from pipelines.jobfile import as_job
 from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_manifest
-from pipelines.labelling.ranges import LineRange, content_of, plan_ranges
+from pipelines.labelling.ranges import LineRange, plan_ranges
 from pipelines.labelling.record import LabelRecord, read_record, write_record
 from pipelines.labelling.scoring import labelled
 from pipelines.plan import refuse_lost_path, versions
+from pipelines.sources import SOURCE_OF_FORMAT
 from schemas.errors import JobError, RunError, StoppedError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import Input
@@ -62,31 +66,35 @@ def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
     files = input_files(Input(path=job.input.path, format="text"))
     store = ShardStore(job.output.path)
     refuse_lost_path(job.output.path, store.fs)
+    _read_old(store)  # somebody else's folder is left untouched
+    run = _new_run(job, files)
     try:
-        _there(store)  # somebody else's folder is left untouched
         with leased(store) as lease:
             store.remove_leftovers()
-            run = _planned(store, job, files)
-            tally, done = Tally(), store.committed()
+            run = _resumed(store, run)
+            tally, done = Tally(), store.committed() & {each.shard for each in run.ranges}
             for shard in sorted(done):
                 tally.add(_own(read_manifest(store, shard), run, store))
+            _write_card(store, run, tally)
             if left := [each for each in run.ranges if each.shard not in done]:
                 _label(store, job, run, left, tally, lease)
+                _write_card(store, run, tally)
             else:
                 _log.info("%s is complete: nothing to do", store.url)
-            summary = _summary(store.url, tally)
-            store.write_text("README.md", contexts_card(run.model_dump(), summary.as_json()))
-            return summary
+            return _summary(store.url, tally)
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
         remedy = "make room or mend the folder, then run the same command: it resumes, and nothing finished is lost"
         raise StoppedError("output.path", store.url, cause, remedy) from None
 
 
-def _planned(store: ShardStore, job: LabelJob, files: list[InputFile]) -> LabelRecord:
-    """The run of the job in its folder: a new one, or the one that is there."""
+def _write_card(store: ShardStore, run: LabelRecord, tally: Tally) -> None:
+    store.write_text("README.md", contexts_card(run.model_dump(), _summary(store.url, tally).as_json()))
+
+
+def _new_run(job: LabelJob, files: list[InputFile]) -> LabelRecord:
     resolved = job.model_dump(mode="json")
-    content = {file.name: content_of(file) for file in files}
+    content = {file.name: SOURCE_OF_FORMAT["text"](file.name, file.fs, file.path).content() for file in files}
     identity = identity_of(resolved, inputs=content, classifier_revision=classifier_revision(job.classifier))
     run = LabelRecord(
         name=job.name,
@@ -99,23 +107,32 @@ def _planned(store: ShardStore, job: LabelJob, files: list[InputFile]) -> LabelR
     )
     if not run.ranges:
         raise JobError("input.path", job.input.path, "there is no text", "name files that hold some")
-    old = _there(store)
-    if old is not None and store.committed():
-        if changes := difference(old.identity, identity):
-            cause = "the folder holds a run of another job:" + "".join(f"\n    {change}" for change in changes)
-            raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")
-        return old
-    write_record(store, run)
     return run
 
 
-def _there(store: ShardStore) -> LabelRecord | None:
-    """The run that is in the folder; None where the folder is empty."""
+def _read_old(store: ShardStore) -> LabelRecord | None:
+    """The run that is in the folder; None where the folder is empty.
+
+    Raises:
+        RunError: something else is.
+    """
     old = read_record(store)
     if old is None and not store.is_empty():
         cause = "the folder is not empty and holds no run.json of a label run"
         raise RunError("output.path", store.url, cause, "name a folder of its own")
     return old
+
+
+def _resumed(store: ShardStore, run: LabelRecord) -> LabelRecord:
+    """The run that is in the folder, where that is the same; else the new one, written there."""
+    old = _read_old(store)
+    if old is not None and store.committed():
+        if changes := difference(old.identity, run.identity):
+            cause = "the folder holds a run of another job:" + "".join(f"\n    {change}" for change in changes)
+            raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")
+        return old
+    write_record(store, run)
+    return run
 
 
 def _own(manifest: ContextManifest, run: LabelRecord, store: ShardStore) -> ContextManifest:
@@ -128,7 +145,7 @@ def _own(manifest: ContextManifest, run: LabelRecord, store: ShardStore) -> Cont
 def _label(
     store: ShardStore, job: LabelJob, run: LabelRecord, left: list[LineRange], tally: Tally, lease: Lease
 ) -> None:
-    with connected(job.cluster.address):
+    with connected(job.cluster.address), _interruptible():
         for manifest, contexts in labelled(left, job, run.fingerprint):
             lease.check()
             commit(store, manifest, contexts)
@@ -137,6 +154,19 @@ def _label(
                 "shard %d of %d: %d of %d sentences kept", tally.counts["shards"], len(run.ranges), manifest.kept,
                 manifest.sentences,
             )  # fmt: skip
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Inside the block SIGTERM ends the job as Ctrl-C does; Ray would end the process, and tell nobody."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _summary(url: str, tally: Tally) -> LabelSummary:

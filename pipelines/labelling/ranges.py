@@ -1,6 +1,5 @@
 """The input as ranges of bytes: each is one shard, read and labelled for itself, wherever there is room."""
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,14 +7,17 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.input_files import InputFile
 from pipelines.lines import MOST_ROW_BYTES
-from pipelines.sources import is_compressed
+from pipelines.sources import check_compression, is_compressed
+from schemas.errors import JobError
 from services.filesystem import is_local, resolve
 
 _BLOCK_BYTES = 1 << 20
+# A compressed file has no way in but its beginning, so it is one shard, whose sentences are held in memory.
+_MOST_COMPRESSED_BYTES = 64 << 20
 
 
 class LineRange(BaseModel):
-    """The lines of a file that begin in a range of its bytes; all of a compressed file, which has no other way in.
+    """The lines of a file that begin in a range of its bytes; all of a compressed file.
 
     Attributes:
         shard: number of the range among all.
@@ -34,14 +36,25 @@ class LineRange(BaseModel):
 
 
 def plan_ranges(files: list[InputFile], bytes_per_shard: int) -> list[LineRange]:
-    """The ranges of all files, in order; an empty file has none."""
+    """The ranges of all files, in order; an empty file has none.
+
+    Raises:
+        JobError: a compressed file is too large to be one shard.
+    """
     ranges: list[LineRange] = []
     for file in files:
-        size = file.fs.size(file.path)
-        step = max(size, 1) if is_compressed(file.path) else bytes_per_shard
+        size, step = file.fs.size(file.path), bytes_per_shard
+        if is_compressed(file.path):
+            check_compression(file.name, file.path)
+            if size > _MOST_COMPRESSED_BYTES:
+                cause = (
+                    f"a compressed file is one shard, and this one is larger than {_MOST_COMPRESSED_BYTES >> 20} MiB"
+                )
+                raise JobError("input.path", file.name, cause, "decompress it, or split it before it is compressed")
+            step = max(size, 1)
+        url = file.path if is_local(file.fs) else file.fs.unstrip_protocol(file.path)
         for start in range(0, size, step):
             end = None if start + step >= size else start + step
-            url = file.path if is_local(file.fs) else file.fs.unstrip_protocol(file.path)
             ranges.append(LineRange(shard=len(ranges), source=file.name, url=url, start=start, end=end))
     return ranges
 
@@ -50,37 +63,38 @@ def lines_of(each: LineRange) -> Iterator[tuple[int, bytes | None]]:
     """Offset and content of each line that begins in the range; None in place of one longer than a row may be."""
     fs, path = resolve(each.url, "input.path")
     with fs.open(path, "rb", compression="infer") as file:
-        at = each.start
-        if at:
-            # The line that runs into the range belongs to the one before it.
-            file.seek(at - 1)
-            at += _rest_of_line(file) - 1
-        while each.end is None or at < each.end:
-            line = file.readline(MOST_ROW_BYTES + 1)
-            if not line:
-                return
-            begins, at = at, at + len(line)
-            if len(line) > MOST_ROW_BYTES:
-                at += 0 if line.endswith(b"\n") else _rest_of_line(file)
-                yield begins, None
-            else:
-                yield begins, line
+        # The line that runs into the range belongs to the one before it.
+        others = each.start > 0
+        first = each.start - 1 if others else 0
+        if others:
+            file.seek(first)
+        begins, size, line = first, 0, bytearray()
+        for at, piece in _pieces(file, first):
+            past_end = each.end is not None and at + len(piece) > each.end
+            if not size:
+                if not others and each.end is not None and at >= each.end:
+                    return
+                begins = at
+            size += len(piece)
+            if size <= MOST_ROW_BYTES:
+                line += piece
+            if piece.endswith(b"\n"):
+                if not others:
+                    yield begins, bytes(line) if size <= MOST_ROW_BYTES else None
+                others, size = False, 0
+                line.clear()
+            elif others and past_end:
+                return  # no line begins in the range
+        if size and not others:
+            yield begins, bytes(line) if size <= MOST_ROW_BYTES else None
 
 
-def _rest_of_line(file: Any) -> int:
-    """Passes over what is left of a line; how many bytes that was."""
-    passed = 0
-    while part := file.readline(_BLOCK_BYTES):
-        passed += len(part)
-        if part.endswith(b"\n"):
-            break
-    return passed
-
-
-def content_of(file: InputFile) -> str:
-    """What identifies a file's content."""
-    digest = hashlib.blake2b(digest_size=16)
-    with file.fs.open(file.path, "rb") as opened:
-        while block := opened.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+def _pieces(file: Any, at: int) -> Iterator[tuple[int, bytes]]:
+    """Offset and content of what lies between two line ends, or the borders of two blocks."""
+    while block := file.read(_BLOCK_BYTES):
+        low = 0
+        while low < len(block):
+            high = block.find(b"\n", low) + 1 or len(block)
+            yield at + low, block[low:high]
+            low = high
+        at += len(block)

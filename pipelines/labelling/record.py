@@ -46,7 +46,7 @@ def read_record(store: ShardStore) -> LabelRecord | None:
     try:
         if json.loads(raw).get("kind") != "label":
             return None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
     try:
         return LabelRecord.model_validate_json(raw)

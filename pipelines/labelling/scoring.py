@@ -1,5 +1,6 @@
 """Ray Data's two steps: a range of lines to sentences, and sentences to the contexts that are kept."""
 
+import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -8,16 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+import torch
 
 from pipelines.labelling.contexts import CONTEXT_SCHEMA, ContextManifest
 from pipelines.labelling.ranges import LineRange, lines_of
 from pipelines.labelling.sentences import Segmenter
 from schemas.emotions import EMOTIONS
-from schemas.label import LabelJob
+from schemas.errors import JobError, KindlingError, StoppedError, shorten
+from schemas.label import LabelCluster, LabelJob
+from services.classifier import load_classifier, with_absolute_path
 
 _NEUTRAL = EMOTIONS.index("neutral")
 # A message between the steps: one row of one column, so that Ray Data has nothing to convert.
 _COLUMN = "message"
+_READERS_PER_ACTOR = 2
 
 Sentence = tuple[str, int, int]
 """text, offset of its line, number in its line"""
@@ -29,21 +34,58 @@ def labelled(
     """The shards of these ranges as they are done, in no order.
 
     Must be used inside `services.cluster.connected`.
+
+    Raises:
+        KindlingError: a worker failed; the shards that are not done stay undone.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
-    gpus, cpus = job.cluster.gpus_per_actor, job.cluster.cpus_per_actor or _share_of_cores(job.cluster.actors)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    gpus, cpus = job.cluster.gpus_per_actor, _cores(job.cluster)
+    # On a joined cluster an actor's working directory is another.
+    placed = job.model_copy(update={"classifier": with_absolute_path(job.classifier)})
     messages = ray.data.from_items([{_COLUMN: pickle.dumps(each)} for each in ranges], override_num_blocks=len(ranges))
-    done = messages.map(_step(lambda each: read_range(each, job))).map_batches(
-        _Scorer, fn_constructor_args=[job, fingerprint, cpus], batch_size=1, concurrency=job.cluster.actors,
+    # Reading lines is little work, and an actor may want every core there is.
+    read = messages.map(
+        _step(lambda each: read_range(each, job)), num_cpus=0,
+        compute=ray.data.TaskPoolStrategy(size=_READERS_PER_ACTOR * job.cluster.actors),
+    )  # fmt: skip
+    done = read.map_batches(
+        _Scorer, fn_constructor_args=[placed, fingerprint, cpus], batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=job.cluster.actors),
         **({"num_gpus": gpus} if gpus else {"num_cpus": cpus}),
     )  # fmt: skip
-    for row in done.iter_rows():
-        yield pickle.loads(row[_COLUMN])
+    try:
+        for row in done.iter_rows():
+            yield pickle.loads(row[_COLUMN])
+    except ray.exceptions.RayError as error:
+        raise _told(error) from None
 
 
-def _share_of_cores(actors: int) -> int:
-    """Of each actor: an equal share of the cluster's cores, less the one on which lines are read."""
-    return max(int((ray.cluster_resources()["CPU"] - 1) // actors), 1)
+def _cores(cluster: LabelCluster) -> int:
+    """Of each actor that scores on CPUs.
+
+    Raises:
+        JobError: no node has so many, or all actors together want more than there are.
+    """
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    largest, total = max(nodes), sum(nodes)
+    cpus = cluster.cpus_per_actor or max(min(largest, total // cluster.actors), 1)
+    if not cluster.gpus_per_actor and (cpus > largest or cpus * cluster.actors > total):
+        cause = f"{cluster.actors} actors of {cpus} cores do not fit; the cluster has {total}, {largest} on one node"
+        raise JobError("cluster.actors", cluster.actors, cause, "ask for fewer actors, or fewer cores of each")
+    return cpus
+
+
+def _told(error: BaseException) -> KindlingError:
+    """What failed in a worker, out of what Ray wraps round it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KindlingError):
+            return seen
+        error, seen = seen, getattr(seen, "cause", None) or seen.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    remedy = "what is committed is kept; see the log in Ray's session folder, then run the same command"
+    return StoppedError("label", None, f"a worker failed: {shorten(lines[-1])}", remedy)
 
 
 def _step(work: Callable[[Any], Any]) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
@@ -63,11 +105,8 @@ class _Scorer:
     """The actor."""
 
     def __init__(self, job: LabelJob, fingerprint: str, cpus: int) -> None:
-        import torch
-
-        from services.classifier import load_classifier
-
-        torch.set_num_threads(cpus)
+        if not job.cluster.gpus_per_actor:
+            torch.set_num_threads(cpus)
         self._fingerprint = fingerprint
         self._classifier = load_classifier(job.classifier, "cuda" if job.cluster.gpus_per_actor else "cpu")
         thresholds = self._classifier.thresholds

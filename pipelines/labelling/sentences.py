@@ -1,5 +1,6 @@
 """From a raw line to clean sentences. What is taken off and what is dropped, rule by rule, is said here and counted."""
 
+import html
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -10,17 +11,19 @@ from schemas.label import Segmentation
 
 # Child-directed speech (CHILDES) and telephone talk (Switchboard) say who speaks: *MOT:, CHI:, A:
 _SPEAKER = re.compile(r"^\*?[A-Z][A-Z0-9]{0,4}:\s+")
-# What a transcriber heard beside words: [laughs], &=coughs, 0[=! nods].
-_HEARD = re.compile(r"\[[^\][]*\]|&[=~+-]?\w+")
+# What a transcriber heard beside words: [laughs], &=coughs, 0 [=! nods].
+_HEARD = re.compile(r"(?:(?<!\w)0\s*)?\[[^\][]{1,80}\]|(?<!\w)&[=~+-]\w+")
 # Emphasis as plain-text books set it: _so_, *so*.
-_EMPHASIS = re.compile(r"(?<!\w)([*_])(\S(?:[^*_\n]*\S)?)\1(?!\w)")
-# Wikipedia's == Title ==, a book's CHAPTER IV. or "Act 2, scene 1".
+_EMPHASIS = re.compile(r"(?<!\w)([*_])(\S(?:[^*_\n]{0,200}\S)?)\1(?!\w)")
+# A book's CHAPTER IV. or "Act 2, scene 1"; Wikipedia's titles stand between equals signs.
 _HEADING = re.compile(
-    r"^(?:=+[^=]+=+|\W*(?:chapter|book|part|volume|section|canto|act|scene|appendix)\s+(?:[ivxlc]+|\d+|the\s+\w+)\b.{0,60})$",
-    re.IGNORECASE,
+    r"^\W*(?i:chapter|book|part|volume|section|canto|act|scene|appendix)\s+(?:[IVXLC]+|[ivxlc]+|\d+)\b"
+    r"(?:\W*$|\s*[.:,\u2013\u2014-].{0,60}$)"
 )
-_MARKUP = re.compile(r"https?://|www\.\w|</?\w+[^<>]*>|\{\{|\}\}|\[\[|\]\]")
+_MARKUP = re.compile(r"https?://|www\.\w|</?\w[^<>]*>|\{\{|\}\}|\[\[|\]\]")
 _ENDS_SENTENCE = re.compile(r"[.!?]\W*$")
+# Of a line's end; how long a line is does not matter.
+_END_CHARACTERS = 40
 
 NOT_TEXT, LONG_LINE, BLANK, HEADING, MARKUP = "bytes are no text", "line too long", "blank", "heading", "markup"
 NO_LETTERS, SHORT, LONG = "no letters", "too few words", "too many words"
@@ -51,15 +54,16 @@ class Segmenter:
         if line is None:
             return self._drop(LONG_LINE)
         try:
-            text = line.decode(self._encoding).removeprefix("\ufeff").strip()
+            text = html.unescape(line.decode(self._encoding)).removeprefix("\ufeff").strip()
         except UnicodeDecodeError:
             return self._drop(NOT_TEXT)
         if "\0" in text:
             return self._drop(NOT_TEXT)
-        if _HEADING.match(text) or _is_capitals(text):
+        if _is_heading(text):
             return self._drop(HEADING)
-        text = _HEARD.sub(" ", _SPEAKER.sub("", text))
-        text = " ".join(_EMPHASIS.sub(r"\2", text).split())
+        if "[[" not in text:
+            text = _HEARD.sub(" ", text)
+        text = " ".join(_EMPHASIS.sub(r"\2", _SPEAKER.sub("", text)).split())
         return text or self._drop(BLANK)
 
     def _drop(self, rule: str) -> str:
@@ -77,6 +81,8 @@ class Segmenter:
         return LONG if words > self._section.max_words else ""
 
 
-def _is_capitals(text: str) -> bool:
-    """A title set in capitals; a shout ends as a sentence does."""
-    return text.isupper() and not _ENDS_SENTENCE.search(text) and not _SPEAKER.match(text)
+def _is_heading(text: str) -> bool:
+    """Also a title set in capitals; a shout ends as a sentence does."""
+    if _HEADING.match(text) or (text.startswith("=") and text.endswith("=")):
+        return True
+    return text.isupper() and not _ENDS_SENTENCE.search(text[-_END_CHARACTERS:]) and not _SPEAKER.match(text)
