@@ -140,13 +140,14 @@ def job_of(folder, **changes):
         "name": "contexts",
         "input": {"path": [str(folder / "raw" / "*")]},
         "threshold": "tuned",
+        "cluster": {"cpus_per_actor": 1},
         "output": {"path": str(folder / "run"), "bytes_per_shard": 2000},
         **changes,
     }
 
 
 @pytest.fixture(scope="module")
-def labelled_run(tmp_path_factory):
+def labelled_run(tmp_path_factory, ray_cluster):
     folder = tmp_path_factory.mktemp("label")
     corpus(folder / "raw")
     return folder, label(job_of(folder))
@@ -216,3 +217,18 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path):
     with pytest.raises(JobError, match="did you mean `threshold`"):
         label(job_of(tmp_path) | {"treshold": 0.5})
     assert not list((tmp_path / "run").glob("data/*"))
+
+
+def test_more_cores_than_there_are_are_refused(labelled_run, tmp_path):
+    corpus(tmp_path / "raw")
+    with pytest.raises(JobError, match="do not fit"):
+        label(job_of(tmp_path, cluster={"actors": 3, "cpus_per_actor": 4}))
+
+
+def test_the_command_says_what_was_kept(labelled_run, kindling):
+    folder, _ = labelled_run
+    (folder / "job.yaml").write_text(json.dumps(job_of(folder)))
+    done = kindling("label", folder / "job.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "60 of 140 sentences kept" in done.stdout
+    assert "complete: nothing to do" in done.stderr
