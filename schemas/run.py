@@ -1,9 +1,9 @@
 """What a run says of itself: run.json at its root, and a manifest in the footer of each data shard."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 MANIFEST_KEY = b"kindling.manifest"
 
@@ -41,11 +41,11 @@ class RunRecord(Record):
     identity: dict[str, Any]
     """every key that can change text or layout, flat; a resume with another identity is refused with the difference"""
     inputs: list[InputSource]
-    segments: list[int]
+    segments: Annotated[list[int], Field(min_length=1)]
     """input rows at each start that added some: [200], and after `--extend` by 50 rows [200, 250]. Shards never cross
     a segment's end, so that what is committed stays as it is"""
-    samples: int
-    rows_per_shard: int
+    samples: int = Field(gt=0)
+    rows_per_shard: int = Field(gt=0)
     model_revision: str = ""
     """commit or content hash of the model, once an engine has loaded it"""
     engine: dict[str, Any] = {}
