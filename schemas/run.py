@@ -91,7 +91,7 @@ class Manifest(Record):
     samples: int
     counts: dict[str, int]
     """rows by state; they add up to (end - start) * samples"""
-    siblings: dict[str, str]
+    siblings: dict[Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}\.parquet$")], str]
     """sha256 of each sibling file by its path below the run; a shard without rejects or errors has none"""
     prompt_tokens: int
     cached_prompt_tokens: int

@@ -151,6 +151,7 @@ class ShardStore:
             rows: ROW_SCHEMA, every row of the shard in its final order, whatever its state.
 
         Raises:
+            FileExistsError: another driver has committed it.
             OSError: as the file system gives it; the shard is then not committed.
         """
         failpoint("commit.begun")
@@ -165,7 +166,9 @@ class ShardStore:
         hashes = {relative: hashlib.sha256(data).hexdigest() for relative, data in siblings.items()}
         manifest = manifest.model_copy(update={"siblings": hashes})
         accepted = rows.filter(pc.equal(rows["state"], ACCEPTED))
-        write_atomic(self.fs, self.path(shard_path("data", manifest.shard)), encode_shard(accepted, manifest))
+        # Never over another: a driver that lost its lease while it stood still must not undo what its successor did.
+        data = self.path(shard_path("data", manifest.shard))
+        write_atomic(self.fs, data, encode_shard(accepted, manifest), new=True)
         failpoint("commit.data")
         return manifest
 

@@ -463,6 +463,13 @@ def test_a_hundred_thousand_rows_have_seeds_of_their_own():
     assert max(seeds) > 2**62 > min(seeds)
 
 
+def test_a_committed_shard_is_never_replaced(store):
+    first = store.commit(manifest(accepted=1, end=1), table(batch(0)))
+    with pytest.raises(FileExistsError):
+        store.commit(manifest(accepted=1, end=1), table(batch(0)))
+    assert store.manifest(0) == first
+
+
 def test_what_a_driver_killed_in_its_first_write_leaves_is_nothing(tmp_path):
     (tmp_path / "run.lock").write_text("")
     (tmp_path / f".run.json.4711{LEFTOVER_SUFFIX}").write_text("{")
