@@ -92,6 +92,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
             if progress.finished < progress.total:
                 _generate(job, run, reader, store, lease, contexts, progress, index)
             else:
+                store.remove_logs()  # a driver that died right after the last commit left one
                 _log.info("%s is complete: nothing to do", store.url)
             store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
             return _summary(store, progress)

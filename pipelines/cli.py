@@ -13,6 +13,8 @@ import typer
 from pipelines import cli_bench, cli_corpora
 from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError, shorten
 
+_TYPER_INTERRUPTED = 130
+
 app = typer.Typer(
     name="kindling",
     help="Distributed batch generation: a corpus in, committed Parquet shards out, through vLLM on Ray.",
@@ -272,15 +274,24 @@ def main() -> None:
     except KindlingError as error:
         print(f"{'stopped' if error.exit_code == EXIT_STOPPED else 'error'}: {error}", file=sys.stderr)
         _exit(error.exit_code)
-    except KeyboardInterrupt:
+    except SystemExit as ended:
+        # Typer's way of telling of Ctrl-C, and Ray's of SIGTERM.
+        if ended.code not in (_TYPER_INTERRUPTED, signal.SIGTERM):
+            raise
         print("stopped", file=sys.stderr)
         _exit(EXIT_STOPPED)
 
 
 def _exit(code: int) -> NoReturn:
     if code == EXIT_STOPPED:
-        print(f"resume with: {shlex.join(['kindling', *sys.argv[1:]])}", file=sys.stderr)
+        print(f"resume with: {shlex.join(['kindling', *map(_without_secret, sys.argv[1:])])}", file=sys.stderr)
     sys.exit(code)
+
+
+def _without_secret(argument: str) -> str:
+    """A `--set` of what a file system needs may be a secret, and logs are read by many."""
+    key, equals, _ = argument.partition("=")
+    return f"{key}=..." if equals and "storage_options" in key else argument
 
 
 class _StderrHandler(logging.Handler):

@@ -17,7 +17,11 @@ _SECRET = "secret"
 
 
 def _without_secret(url: str) -> str:
-    if "://" in url and (urlsplit(url).password or _SIGNATURE.search(url)):
+    # Each link of a chain (simplecache::https://...) may hold a secret; on the web a user's name may be a token.
+    parts = [urlsplit(part) for part in url.split("::") if "://" in part]
+    if any(part.password or (part.username and part.scheme in ("http", "https")) for part in parts) or (
+        parts and _SIGNATURE.search(url)
+    ):
         raise PydanticCustomError(
             _SECRET, "a secret in a URL would be written to run.json, and to each row as its source"
         )
@@ -214,7 +218,8 @@ def _job_error(error: ValidationError, kind: type[Section]) -> JobError:
     # A whole section may hold a secret, and an error is read in logs.
     value = None if isinstance(first["input"], dict) or "storage_options" in first["loc"] else first["input"]
     if first["type"] == "extra_forbidden":
-        return JobError(".".join(map(str, first["loc"])), value, "unknown key", _nearest(first["loc"], kind))
+        # Its value may be a secret that somebody tried to give.
+        return JobError(".".join(map(str, first["loc"])), None, "unknown key", _nearest(first["loc"], kind))
     path = [part for part in first["loc"] if not _is_union_tag(part)]
     key = ".".join(str(part) for part in path) or "job file"
     if first["type"] == "missing":

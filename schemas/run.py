@@ -1,9 +1,9 @@
 """What a run says of itself: run.json at its root, and a manifest in the footer of each data shard."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.sweep import DEFAULT_VARIANT
 
@@ -52,13 +52,13 @@ class RunRecord(Record):
     identity: dict[str, Any]
     """every key that can change text or layout, flat; a resume with another identity is refused with the difference"""
     inputs: list[InputSource]
-    segments: list[int]
+    segments: Annotated[list[int], Field(min_length=1)]
     """input rows at each start that added some: [200], and after `--extend` by 50 rows [200, 250]. Shards never cross
     a segment's end, so that what is committed stays as it is"""
-    samples: int
+    samples: int = Field(gt=0)
     variants: list[RunVariant] = []
     """those of the job's sweep, in their order; none without one"""
-    rows_per_shard: int
+    rows_per_shard: int = Field(gt=0)
     model_revision: str = ""
     """commit or content hash of the model, once an engine has loaded it"""
     engine: dict[str, Any] = {}
@@ -121,7 +121,7 @@ class Manifest(Record):
     """in a sweep, the number of its combinations"""
     counts: dict[str, int]
     """rows by state; they add up to (end - start) * samples * variants"""
-    siblings: dict[str, str]
+    siblings: dict[Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}\.parquet$")], str]
     """sha256 of each sibling file by its path below the run; a shard without rejects or errors has none"""
     prompt_tokens: int
     cached_prompt_tokens: int

@@ -173,7 +173,7 @@ class Coordinator:
         if not finished.units:
             return
         for unit in finished.units:
-            del member.rows[unit]
+            member.rows.pop(unit, None)
         self._left -= len(finished.units)
         self._pool.served(member)
         self._sink(finished)

@@ -8,9 +8,12 @@ end with the process that made them, however it ends.
 import fcntl
 import logging
 import os
+import stat
 import tempfile
 from io import TextIOWrapper
 from pathlib import Path
+
+from schemas.errors import EngineError
 
 _log = logging.getLogger("kindling")
 
@@ -26,8 +29,7 @@ class CoreClaim:
     """
 
     def __init__(self, count: int) -> None:
-        folder = Path(tempfile.gettempdir()) / f"kindling-cores-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder = _own_folder(Path(tempfile.gettempdir()) / f"kindling-cores-{os.getuid()}")
         usable = sorted(os.sched_getaffinity(0))
         self._locks: list[TextIOWrapper] = []
         claimed: list[int] = []
@@ -40,8 +42,22 @@ class CoreClaim:
         self.cores = tuple(claimed or usable[:count])
 
 
+def _own_folder(path: Path) -> Path:
+    """A folder that no other user made, or may write in: what lies in it is opened for writing.
+
+    Raises:
+        EngineError: somebody else was there first.
+    """
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        remedy = "have it removed, or set TMPDIR to a folder of your own"
+        raise EngineError("TMPDIR", str(path), "this is not a folder of yours alone", remedy)
+    return path
+
+
 def _locked(path: Path) -> TextIOWrapper | None:
-    file = path.open("w")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,7 @@
 """Local and remote file systems behind fsspec, and what durable writing means on each."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -44,17 +45,21 @@ def is_local(fs: fsspec.AbstractFileSystem) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
-def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes, new: bool = False) -> None:
     """Writes a whole file so that a reader sees all of it or none, and it survives a power cut.
 
     Local: a temporary name, fsync, rename, fsync of the folder. Elsewhere one whole PUT, which object stores make
     visible at once.
 
+    Args:
+        new: never replace a file that is there.
+
     Raises:
+        FileExistsError: it was to be new, and is there.
         OSError: as the file system gives it; nothing is left behind.
     """
     if not is_local(fs):
-        fs.pipe_file(path, data)
+        fs.pipe_file(path, data, **({"mode": "create"} if new else {}))
         return
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
@@ -67,7 +72,10 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
             write_all(file, whole[len(data) // 2 :])
             os.fsync(file.fileno())
         failpoint("write.synced")
-        os.rename(temporary, path)
+        if new:
+            _rename_to_new(temporary, path)
+        else:
+            os.rename(temporary, path)
         failpoint("write.renamed")
         sync_folder(folder)
     except BaseException:
@@ -118,6 +126,19 @@ def _remove_leftovers(parent: str, name: str) -> None:
                 shutil.rmtree(folder)
             finally:
                 os.close(lock)
+
+
+def _rename_to_new(temporary: str, path: str) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        os.rename(temporary, path)
+        return
+    os.unlink(temporary)
 
 
 def write_all(file: FileIO, data: bytes | memoryview) -> None:

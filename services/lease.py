@@ -73,16 +73,18 @@ class _Lock:
             holder = _told(os.read(self._descriptor, 1000))
             os.close(self._descriptor)
             raise _held(store, holder) from None
+        self._mine = f"{_who()}\n{secrets.token_hex(8)}".encode()
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, _who().encode(), 0)
+        os.pwrite(self._descriptor, self._mine, 0)
 
     def check(self) -> None:
-        """See `Lease.check`: the file may have been deleted, and another made in its place."""
+        """See `Lease.check`: the file may have been deleted, and a network file system may have let go of the lock."""
         try:
-            there = os.stat(self._path)
+            with open(self._path, "rb") as file:
+                there = file.read(len(self._mine) + 1)
         except FileNotFoundError:
             raise LeaseLostError(f"{self._path} was removed while the job ran") from None
-        if not os.path.samestat(there, os.fstat(self._descriptor)):
+        if there != self._mine:
             raise LeaseLostError(f"{self._path} is another driver's now")
 
     def release(self) -> None:
@@ -104,7 +106,7 @@ class _Renewal:
 
     def check(self) -> None:
         """See `Lease.check`."""
-        if time.monotonic() > self._good_until:
+        if _now() > self._good_until:
             raise LeaseLostError(f"{self._store.path(LOCK_NAME)} could not be renewed, or is another driver's now")
 
     def release(self) -> None:
@@ -133,16 +135,16 @@ class _Renewal:
     def _renew(self) -> None:
         while not self._ended.wait(_RENEW_SECONDS):
             try:
-                if not self._is_mine(self._read()):
+                if _now() > self._good_until or not self._is_mine(self._read()):
                     self._good_until = 0.0
                     return
                 self._write()
-            except OSError as error:
+            except Exception as error:  # each file system has errors of its own
                 _log.warning("the run's lease could not be renewed: %s", error)
 
     def _write(self) -> None:
         self._renewals += 1
-        began = time.monotonic()
+        began = _now()
         lease = {"holder": _who(), "nonce": self._nonce, "renewals": self._renewals}
         self._store.fs.pipe_file(self._store.path(LOCK_NAME), json.dumps(lease).encode())
         self._good_until = began + _VOID_SECONDS - _RENEW_SECONDS
@@ -158,6 +160,11 @@ class _Renewal:
         return self._nonce.encode() in raw
 
 
+def _now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def _who() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
 
@@ -166,7 +173,7 @@ def _told(raw: bytes) -> str:
     try:
         return json.loads(raw)["holder"]
     except (ValueError, TypeError, KeyError):
-        return raw.decode(errors="replace") or "another driver"
+        return raw.decode(errors="replace").partition("\n")[0] or "another driver"
 
 
 def _held(store: ShardStore, holder: str) -> RunError:

@@ -29,20 +29,31 @@ def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: b
     Raises:
         EngineError: a replica is to have a part of a GPU and more than one.
     """
-    resources = ray.cluster_resources()
     gpus = cluster.gpus_per_replica
     if gpus is None:
         ranks = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
-        gpus = float(ranks) if resources.get("GPU") and model.id != "fake" else 0.0
+        gpus = float(ranks) if ray.cluster_resources().get("GPU") and model.id != "fake" else 0.0
     if gpus > 1 and gpus != int(gpus):
         raise EngineError("cluster.gpus_per_replica", gpus, "above one GPU only whole ones can be given", "round it")
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    # A head that runs no work has no CPU to give.
+    nodes = [cpu for node in ray.nodes() if node["Alive"] and (cpu := node["Resources"].get("CPU"))] or [1]
     replicas_per_node = -(-cluster.replicas // len(nodes))
     cpus = cluster.cpus_per_replica or max(int(min(nodes) // replicas_per_node), 1)
-    for what, wanted, there in (("GPU", gpus, resources.get("GPU", 0)), ("CPU", 0 if gpus else cpus, resources["CPU"])):
-        if warn and wanted * cluster.replicas > there:
-            _log.warning(
-                "the job wants %g x %g %ss and the cluster has %g: the rest of the replicas waits for nodes",
-                cluster.replicas, wanted, what, there,
-            )  # fmt: skip
+    if warn:
+        _warn_of_too_little(cluster.replicas, "GPU" if gpus else "CPU", gpus or cpus)
     return EngineSpec(model, engine, gpus, cpus)
+
+
+def _warn_of_too_little(replicas: int, what: str, wanted: float) -> None:
+    there, free = (resources().get(what, 0) for resources in (ray.cluster_resources, ray.available_resources))
+    if wanted * replicas > there:
+        _log.warning(
+            "the job wants %g x %g %ss and the cluster has %g: the rest of the replicas waits for nodes",
+            replicas, wanted, what, there,
+        )  # fmt: skip
+    elif wanted * replicas > free:
+        _log.warning(
+            "the job wants %g x %g %ss and %g of the cluster's %g are free: the rest of the replicas waits for other "
+            "jobs, or for warm pools with other settings to end (`kindling pool list`)",
+            replicas, wanted, what, free, there,
+        )  # fmt: skip

@@ -236,7 +236,7 @@ class ReplicaPool:
                 "this is a fault of Kindling's own; please report it with the log in Ray's session folder",
             ) from error  # fmt: skip
         except ray.exceptions.RayError as error:
-            return Lost(member, _last_line(error), "node" if _is_of_node(error) else "process")
+            return Lost(member, _last_line(error), "node" if _is_of_node(error, member) else "process")
         member.waits_for = None
         return self._returned(member, answer) if isinstance(answer, bytes) else self._ready(member, answer)
 
@@ -257,6 +257,11 @@ def _last_line(error: Exception) -> str:
     return " ".join((str(error).strip() or type(error).__name__).splitlines()[-1].split())
 
 
-def _is_of_node(error: ray.exceptions.RayError) -> bool:
-    unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
-    return unreachable or getattr(error, "preempted", False) or _NODE_DIED in str(error)
+def _is_of_node(error: ray.exceptions.RayError, member: Member) -> bool:
+    if getattr(error, "preempted", False) or _NODE_DIED in str(error):
+        return True
+    if not isinstance(error, ray.exceptions.ActorUnavailableError):
+        return False
+    # Of a pool's actor, which Ray starts anew, it says the same where only the process died.
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return not member.adopted or member.node not in alive

@@ -4,10 +4,13 @@ Several jobs may use one replica at once, each in a session of its own: a warm p
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
 import pickle
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -112,7 +115,7 @@ class _Together:
     """The rows of one message leave this block together, when the last of them has come to its end.
 
     An engine computes on all its cores from its first request on, and prompts that are rendered beside that come to it
-    late, in small batches.
+    late, in small batches. A row that takes long holds the others no longer than MOST_WAIT_SECONDS.
     """
 
     def __init__(self, rows: int) -> None:
@@ -126,7 +129,8 @@ class _Together:
         if self._left == 0:
             self._done.set()
         if error is None:
-            await self._done.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._done.wait(), MOST_WAIT_SECONDS)
 
 
 class Replica:
@@ -147,6 +151,8 @@ class Replica:
         self._dead: EngineDeadError | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._idle_since = monotonic()
+        if idle_seconds is not None:
+            threading.Thread(target=self._end_unless_started, args=(idle_seconds,), daemon=True).start()
 
     async def start(self) -> EngineInfo:
         """Starts the engine, if it is not up.
@@ -179,9 +185,11 @@ class Replica:
         info = await self.start()
         if self._dead is not None and self._idle_seconds is not None:
             await asyncio.sleep(math.inf)  # this process is ending; Ray asks its successor
+        await self.close(job)  # where this is asked again, the driver knows nothing of the rows of the first time
         revision = info.model_revision
-        self._sessions[job] = _Session({name: replace(c, model_revision=revision) for name, c in contexts.items()})
-        return Opened(info, ray.get_runtime_context().get_node_id(), self._cores, self._share())
+        session = _Session({name: replace(c, model_revision=revision) for name, c in contexts.items()})
+        self._sessions[job] = session
+        return Opened(info, ray.get_runtime_context().get_node_id(), self._cores, self._share(session))
 
     async def submit(self, message: bytes) -> None:
         """Hands rows to the engine and returns at once; `exchange` brings them back.
@@ -238,7 +246,7 @@ class Replica:
         session.many.clear()
         records, session.records = session.records, []
         batch = to_batch([record for _, record in records])
-        return pickle.dumps(Finished.of([row for row, _ in records], batch, self._share()))
+        return pickle.dumps(Finished.of([row for row, _ in records], batch, self._share(session)))
 
     async def close(self, job: str) -> None:
         """Ends a job's session; rows that are still running are dropped."""
@@ -250,6 +258,7 @@ class Replica:
     async def describe(self) -> dict[str, Any]:
         """What `kindling pool list` shows of a replica that is up."""
         return {
+            "up": self._engine is not None,
             "jobs": len(self._sessions),
             "in_flight": sum(len(session.tasks) for session in self._sessions.values()),
             "cores": list(self._cores),
@@ -271,8 +280,18 @@ class Replica:
     def _cores(self) -> tuple[int, ...]:
         return self._claim.cores if self._claim is not None else ()
 
-    def _share(self) -> int:
-        return math.ceil(self._engine.info.max_num_seqs * OVERSUBSCRIPTION / max(len(self._sessions), 1))
+    def _share(self, session: _Session) -> int:
+        """An equal share of the engine, and what the others leave of theirs."""
+        total = math.ceil(self._engine.info.max_num_seqs * OVERSUBSCRIPTION)
+        others = sum(len(each.tasks) for each in self._sessions.values() if each is not session)
+        return max(math.ceil(total / max(len(self._sessions), 1)), total - others)
+
+    def _end_unless_started(self, idle_seconds: float) -> None:
+        """Ray makes an actor anew that died, also where no job asks for it; without an engine nothing else ends it."""
+        while self._watcher is None:
+            time.sleep(_WATCH_SECONDS)
+            if not self._starting.locked() and monotonic() - self._idle_since > idle_seconds:
+                ray.kill(ray.get_runtime_context().current_actor)
 
     async def _watch(self, idle_seconds: float) -> None:
         while True:
@@ -317,7 +336,7 @@ class Replica:
         session.records.append((row, record))
         session.news.set()
         # The task that runs this is still among them.
-        if len(session.tasks) <= 1 or len(session.records) >= many_rows(self._share()):
+        if len(session.tasks) <= 1 or len(session.records) >= many_rows(self._share(session)):
             session.many.set()
 
 

@@ -69,10 +69,13 @@ class RowLog:
         self._unsynced.add(shard)
         failpoint("log.appended")
 
-    def sync_if_due(self) -> None:
-        """Syncs at most every SYNC_SECONDS; to be called at least as often, also while no row comes."""
-        if time.monotonic() - self._synced_at >= SYNC_SECONDS:
-            self._sync()
+    def sync_if_due(self) -> float:
+        """Syncs every SYNC_SECONDS; the seconds after which it wants to be called again, also while no row comes."""
+        left = self._synced_at + SYNC_SECONDS - time.monotonic()
+        if left > 0:
+            return left
+        self._sync()
+        return SYNC_SECONDS
 
     def _sync(self) -> None:
         """Makes what was appended survive the death of the machine."""
@@ -146,6 +149,11 @@ def _whole_batches(raw: bytes) -> list[pa.RecordBatch]:
         payload = raw[at + _HEADER.size : at + _HEADER.size + length]
         if not length or len(payload) < length or zlib.crc32(payload) != checksum:
             break
-        batches.append(pa.ipc.read_record_batch(pa.py_buffer(payload), ROW_SCHEMA))
+        try:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(payload), ROW_SCHEMA)
+            batch.validate(full=True)  # whoever can write a log can write its checksum
+        except pa.ArrowException:
+            break
+        batches.append(batch)
         at += _HEADER.size + length
     return batches

@@ -60,8 +60,9 @@ class ShardStore:
         write_atomic(self.fs, self.path(relative), text.encode())
 
     def is_empty(self) -> bool:
-        """Whether nothing lies in the folder but its lock, or it is not there."""
-        return not set(self.names("")) - {LOCK_NAME, ""}  # some object stores list a folder in itself
+        """Whether nothing lies in the folder, or it is not there; its lock and half-written files are nothing."""
+        there = {name for name in self.names("") if not _is_leftover(name)}
+        return not there - {LOCK_NAME, ""}  # some object stores list a folder in itself
 
     def names(self, folder: str) -> list[str]:
         """Names of what lies in a folder below the run ("" is the run's own); none where it is not there."""
@@ -83,7 +84,7 @@ class ShardStore:
         """
         for folder in _OWN_FOLDERS if self.can_append else ():  # one whole PUT leaves nothing
             for name in self.names(folder):
-                if name.startswith(".") and name.endswith(LEFTOVER_SUFFIX):
+                if _is_leftover(name):
                     self.remove(f"{folder}/{name}" if folder else name)
         siblings = [
             (int(match[1]), f"{folder}/{name}")
@@ -103,10 +104,11 @@ class ShardStore:
             RunError: it cannot be read as one.
         """
         path = self.path("run.json")
-        if not self.fs.exists(path):
-            return None
         try:
+            # Asked for, and not whether it is there: fsspec answers "no" to that whatever goes wrong.
             return RunRecord.model_validate_json(self.fs.cat_file(path))
+        except FileNotFoundError:
+            return None
         except ValidationError as error:
             cause = f"not a run.json that this version reads: {error.errors()[0]['msg']}"
             raise RunError(
@@ -130,6 +132,11 @@ class ShardStore:
         """Bytes in one file."""
         return self.fs.size(self.path(relative))
 
+    def remove_logs(self) -> None:
+        """Removes the logs of a run whose every shard is committed."""
+        for name in self.names("log"):
+            self.remove(f"log/{name}")
+
     def holds_rows(self) -> bool:
         """Whether anything was generated: a shard is committed, or rows of an open one are logged."""
         listed = _listed(self.fs, self.path("data"))
@@ -145,6 +152,7 @@ class ShardStore:
             rows: ROW_SCHEMA, every row of the shard in its final order, whatever its state.
 
         Raises:
+            FileExistsError: another driver has committed it.
             OSError: as the file system gives it; the shard is then not committed.
         """
         failpoint("commit.begun")
@@ -159,7 +167,9 @@ class ShardStore:
         hashes = {relative: hashlib.sha256(data).hexdigest() for relative, data in siblings.items()}
         manifest = manifest.model_copy(update={"siblings": hashes})
         accepted = rows.filter(pc.equal(rows["state"], ACCEPTED))
-        write_atomic(self.fs, self.path(shard_path("data", manifest.shard)), encode_shard(accepted, manifest))
+        # Never over another: a driver that lost its lease while it stood still must not undo what its successor did.
+        data = self.path(shard_path("data", manifest.shard))
+        write_atomic(self.fs, data, encode_shard(accepted, manifest), new=True)
         failpoint("commit.data")
         return manifest
 
@@ -209,6 +219,10 @@ class ShardStore:
                 yield from pq.ParquetFile(file).iter_batches(columns=columns)
 
 
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith(LEFTOVER_SUFFIX)
+
+
 def shard_path(folder: str, shard: int) -> str:
     """`data/part-00003.parquet`; names are deterministic, so a resume needs no list of them."""
     return f"{folder}/part-{shard:05d}.parquet"
@@ -225,7 +239,7 @@ def _listed(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, i
         return
     # Object stores cache listings; a resume must see what the last driver wrote.
     fs.invalidate_cache(folder)
-    if fs.exists(folder):
+    with suppress(FileNotFoundError):
         for info in fs.ls(folder, detail=True):
             yield info["name"].rsplit("/", 1)[-1], info["size"]
 

@@ -23,6 +23,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.renderers.params import ChatParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
@@ -77,7 +78,8 @@ class VllmEngine:
             selects = current_platform.device_type == "cpu" and not arguments.worker_extension_cls
             if selects:
                 arguments.worker_extension_cls = WORKER_EXTENSION
-            llm = AsyncLLM.from_engine_args(arguments)
+            # As `vllm.LLM` does: without it a GPU gets sizes that are made for no use at all.
+            llm = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
             if "generate" not in await llm.get_supported_tasks():
                 llm.shutdown()
                 raise EngineError("model.id", spec.model.id, "this model does not write text", "name one that does")
@@ -182,6 +184,8 @@ def prepare_environment(spec: EngineSpec) -> None:
     # A service sends nothing home unless its owner asks for it.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
+    # vLLM renders in one thread, and counts the time that a prompt waits for it; in 30 s a good row may have waited.
+    os.environ.setdefault("VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT", "600")
     if not spec.gpus:
         prepare_cpu(spec)
 

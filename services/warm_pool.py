@@ -64,18 +64,13 @@ def start_pool(
         raise EngineError("pool", name, "a pool of this name runs", f"stop it first: kindling pool stop {name}")
     spec = replica_spec(model, engine, cluster)
     settings = _settings(model, engine)
-    actors = [
-        replica_actor(
-            spec,
-            name=_actor_name(name, settings, model.id, number),
-            namespace=_NAMESPACE,
-            lifetime="detached",
-            max_restarts=-1,
-        ).remote(spec, idle_seconds)
-        for number in range(cluster.replicas)
-    ]
-    left = [actor.start.remote() for actor in actors]
+    actors = []
     try:
+        for number in range(cluster.replicas):
+            actor_name = _actor_name(name, settings, model.id, number)
+            options = {"name": actor_name, "namespace": _NAMESPACE, "lifetime": "detached", "max_restarts": -1}
+            actors.append(replica_actor(spec, **options).remote(spec, idle_seconds))
+        left = [actor.start.remote() for actor in actors]
         while left:
             ready, left = ray.wait(left)
             ray.get(ready)
@@ -87,6 +82,8 @@ def start_pool(
         if isinstance(error, ray.exceptions.RayError):
             cause = f"an engine died while it started: {str(error).splitlines()[-1]}"
             raise EngineError("pool", name, cause, "see the replica's log in Ray's session folder") from None
+        if isinstance(error, ValueError):
+            raise EngineError("pool", name, f"Ray refuses it: {error}", "choose another name") from None
         raise
 
 
@@ -158,7 +155,7 @@ def _state(name: str, model: str, actors: list[Any]) -> PoolState:
         name=name,
         model=model,
         replicas=len(actors),
-        starting=len(actors) - len(answers),
+        starting=len(actors) - sum(answer["up"] for answer in answers),
         jobs=max((answer["jobs"] for answer in answers), default=0),
         in_flight=sum(answer["in_flight"] for answer in answers),
         idle_seconds=min((answer["idle_seconds"] for answer in answers), default=0.0),

@@ -70,6 +70,8 @@ class DispatchWindow:
         """The replica is gone, and with it its cache: its prefix is free for others."""
         if turn := self._turns.pop(replica, None):
             self._held[turn.prefix] -= 1
+            if not self._held[turn.prefix]:
+                del self._held[turn.prefix]  # a corpus may have as many prefixes as rows
 
     @property
     def empty(self) -> bool:

@@ -19,7 +19,7 @@ from schemas.rows import ACCEPTED, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from services.lease import Lease
 from services.replica import Finished
-from services.row_log import SYNC_SECONDS, RowLog
+from services.row_log import RowLog
 from services.shard_index import ShardIndex
 from services.store import ShardStore
 
@@ -105,7 +105,10 @@ class ShardWriter:
         """
         shard = _OpenShard(number, start, end)
         for batch in self._log.recover(number).to_batches():
-            kept = shard.add(self._units_of(batch), batch)
+            units = self._units_of(batch)
+            outputs = self._run.outputs_per_row
+            mine = [start * outputs <= unit < end * outputs for unit in units]
+            kept = shard.add([unit for unit, own in zip(units, mine, strict=True) if own], batch.filter(pa.array(mine)))
             self._on_rows(kept, True)
         self._shards[number] = shard
         if self._is_full(shard):
@@ -138,7 +141,6 @@ class ShardWriter:
                 items = self._waiting()
                 began = time.thread_time()
                 open_ended = None not in items
-                self._log.sync_if_due()
                 self._keep([item for item in items if isinstance(item, Finished)])
                 for number in items:
                     if isinstance(number, int):
@@ -148,8 +150,16 @@ class ShardWriter:
             self._index.save()
         except Exception as error:  # told to the driver, which stops the job
             self.error = error
+            self._keep_what_is_left()
         finally:
             self.cpu_seconds = time.thread_time()
+
+    def _keep_what_is_left(self) -> None:
+        """Where logs cannot be appended to, finished rows of open shards are nowhere yet."""
+        if not self._store.can_append:
+            with contextlib.suppress(Exception):  # what ended the writer may end this too, and has been told
+                self._lease.check()
+                self._log.close({shard.number: shard.batches for shard in self._shards.values()})
 
     def _waiting(self) -> list[Finished | int | None]:
         """All that came since the last time: a busy driver pays for writing a batch once in many messages.
@@ -158,7 +168,7 @@ class ShardWriter:
         """
         items: list[Finished | int | None] = []
         with contextlib.suppress(queue.Empty):
-            items.append(self._queue.get(timeout=SYNC_SECONDS))
+            items.append(self._queue.get(timeout=self._log.sync_if_due()))
             while items[-1] is not None:
                 items.append(self._queue.get_nowait())
         return items
@@ -208,9 +218,11 @@ class ShardWriter:
 
     def _units_of(self, batch: pa.RecordBatch) -> list[int]:
         identities = zip(*(batch[name].to_pylist() for name in IDENTITY), strict=True)
+        # A row of another input, or of a variant that is not there, belongs to no shard.
+        nowhere, number = -self._run.rows, self._variants.get
         return [
-            ((self._first_rows[source] + index) * self._run.samples + sample) * len(self._variants)
-            + self._variants[variant]
+            ((self._first_rows.get(source, nowhere) + index) * self._run.samples + sample) * len(self._variants)
+            + number(variant, -self._run.outputs)
             for source, index, sample, variant in identities
         ]
 

@@ -472,6 +472,8 @@ TOO_MUCH = [
     "{{ ('a' * 10**6).strip('b' * 10**6 + 'a') }}",
     "{{ ['a']|map(attribute='0.' * 200000 + '0') }}",
     "{% set n = namespace(t=()) %}{% for i in range(999) %}{% set n.t = (n.t,) %}{% endfor %}{{ {n.t: 1} }}",
+    "{% set n = namespace(s='a' * 10**6) %}{% for i in range(9000) %}{% if n.s.isalnum() %}{% endif %}{% endfor %}",
+    "{% set n = namespace(s=['a' * 10**6]) %}{% for i in range(9000) %}{{ n.s[0].count('b') }}{% endfor %}",
     "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
     DOUBLED.format("'xx'", "n.s + n.s"),
     DOUBLED.format("'xx'", "n.s ~ n.s"),

@@ -248,6 +248,15 @@ def test_a_stop_signal_keeps_what_is_finished_and_exits_75(fake_job, tmp_path, r
     assert verify(run).faults == []
 
 
+def test_a_signal_before_any_row_is_served_exits_75_too(fake_job, tmp_path, ray_cluster):
+    process = start(fake_job, tmp_path, ray_cluster)
+    wait_for(lambda: Path(fake_job["output"]["path"], "run.json").exists())
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "resume with: kindling augment" in errors and "Traceback" not in errors
+
+
 def test_kill_9_again_and_again_loses_no_row_and_doubles_none(fake_job, tmp_path, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.01}
     fake_job["samples"] = 2

@@ -5,6 +5,7 @@ import sys
 import pytest
 from conftest import ROOT, wait_for
 
+from schemas.errors import EngineError
 from schemas.job import Model
 from services import cpu_settings
 from services.cores import CoreClaim
@@ -77,3 +78,16 @@ def test_an_allocator_that_the_user_chose_stays(clean, tmp_path):
     clean.setenv("LD_PRELOAD", "/opt/libjemalloc.so")
     prepare_cpu(spec())
     assert cpu_environment() == {"LD_PRELOAD": "/opt/libjemalloc.so"}
+
+
+def test_a_folder_of_claims_that_somebody_else_made_is_refused(tmp_path):
+    folder = tmp_path / f"kindling-cores-{os.getuid()}"
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineError, match="not a folder of yours alone"):
+        CoreClaim(1)
+    folder.unlink()
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(EngineError, match="not a folder of yours alone"):
+        CoreClaim(1)

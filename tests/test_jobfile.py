@@ -107,18 +107,19 @@ def test_top_level_that_is_no_mapping(job_file, text, shown, overrides):
 
 
 @pytest.mark.parametrize(
-    ("changes", "key", "value", "nearest"),
+    ("changes", "key", "nearest"),
     [
-        ({"smaples": 3}, "smaples", 3, "`samples`"),
-        ({"sampling": {"temprature": 0.5}}, "sampling.temprature", 0.5, "`sampling.temperature`"),
-        ({"input": {"path": "a", "colums": {"a": "b"}}}, "input.colums", None, "`input.columns`"),
-        ({"output": {"path": "a", "row_per_shard": 9}}, "output.row_per_shard", 9, "`output.rows_per_shard`"),
-        ({"metrics": {"prot": 1}}, "metrics.prot", 1, "`metrics.port`"),
+        ({"smaples": 3}, "smaples", "`samples`"),
+        ({"sampling": {"temprature": 0.5}}, "sampling.temprature", "`sampling.temperature`"),
+        ({"input": {"path": "a", "colums": {"a": "b"}}}, "input.colums", "`input.columns`"),
+        ({"output": {"path": "a", "row_per_shard": 9}}, "output.row_per_shard", "`output.rows_per_shard`"),
+        ({"metrics": {"prot": 1}}, "metrics.prot", "`metrics.port`"),
     ],
 )
-def test_an_unknown_key_is_told_with_the_nearest_known_one(load, changes, key, value, nearest):
+def test_an_unknown_key_is_told_with_the_nearest_known_one(load, changes, key, nearest):
     error = error_of(lambda: load(changes))
-    assert (error.key, error.value, error.cause) == (key, value, "unknown key")
+    # Its value may be a secret.
+    assert (error.key, error.value, error.cause) == (key, None, "unknown key")
     assert nearest in error.remedy
 
 

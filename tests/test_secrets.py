@@ -1,11 +1,14 @@
 """A planted secret is found in nothing that a job writes: files, messages, errors, Ray's logs."""
 
 import os
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import write_job
+
+from schemas.job import Input
 
 SECRET = "hunter2-do-not-write"
 
@@ -38,7 +41,10 @@ def _files(*folders):
         ("input", {"path": f"https://user:{SECRET}@example.invalid/x.jsonl"}),
         ("input", {"path": [f"https://example.invalid/x.jsonl?X-Amz-Signature={SECRET}"]}),
         ("input", {"path": f"abfs://box/x.parquet?sv=1&sig={SECRET}"}),
+        ("input", {"path": f"simplecache::https://user:{SECRET}@example.invalid/x.jsonl"}),
+        ("input", {"path": f"https://{SECRET}@example.invalid/x.jsonl"}),
         ("output", {"path": f"https://user:{SECRET}@example.invalid/run"}),
+        ("model", {"id": "fake", "token": SECRET}),
         ("engine", {"hf_token": SECRET}),
         ("input", {"path": "x.jsonl", "storage_option": {"key": SECRET}}),
         ("input", {"path": "x.jsonl", "storage_options": SECRET}),
@@ -50,3 +56,20 @@ def test_a_secret_where_it_would_be_written_is_refused_and_not_repeated(fake_job
     assert refused.returncode == 2 and "remedy" in refused.stderr, refused.stderr
     assert SECRET not in refused.stdout + refused.stderr
     assert not Path(fake_job["output"]["path"]).exists()
+
+
+@pytest.mark.parametrize("url", ["sftp://user@host/rows.jsonl", "abfs://box@account.dfs.core.windows.net/rows.jsonl"])
+def test_a_name_that_is_no_secret_may_stand_in_a_url(url):
+    assert Input(path=url).path == url
+
+
+def test_the_command_to_resume_with_repeats_no_secret(monkeypatch, capsys):
+    from pipelines import cli
+
+    arguments = ["augment", "job.yaml", "--set", f"input.storage_options.secret={SECRET}", "--set", "samples=2"]
+    monkeypatch.setattr(sys, "argv", ["kindling", *arguments])
+    with pytest.raises(SystemExit):
+        cli._exit(75)
+    told = capsys.readouterr().err
+    assert SECRET not in told
+    assert "samples=2" in told

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.errors import RunError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA, row_seed, to_batch
 from schemas.run import Manifest, RunRecord
-from services.filesystem import write_atomic
+from services.filesystem import LEFTOVER_SUFFIX, write_atomic
 from services.row_log import RowLog
 from services.store import ShardStore, shard_path
 
@@ -458,3 +458,30 @@ def test_a_hundred_thousand_rows_have_seeds_of_their_own():
     seeds = {row_seed(0, "in.jsonl", i, sample) for i in range(25_000) for sample in range(4)}
     assert len(seeds) == 100_000
     assert max(seeds) > 2**62 > min(seeds)
+
+
+def test_a_committed_shard_is_never_replaced(store):
+    first = store.commit(manifest(accepted=1, end=1), table(batch(0)))
+    with pytest.raises(FileExistsError):
+        store.commit(manifest(accepted=1, end=1), table(batch(0)))
+    assert store.manifest(0) == first
+
+
+def test_what_a_driver_killed_in_its_first_write_leaves_is_nothing(tmp_path):
+    (tmp_path / "run.lock").write_text("")
+    (tmp_path / f".run.json.4711{LEFTOVER_SUFFIX}").write_text("{")
+    assert ShardStore(str(tmp_path)).is_empty()
+    (tmp_path / ".hidden").write_text("")
+    assert not ShardStore(str(tmp_path)).is_empty()
+
+
+def test_a_run_json_that_cannot_be_read_is_not_taken_for_none(tmp_path, monkeypatch):
+    store = ShardStore(str(tmp_path))
+    assert store.read_run() is None
+
+    def stale(path):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(store.fs, "cat_file", stale)
+    with pytest.raises(OSError, match="Stale"):
+        store.read_run()

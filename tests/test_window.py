@@ -110,3 +110,9 @@ def test_recipes_tell_prompts_apart_by_what_they_begin_with():
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert Messages().prefix({"messages": chat}) == "Be brief."
     assert [Messages().prefix({"messages": m}) for m in (chat[1:], [], None, ["x"])] == ["", "", "", ""]
+
+
+def test_prefixes_that_are_done_are_forgotten():
+    window = DispatchWindow(rows(map(str, range(1000))), size=8)
+    assert len(drained(window, most=2)) == 1000
+    assert len(window._held) <= 1

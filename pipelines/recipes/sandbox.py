@@ -152,9 +152,21 @@ class _Scales(NodeTransformer):
 
     visit_Tuple = visit_List = visit_Dict = visit_Name
 
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+    def visit_Getitem(self, node: nodes.Getitem | nodes.Getattr) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(node, _WEIGH) if isinstance(node.arg, nodes.Slice) else node
+        return _filtered(node, _WEIGH) if node.ctx == "load" else node
+
+    visit_Getattr = visit_Getitem
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:
+        # A method has no weight of its own; that of which it is one has.
+        method = node.node if isinstance(node.node, nodes.Getattr) else None
+        if method is None:
+            return self.generic_visit(node)
+        node.node = method.node
+        self.generic_visit(node)
+        method.node, node.node = node.node, method
+        return node
 
     def visit_Const(self, node: nodes.Const) -> nodes.Node:
         return _filtered(node, _WEIGH) if len(str(node.value)) > _LONG_CONSTANT else node
