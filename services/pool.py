@@ -46,6 +46,7 @@ class Member:
         waits_for: what the actor was last asked: to open a session, or for finished rows; None between two questions.
         rows: the rows it was given and has not returned, by unit.
         share: requests that it may have in flight for this job.
+        engine_died: it is lost, and its engine said why.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Member:
     node: str = ""
     cores: tuple[int, ...] = ()
     info: EngineInfo | None = None
+    engine_died: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,16 +156,17 @@ class ReplicaPool:
             forgiven: that it died tells nothing about the next one.
 
         Raises:
-            EngineError: the replicas in this place keep dying before they serve a row.
-            StoppedError: the cluster is gone.
+            EngineError: the engines in this place keep dying before they serve a row.
+            StoppedError: their processes do, for a reason that nobody told; or the cluster is gone.
         """
         self._require_head()
         self._deaths[member.number] += not forgiven
         if self._deaths[member.number] >= _MOST_DEATHS:
-            raise EngineError(
-                "cluster", None, f"replica {member.number} died {_MOST_DEATHS} times before it served a row: {cause}",
-                "see the replica's log in Ray's session folder; memory is the commonest reason",
-            )  # fmt: skip
+            cause = f"replica {member.number} died {_MOST_DEATHS} times before it served a row: {cause}"
+            remedy = "see the replica's log in Ray's session folder; memory is the commonest reason"
+            if member.engine_died:
+                raise EngineError("cluster", None, cause, remedy)
+            raise StoppedError("cluster", None, cause, f"{remedy}; the same command resumes")
         _log.warning("replica %d died (%s); starting another", member.number, cause)
         if not member.adopted:
             ray.kill(member.actor)
@@ -226,6 +229,7 @@ class ReplicaPool:
             answer = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, EngineDeadError):
+                member.engine_died = True
                 return Lost(member, str(error.cause), "engine")
             if isinstance(error.cause, SessionLostError):
                 return Lost(member, "it took this job for dead", "session")

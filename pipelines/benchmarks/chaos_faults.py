@@ -18,7 +18,7 @@ import psutil
 
 from pipelines.benchmarks.chaos_processes import Census, Driver
 from pipelines.benchmarks.chaos_watch import Watcher
-from schemas.errors import EXIT_DONE, EXIT_USAGE, RunError
+from schemas.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, RunError
 from services.failpoints import NAMES
 
 # Faults that are stops, and stops that are long.
@@ -200,7 +200,7 @@ class RunUnderFire:
             self._fire.inside -= 1
             self._fire.note("failpoint", driver.failpoint.partition(":")[0])
         elif code not in (EXIT_DONE, -signal.SIGKILL):
-            by_kills = code == EXIT_USAGE and self._hit
+            by_kills = code == EXIT_STOPPED and self._hit and "before it served a row" in driver.error()
             self._fire.note("gave up" if by_kills else "failure", "driver", detail=f"{code}: {driver.error()}")
             self._failures += not by_kills
             if self._failures > _MOST_FAILURES:
