@@ -39,6 +39,12 @@ def as_job(job: AugmentJob | Mapping[str, Any] | str | Path) -> AugmentJob:
     return load_job(str(job)) if isinstance(job, str | Path) else parse_job(dict(job))
 
 
+def without_secret(override: str) -> str:
+    """`key.of.section=value` to be shown: what a file system needs may be a secret, and logs are read by many."""
+    key, equals, _ = override.partition("=")
+    return f"{key}=..." if equals and "storage_options" in key else override
+
+
 def _read(path: str) -> str:
     remedy = "name a job file; see deploy/jobs/"
     try:
@@ -66,7 +72,12 @@ def _yaml(text: str, where: str) -> Any:
 def _apply(data: Any, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise JobError("--set", override, "not of the form key.of.section=value", "as --set sampling.temperature=0.7")
+        raise JobError(
+            "--set",
+            without_secret(override),
+            "not of the form key.of.section=value",
+            "as --set sampling.temperature=0.7",
+        )
     *sections, last = key.split(".")
     for section in sections:
         if not isinstance(data, dict):
@@ -74,9 +85,12 @@ def _apply(data: Any, override: str) -> None:
         data = data.setdefault(section, {})
     if not isinstance(data, dict):
         raise JobError(
-            "--set", override, f"`{'.'.join(sections)}` is a value, not a section", "name a key of a section"
+            "--set",
+            without_secret(override),
+            f"`{'.'.join(sections)}` is a value, not a section",
+            "name a key of a section",
         )
-    data[last] = _yaml(value, f"--set {override}")
+    data[last] = _yaml(value, f"--set {without_secret(override)}")
 
 
 def _check(value: Any, key: str) -> None:
@@ -89,7 +103,8 @@ def _check(value: Any, key: str) -> None:
         for number, item in enumerate(value):
             _check(item, f"{key}.{number}")
     elif fault := _fault(value):
-        raise JobError(key or "job file", value, fault, "correct the value in the job file")
+        shown = None if "storage_options" in key else value
+        raise JobError(key or "job file", shown, fault, "correct the value in the job file")
 
 
 def _fault(value: Any) -> str:
