@@ -284,14 +284,10 @@ def main() -> None:
 
 def _exit(code: int) -> NoReturn:
     if code == EXIT_STOPPED:
-        print(f"resume with: {shlex.join(['kindling', *map(_without_secret, sys.argv[1:])])}", file=sys.stderr)
+        from pipelines.jobfile import without_secret
+
+        print(f"resume with: {shlex.join(['kindling', *map(without_secret, sys.argv[1:])])}", file=sys.stderr)
     sys.exit(code)
-
-
-def _without_secret(argument: str) -> str:
-    """A `--set` of what a file system needs may be a secret, and logs are read by many."""
-    key, equals, _ = argument.partition("=")
-    return f"{key}=..." if equals and "storage_options" in key else argument
 
 
 class _StderrHandler(logging.Handler):

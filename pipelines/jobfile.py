@@ -40,6 +40,12 @@ def as_job(job: Job | Mapping[str, Any] | str | Path, kind: type[Job] = AugmentJ
     return load_job(str(job), kind=kind) if isinstance(job, str | Path) else parse_job(dict(job), kind)
 
 
+def without_secret(override: str) -> str:
+    """`key.of.section=value` to be shown: what a file system needs may be a secret, and logs are read by many."""
+    key, equals, _ = override.partition("=")
+    return f"{key}=..." if equals and "storage_options" in key else override
+
+
 def _read(path: str) -> str:
     remedy = "name a job file; see deploy/jobs/"
     try:
@@ -67,7 +73,12 @@ def _yaml(text: str, where: str) -> Any:
 def _apply(data: Any, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise JobError("--set", override, "not of the form key.of.section=value", "as --set sampling.temperature=0.7")
+        raise JobError(
+            "--set",
+            without_secret(override),
+            "not of the form key.of.section=value",
+            "as --set sampling.temperature=0.7",
+        )
     *sections, last = key.split(".")
     for section in sections:
         if isinstance(data, list) and section.isdecimal() and int(section) < len(data):
@@ -78,9 +89,12 @@ def _apply(data: Any, override: str) -> None:
             break
     if not isinstance(data, dict):
         raise JobError(
-            "--set", override, f"`{'.'.join(sections)}` is a value, not a section", "name a key of a section"
+            "--set",
+            without_secret(override),
+            f"`{'.'.join(sections)}` is a value, not a section",
+            "name a key of a section",
         )
-    data[last] = _yaml(value, f"--set {override}")
+    data[last] = _yaml(value, f"--set {without_secret(override)}")
 
 
 def _check(value: Any, key: str) -> None:
@@ -93,7 +107,8 @@ def _check(value: Any, key: str) -> None:
         for number, item in enumerate(value):
             _check(item, f"{key}.{number}")
     elif fault := _fault(value):
-        raise JobError(key or "job file", value, fault, "correct the value in the job file")
+        shown = None if "storage_options" in key else value
+        raise JobError(key or "job file", shown, fault, "correct the value in the job file")
 
 
 def _fault(value: Any) -> str:

@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 import tempfile
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -30,7 +31,8 @@ class CoreClaim:
 
     def __init__(self, count: int) -> None:
         folder = _own_folder(Path(tempfile.gettempdir()) / f"kindling-cores-{os.getuid()}")
-        usable = sorted(os.sched_getaffinity(0))
+        # Threads of one core stand beside each other, so that no two engines compute on the same core.
+        usable = sorted(os.sched_getaffinity(0), key=lambda core: (_threads_of_core(core)[0], core))
         self._locks: list[TextIOWrapper] = []
         claimed: list[int] = []
         for core in usable:
@@ -40,6 +42,24 @@ class CoreClaim:
         if not claimed:
             _log.warning("all %d cores of this machine have an engine already; sharing them", len(usable))
         self.cores = tuple(claimed or usable[:count])
+
+
+def one_thread_of_each(cores: Sequence[int]) -> list[int]:
+    """Of the threads of one core the first: matrices gain nothing from the others, and would wait for each other."""
+    first: dict[int, int] = {}
+    for core in sorted(cores):
+        first.setdefault(_threads_of_core(core)[0], core)
+    return sorted(first.values())
+
+
+def _threads_of_core(core: int) -> list[int]:
+    """Numbers of the hardware threads that share this one's core, itself among them."""
+    try:
+        listed = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text()
+        bounds = [part.split("-") for part in listed.strip().split(",")]
+        return sorted(number for low, *high in bounds for number in range(int(low), int((high or [low])[0]) + 1))
+    except (OSError, ValueError):
+        return [core]
 
 
 def _own_folder(path: Path) -> Path:

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+from services.cores import one_thread_of_each
 from services.engine import EngineSpec
 
 # Where the job file is silent. Eager mode: compiling takes longer than most CPU jobs run.
@@ -30,8 +31,9 @@ def prepare_cpu(spec: EngineSpec) -> None:
     if spec.cores:
         # Without this every engine of a machine binds itself from core 0 on. Ranks of one engine are split by "|".
         ranks = int(spec.engine.get("tensor_parallel_size", 1))
-        share = max(len(spec.cores) // ranks, 1)
-        parts = [spec.cores[rank * share : (rank + 1) * share] for rank in range(ranks)]
+        cores = one_thread_of_each(spec.cores)
+        share = max(len(cores) // ranks, 1)
+        parts = [cores[rank * share : (rank + 1) * share] for rank in range(ranks)]
         os.environ[_BIND] = "|".join(",".join(map(str, part)) for part in parts)
     given = os.environ.get(_PRELOAD, "")
     found = next((path for pattern in _ALLOCATORS for path in sorted(glob.glob(pattern))), None)

@@ -8,7 +8,7 @@ from conftest import ROOT, wait_for
 from schemas.errors import EngineError
 from schemas.job import Model
 from services import cpu_settings
-from services.cores import CoreClaim
+from services.cores import CoreClaim, one_thread_of_each
 from services.cpu_settings import cpu_environment, prepare_cpu
 from services.engine import EngineSpec
 
@@ -91,3 +91,12 @@ def test_a_folder_of_claims_that_somebody_else_made_is_refused(tmp_path):
     folder.chmod(0o777)
     with pytest.raises(EngineError, match="not a folder of yours alone"):
         CoreClaim(1)
+
+
+def test_no_two_engines_share_a_core_and_each_computes_on_one_thread_of_it(monkeypatch):
+    """As Linux numbers the threads of four cores with two each."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr("services.cores._threads_of_core", lambda core: [core % 4, core % 4 + 4])
+    claims = [CoreClaim(4), CoreClaim(4)]
+    assert [set(claim.cores) for claim in claims] == [{0, 4, 1, 5}, {2, 6, 3, 7}]
+    assert [one_thread_of_each(claim.cores) for claim in claims] == [[0, 1], [2, 3]]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_job
+from conftest import ROOT, write_job
 
+from pipelines.jobfile import load_job
+from schemas.errors import JobError
 from schemas.job import Input
 
 SECRET = "hunter2-do-not-write"
@@ -61,6 +63,15 @@ def test_a_secret_where_it_would_be_written_is_refused_and_not_repeated(fake_job
 @pytest.mark.parametrize("url", ["sftp://user@host/rows.jsonl", "abfs://box@account.dfs.core.windows.net/rows.jsonl"])
 def test_a_name_that_is_no_secret_may_stand_in_a_url(url):
     assert Input(path=url).path == url
+
+
+@pytest.mark.parametrize("value", ["@{}", "[{}", "{}\0"])
+def test_an_override_that_is_wrong_is_told_without_its_secret(value):
+    override = f"input.storage_options.secret={value.format(SECRET)}"
+    with pytest.raises(JobError) as raised:
+        load_job(str(ROOT / "deploy" / "jobs" / "demo.yaml"), [override])
+    assert SECRET not in str(raised.value)
+    assert "storage_options" in str(raised.value)
 
 
 def test_the_command_to_resume_with_repeats_no_secret(monkeypatch, capsys):
