@@ -94,8 +94,6 @@ def test_throughput_goals_follow_from_the_samples():
     assert {(goal.name, round(goal.value, 3), goal.met) for goal in goals} == {
         ("p3: kindling / whole", 1.5, True),
         ("p3: kindling / whole, lowest", 1.364, True),
-        ("p3: kindling / whole+nucleus", 1.0, True),
-        ("p3: kindling / whole+nucleus, lowest", 0.909, False),
         ("p3: kindling / chunks", 2.0, True),
         ("p3, small cache: kindling / whole", 1.2, True),
         ("seconds to the first row on a warm pool", 2.5, True),

@@ -153,6 +153,7 @@ def test_a_shard_in_the_index_without_a_data_file_is_not_there(store):
 
 def test_a_data_file_of_another_size_is_read_again(store, footers):
     saved(store, 0, 1, 2)
+    store.remove(shard_path("data", 1))  # as a repair does
     commit(store, 1, again=True)
     footers.clear()
     assert read_index(store, RUN).totals() == from_footers(store) and footers[0] == 1
