@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,7 +75,8 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     reader = InputReader(job.input, list(recipe.fields))
     store = ShardStore(job.output.path)
     context = RowContext(recipe, job.sampling.model_dump(), job.seed, job.model.id)
-    with claimed(store, job) as lease:
+    # From here on a signal is a wish, and no exception in whatever runs at that moment.
+    with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
         run = plan_run(store, job, recipe, reader.inputs, extend)
         with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
             progress = Progress(run, metrics)
@@ -84,7 +85,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
             progress.on_committed_before(index.totals())
             store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
             if progress.finished < progress.total:
-                _generate(job, run, reader, store, lease, context, progress, index)
+                _generate(job, run, reader, store, lease, context, progress, index, signalled)
             else:
                 store.remove_logs()  # a driver that died right after the last commit left one
                 _log.info("%s is complete: nothing to do", store.url)
@@ -101,14 +102,11 @@ def _generate(
     context: RowContext,
     progress: Progress,
     index: ShardIndex,
+    signalled: Callable[[], float | None],
 ) -> None:
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
-    with (
-        connected(job.cluster.address),
-        stop_signals(job.cluster.grace_seconds) as signalled,
-        Display(progress) as display,
-    ):
+    with connected(job.cluster.address), Display(progress) as display:
         writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
         pool = ReplicaPool(job.model, job.engine, job.cluster, context)
 
