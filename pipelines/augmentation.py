@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,7 +81,8 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         each.name: RowContext(recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name)
         for each in job.variants()
     }
-    with claimed(store, job) as lease:
+    # From here on a signal is a wish, and no exception in whatever runs at that moment.
+    with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
         run = plan_run(store, job, recipes, reader.inputs, extend, **_facts(job, recipes))
         with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
             progress = Progress(run, metrics)
@@ -90,7 +91,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
             progress.on_committed_before(index.totals())
             store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
             if progress.finished < progress.total:
-                _generate(job, run, reader, store, lease, contexts, progress, index)
+                _generate(job, run, reader, store, lease, contexts, progress, index, signalled)
             else:
                 store.remove_logs()  # a driver that died right after the last commit left one
                 _log.info("%s is complete: nothing to do", store.url)
@@ -107,6 +108,7 @@ def _generate(
     contexts: dict[str, RowContext],
     progress: Progress,
     index: ShardIndex,
+    signalled: Callable[[], float | None],
 ) -> None:
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
@@ -115,11 +117,7 @@ def _generate(
         reader = _with_emotions(reader, job.classifier, run, index.committed)
     recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
     duplicates = _near_duplicates(reader, recipe) if recipe.compares else {}
-    with (
-        connected(job.cluster.address),
-        stop_signals(job.cluster.grace_seconds) as signalled,
-        Display(progress) as display,
-    ):
+    with connected(job.cluster.address), Display(progress) as display:
         writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
         pool = ReplicaPool(job.model, job.engine, job.cluster, contexts)
 

@@ -72,13 +72,9 @@ def _yaml(text: str, where: str) -> Any:
 
 def _apply(data: Any, override: str) -> None:
     key, equals, value = override.partition("=")
+    shown = without_secret(override)
     if not equals or not key:
-        raise JobError(
-            "--set",
-            without_secret(override),
-            "not of the form key.of.section=value",
-            "as --set sampling.temperature=0.7",
-        )
+        raise JobError("--set", shown, "not of the form key.of.section=value", "as --set sampling.temperature=0.7")
     *sections, last = key.split(".")
     for section in sections:
         if isinstance(data, list) and section.isdecimal() and int(section) < len(data):
@@ -88,13 +84,8 @@ def _apply(data: Any, override: str) -> None:
         else:
             break
     if not isinstance(data, dict):
-        raise JobError(
-            "--set",
-            without_secret(override),
-            f"`{'.'.join(sections)}` is a value, not a section",
-            "name a key of a section",
-        )
-    data[last] = _yaml(value, f"--set {without_secret(override)}")
+        raise JobError("--set", shown, f"`{'.'.join(sections)}` is a value, not a section", "name a key of a section")
+    data[last] = _yaml(value, f"--set {shown}")
 
 
 def _check(value: Any, key: str) -> None:

@@ -18,7 +18,7 @@ from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
 from services.lease import leased
-from services.store import ShardStore, shard_path
+from services.store import ShardStore, is_no_damage, shard_path
 
 _SET_ASIDE = "set-aside"
 
@@ -99,16 +99,22 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
             continue
         verdict.shards += 1
         expected_files.add(shard_path("data", shard))
+        files = {shard_path(folder, shard) for folder in FOLDER_OF_STATE.values()}
         try:
             manifest = store.manifest(shard)
+            causes = [*_foreign(run, manifest, shard, start, end), *_damaged(store, manifest)]
+            causes = causes or list(_miscounted(store, run, manifest, verdict.rows))
         except RunError as error:
             verdict.faults.append(Fault(shard_path("data", shard), error.cause, shard))
-            expected_files.update(shard_path(folder, shard) for folder in FOLDER_OF_STATE.values())
-            continue
-        expected_files.update(manifest.siblings)
-        causes = [*_foreign(run, manifest, shard, start, end), *_damaged(store, manifest)]
-        causes = causes or list(_miscounted(store, run, manifest, verdict.rows))
-        verdict.faults.extend(Fault(path, cause, shard) for path, cause in causes)
+            expected_files.update(files)
+        except OSError as error:
+            # Not damage: a repair would throw away what is whole.
+            cause = f"cannot be read ({error.strerror or error}): mend the file system, and verify again"
+            verdict.faults.append(Fault(shard_path("data", shard), cause))
+            expected_files.update(files)
+        else:
+            verdict.faults.extend(Fault(path, cause, shard) for path, cause in causes)
+            expected_files.update(manifest.siblings)
     for path in sorted(_parquet_files(store) - expected_files):
         verdict.strays.append(path)
         verdict.faults.append(Fault(path, "no shard of this run lists this file"))
@@ -186,6 +192,8 @@ def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Cou
         try:
             table = store.read(path)
         except (OSError, pa.ArrowException) as error:
+            if is_no_damage(error):
+                raise
             yield path, f"damaged: {str(error).splitlines()[0]}"
             return
         if not table.schema.equals(ROW_SCHEMA):

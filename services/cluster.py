@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 
 import ray
@@ -34,6 +36,7 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, **options)
@@ -45,6 +48,9 @@ def connected(address: str | None) -> Iterator[None]:
             "cluster.address", address, f"no Ray cluster answers there: {str(error).splitlines()[0]}",
             "start one with `ray start --head`, or leave the key out to run on this machine",
         ) from None  # fmt: skip
+    # Ray's own handler would end the process with a code that tells nobody to come again.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

@@ -45,7 +45,7 @@ def is_local(fs: fsspec.AbstractFileSystem) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
-def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes, new: bool = False) -> None:
+def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes, new: bool = False, what: str = "file") -> None:
     """Writes a whole file so that a reader sees all of it or none, and it survives a power cut.
 
     Local: a temporary name, fsync, rename, fsync of the folder. Elsewhere one whole PUT, which object stores make
@@ -53,6 +53,7 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes, new: boo
 
     Args:
         new: never replace a file that is there.
+        what: whose failpoints these are.
 
     Raises:
         FileExistsError: it was to be new, and is there.
@@ -68,15 +69,15 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes, new: boo
         with open(temporary, "wb", buffering=0) as file:
             whole = memoryview(data)
             write_all(file, whole[: len(data) // 2])
-            failpoint("write.half")
+            failpoint(f"{what}.half")
             write_all(file, whole[len(data) // 2 :])
             os.fsync(file.fileno())
-        failpoint("write.synced")
+        failpoint(f"{what}.synced")
         if new:
             _rename_to_new(temporary, path)
         else:
             os.rename(temporary, path)
-        failpoint("write.renamed")
+        failpoint(f"{what}.renamed")
         sync_folder(folder)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ set-aside/<time>/            damaged files that `verify --repair` took out of th
 index.parquet                what the footers in data/ say (see shard_index.py); deleted, it is built again
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -162,14 +163,14 @@ class ShardStore:
             if state != ACCEPTED and part.num_rows:
                 siblings[shard_path(folder, manifest.shard)] = _to_parquet(part)
         for relative, data in siblings.items():
-            write_atomic(self.fs, self.path(relative), data)
+            write_atomic(self.fs, self.path(relative), data, what="sibling")
         failpoint("commit.siblings")
         hashes = {relative: hashlib.sha256(data).hexdigest() for relative, data in siblings.items()}
         manifest = manifest.model_copy(update={"siblings": hashes})
         accepted = rows.filter(pc.equal(rows["state"], ACCEPTED))
         # Never over another: a driver that lost its lease while it stood still must not undo what its successor did.
         data = self.path(shard_path("data", manifest.shard))
-        write_atomic(self.fs, data, encode_shard(accepted, manifest), new=True)
+        write_atomic(self.fs, data, encode_shard(accepted, manifest), new=True, what="data")
         failpoint("commit.data")
         return manifest
 
@@ -178,6 +179,7 @@ class ShardStore:
 
         Raises:
             RunError: the data file is not a shard of ours, or is damaged.
+            OSError: it could not be read, which says nothing of what it holds.
         """
         relative = shard_path("data", shard)
         try:
@@ -187,6 +189,8 @@ class ShardStore:
                 raise ValueError("its footer holds no manifest")
             return Manifest.model_validate_json(raw)
         except (pa.ArrowInvalid, ValueError, OSError) as error:
+            if is_no_damage(error):
+                raise
             remedy = "`kindling verify` lists all damage; move the file away to have the shard generated again"
             raise RunError(self.path(relative), None, f"not a whole shard: {error}", remedy) from None
 
@@ -226,6 +230,14 @@ def _is_leftover(name: str) -> bool:
 def shard_path(folder: str, shard: int) -> str:
     """`data/part-00003.parquet`; names are deterministic, so a resume needs no list of them."""
     return f"{folder}/part-{shard:05d}.parquet"
+
+
+def is_no_damage(error: Exception) -> bool:
+    """Whether a read failed for the file system's sake (EIO, EACCES, a server that is away) and not for the content.
+
+    Arrow's errors of content have no errno.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
 
 
 def _listed(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, int]]:

@@ -4,6 +4,7 @@ The driver at any moment is in test_augment.py and test_chaos.py, a full disk, w
 test_augment.py.
 """
 
+import errno
 import json
 import os
 import signal
@@ -84,9 +85,7 @@ def test_a_driver_dies_between_any_two_steps_of_a_commit(fake_job, tmp_path, ray
     run = fake_job["output"]["path"]
     for name in failpoints.NAMES:
         before = finished_rows(run)
-        # The first files that a driver writes are run.json and the card; those that follow are shards.
-        passing = 6 if name.startswith("write.") else 2
-        process = start(fake_job, tmp_path, ray_cluster, KINDLING_FAILPOINT=f"{name}:{passing}")
+        process = start(fake_job, tmp_path, ray_cluster, KINDLING_FAILPOINT=f"{name}:2")
         _, errors = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, f"{name}: {errors}"
         assert finished_rows(run) >= before, name
@@ -253,6 +252,23 @@ def test_repair_sets_damage_aside_and_the_next_start_makes_it_again(fake_job, ra
     assert verify(str(run)).faults == [] and sum(verify(str(run)).rows.values()) == 40
     kept = {name: (run / "data" / name).read_bytes() for name in ("part-00000.parquet", "part-00004.parquet")}
     assert all(whole[name] == content for name, content in kept.items())
+
+
+def test_a_shard_that_cannot_be_read_for_now_is_not_taken_for_damaged(fake_job, ray_cluster, monkeypatch):
+    run = augment(fake_job).run
+    read = ShardStore.read
+
+    def read_of_a_server_that_is_away(store, relative, columns=None):
+        if relative == "data/part-00001.parquet":
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+        return read(store, relative, columns)
+
+    monkeypatch.setattr(ShardStore, "read", read_of_a_server_that_is_away)
+    verdict = verify(run, repair=True)
+    assert [fault.path for fault in verdict.faults] == ["data/part-00001.parquet"] and verdict.moved == []
+    assert "cannot be read (Connection timed out)" in verdict.faults[0].cause
+    monkeypatch.undo()
+    assert verify(run).faults == []
 
 
 @pytest.mark.slow

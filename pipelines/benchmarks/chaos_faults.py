@@ -19,7 +19,7 @@ import psutil
 from pipelines.benchmarks.chaos_processes import Census, Driver
 from pipelines.benchmarks.chaos_watch import Watcher
 from schemas.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, RunError
-from services.failpoints import NAMES
+from services.failpoints import COMMIT, NAMES
 
 # Faults that are stops, and stops that are long.
 _STOP_SHARE, _LONG_STOP_SHARE = 0.2, 0.1
@@ -62,8 +62,8 @@ class Fire:
     Attributes:
         draw: draws victims, times and failpoints.
         roles: of the victims, all as likely: driver, replica, engine.
-        outside: kills by a signal that are still to come.
-        inside: kills by a failpoint that are still to come.
+        inside: kills by a failpoint of a commit that are still to come.
+        outside: all others: by a signal, or by a failpoint of a log or of another file.
         pause_seconds: between two faults, at most.
         stop_seconds: of a stop that is not a long one, at most.
         standstill_seconds: a run without a new row for so long will not end.
@@ -135,7 +135,7 @@ class RunUnderFire:
         armed = fire.inside and (not fire.outside or fire.draw.random() < _ARMED_SHARE)
         if not armed or self._barren >= _MOST_BARREN_STARTS:
             return ""
-        return f"{fire.draw.choice(NAMES)}:{fire.draw.randint(1, _MOST_PASSINGS)}"
+        return f"{fire.draw.choice(NAMES if fire.outside else COMMIT)}:{fire.draw.randint(1, _MOST_PASSINGS)}"
 
     def _strike(self, driver: Driver) -> None:
         """Kills or stops one process of a drawn role; where none is there (a replica not yet started, say) nobody."""
@@ -197,8 +197,12 @@ class RunUnderFire:
 
     def _ended(self, driver: Driver, code: int) -> None:
         if code == -signal.SIGKILL and driver.failpoint:
-            self._fire.inside -= 1
-            self._fire.note("failpoint", driver.failpoint.partition(":")[0])
+            name = driver.failpoint.partition(":")[0]
+            if name in COMMIT:
+                self._fire.inside -= 1
+            else:  # the last one may have come by a signal, since this driver was started
+                self._fire.outside = max(self._fire.outside - 1, 0)
+            self._fire.note("failpoint", name)
         elif code not in (EXIT_DONE, -signal.SIGKILL):
             by_kills = code == EXIT_STOPPED and self._hit and "before it served a row" in driver.error()
             self._fire.note("gave up" if by_kills else "failure", "driver", detail=f"{code}: {driver.error()}")
