@@ -114,7 +114,7 @@ def _generate(
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
     # Before any engine starts, and the same at each start, whoever generates a row, and when.
     if job.classifier is not None:
-        reader = _with_emotions(reader, job.classifier, run, index.committed)
+        reader = _with_emotions(reader, job.classifier, run, index.committed, signalled)
     recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
     duplicates = _near_duplicates(reader, recipe) if recipe.compares else {}
     with connected(job.cluster.address), Display(progress) as display:
@@ -175,12 +175,20 @@ def _near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, int]:
 
 
 def _with_emotions(
-    reader: InputReader, classifier: Classifier, run: RunRecord, committed: set[int]
+    reader: InputReader,
+    classifier: Classifier,
+    run: RunRecord,
+    committed: set[int],
+    signalled: Callable[[], float | None],
 ) -> "FittingEmotions":
     from pipelines.fitting_emotions import FittingEmotions
 
+    def stop_if_signalled() -> None:
+        if signalled() is not None:
+            raise StoppedError("", None, "by a signal, while emotions were picked", "the same command resumes")
+
     left = [(start, end) for shard, start, end in run.shard_ranges() if shard not in committed]
-    return FittingEmotions(reader, classifier, left)
+    return FittingEmotions(reader, classifier, left, stop_if_signalled)
 
 
 def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:

@@ -1,7 +1,7 @@
 """An emotion for each row that fits what it says: the positive one that a classifier scores best on its answer."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -28,12 +28,19 @@ class FittingEmotions:
         reader: the input; its field `output` is what is scored.
         section: the classifier.
         ranges: of rows that are scored, in order; the others have just any emotion.
+        on_batch: called after each batch; what it raises ends the scoring.
 
     Raises:
         EngineError: the classifier is not there, or has other labels.
     """
 
-    def __init__(self, reader: InputReader, section: Classifier, ranges: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        reader: InputReader,
+        section: Classifier,
+        ranges: Sequence[tuple[int, int]],
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
         self.inputs = reader.inputs
         self._reader = reader
         _log.info("picking an emotion for each of %d rows", sum(end - start for start, end in ranges))
@@ -44,6 +51,7 @@ class FittingEmotions:
         for batch in _batches(texts):
             scores = score_documents(classifier, [text for _, text in batch])
             self._emotions[[number for number, _ in batch]] = np.take(_POSITIVE, scores[:, _POSITIVE].argmax(1))
+            on_batch()
 
     def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
         """See `InputReader.rows`."""

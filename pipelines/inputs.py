@@ -54,8 +54,10 @@ class InputReader:
             _check_columns(source, required)
         self.inputs = _limited([_described(source) for source in self._sources], section.limit)
         if not sum(source.rows for source in self.inputs):
-            where = section.dataset or section.path
-            raise JobError("input", where, "the input has no rows", "name an input that has some")
+            key = "dataset" if section.dataset else "path"
+            raise JobError(
+                f"input.{key}", getattr(section, key), "the input has no rows", "name an input that has some"
+            )
 
     def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
         """(source, row index in it, row) of the rows from `start` to before `end`, counted over all sources."""

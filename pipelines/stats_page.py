@@ -39,7 +39,7 @@ def _table(*headers: str) -> Table:
         table.add_column(Text(header), overflow="fold")
     for header in ("stories", "words", "a story", "unique"):
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("commonest opening", no_wrap=True)
+    table.add_column("commonest opening")
     return table
 
 

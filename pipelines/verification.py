@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.labelling.record import LabelRecord, read_record
 from pipelines.labelling.verification import faults_of
-from schemas.errors import RunError
+from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
@@ -104,13 +104,13 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
             manifest = store.manifest(shard)
             causes = [*_foreign(run, manifest, shard, start, end), *_damaged(store, manifest)]
             causes = causes or list(_miscounted(store, run, manifest, verdict.rows))
+        except (UnreadableError, OSError) as error:
+            # Not damage: a repair would throw away what is whole.
+            cause = error.cause if isinstance(error, UnreadableError) else f"cannot be read: {error.strerror or error}"
+            verdict.faults.append(Fault(shard_path("data", shard), cause))
+            expected_files.update(files)
         except RunError as error:
             verdict.faults.append(Fault(shard_path("data", shard), error.cause, shard))
-            expected_files.update(files)
-        except OSError as error:
-            # Not damage: a repair would throw away what is whole.
-            cause = f"cannot be read ({error.strerror or error}): mend the file system, and verify again"
-            verdict.faults.append(Fault(shard_path("data", shard), cause))
             expected_files.update(files)
         else:
             verdict.faults.extend(Fault(path, cause, shard) for path, cause in causes)

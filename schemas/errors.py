@@ -41,6 +41,10 @@ class RunError(KindlingError):
     """The run folder does not fit the job, or cannot be read or written."""
 
 
+class UnreadableError(RunError):
+    """A file of the run cannot be read for the file system's sake, which says nothing of what it holds."""
+
+
 class EngineError(KindlingError):
     """The model or the engine could not be started, or keeps dying."""
 

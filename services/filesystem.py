@@ -17,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from schemas.errors import JobError
 from services.failpoints import failpoint
 
+# Of these a file appears whole, by one PUT; "memory" is of one process alone.
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
 # A process that is killed while it writes leaves a file with this ending; the next driver of the run removes it.
 LEFTOVER_SUFFIX = ".tmp"
 
@@ -45,6 +47,30 @@ def is_local(fs: fsspec.AbstractFileSystem) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
+def refuse_half_files(fs: fsspec.AbstractFileSystem, url: str) -> None:
+    """Refuses a place to write to where a reader could see half of a file.
+
+    Raises:
+        JobError: it is neither local nor an object store.
+    """
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if not is_local(fs) and not protocols & _OBJECT_STORES:
+        cause = f"a file on {'/'.join(sorted(protocols))} does not appear as a whole"
+        raise JobError("output.path", url, cause, "name a local or mounted folder, or one on s3://, gs:// or abfs://")
+
+
+def make_folder(folder: str) -> None:
+    """Makes a local folder, and those above it, so that it survives a power cut; it may be there."""
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder) or "."
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # somebody else made it in this moment
+            os.mkdir(each)
+        sync_folder(os.path.dirname(each) or ".")
+
+
 def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes, new: bool = False, what: str = "file") -> None:
     """Writes a whole file so that a reader sees all of it or none, and it survives a power cut.
 
@@ -63,7 +89,7 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes, new: boo
         fs.pipe_file(path, data, **({"mode": "create"} if new else {}))
         return
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}{LEFTOVER_SUFFIX}")
     try:
         with open(temporary, "wb", buffering=0) as file:
@@ -99,7 +125,7 @@ def whole_folder(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
         yield path
         return
     parent, name = os.path.split(path)
-    os.makedirs(parent, exist_ok=True)
+    make_folder(parent)
     _remove_leftovers(parent, name)
     folder = os.path.join(parent, f".{name}.{secrets.token_hex(4)}{LEFTOVER_SUFFIX}")
     os.mkdir(folder)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from schemas.errors import RunError
-from services.filesystem import is_local
+from services.filesystem import is_local, make_folder, refuse_half_files
 from services.store import LOCK_NAME, ShardStore
 
 _log = logging.getLogger("kindling")
@@ -53,6 +53,7 @@ def leased(store: ShardStore) -> Iterator[Lease]:
         RunError: another driver holds it; the error says who.
         OSError: the folder cannot be written.
     """
+    refuse_half_files(store.fs, store.url)
     lease = _Lock(store) if is_local(store.fs) else _Renewal(store)
     try:
         yield lease
@@ -65,7 +66,7 @@ class _Lock:
 
     def __init__(self, store: ShardStore) -> None:
         self._path = store.path(LOCK_NAME)
-        os.makedirs(store.root, exist_ok=True)
+        make_folder(store.root)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from schemas.rows import ROW_SCHEMA
 from services.failpoints import failpoint
-from services.filesystem import LEFTOVER_SUFFIX, sync_folder, write_all, write_atomic
+from services.filesystem import LEFTOVER_SUFFIX, make_folder, sync_folder, write_all, write_atomic
 from services.store import ShardStore
 
 # A killed process loses nothing that was written; this bounds what a machine that dies can lose.
@@ -113,7 +113,7 @@ class RowLog:
     def _start(self, shard: int) -> FileIO:
         """Starts the shard's log anew under a temporary name, with what an earlier process left in it."""
         path = Path(self._store.path(_log_path(shard)))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(str(path.parent))
         temporary = path.with_name(f".{path.name}{LEFTOVER_SUFFIX}")
         file = temporary.open("wb", buffering=0)
         for batch in self.recover(shard).to_batches():

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.errors import RunError
 from schemas.rows import FOLDER_OF_STATE, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
 from services.filesystem import write_atomic
@@ -179,11 +178,7 @@ def _holds(saved: pa.Table, sizes: dict[int, int], run: RunRecord) -> pa.Chunked
 
 
 def _read_entry(store: ShardStore, shard: int, size: int) -> dict[str, Any]:
-    try:
-        manifest = store.manifest(shard)
-    except OSError as error:
-        path, cause = store.path(shard_path("data", shard)), f"cannot be read: {error.strerror or error}"
-        raise RunError(path, None, cause, "mend the file system, and try again") from None
+    manifest = store.manifest(shard)
     return _entry(shard, size, manifest, _reasons(store, shard) if manifest.counts[REJECTED] else ())
 
 

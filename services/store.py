@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from schemas.errors import RunError
+from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
 from schemas.run import MANIFEST_KEY, Manifest, RunRecord
 from services.failpoints import failpoint
@@ -178,8 +178,8 @@ class ShardStore:
         """The manifest of a committed shard.
 
         Raises:
+            UnreadableError: its content is not known.
             RunError: the data file is not a shard of ours, or is damaged.
-            OSError: it could not be read, which says nothing of what it holds.
         """
         relative = shard_path("data", shard)
         try:
@@ -190,7 +190,8 @@ class ShardStore:
             return Manifest.model_validate_json(raw)
         except (pa.ArrowInvalid, ValueError, OSError) as error:
             if is_no_damage(error):
-                raise
+                cause = f"cannot be read: {error.strerror or error}"
+                raise UnreadableError(self.path(relative), None, cause, "mend the file system, and try again") from None
             remedy = "`kindling verify` lists all damage; move the file away to have the shard generated again"
             raise RunError(self.path(relative), None, f"not a whole shard: {error}", remedy) from None
 

@@ -63,7 +63,15 @@ def happy_and_sad(path, copies=1):
 
 def job_on(folder, **stage):
     data = {name: happy_and_sad(folder / f"{name}.tsv") for name in ("train", "dev", "test")}
-    settings = {"kind": "classifier", "data": data, "hidden": 16, "epochs": 20, "batch_size": 8, **stage}
+    settings = {
+        "kind": "classifier",
+        "data": data,
+        "hidden": 16,
+        "epochs": 20,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        **stage,
+    }
     return {"name": "moods", "stages": [settings], "output": {"path": str(folder / "moods")}}
 
 
@@ -112,7 +120,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
 
 
 def test_an_encoder_that_is_trained_too_lies_beside_its_head(tmp_path):
-    report = train(job_on(tmp_path, encoder="trained", epochs=5))
+    report = train(job_on(tmp_path, encoder="trained", epochs=8, batch_size=10, encoder_learning_rate=3e-4))
     assert report.f1["joy"] > 0.9
     assert (tmp_path / "moods" / "model.safetensors").is_file()
     classifier = load_classifier(Classifier(id=str(tmp_path / "moods")))

@@ -202,7 +202,7 @@ def test_runs_of_two_prompts(ray_cluster, fake_job, tmp_path, kindling):
         ]
         assert [(opening["words"], opening["stories"]) for opening in whole["openings"]] == first
     done = kindling("stats", *runs)
-    assert done.returncode == 0 and "babylm_story/p1" in done.stdout and "40" in done.stdout
+    assert done.returncode == 0 and "prompt_id" in done.stdout and "40" in done.stdout
     done = kindling("compare", *runs, "--rows", "7", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -292,7 +292,7 @@ def test_a_folder_of_something_else_is_refused_and_an_empty_one_is_taken(job, tm
     assert "composition.json" in refused({**job, "output": {"path": job["parts"]["stories"]["run"]}}, RunError).cause
 
 
-@pytest.mark.parametrize("place", ["write.half", "write.renamed"])
+@pytest.mark.parametrize("place", ["file.half", "file.renamed"])
 def test_a_killed_compose_leaves_no_corpus_and_the_next_one_cleans_up(job, tmp_path, kindling, monkeypatch, place):
     path = write_job(tmp_path / "job.yaml", job)
     monkeypatch.setenv("KINDLING_FAILPOINT", f"{place}:1")

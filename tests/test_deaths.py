@@ -266,7 +266,7 @@ def test_a_shard_that_cannot_be_read_for_now_is_not_taken_for_damaged(fake_job, 
     monkeypatch.setattr(ShardStore, "read", read_of_a_server_that_is_away)
     verdict = verify(run, repair=True)
     assert [fault.path for fault in verdict.faults] == ["data/part-00001.parquet"] and verdict.moved == []
-    assert "cannot be read (Connection timed out)" in verdict.faults[0].cause
+    assert "cannot be read: Connection timed out" in verdict.faults[0].cause
     monkeypatch.undo()
     assert verify(run).faults == []
 

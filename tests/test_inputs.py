@@ -431,7 +431,7 @@ def test_an_unknown_scheme_is_refused():
 def test_an_empty_input_is_refused(tmp_path, name, content):
     path = write_bytes(tmp_path / name, content)
     error = error_of(lambda: reader(path))
-    assert (error.key, error.value) == ("input", str(path))
+    assert (error.key, error.value) == ("input.path", str(path))
     assert "no rows" in error.cause
 
 

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 from conftest import cli_env
 
-from schemas.errors import RunError
+from schemas.errors import JobError, RunError
 from services import lease
 from services.lease import LeaseLostError, leased
 from services.store import LOCK_NAME, ShardStore
@@ -54,6 +54,12 @@ def test_a_lock_that_was_removed_is_noticed(tmp_path, anew):
             (tmp_path / LOCK_NAME).touch()
         with pytest.raises(LeaseLostError):
             held.check()
+
+
+@pytest.mark.parametrize("url", ["webhdfs://127.0.0.1:1/run", "simplecache::memory://run"])
+def test_no_run_where_a_reader_could_see_half_a_file(url):
+    with pytest.raises(JobError, match="does not appear as a whole"), leased(ShardStore(url)):
+        pass
 
 
 @pytest.fixture

@@ -339,7 +339,7 @@ def test_a_missing_template_names_the_shipped_ones(tmp_path, recipe):
     for path in (str(tmp_path / "absent.jinja"), "p4", "", "recipes/p3"):
         error = job_error(lambda path=path: recipe(path))
         assert (error.key, error.value) == ("prompt", path)
-        assert "shipped prompt: p1, p2, p3, v1, v2, v3" in error.remedy
+        assert "shipped prompt: p1, p2, p3, tasks, v1, v2, v3" in error.remedy
 
 
 def test_a_template_that_is_not_utf8(template):

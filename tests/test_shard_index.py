@@ -16,6 +16,7 @@ from test_store import batch, manifest, record, table
 from pipelines import status, verify
 from pipelines.inputs import InputReader
 from pipelines.plan import work_rows
+from pipelines.recipes.babylm import BabylmStory
 from schemas.errors import RunError
 from schemas.job import Input
 from schemas.rows import ACCEPTED, ERROR, REJECTED, to_batch
@@ -348,7 +349,7 @@ def test_a_deleted_shard_is_generated_again_and_no_other(tmp_path):
     (tmp_path / "run" / shard_path("data", 3)).unlink()
     index = read_index(store, run)
     writer = ShardWriter(store, run, index, UNCONTESTED, lambda rows, recovered: None, lambda manifest: None)
-    recipes = {"default": SimpleNamespace(prompt_hash="", prefix=lambda values: "")}
+    recipes = {"default": BabylmStory("p1")}
     assert [row.unit for row in work_rows(run, reader, recipes, writer, index.committed)] == [12, 13, 14, 15]
     writer.close()
     write(store, run, [3])
