@@ -266,7 +266,8 @@ def _to_parquet(rows: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -
     buffer = io.BytesIO()
     options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
     with pq.ParquetWriter(buffer, ROW_SCHEMA, **options) as writer:
-        writer.write_table(rows)
+        if rows.num_rows:  # `load_dataset` takes the first row group's length for a batch's, and none may be 0
+            writer.write_table(rows)
         if metadata:
             writer.add_key_value_metadata({key.decode(): value.decode() for key, value in metadata.items()})
     return buffer.getvalue()

@@ -42,6 +42,8 @@ _REFUSED = (VLLMClientError, ValueError, TypeError)
 # vLLM tells how much memory would do; but also all of the 300 architectures that it knows.
 _LONGEST_CAUSE = 600
 
+# vLLM's words where a process of the engine ended while it started.
+_CORE_ENDED = "Engine core initialization failed"
 # What tells in a log why an engine died: its worker's exit code, or the last line of a Python traceback (with or
 # without the prefix that vLLM puts before its processes' lines).
 _ERROR_LINE = re.compile(
@@ -70,6 +72,7 @@ class VllmEngine:
 
         Raises:
             EngineError: vLLM refuses the model or the settings.
+            EngineDeadError: its core ended without a word.
         """
         prepare_environment(spec)
         log = _Log()
@@ -88,7 +91,11 @@ class VllmEngine:
         except EngineError:
             raise
         except Exception as error:
-            cause = shorten(log.first_error() or _one_line(error), _LONGEST_CAUSE)
+            told = log.first_error()
+            if not told and _CORE_ENDED in str(error):
+                # Killed, by the machine for want of memory, say: the next one may live.
+                raise EngineDeadError(f"{_one_line(error)}; its core said nothing of why") from None
+            cause = shorten(told or _one_line(error), _LONGEST_CAUSE)
             raise EngineError(
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
                 f"correct `model` or `engine` in the job file; the engine's log is {log}",

@@ -66,7 +66,8 @@ def commit(store: ShardStore, manifest: ContextManifest, contexts: pa.Table) -> 
     """Writes a shard: there whole, or not at all."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, CONTEXT_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(contexts)
+        if contexts.num_rows:  # see services/store.py: no empty row group
+            writer.write_table(contexts)
         writer.add_key_value_metadata({_KEY.decode(): manifest.model_dump_json()})
     write_atomic(store.fs, store.path(shard_path("data", manifest.shard)), buffer.getvalue())
 
