@@ -1,5 +1,5 @@
 #!/bin/sh
-# Kindling beside raw vLLM on one GPU, with a Mistral-7B in 4-bit and in FP8. Not run on a GPU yet.
+# Kindling beside raw vLLM on one GPU, with a Mistral-7B in 4-bit and in FP8.
 #
 #   deploy/bench_gpu.sh [FOLDER]      JSON goes to FOLDER (docs/measurements); tables to the terminal
 #

@@ -56,15 +56,23 @@ class EmotionHead(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        # Maxima lie on another scale than means.
-        self.scale = nn.BatchNorm1d(2 * width, affine=False)
+        # Maxima lie on another scale than means. No batch's own statistics: batches are of texts of one length, which
+        # may be of one emotion.
+        self.register_buffer("mean", torch.zeros(2 * width))
+        self.register_buffer("deviation", torch.ones(2 * width))
         self.hidden = nn.Linear(2 * width, hidden)
         self.out = nn.Linear(hidden, len(EMOTIONS))
         self.dropout = nn.Dropout(dropout)
 
+    def fit_scale(self, pooled: torch.Tensor) -> None:
+        """Takes the scale of what it will be shown from (texts, 2 x width) of it."""
+        self.mean.copy_(pooled.mean(0))
+        self.deviation.copy_(pooled.std(0, correction=0).clamp(min=1e-3))
+
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """(texts, 2 x width) to logits (texts, labels)."""
-        hidden = nn.functional.gelu(self.hidden(self.dropout(self.scale(pooled))))
+        scaled = (pooled - self.mean) / self.deviation
+        hidden = nn.functional.gelu(self.hidden(self.dropout(scaled)))
         return self.out(self.dropout(hidden))
 
 
@@ -85,8 +93,7 @@ def pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def save_head(folder: Path, head: EmotionHead, config: HeadConfig) -> None:
     """Writes a head, its weights in half precision: at most 1 MB."""
-    weights = {name: value.half() for name, value in head.state_dict().items() if value.is_floating_point()}
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / _WEIGHTS_NAME)
+    save_file({name: value.half().contiguous() for name, value in head.state_dict().items()}, folder / _WEIGHTS_NAME)
     (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
@@ -102,9 +109,7 @@ def load_head(folder: Path) -> tuple[EmotionHead, HeadConfig]:
         head = EmotionHead(config.width, config.hidden)
         if len(config.thresholds) != len(config.labels):
             raise ValueError(f"{len(config.thresholds)} thresholds for {len(config.labels)} labels")
-        missing, unexpected = head.load_state_dict(weights, strict=False)
-        if unexpected or set(missing) - {"scale.num_batches_tracked"}:
-            raise ValueError(f"{_WEIGHTS_NAME} is not of the head that {CONFIG_NAME} describes")
+        head.load_state_dict(weights)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise EngineError(
             "classifier.id", str(folder), f"its head cannot be read: {error}", "train it again with `kindling train`"

@@ -33,6 +33,10 @@ _WARM_UP_SHARE = 0.06
 _BATCHES_SORTED = 50
 
 
+# Of an encoder that is trained: enough for a mean and a deviation, in seconds.
+_TEXTS_OF_THE_SCALE = 2048
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Texts and the emotions that hold for each.
@@ -143,6 +147,7 @@ def _train_head(
 ) -> tuple[int, np.ndarray, np.ndarray]:
     _log.info("the encoder reads the texts")
     features, seen, unseen = (reader.features(each.texts) for each in (data.train, data.dev, data.test))
+    head.fit_scale(features)
     targets = torch.from_numpy(data.train.targets)
     steps = stage.epochs * -(-len(features) // stage.batch_size)
     optimizer = torch.optim.AdamW(head.parameters(), stage.learning_rate, weight_decay=stage.weight_decay)
@@ -152,8 +157,7 @@ def _train_head(
     for epoch in range(stage.epochs):
         head.train()
         for batch in torch.randperm(len(features), generator=draw).split(stage.batch_size):
-            if len(batch) > 1:  # no variance in one
-                _step(head(features[batch]), targets[batch], optimizer, schedule)
+            _step(head(features[batch]), targets[batch], optimizer, schedule)
         best.judge(epoch, _scores(head, seen), data.dev)
     best.restore()
     head.half().float()
@@ -164,6 +168,7 @@ def _train_both(
     stage: ClassifierStage, head: EmotionHead, reader: _Reader, data: Splits, seed: int
 ) -> tuple[int, np.ndarray, np.ndarray]:
     ids, targets = reader.ids(data.train.texts), torch.from_numpy(data.train.targets)
+    head.fit_scale(reader.features(data.train.texts[:_TEXTS_OF_THE_SCALE]))
     steps = stage.epochs * -(-len(ids) // stage.batch_size)
     optimizer = torch.optim.AdamW(
         [
@@ -200,8 +205,7 @@ def _shuffled_by_length(lengths: list[int], batch_size: int, draw: torch.Generat
         ordered = sorted(part.tolist(), key=lengths.__getitem__)
         batches += [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
     for number in torch.randperm(len(batches), generator=draw).tolist():
-        if len(batches[number]) > 1:
-            yield batches[number]
+        yield batches[number]
 
 
 @torch.inference_mode()
