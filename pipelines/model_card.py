@@ -35,8 +35,9 @@ def classifier_card(record: dict[str, Any]) -> str:
 # {record["name"]}
 
 An emotion classifier with GoEmotions' 28 labels: a head of {stage["hidden"]} hidden units over mean and maximum of the
-token states of {_encoder(job["model"])}, whose own weights were {_WHAT[stage["encoder"]]}. A text may have several
-labels, or none: a label holds where its score reaches its threshold.{_credit(stage["data"])}
+token states in the last {stage["layers"]} layers of {_encoder(job["model"])}, whose own weights were
+{_WHAT[stage["encoder"]]}. A text may have several labels, or none: a label holds where its score reaches its
+threshold.{_credit(stage["data"])}
 
 | | |
 | --- | --- |

@@ -29,7 +29,9 @@ class ClassifierStage(Section):
     kind: Literal["classifier"]
     data: LabelledTexts
     encoder: Literal["frozen", "trained"] = "frozen"
-    hidden: int = Field(512, gt=0)
+    layers: int = Field(3, gt=0)
+    """of the encoder, that the head reads, from the last one down"""
+    hidden: int = Field(200, gt=0)
     """units of the head's hidden layer"""
     dropout: float = Field(0.3, ge=0, lt=1)
     epochs: int = Field(30, gt=0)

@@ -191,7 +191,7 @@ def _own(folder: Path, section: Classifier, device: str) -> EmotionClassifier:
     head = head.to(device)
 
     def logits(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return head(pooled(encoder(input_ids=tokens, attention_mask=mask).last_hidden_state, mask))
+        return head(pooled(encoder, tokens, mask, config.layers))
 
     most = min(section.max_tokens, config.max_tokens)
     return EmotionClassifier(

@@ -121,7 +121,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
 
 
 def test_an_encoder_that_is_trained_too_lies_beside_its_head(tmp_path):
-    report = train(job_on(tmp_path, encoder="trained", epochs=4, batch_size=5))
+    report = train(job_on(tmp_path, encoder="trained", epochs=8, batch_size=5))
     # Batches are of texts of one length, which here are of one emotion: a step must not take its scale from a batch.
     assert min(report.f1["joy"], report.f1["sadness"]) > 0.9
     trained = load_file(tmp_path / "moods" / "model.safetensors")

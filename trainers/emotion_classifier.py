@@ -92,8 +92,8 @@ def train_classifier(stage: ClassifierStage, model: Model, data: Splits, seed: i
         EngineError: the encoder is not there.
     """
     torch.manual_seed(seed)
-    reader = _Reader(model, stage.max_tokens)
-    head = EmotionHead(reader.encoder.config.hidden_size, stage.hidden, stage.dropout)
+    reader = _Reader(model, stage)
+    head = EmotionHead(reader.width, stage.hidden, stage.dropout)
     train = _train_head if stage.encoder == "frozen" else _train_both
     epoch, dev_scores, test_scores = train(stage, head, reader, data, seed)
     # What is judged is what is written.
@@ -104,7 +104,8 @@ def train_classifier(stage: ClassifierStage, model: Model, data: Splits, seed: i
         reader.encoder.save_pretrained(folder)
         reader.tokenizer.save_pretrained(folder)
     config = HeadConfig(
-        "embedded" if alone else "here", reader.encoder.config.hidden_size, stage.hidden, stage.max_tokens,
+        "embedded" if alone else "here", reader.encoder.config.hidden_size, reader.layers, stage.hidden,
+        stage.max_tokens,
         tuple(round(float(each), 4) for each in thresholds),
     )  # fmt: skip
     save_head(folder, head, config)
@@ -114,29 +115,32 @@ def train_classifier(stage: ClassifierStage, model: Model, data: Splits, seed: i
 class _Reader:
     """An encoder with its tokenizer."""
 
-    def __init__(self, model: Model, max_tokens: int) -> None:
+    def __init__(self, model: Model, stage: ClassifierStage) -> None:
         path, revision = (str(embedded_encoder()), "") if model.id == "embedded" else locate(model)
         source = {"pretrained_model_name_or_path": path, "revision": None if Path(path).is_dir() else revision}
         with told_if_unloadable("model.id", model.id):
             self.tokenizer = AutoTokenizer.from_pretrained(**source)
             self.encoder = AutoModel.from_pretrained(**source, use_safetensors=True, dtype=torch.float32)
-        self._max_tokens = min(max_tokens, most_tokens(self.tokenizer, self.encoder.config))
+        self._max_tokens = min(stage.max_tokens, most_tokens(self.tokenizer, self.encoder.config))
+        # The embeddings below the first layer count as one.
+        self.layers = min(stage.layers, self.encoder.config.num_hidden_layers + 1)
+        self.width = 2 * self.encoder.config.hidden_size * self.layers
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
         return self.tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
 
     def pooled(self, ids: list[list[int]]) -> torch.Tensor:
-        """(texts, 2 x width)."""
+        """(texts, width)."""
         tokens, mask = padded(ids, self.tokenizer.pad_token_id or 0)
-        return pooled(self.encoder(input_ids=tokens, attention_mask=mask).last_hidden_state, mask)
+        return pooled(self.encoder, tokens, mask, self.layers)
 
     @torch.no_grad()
     def features(self, texts: Sequence[str]) -> torch.Tensor:
         """`pooled` of all texts."""
         self.encoder.eval()
         ids = self.ids(texts)
-        found = torch.empty(len(ids), 2 * self.encoder.config.hidden_size)
+        found = torch.empty(len(ids), self.width)
         for batch in batches_by_length(np.array([len(each) for each in ids]), _BATCH_TOKENS):
             found[batch] = self.pooled([ids[i] for i in batch])
         return found
