@@ -288,12 +288,12 @@ def faults_of(document, engine):
 
 
 def test_a_short_chaos_run_loses_nothing(tmp_path):
-    document = bench(tmp_path, "chaos", "--kills", 8, "--real-kills", 0, "--rows", 120, "--seed", 4, seconds=280)
+    document = bench(tmp_path, "chaos", "--kills", 5, "--real-kills", 0, "--rows", 100, "--seed", 4, seconds=280)
     kinds = faults_of(document, "fake")
-    assert kinds["kill"] + kinds["failpoint"] in (8, 9)
+    assert kinds["kill"] + kinds["failpoint"] in (5, 6)
     assert sum(fault["victim"] in COMMIT for fault in document["samples"]["fake"]["faults"]) == 2
     runs = document["samples"]["fake"]["runs"]
-    assert sum(run["starts"] for run in runs) > len(runs) and all(run["rows"] == 240 for run in runs)
+    assert sum(run["starts"] for run in runs) > len(runs) and all(run["rows"] == 200 for run in runs)
     assert sum(run["started_again"] for run in runs) > 0
 
 
