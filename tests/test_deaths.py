@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -271,9 +272,9 @@ def test_a_shard_that_cannot_be_read_for_now_is_not_taken_for_damaged(fake_job, 
     assert verify(run).faults == []
 
 
-@pytest.mark.slow
-def test_an_engine_core_that_is_killed_is_replaced(tmp_path, contexts):
-    job = {
+@pytest.fixture
+def real_job(tmp_path, contexts):
+    return {
         "name": "core",
         "input": {"path": str(contexts)},
         "recipe": "babylm_story",
@@ -282,8 +283,12 @@ def test_an_engine_core_that_is_killed_is_replaced(tmp_path, contexts):
         "output": {"path": str(tmp_path / "run"), "rows_per_shard": 8},
         "metrics": {"port": 0},
     }
-    run = job["output"]["path"]
-    process = start(job, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_engine_core_that_is_killed_is_replaced(real_job, tmp_path):
+    run = real_job["output"]["path"]
+    process = start(real_job, tmp_path)
     wait_for(lambda: finished_rows(run) > 4, 240)
     actor, *engine = pids_of(run)
     core = next(pid for pid in engine if "EngineCore" in " ".join(psutil.Process(pid).cmdline()))
@@ -293,3 +298,21 @@ def test_an_engine_core_that_is_killed_is_replaced(tmp_path, contexts):
     assert "replica 0 died" in errors and "Traceback" not in errors
     assert_whole(run)
     assert gone([actor, *pids_of(run)], 30)
+
+
+@pytest.mark.slow
+def test_an_engine_core_that_is_killed_while_it_starts_is_replaced(real_job, tmp_path):
+    process = start(real_job, tmp_path)
+
+    def core():
+        for each in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "EngineCore" in " ".join(each.cmdline()):
+                    return each.pid
+        return None
+
+    os.kill(wait_for(core, 240), signal.SIGKILL)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors[-3000:]
+    assert "its core said nothing of why" in errors and "Traceback" not in errors
+    assert_whole(real_job["output"]["path"])
