@@ -33,7 +33,8 @@ def stats(
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
     else:
-        Console().print(stats_page(found))
+        console = Console()
+        console.print(stats_page(found, console.width))
 
 
 def compare(

@@ -155,14 +155,14 @@ def test_of_a_run_the_committed_accepted_rows_count(tmp_path):
     assert list(corpus.by) == ["prompt_id", "variant", "emotion", "source"]
     assert {value: part.stories for value, part in corpus.by["source"].items()} == {"in.jsonl": 6}
     assert list(stats(run, by=["inputs.context"]).corpora[0].by["inputs.context"])[:2] == ["c0", "c10"]
-    assert "the run is not complete" in shown(stats_page(stats(run)))
+    assert "the run is not complete" in shown(stats_page(stats(run), 100))
 
 
 def test_a_run_of_which_no_row_was_accepted_has_no_average(tmp_path):
     run = make_run(tmp_path / "run", [{"state": ERROR, "text": ""}] * 4)
     corpus = stats(run).corpora[0]
     assert (corpus.whole.stories, corpus.whole.average_words, corpus.whole.openings) == (0, None, [])
-    assert "0" in shown(stats_page(stats(run)))
+    assert "0" in shown(stats_page(stats(run), 100))
 
 
 def test_corpora_of_others_in_any_format(tmp_path):
@@ -180,7 +180,7 @@ def test_corpora_of_others_in_any_format(tmp_path):
     for column, values in {"labels": {"joy": 6, "fear": 2}, "meta.part": {"x": 6, "y": 2}}.items():
         assert {value: part.stories for value, part in both.by[column].items()} == values
     assert both.complete is None and json.loads(json.dumps(found.as_json()))["corpora"][1]["whole"]["words"] == 10
-    text = shown(stats_page(found))
+    text = shown(stats_page(found, 100))
     assert "1 rows that cannot be read were left out" in text and "by" not in found.as_json()
 
 
@@ -223,7 +223,7 @@ def test_tables_stand_in_a_hundred_columns(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", rows)
     write_jsonl(tmp_path / "[red]b.jsonl", rows[:41])
     text = shown(
-        stats_page(stats([str(tmp_path / "a.jsonl"), str(tmp_path / "[red]b.jsonl")], by=["emotion", "source"]))
+        stats_page(stats([str(tmp_path / "a.jsonl"), str(tmp_path / "[red]b.jsonl")], by=["emotion", "source"]), 100)
     )
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b" not in text and "[red]b.jsonl" in text
