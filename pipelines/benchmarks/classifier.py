@@ -33,7 +33,7 @@ from services.embedded import embedded_encoder
 from services.emotion_head import FILES, SHIPPED
 from trainers.thresholds import f1_by_label
 
-_FINE_TUNING = {"encoder": "trained", "epochs": 4, "batch_size": 32, "encoder_learning_rate": 1e-4}
+_FINE_TUNING = {"encoder": "trained", "epochs": 1, "batch_size": 32, "encoder_learning_rate": 1e-4}
 _BATCH_SIZES = [1, 8, 32, 128]
 _MAX_TOKENS = 128
 

@@ -55,7 +55,9 @@ def tasks_of(text: str, cut_off: bool = False) -> tuple[list[dict[str, str]], li
     found, rest = _json_items(text) or _listed_items(text, cut_off)
     tasks = []
     for item in found:
-        task = {part: _cleaned(item[part]) for part in ("instruction", "input")}
+        # Around an input alone quotation marks are part of it; a model that quotes its tasks quotes both.
+        quoted = _QUOTED.match(" ".join(item["instruction"].split())) is not None
+        task = {part: _cleaned(item[part], quoted) for part in ("instruction", "input")}
         if without_markers(task["input"].strip("()[]")) == "":
             task["input"] = ""
         if _is_task(task):
@@ -139,10 +141,10 @@ def _goes_on(text: str) -> bool:
     return not text.endswith(_ENDS) and len(text) < _LONGEST_WRAPPED
 
 
-def _cleaned(text: str) -> str:
+def _cleaned(text: str, quoted: bool) -> str:
     text = " ".join(text.split())
-    if quoted := _QUOTED.match(text):
-        text = quoted[1]
+    if quoted and (inner := _QUOTED.match(text)):
+        text = inner[1]
     return text[:-1].rstrip() if text.endswith(")") and "(" not in text else text
 
 
