@@ -28,7 +28,7 @@ POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def score_documents(
-    classifier: EmotionClassifier, texts: Sequence[str], pooling: str = "mean", language: str = "en"
+    classifier: EmotionClassifier, texts: Sequence[str], pooling: str = "top3", language: str = "en"
 ) -> np.ndarray:
     """Scores texts of any length.
 
