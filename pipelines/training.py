@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +16,11 @@ from pipelines.model_card import classifier_card
 from pipelines.plan import refuse_lost_path, versions
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
-from schemas.train import TrainJob
+from schemas.train import ClassifierStage, TrainJob
 from services.embedded import encoder_version
-from services.filesystem import sync_folder
+from services.filesystem import sync_folder, whole_folder
 from services.models import locate
-from trainers.emotion_classifier import ClassifierReport, train_classifier
+from trainers.emotion_classifier import ClassifierReport, Splits, train_classifier
 
 _log = logging.getLogger("kindling")
 
@@ -49,34 +47,34 @@ def train(job: TrainJob | Mapping[str, Any] | str | Path) -> ClassifierReport:
         _log.info("%s is complete: nothing to do", job.output.path)
         return report
     data = read_splits(stage.data)
-    scratch = _scratch(folder)
     try:
-        report = train_classifier(stage, job.model, data, job.seed, scratch)
-        record = {
-            "name": job.name,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "job": job.model_dump(),
-            "fingerprint": fingerprint(identity),
-            "identity": identity,
-            "versions": versions(),
-            "report": report.as_json(),
-        }
-        (scratch / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
-        (scratch / "README.md").write_text(classifier_card(record))
-        _put(scratch, folder)
+        with whole_folder(LocalFileSystem(), str(folder)) as scratch:
+            report = _trained(job, stage, data, identity, Path(scratch))
     except OSError as error:
         raise _unwritable(folder, error) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return report
 
 
-def _scratch(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise _unwritable(folder, error) from None
+def _trained(
+    job: TrainJob, stage: ClassifierStage, data: Splits, identity: dict[str, Any], folder: Path
+) -> ClassifierReport:
+    report = train_classifier(stage, job.model, data, job.seed, folder)
+    record = {
+        "name": job.name,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "job": job.model_dump(),
+        "fingerprint": fingerprint(identity),
+        "identity": identity,
+        "versions": versions(),
+        "report": report.as_json(),
+    }
+    (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "README.md").write_text(classifier_card(record))
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(str(folder))
+    return report
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
@@ -97,14 +95,3 @@ def _there(folder: Path, identity: dict[str, Any]) -> ClassifierReport | None:
         cause = "the folder holds what another job trained:" + "".join(f"\n    {change}" for change in changed)
         raise RunError("output.path", str(folder), cause, "name another output.path, or remove the folder")
     return report
-
-
-def _put(scratch: Path, folder: Path) -> None:
-    """Gives a whole folder its name."""
-    for path in scratch.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(str(scratch))
-    scratch.chmod(0o755)
-    os.rename(scratch, folder)
-    sync_folder(str(folder.parent))

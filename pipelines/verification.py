@@ -105,9 +105,7 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
             causes = [*_foreign(run, manifest, shard, start, end), *_damaged(store, manifest)]
             causes = causes or list(_miscounted(store, run, manifest, verdict.rows))
         except (UnreadableError, OSError) as error:
-            # Not damage: a repair would throw away what is whole.
-            cause = error.cause if isinstance(error, UnreadableError) else f"cannot be read: {error.strerror or error}"
-            verdict.faults.append(Fault(shard_path("data", shard), cause))
+            verdict.faults.append(_unread(shard, error))
             expected_files.update(files)
         except RunError as error:
             verdict.faults.append(Fault(shard_path("data", shard), error.cause, shard))
@@ -121,6 +119,12 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
     return verdict
 
 
+def _unread(shard: int, error: UnreadableError | OSError) -> Fault:
+    """Not damage: a repair would throw away what is whole."""
+    cause = error.cause if isinstance(error, UnreadableError) else f"cannot be read: {error.strerror or error}"
+    return Fault(shard_path("data", shard), cause)
+
+
 def _label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
     verdict, kept, committed = Verdict(store.url), Counter(), store.committed()
     for each in run.ranges:
@@ -130,7 +134,10 @@ def _label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
             verdict.faults.append(Fault(path, f"{cause}: run the job again to resume it"))
             continue
         verdict.shards += 1
-        verdict.faults.extend(Fault(path, cause, each.shard) for cause in faults_of(store, run, each, kept))
+        try:
+            verdict.faults.extend([Fault(path, cause, each.shard) for cause in faults_of(store, run, each, kept)])
+        except (UnreadableError, OSError) as error:
+            verdict.faults.append(_unread(each.shard, error))
     verdict.rows[ACCEPTED] = kept.total()
     expected = {shard_path("data", each.shard) for each in run.ranges}
     for path in sorted(_parquet_files(store) - expected):

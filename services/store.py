@@ -18,13 +18,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
@@ -38,6 +38,8 @@ _OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values())
 _SIBLING_FOLDERS = tuple(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED)
 _BATCH_ROWS = 256
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
+
+_Footer = TypeVar("_Footer", bound=BaseModel)
 
 
 class ShardStore:
@@ -161,7 +163,7 @@ class ShardStore:
         for state, folder in FOLDER_OF_STATE.items():
             part = rows.filter(pc.equal(rows["state"], state))
             if state != ACCEPTED and part.num_rows:
-                siblings[shard_path(folder, manifest.shard)] = _to_parquet(part)
+                siblings[shard_path(folder, manifest.shard)] = parquet_bytes(part, ROW_SCHEMA)
         for relative, data in siblings.items():
             write_atomic(self.fs, self.path(relative), data, what="sibling")
         failpoint("commit.siblings")
@@ -181,19 +183,28 @@ class ShardStore:
             UnreadableError: its content is not known.
             RunError: the data file is not a shard of ours, or is damaged.
         """
-        relative = shard_path("data", shard)
+        return self.footer(shard, MANIFEST_KEY, Manifest)
+
+    def footer(self, shard: int, key: bytes, model: type[_Footer]) -> _Footer:
+        """What the footer of a committed shard holds under a key.
+
+        Raises:
+            UnreadableError: its content is not known.
+            RunError: the data file is not a shard of ours, or is damaged.
+        """
+        path = self.path(shard_path("data", shard))
         try:
-            with self.fs.open(self.path(relative), "rb") as file:
-                raw = (pq.read_metadata(file).metadata or {}).get(MANIFEST_KEY)
+            with self.fs.open(path, "rb") as file:
+                raw = (pq.read_metadata(file).metadata or {}).get(key)
             if raw is None:
                 raise ValueError("its footer holds no manifest")
-            return Manifest.model_validate_json(raw)
+            return model.model_validate_json(raw)
         except (pa.ArrowInvalid, ValueError, OSError) as error:
             if is_no_damage(error):
                 cause = f"cannot be read: {error.strerror or error}"
-                raise UnreadableError(self.path(relative), None, cause, "mend the file system, and try again") from None
+                raise UnreadableError(path, None, cause, "mend the file system, and try again") from None
             remedy = "`kindling verify` lists all damage; move the file away to have the shard generated again"
-            raise RunError(self.path(relative), None, f"not a whole shard: {error}", remedy) from None
+            raise RunError(path, None, f"not a whole shard: {error}", remedy) from None
 
     def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """All rows of one Parquet file below the run, with its page checksums verified.
@@ -259,13 +270,13 @@ def _listed(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, i
 
 def encode_shard(accepted: pa.Table, manifest: Manifest) -> bytes:
     """A data file: the accepted rows of a shard, and in its footer the manifest."""
-    return _to_parquet(accepted, {MANIFEST_KEY: manifest.model_dump_json().encode()})
+    return parquet_bytes(accepted, ROW_SCHEMA, {MANIFEST_KEY: manifest.model_dump_json().encode()})
 
 
-def _to_parquet(rows: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
+def parquet_bytes(rows: pa.Table, schema: pa.Schema, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
+    """A Parquet file with page checksums, as all that is committed; its footer has `metadata` too."""
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
-    with pq.ParquetWriter(buffer, ROW_SCHEMA, **options) as writer:
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
         if rows.num_rows:  # `load_dataset` takes the first row group's length for a batch's, and none may be 0
             writer.write_table(rows)
         if metadata:

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import numpy as np
@@ -18,6 +19,7 @@ from schemas.emotions import EMOTIONS
 from schemas.errors import EngineError, JobError, RunError
 from schemas.job import Input
 from schemas.label import Segmentation
+from services.store import ShardStore
 
 
 def ranges_of(path, size):
@@ -179,6 +181,23 @@ def test_a_run_goes_on_where_it_was_and_comes_to_the_same(labelled_run):
     assert label(job_of(folder)) == summary
     for part, data in before.items():
         assert pq.read_table(part).equals(pq.read_table(pa.BufferReader(data)))
+
+
+def test_a_shard_that_cannot_be_read_for_now_is_not_taken_for_damaged(labelled_run, monkeypatch):
+    folder, _ = labelled_run
+    run, read = str(folder / "run"), ShardStore.read
+
+    def read_of_a_server_that_is_away(store, relative, columns=None):
+        if relative == "data/part-00001.parquet":
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+        return read(store, relative, columns)
+
+    monkeypatch.setattr(ShardStore, "read", read_of_a_server_that_is_away)
+    verdict = verify(run, repair=True)
+    assert [(fault.path, fault.damages) for fault in verdict.faults] == [("data/part-00001.parquet", None)]
+    assert "cannot be read: Connection timed out" in verdict.faults[0].cause and verdict.moved == []
+    monkeypatch.undo()
+    assert verify(run).faults == []
 
 
 def test_verify_finds_what_is_wrong_and_repair_has_it_made_again(labelled_run):

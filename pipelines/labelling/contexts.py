@@ -1,15 +1,12 @@
 """What `label` commits: sentences with their emotions, and in each shard's footer what became of its lines."""
 
-import io
 from collections import Counter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from schemas.errors import RunError
 from services.filesystem import write_atomic
-from services.store import ShardStore, shard_path
+from services.store import ShardStore, parquet_bytes, shard_path
 
 _KEY = b"kindling.contexts"
 
@@ -64,27 +61,17 @@ class ContextManifest(BaseModel):
 
 def commit(store: ShardStore, manifest: ContextManifest, contexts: pa.Table) -> None:
     """Writes a shard: there whole, or not at all."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, CONTEXT_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-        if contexts.num_rows:  # see services/store.py: no empty row group
-            writer.write_table(contexts)
-        writer.add_key_value_metadata({_KEY.decode(): manifest.model_dump_json()})
-    write_atomic(store.fs, store.path(shard_path("data", manifest.shard)), buffer.getvalue())
+    data = parquet_bytes(contexts, CONTEXT_SCHEMA, {_KEY: manifest.model_dump_json().encode()})
+    write_atomic(store.fs, store.path(shard_path("data", manifest.shard)), data)
 
 
 def read_manifest(store: ShardStore, shard: int) -> ContextManifest:
     """The footer of a committed shard.
 
     Raises:
-        RunError: the file is none of ours, or damaged.
+        RunError: as `ShardStore.footer`.
     """
-    path = store.path(shard_path("data", shard))
-    try:
-        with store.fs.open(path, "rb") as file:
-            return ContextManifest.model_validate_json((pq.read_metadata(file).metadata or {})[_KEY])
-    except (pa.ArrowInvalid, ValueError, KeyError, OSError) as error:
-        remedy = "move the file away to have the shard made again"
-        raise RunError(path, None, f"not a whole shard of contexts: {error}", remedy) from None
+    return store.footer(shard, _KEY, ContextManifest)
 
 
 class Tally:

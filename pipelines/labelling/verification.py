@@ -8,20 +8,28 @@ import pyarrow as pa
 from pipelines.labelling.contexts import CONTEXT_SCHEMA, ContextManifest, read_manifest
 from pipelines.labelling.ranges import LineRange
 from pipelines.labelling.record import LabelRecord
-from schemas.errors import RunError
-from services.store import ShardStore, shard_path
+from schemas.errors import RunError, UnreadableError
+from services.store import ShardStore, is_no_damage, shard_path
 
 
 def faults_of(store: ShardStore, run: LabelRecord, each: LineRange, kept: Counter[str]) -> Iterator[str]:
-    """What is wrong with a committed shard; adds its rows to `kept`, by their source."""
+    """What is wrong with a committed shard; adds its rows to `kept`, by their source.
+
+    Raises:
+        UnreadableError, OSError: that cannot be told.
+    """
     path = shard_path("data", each.shard)
     try:
         manifest = read_manifest(store, each.shard)
         rows = store.read(path)
+    except UnreadableError:
+        raise
     except RunError as error:
         yield error.cause
         return
     except (OSError, pa.ArrowException) as error:
+        if is_no_damage(error):
+            raise
         yield f"cannot be read: {error}"
         return
     if manifest.fingerprint != run.fingerprint:
