@@ -27,6 +27,10 @@
     fitting_emotions.py   an emotion for each row that fits it
     near_duplicates.py    texts that say almost the same as an earlier one
     training.py           train
+    classifier_training.py  an emotion classifier
+    language_training.py  a language model through its stages
+    training_folder.py    its folder and record
+    training_rows.py      what it is trained on, and what is held out
     labelled_texts.py     texts with their emotions, to train a classifier on
     model_card.py         the model card
     corpora.py            what stats and compare read: runs, and files of others

@@ -103,8 +103,8 @@ def train(job: Job, overrides: Set = None, as_json: Json = False) -> None:
     report = train(load_job(job, overrides, TrainJob))
     if as_json:
         return _print_json(report.as_json())
-    print(f"macro-F1 {report.macro_f1:.3f} on {report.rows['test']} test texts, best-scored label right in "
-          f"{report.top_label_share:.1%}; epoch {report.best_epoch}")  # fmt: skip
+    for line in report.lines():
+        print(line)
 
 
 @app.command()

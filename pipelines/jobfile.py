@@ -18,14 +18,14 @@ def load_job(path: str, overrides: list[str] | None = None, kind: type[Job] = Au
     """A validated job.
 
     Args:
-        path: the YAML file.
+        path: the YAML file. Its key `base`, where it has one, names another beside it, over which its own keys go.
         overrides: `key.of.section=value`, each value read as YAML.
         kind: what it must be.
 
     Raises:
         JobError: the file cannot be read, is no YAML, or does not fit the schema.
     """
-    data = _yaml(_read(path), path)
+    data = _on_its_base(_yaml(_read(path), path), path)
     if isinstance(data, dict):  # parse_job refuses anything else
         for override in overrides or []:
             _apply(data, override)
@@ -44,6 +44,28 @@ def without_secret(override: str) -> str:
     """`key.of.section=value` to be shown: what a file system needs may be a secret, and logs are read by many."""
     key, equals, _ = override.partition("=")
     return f"{key}=..." if equals and "storage_options" in key else override
+
+
+def _on_its_base(data: Any, path: str) -> Any:
+    if not isinstance(data, dict) or "base" not in data:
+        return data
+    base = data.pop("base")
+    if not isinstance(base, str):
+        raise JobError("base", base, "not the name of a file", "name a job file beside this one")
+    where = str(Path(path).parent / base)
+    below = _yaml(_read(where), where)
+    if not isinstance(below, dict):
+        raise JobError("base", where, "the top level must be keys and values", "name a job file beside this one")
+    return _laid_over(below, data)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections are laid over each other key by key; any other value, a list too, takes the place of the one below."""
+    both = dict(below)
+    for key, value in above.items():
+        inner = both.get(key)
+        both[key] = _laid_over(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return both
 
 
 def _read(path: str) -> str:

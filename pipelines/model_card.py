@@ -72,3 +72,70 @@ def _encoder(model: dict[str, Any]) -> str:
 
 def _credit(data: dict[str, Any]) -> str:
     return f"\n\nData: {data['credit']}" if data["credit"] else ""
+
+
+def language_model_card(record: dict[str, Any]) -> str:
+    """The card of a trained language model as Markdown.
+
+    Args:
+        record: what train.json says.
+    """
+    job = record["job"]
+    header = {
+        **({"license": job["license"]} if job["license"] else {}),
+        "pretty_name": record["name"],
+        "tags": ["text-generation", "kindling", *sorted({stage["kind"] for stage in record["stages"]})],
+        "pipeline_tag": "text-generation",
+        "library_name": "transformers",
+    }
+    content = [f"- `{key}`: {value}" for key, value in record["identity"].items() if key.startswith("content.")]
+    content += [f"- `{run}` was written by {teacher}" for run, teacher in record["teachers"].items()]
+    nl = "\n"
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False).strip()}
+---
+
+# {record["name"]}
+
+{_started_from(job["model"])} (revision `{record["identity"]["revision"]}`), trained further.
+
+| stage | rows or documents | tokens | steps | loss on held-out rows: before, after | change (95% interval) |
+| --- | --- | --- | --- | --- | --- |
+{nl.join(_stage_line(stage) for stage in record["stages"])}
+
+The loss is the mean negative log-likelihood a token, in nats, averaged over the held-out examples; in an `sft` stage of
+the completion alone. The interval is of the change, paired by example. {_left_out(record["stages"])}
+
+Made from:
+
+{nl.join(content)}
+
+Fingerprint `{record["fingerprint"]}`; made with {", ".join(f"{n} {v}" for n, v in record["versions"].items())}.
+
+```yaml
+{yaml.safe_dump(job, sort_keys=False).strip()}
+```
+"""
+
+
+def _started_from(model: dict[str, Any]) -> str:
+    name = "SmolLM2-135M-Instruct, as packaged" if model["id"] == "embedded" else f"`{model['id']}`"
+    if sizes := model.get("from_config"):
+        return f"A new GPT-2 of {sizes['layers']} layers and width {sizes['width']}, with the tokenizer of {name}"
+    return name
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    parts = ", ".join(f"{name}: {next(iter(counts.values())):,}" for name, counts in stage["parts"].items())
+    mean, low, high = stage["change"]
+    losses = f"{stage['dev_loss_before']:.3f}, {stage['dev_loss']:.3f} ({stage['examples']['dev']} examples)"
+    steps = f"{stage['steps']}, best {stage['best_step']}"
+    return (
+        f"| `{stage['folder']}` | {parts} | {stage['tokens']['train']:,} | {steps} | {losses} "
+        f"| {mean:+.3f} ({low:+.3f} to {high:+.3f}) |"
+    )
+
+
+def _left_out(stages: list[dict[str, Any]]) -> str:
+    told = [f"{n} {what} in `{s['folder']}`" for s in stages for what, n in s["not_whole"].items()]
+    return f"Not whole: {', '.join(told)}." if told else "No example was cut or left out."

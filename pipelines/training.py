@@ -1,34 +1,19 @@
-"""`kindling train`: a model through its stages. So far one kind of stage: an emotion classifier."""
+"""`kindling train`: an emotion classifier, or a language model through its stages."""
 
-import json
-import logging
-import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from fsspec.implementations.local import LocalFileSystem
+from typing import TYPE_CHECKING, Any
 
 from pipelines.jobfile import as_job
-from pipelines.labelled_texts import content_of, read_splits
-from pipelines.model_card import classifier_card
-from pipelines.plan import refuse_lost_path, versions
-from schemas.errors import RunError
-from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.train import ClassifierStage, TrainJob
-from services.embedded import encoder_version
-from services.filesystem import sync_folder, whole_folder
-from services.models import locate
-from trainers.emotion_classifier import ClassifierReport, Splits, train_classifier
 
-_log = logging.getLogger("kindling")
-
-RECORD_NAME = "train.json"
+if TYPE_CHECKING:
+    from pipelines.language_training import LanguageModelReport
+    from trainers.emotion_classifier import ClassifierReport
 
 
-def train(job: TrainJob | Mapping[str, Any] | str | Path) -> ClassifierReport:
-    """Trains what a job asks for; the output folder is there as soon as it is whole.
+def train(job: TrainJob | Mapping[str, Any] | str | Path) -> "ClassifierReport | LanguageModelReport":
+    """Trains what a job asks for, or finds it there.
 
     Args:
         job: a job, the same as a dict, or the path of a job file.
@@ -37,61 +22,10 @@ def train(job: TrainJob | Mapping[str, Any] | str | Path) -> ClassifierReport:
         KindlingError: the job, its data or its model is at fault, or the folder holds something else.
     """
     job = as_job(job, TrainJob)
-    (stage,) = job.stages
-    refuse_lost_path(job.output.path, LocalFileSystem())
-    folder = Path(job.output.path).expanduser().absolute()
-    stages = {str(number): stage.model_dump() for number, stage in enumerate(job.stages)}
-    revision = encoder_version() if job.model.id == "embedded" else locate(job.model)[1]
-    identity = identity_of({**job.model_dump(), "stages": stages}, data=content_of(stage.data), encoder=revision)
-    if report := _there(folder, identity):
-        _log.info("%s is complete: nothing to do", job.output.path)
-        return report
-    data = read_splits(stage.data)
-    try:
-        with whole_folder(LocalFileSystem(), str(folder)) as scratch:
-            report = _trained(job, stage, data, identity, Path(scratch))
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    return report
+    if isinstance(job.stages[0], ClassifierStage):
+        from pipelines.classifier_training import train_classifier_job
 
+        return train_classifier_job(job)
+    from pipelines.language_training import train_stages
 
-def _trained(
-    job: TrainJob, stage: ClassifierStage, data: Splits, identity: dict[str, Any], folder: Path
-) -> ClassifierReport:
-    report = train_classifier(stage, job.model, data, job.seed, folder)
-    record = {
-        "name": job.name,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "job": job.model_dump(),
-        "fingerprint": fingerprint(identity),
-        "identity": identity,
-        "versions": versions(),
-        "report": report.as_json(),
-    }
-    (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
-    (folder / "README.md").write_text(classifier_card(record))
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(str(folder))
-    return report
-
-
-def _unwritable(folder: Path, error: OSError) -> RunError:
-    cause = f"cannot be written: {error.strerror or error}"
-    return RunError("output.path", str(folder), cause, "make room, or name a folder that you may write to")
-
-
-def _there(folder: Path, identity: dict[str, Any]) -> ClassifierReport | None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    try:
-        record = json.loads((folder / RECORD_NAME).read_text())
-        old, report = record["identity"], ClassifierReport(**record["report"])
-    except (OSError, ValueError, KeyError, TypeError):
-        cause = f"the folder is not empty and holds no {RECORD_NAME}"
-        raise RunError("output.path", str(folder), cause, "name a folder of its own") from None
-    if changed := difference(old, identity):
-        cause = "the folder holds what another job trained:" + "".join(f"\n    {change}" for change in changed)
-        raise RunError("output.path", str(folder), cause, "name another output.path, or remove the folder")
-    return report
+    return train_stages(job)

@@ -217,11 +217,14 @@ def _job_error(error: ValidationError, kind: type[Section]) -> JobError:
     first = details[0]
     # A whole section may hold a secret, and an error is read in logs.
     value = None if isinstance(first["input"], dict) or "storage_options" in first["loc"] else first["input"]
+    path, section = _walked(first["loc"], kind)
     if first["type"] == "extra_forbidden":
         # Its value may be a secret that somebody tried to give.
-        return JobError(".".join(map(str, first["loc"])), None, "unknown key", _nearest(first["loc"], kind))
-    path = [part for part in first["loc"] if not _is_union_tag(part)]
-    key = ".".join(str(part) for part in path) or "job file"
+        return JobError(".".join(map(str, path)), None, "unknown key", _nearest(path, section))
+    key = ".".join(str(part) for part in path if not _is_union_tag(part)) or "job file"
+    if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        tag, known = first["ctx"].get("tag"), first["ctx"].get("expected_tags", "those of schemas/")
+        return JobError(f"{key}.kind", tag, "no such kind" if tag else "this key is missing", f"give one of {known}")
     if first["type"] == "missing":
         return JobError(key, None, "this key is required and missing", f"add `{key}` to the job file")
     if first["type"] == _SECRET:
@@ -236,14 +239,30 @@ def _is_union_tag(part: int | str) -> bool:
     )
 
 
-def _nearest(path: tuple[int | str, ...], kind: type[Section]) -> str:
-    section = kind
-    keys = iter(path[:-1])
+def _walked(loc: tuple[int | str, ...], kind: type[Section]) -> tuple[list[int | str], type[Section]]:
+    """The path of an error as the job file has it, and the section of its last key.
+
+    Pydantic puts the `kind` of a section, where there are several, into the path too.
+    """
+    path, section, keys = [], kind, iter(loc)
     for key in keys:
+        path.append(key)
+        if key not in section.model_fields:
+            break
         annotation = section.model_fields[key].annotation
-        section = _section_in(annotation)
+        sections = _sections_in(annotation)
         if get_origin(annotation) in (dict, list):  # of sections, by names that the job chooses or by their number
-            next(keys)
+            path += [number for number in [next(keys, None)] if number is not None]
+        if len(sections) > 1:
+            tag = next(keys, None)
+            sections = [each for each in sections if tag in get_args(each.model_fields["kind"].annotation)]
+        if not sections:
+            break
+        (section,) = sections
+    return [*path, *keys], section
+
+
+def _nearest(path: list[int | str], section: type[Section]) -> str:
     known = list(section.model_fields)
     prefix = "".join(f"{part}." for part in path[:-1])
     close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
@@ -252,8 +271,8 @@ def _nearest(path: tuple[int | str, ...], kind: type[Section]) -> str:
     return f"the keys here are {', '.join(known)}"
 
 
-def _section_in(annotation: Any) -> Any:
-    """The section that a key holds: itself, an optional one, or one of many."""
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections that a key may hold: itself, an optional one, one of many, or one of several kinds."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)
+        return [annotation]
+    return [section for each in get_args(annotation) for section in _sections_in(each)]

@@ -1,10 +1,13 @@
 """The job file of `kindling train`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from schemas.composition import Part
 from schemas.job import Model, Section, Url
+
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class LabelledTexts(Section):
@@ -45,6 +48,124 @@ class ClassifierStage(Section):
     """of one text; what is longer is cut"""
 
 
+class Optimizer(Section):
+    """How a language model is trained; by default as the paper's section 3 says."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(4, gt=0)
+    """examples in one forward pass"""
+    accumulation: int = Field(8, gt=0)
+    """forward passes to a step"""
+    epochs: float = Field(10, gt=0)
+    """at most"""
+    max_steps: int | None = Field(None, gt=0)
+    """at most, where epochs are too long"""
+    eval_steps: int = Field(200, gt=0)
+    """from one evaluation, and checkpoint, to the next"""
+    patience: int = Field(10, gt=0)
+    """evaluations without a lower loss, after which the stage ends"""
+    gradient_checkpointing: bool = False
+    """computes activations twice, and keeps fewer of them: less memory, a third slower"""
+
+
+class Lora(Section):
+    """Trains low-rank adapters in place of the weights; they are merged into the weights at the end."""
+
+    rank: int = Field(8, gt=0)
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """names of the layers that get one"""
+
+
+class LanguageStage(Section):
+    """What both kinds of stages of a language model have."""
+
+    parts: dict[PartName, Part] = Field(min_length=1)
+    """augmented runs, and files or datasets"""
+    dev: float = Field(0.02, gt=0, lt=0.5)
+    """share of the input rows that are held out, by a hash of which row it is"""
+    dev_examples: int = Field(500, gt=0)
+    """of those, so many at most are looked at"""
+    max_length: int | None = Field(None, gt=1)
+    """tokens of an example; by default what the model takes, and 1024 at most"""
+    optimizer: Optimizer = Optimizer()
+    lora: Lora | None = None
+    kl: float = Field(0.0, ge=0)
+    """weight of the KL divergence from the stage's first model, which keeps its language; 0 leaves it out"""
+
+
+class ClmStage(LanguageStage):
+    """Plain text: the next token of every document."""
+
+    kind: Literal["clm"]
+    words: int | None = Field(None, gt=0)
+    """of all parts together; a part's `weight` is its share of what parts with `words` leave"""
+    packing: bool = True
+    """documents end to end, cut into examples of `max_length`: no padding, nothing too long"""
+    too_long: Literal["split", "truncate", "drop"] = "split"
+    """documents above `max_length`, where they are not packed"""
+
+    @model_validator(mode="after")
+    def _weighed(self) -> "ClmStage":
+        if self.words is None and any(part.weight is not None for part in self.parts.values()):
+            raise ValueError("a part's weight is a share of `words`, which the stage does not give")
+        return self
+
+
+class SftStage(LanguageStage):
+    """Prompts and completions: the loss is of the completion alone."""
+
+    kind: Literal["sft"]
+    prompt: list[str] = Field(["instruction", "input"], min_length=1)
+    """columns that make the prompt, a blank line between them; blank ones but the first are left out. Of a run, its
+    rows' `inputs` too"""
+    completion: str = "text"
+    """the column that the model is to write"""
+    too_long: Literal["truncate", "drop"] = "truncate"
+    """rows above `max_length`; a prompt that leaves no room is dropped"""
+    replay: dict[PartName, Part] = Field(default_factory=dict)
+    """general text, mixed in as documents to keep the language; `words` of a part says how much"""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SftStage":
+        if any(part.words is not None or part.weight is not None for part in self.parts.values()):
+            raise ValueError("a part of rows is taken whole; input.limit takes the first ones")
+        if any(part.weight is not None for part in self.replay.values()):
+            raise ValueError("a part to replay has `words`, and no weight")
+        return self
+
+
+Stage = Annotated[ClassifierStage | ClmStage | SftStage, Field(discriminator="kind")]
+
+
+class FromConfig(Section):
+    """GPT-2's architecture with random weights."""
+
+    layers: int = Field(12, gt=0)
+    heads: int = Field(12, gt=0)
+    width: int = Field(768, gt=0)
+    """of a token's state; a multiple of `heads`"""
+    context: int = Field(1024, gt=1)
+    """tokens that the model can take"""
+
+    @model_validator(mode="after")
+    def _divided(self) -> "FromConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) is no multiple of heads ({self.heads})")
+        return self
+
+
+class TrainModel(Model):
+    """What training starts from."""
+
+    from_config: FromConfig | None = Field(None, exclude_if=lambda sizes: sizes is None)
+    """a new model of these sizes; of `id` it takes the tokenizer alone"""
+
+
 class TrainOutput(Section):
     """Where the model goes."""
 
@@ -56,10 +177,23 @@ class TrainJob(Section):
     """A train job: a model through stages."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    model: Model = Model()
+    model: TrainModel = TrainModel()
     """of a classifier: the encoder; `embedded` is the packaged one"""
-    stages: list[ClassifierStage] = Field(min_length=1, max_length=1)
+    stages: list[Stage] = Field(min_length=1)
+    """one classifier, or stages of a language model, each of which goes on from the one before"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", exclude_if=lambda value: value == "auto")
+    """of a language model's arithmetic; its weights are kept in fp32. auto: bf16 on a GPU that has it, else fp16; on a
+    CPU fp32"""
     output: TrainOutput
     license: str | None = None
     """of the model, for its card, as the Hub names it: cc-by-4.0"""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "TrainJob":
+        if any(stage.kind == "classifier" for stage in self.stages):
+            if len(self.stages) > 1:
+                raise ValueError("a classifier is a job of its own, with one stage")
+            if self.model.from_config or self.precision != "auto":
+                raise ValueError("from_config and precision are a language model's")
+        return self

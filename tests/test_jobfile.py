@@ -57,12 +57,28 @@ def test_a_job_is_read_with_its_defaults(load):
     assert (job.samples, job.seed, job.model.id, job.output.rows_per_shard) == (1, 0, "embedded", 512)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "jobs").glob("*.yaml")), ids=lambda path: path.name)
+SHIPPED = [path for path in sorted((ROOT / "deploy" / "jobs").rglob("*.yaml")) if path.name != "base.yaml"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_job_files_are_valid(path):
-    kinds = {"compose": ComposeJob, "label": LabelJob, "emotion_head": TrainJob}
+    kinds = {"compose": ComposeJob, "label": LabelJob, "emotion_head": TrainJob, "train": TrainJob, "gpt2": TrainJob}
     kind = next((kind for name, kind in kinds.items() if path.name.startswith(name)), AugmentJob)
     job = load_job(str(path), kind=kind)
     assert job.name and job.output.path
+
+
+def test_a_job_is_laid_over_its_base(tmp_path):
+    (tmp_path / "base.yaml").write_text(json.dumps({**JOB, "sampling": {"max_tokens": 32, "top_p": 0.5}}))
+    path = tmp_path / "job.yaml"
+    path.write_text("base: base.yaml\nname: mine\nsampling: {top_p: 0.9}\n")
+    job = load_job(str(path), ["sampling.top_k=5"])
+    assert (job.name, job.recipe) == ("mine", "babylm_story")
+    assert (job.sampling.max_tokens, job.sampling.top_p, job.sampling.top_k) == (32, 0.9, 5)
+    path.write_text("base: absent.yaml\n")
+    assert error_of(lambda: load_job(str(path))).value == str(tmp_path / "absent.yaml")
+    path.write_text("base: [base.yaml]\n")
+    assert error_of(lambda: load_job(str(path))).key == "base"
 
 
 def test_no_such_file(tmp_path):

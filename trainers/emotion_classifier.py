@@ -82,6 +82,11 @@ class ClassifierReport:
         """Plain values."""
         return asdict(self)
 
+    def lines(self) -> list[str]:
+        """For a person."""
+        right = f"best-scored label right in {self.top_label_share:.1%}; epoch {self.best_epoch}"
+        return [f"macro-F1 {self.macro_f1:.3f} on {self.rows['test']} test texts, {right}"]
+
 
 def train_classifier(stage: ClassifierStage, model: Model, data: Splits, seed: int, folder: Path) -> ClassifierReport:
     """Trains, and writes the classifier to `folder`, which must be there; `services.classifier` loads it.

@@ -1,0 +1,206 @@
+"""Trains a language model through the stages of a job; the folder is told of in training_folder.py."""
+
+import json
+import logging
+import math
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.plan import refuse_lost_path
+from pipelines.stopping import stop_signals
+from pipelines.training_folder import alone, begun, finish, record_of, unwritable, write_record
+from pipelines.training_rows import Answers, Documents, sources_of
+from schemas.errors import JobError, StoppedError
+from schemas.train import ClmStage, TrainJob
+from services.filesystem import make_folder, sync_folder, write_atomic
+from services.models import locate
+from trainers import causal_model
+from trainers.examples import SPLITS, Encoder, pack, read_examples, tokens_in, write_examples
+from trainers.language_model import Outcome, train_language_model
+from trainers.watching import sync_files
+
+_log = logging.getLogger("kindling")
+
+_FS = LocalFileSystem()
+# Of a normal distribution: 95% lie within so many standard errors.
+_Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What came of a stage.
+
+    Attributes:
+        parts: documents and words, or rows, of each part.
+        examples: of train and dev.
+        tokens: the same in tokens.
+        not_whole: examples that were truncated, split or dropped, and rows that could not be read.
+        dev_loss_before, dev_loss: mean negative log-likelihood a token, averaged over the held-out examples; in nats.
+        change: of that, with a 95% interval paired by example: mean, low, high.
+        dev_losses: as training averaged it over batches, at each evaluation, by step.
+    """
+
+    kind: str
+    folder: str
+    parts: dict[str, dict[str, int]]
+    examples: dict[str, int]
+    tokens: dict[str, int]
+    not_whole: dict[str, int]
+    max_length: int
+    precision: str
+    steps: int
+    best_step: int
+    dev_loss_before: float
+    dev_loss: float
+    change: list[float]
+    dev_losses: dict[str, float]
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        mean, low, high = self.change
+        losses = f"{self.dev_loss_before:.3f} -> {self.dev_loss:.3f} ({mean:+.3f}, 95% {low:+.3f} to {high:+.3f})"
+        told = [f"  {number} {what}" for what, number in self.not_whole.items()]
+        return [f"{self.folder}: {self.steps} steps, loss on held-out rows {losses}", *told]
+
+
+@dataclass(frozen=True)
+class LanguageModelReport:
+    """What came of a training."""
+
+    path: str
+    stages: list[StageReport]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        return [*(line for stage in self.stages for line in stage.lines()), f"the model: {self.path}"]
+
+
+def train_stages(job: TrainJob) -> LanguageModelReport:
+    """Trains, or goes on where it was stopped; what is done is not done again.
+
+    Raises:
+        KindlingError: the job, its data or its model is at fault, or the folder holds something else.
+        StoppedError: a signal came; the same command goes on.
+    """
+    refuse_lost_path(job.output.path, _FS)
+    precision = causal_model.resolved(job.precision)
+    folder = Path(job.output.path).expanduser().absolute()
+    sources = [sources_of(number, stage, job.seed) for number, stage in enumerate(job.stages)]
+    contents = {str(n): {k: v for s in stage for k, v in s.content.items()} for n, stage in enumerate(sources)}
+    path, revision = locate(job.model)
+    try:
+        with alone(folder):
+            record = begun(folder, record_of(job, contents, revision))
+            with stop_signals(grace_seconds=0) as stop_within:
+                for number in range(len(record["stages"]), len(job.stages)):
+                    start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
+                    run = _Stage(job, number, folder, precision, lambda: stop_within() is not None)
+                    record["stages"].append(asdict(run.train(start, sources[number])))
+                    write_record(folder, record)
+                    shutil.rmtree(folder / "work")
+            finish(folder, record)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    return LanguageModelReport(str(folder), [StageReport(**stage) for stage in record["stages"]])
+
+
+class _Stage:
+    def __init__(self, job: TrainJob, number: int, folder: Path, precision: str, should_stop: Any) -> None:
+        self._job, self._stage, self._number, self._folder = job, job.stages[number], number, folder
+        self._precision, self._should_stop = precision, should_stop
+        self._name = f"stages/{number}-{self._stage.kind}"
+        self._work = folder / "work" / self._name.partition("/")[2]
+
+    def train(self, start: str, sources: list[Documents | Answers]) -> StageReport:
+        began, job, stage = monotonic(), self._job, self._stage
+        make_folder(str(self._work))
+        tokenizer = causal_model.load_tokenizer(start, job.model)
+        new = job.model.from_config is not None and self._number == 0
+        model = causal_model.new_model(job.model.from_config, tokenizer, job.seed) if new else (
+            causal_model.load_model(start, job.model)
+        )  # fmt: skip
+        length = causal_model.example_length(stage.max_length, model, f"stages.{self._number}.max_length")
+        facts = self._examples(sources, tokenizer, length)
+        train, dev = (read_examples(self._work / f"{name}.arrow") for name in SPLITS)
+        dev = dev.select(range(min(len(dev), stage.dev_examples)))
+        _log.info("%s: %d examples to train on, %d held out", self._name, len(train), len(dev))
+        model, outcome = train_language_model(
+            stage, model, tokenizer, train, dev, self._work, self._precision, job.seed, self._should_stop
+        )
+        if outcome.stopped:
+            cause = f"{self._name} was stopped at step {outcome.steps}"
+            raise StoppedError("", None, cause, "start it again: it goes on there")
+        self._save(model, tokenizer)
+        return self._report(facts, length, outcome, {"train": len(train), "dev": len(dev)}, monotonic() - began)
+
+    def _examples(self, sources: list[Documents | Answers], tokenizer: Any, length: int) -> dict[str, Any]:
+        """Writes the examples, or finds them there; what they were made of."""
+        done = self._work / "examples.json"
+        if done.is_file():
+            return json.loads(done.read_text())
+        packed = isinstance(self._stage, ClmStage) and self._stage.packing
+        encoder = Encoder(tokenizer, length, None if packed else self._stage.too_long)
+        first = self._work / "documents" if packed else self._work
+        first.mkdir(exist_ok=True)
+        write_examples(chain.from_iterable(sources), encoder, first)
+        for name in SPLITS if packed else ():
+            pack(first / f"{name}.arrow", self._work / f"{name}.arrow", length, self._job.seed)
+        if packed:
+            shutil.rmtree(first)
+        tokens = {name: self._counted(name, encoder) for name in SPLITS}
+        unreadable = sum(source.unreadable for source in sources)
+        facts = {
+            "parts": {name: counts for source in sources for name, counts in source.counts.items()},
+            "tokens": tokens,
+            "not_whole": {**encoder.counts, **({"unreadable": unreadable} if unreadable else {})},
+        }
+        write_atomic(_FS, str(done), json.dumps(facts).encode())
+        return facts
+
+    def _counted(self, name: str, encoder: Encoder) -> int:
+        """Tokens of a split, which must have some: two examples, where an interval is to be told of them."""
+        examples = read_examples(self._work / f"{name}.arrow")
+        key, what, least = ("parts", "to train on", 1) if name == "train" else ("dev", "held out", 2)
+        if len(examples) < least:
+            told = "".join(f", {number} were {fault}" for fault, number in encoder.counts.items())
+            cause = f"{len(examples)} examples {what}, and it takes {least}{told}"
+            remedy = "give more rows, another `dev` share, or a larger max_length"
+            raise JobError(f"stages.{self._number}.{key}", None, cause, remedy)
+        return tokens_in(examples)
+
+    def _save(self, model: Any, tokenizer: Any) -> None:
+        whole = self._work / "model"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        sync_files(whole)
+        destination = self._folder / self._name
+        make_folder(str(destination.parent))
+        shutil.rmtree(destination, ignore_errors=True)  # of a start that was killed before it wrote its record
+        os.rename(whole, destination)
+        sync_folder(str(destination.parent))
+
+    def _report(
+        self, facts: dict[str, Any], length: int, outcome: Outcome, examples: dict[str, int], seconds: float
+    ) -> StageReport:
+        change = outcome.after - outcome.before
+        mean = float(change.mean())
+        spread = _Z95 * float(change.std(ddof=1)) / math.sqrt(len(change))
+        return StageReport(
+            kind=self._stage.kind, folder=self._name, examples=examples, max_length=length, precision=self._precision,
+            steps=outcome.steps, best_step=outcome.best_step, dev_loss_before=round(float(outcome.before.mean()), 5),
+            dev_loss=round(float(outcome.after.mean()), 5), seconds=round(seconds, 1),
+            change=[round(mean, 5), round(mean - spread, 5), round(mean + spread, 5)],
+            dev_losses={str(step): loss for step, loss in outcome.dev_losses.items()}, **facts,
+        )  # fmt: skip

@@ -1,0 +1,146 @@
+"""The folder of a language model's training: whose it is, who writes there, and what it says of itself.
+
+train.json     the job as resolved, its fingerprint, versions, and the stages that are done
+README.md      the model card
+stages/0-clm/  the model after each stage, as a checkpoint with its tokenizer
+work/          of the stage that is being trained: token ids, and checkpoints to go on from
+*              the last stage's model, so that the folder is a checkpoint
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.model_card import language_model_card
+from pipelines.plan import versions
+from schemas.errors import RunError
+from schemas.fingerprint import difference, fingerprint, identity_of
+from schemas.train import TrainJob
+from services.filesystem import make_folder, write_atomic
+from services.store import ShardStore
+
+_log = logging.getLogger("kindling")
+
+RECORD_NAME = "train.json"
+_LOCK_NAME = "run.lock"
+_FS = LocalFileSystem()
+
+
+def record_of(job: TrainJob, contents: dict[str, dict[str, Any]], revision: str) -> dict[str, Any]:
+    """The record of a training that has not begun.
+
+    Args:
+        contents: what identifies the parts of each stage, by its number.
+        revision: of the model that it starts from.
+    """
+    resolved = job.model_dump(mode="json")
+    for stage in resolved["stages"]:
+        for part in [*stage["parts"].values(), *stage.get("replay", {}).values()]:
+            if part["input"]:
+                del part["input"]["storage_options"]  # what reaches a file system may be a secret
+    stages = {str(number): stage for number, stage in enumerate(resolved["stages"])}
+    identity = identity_of({**resolved, "stages": stages}, content=contents, revision=revision)
+    return {
+        "format": 1,
+        "name": job.name,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "job": resolved,
+        "fingerprint": fingerprint(identity),
+        "identity": identity,
+        "versions": versions(),
+        "teachers": _teachers(job),
+        "stages": [],
+    }
+
+
+def _teachers(job: TrainJob) -> dict[str, str]:
+    """Who wrote each run: its model, and the commit or content hash of that."""
+    parts = [part for stage in job.stages for part in [*stage.parts.values(), *getattr(stage, "replay", {}).values()]]
+    found = {}
+    for run in {part.run for part in parts if part.run is not None}:
+        record = ShardStore(run).read_run()
+        found[run] = f"{record.job['model']['id']} (revision {record.model_revision or 'unknown'})"
+    return found
+
+
+def begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of the folder: the new one, or that of an earlier start of the same job.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+    path = folder / RECORD_NAME
+    if path.is_file():
+        try:
+            old = json.loads(path.read_text())
+            changed = difference(old["identity"], record["identity"])
+            done = len(old["stages"])
+        except (ValueError, KeyError, TypeError):
+            raise RunError(str(path), None, "it is no record of a training", "name another output.path") from None
+        if changed and not done and not any(folder.glob("work/*/checkpoint-*")):
+            shutil.rmtree(folder / "work", ignore_errors=True)  # nothing was trained by it: its job was at fault
+            write_record(folder, record)
+            return record
+        if changed:
+            cause = "the folder holds what another job trained:" + "".join(f"\n    {change}" for change in changed)
+            raise RunError("output.path", str(folder), cause, "name another output.path, or remove the folder")
+        if done == len(record["job"]["stages"]):
+            _log.info("%s is complete: nothing to do", folder)
+        return old
+    if {each.name for each in folder.iterdir()} - {_LOCK_NAME}:
+        cause = f"the folder is not empty and holds no {RECORD_NAME}"
+        raise RunError("output.path", str(folder), cause, "name a folder of its own")
+    write_record(folder, record)
+    return record
+
+
+def finish(folder: Path, record: dict[str, Any]) -> None:
+    """The last stage's model and the card at the top of the folder; links, where the file system has them."""
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    for path in (folder / record["stages"][-1]["folder"]).iterdir():
+        if not (folder / path.name).exists():
+            scratch = folder / f".{path.name}.tmp"
+            scratch.unlink(missing_ok=True)
+            try:
+                os.link(path, scratch)
+            except OSError:
+                shutil.copy2(path, scratch)
+            os.rename(scratch, folder / path.name)
+    write_atomic(_FS, str(folder / "README.md"), language_model_card(record).encode())
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes train.json, atomically."""
+    write_atomic(_FS, str(folder / RECORD_NAME), f"{json.dumps(record, indent=2)}\n".encode())
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside the block no other process trains in the folder.
+
+    Raises:
+        RunError: one does now.
+    """
+    make_folder(str(folder))
+    with (folder / _LOCK_NAME).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            cause, remedy = "another process trains there now", "wait for it, or name another output.path"
+            raise RunError("output.path", str(folder), cause, remedy) from None
+        yield
+
+
+def unwritable(folder: Path, error: OSError) -> RunError:
+    """The error to raise where the folder cannot be written."""
+    cause = f"cannot be written: {error.strerror or error}"
+    return RunError("output.path", str(folder), cause, "make room, or name a folder that you may write to")

@@ -1,0 +1,226 @@
+"""Trains a causal language model for one stage, on TRL's SFTTrainer: the one file that touches trl.
+
+The examples are token ids already, so TRL prepares nothing. Checkpoints are written at each evaluation; one counts once
+it is whole and durable, so a process may be killed at any moment.
+"""
+
+import copy
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import SFTConfig, SFTTrainer
+
+from schemas.errors import EngineError, RunError
+from schemas.train import ClmStage, Lora, Optimizer, SftStage
+from trainers.by_length import ByLength
+from trainers.causal_model import Precision
+from trainers.examples import IGNORED, lengths_of
+from trainers.watching import Bar, Lines, Stop, Whole, last_whole
+
+_log = logging.getLogger("kindling")
+
+_LOG_STEPS = 10
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage came to.
+
+    Attributes:
+        before, after: mean negative log-likelihood a token of each held-out example, in nats.
+        steps: of the optimizer.
+        best_step: the step whose weights were kept.
+        dev_losses: the loss on the held-out examples as Trainer averages it over batches, by step.
+        stopped: whether it was told to stop before its end.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    steps: int
+    best_step: int
+    dev_losses: dict[int, float]
+    stopped: bool
+
+
+def train_language_model(
+    stage: ClmStage | SftStage, model: Any, tokenizer: Any, train: Dataset, dev: Dataset, folder: Path,
+    precision: Precision, seed: int, should_stop: Callable[[], bool],
+) -> tuple[Any, Outcome]:  # fmt: skip
+    """Trains for one stage, or goes on where the last whole checkpoint in `folder` was written.
+
+    Args:
+        folder: the stage's own, for its checkpoints.
+        should_stop: asked after each step; where it says so, a checkpoint is written and the training ends.
+
+    Returns:
+        the model at its best evaluation, adapters merged into it, and what came of it.
+
+    Raises:
+        RunError: the loss is no number any more; the batch is saved.
+        EngineError: there is not enough memory.
+    """
+    base = copy.deepcopy(model).eval().requires_grad_(False) if stage.kl and not stage.lora else None
+    stop = Stop(should_stop)
+    trainer = _Trainer(
+        kl=stage.kl, base=base, nan_folder=folder, model=model, processing_class=tokenizer, train_dataset=train,
+        eval_dataset=dev, args=_arguments(stage.optimizer, len(train), folder, precision, seed),
+        peft_config=_adapters(stage.lora) if stage.lora else None,
+        callbacks=[EarlyStoppingCallback(stage.optimizer.patience), stop, Whole(), Lines()],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if sys.stderr.isatty():
+        trainer.add_callback(Bar())
+    try:
+        before = _kept(folder / "before.json", trainer.losses)
+        _run(trainer, last_whole(folder))
+        after = np.zeros(0) if stop.stopped else trainer.losses()
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        cause = "there is not enough memory for this model and batch"
+        remedy = (
+            "lower optimizer.batch_size (and raise accumulation by as much), lower max_length, or set "
+            "optimizer.gradient_checkpointing: true"
+        )
+        raise EngineError("stages", None, cause, remedy) from None
+    state = trainer.state
+    losses = {entry["step"]: round(entry["eval_loss"], 5) for entry in state.log_history if "eval_loss" in entry}
+    trained = trainer.model.merge_and_unload() if stage.lora else trainer.model
+    return trained, Outcome(before, after, state.global_step, state.best_global_step or 0, losses, stop.stopped)
+
+
+def _run(trainer: "_Trainer", checkpoint: str | None) -> None:
+    """Trains from a checkpoint on, or from the start."""
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        if state.global_step >= trainer.args.max_steps:  # killed behind its last step; train() would take one more
+            trainer.state = state
+            trainer._load_best_model()
+            return
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def steps_of(optimizer: Optimizer, examples: int) -> int:
+    """Optimizer steps of a whole stage."""
+    batches = math.ceil(examples / optimizer.batch_size)
+    steps = max(round(math.ceil(batches / optimizer.accumulation) * optimizer.epochs), 1)
+    return min(steps, optimizer.max_steps or steps)
+
+
+def _arguments(optimizer: Optimizer, examples: int, folder: Path, precision: Precision, seed: int) -> SFTConfig:
+    steps = steps_of(optimizer, examples)
+    each = min(optimizer.eval_steps, steps)  # a short stage has an evaluation too, at its end
+    return SFTConfig(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=optimizer.batch_size,
+        per_device_eval_batch_size=optimizer.batch_size, gradient_accumulation_steps=optimizer.accumulation,
+        learning_rate=optimizer.learning_rate, lr_scheduler_type=_SCHEDULES[optimizer.schedule],
+        warmup_steps=optimizer.warmup_steps, weight_decay=optimizer.weight_decay, optim="adamw_torch_fused",
+        gradient_checkpointing=optimizer.gradient_checkpointing, bf16=precision == "bf16", fp16=precision == "fp16",
+        eval_strategy="steps", eval_steps=each, save_strategy="steps", save_steps=each, save_total_limit=2,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
+        restore_callback_states_from_checkpoint=True, prediction_loss_only=True, logging_steps=_LOG_STEPS,
+        logging_first_step=True, seed=seed, data_seed=seed, report_to="none", log_level="error", disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(), max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+
+
+def _adapters(lora: Lora) -> Any:
+    from peft import LoraConfig  # takes a second, and most jobs need none of it
+
+    return LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+
+
+class _Trainer(SFTTrainer):
+    def __init__(self, kl: float, base: Any, nan_folder: Path, **arguments: Any) -> None:
+        self._kl, self._base, self._nan_folder = kl, base, nan_folder
+        super().__init__(**arguments)
+        if base is not None:
+            base.to(self.args.device)
+
+    def create_model_card(self, *arguments: Any, **options: Any) -> None:
+        """None: the run has one of its own."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        return ByLength(
+            lengths_of(train_dataset or self.train_dataset), self.args.train_batch_size, self.args.seed,
+            lambda: int(self.state.epoch or 0),
+        )  # fmt: skip
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """The loss of a batch; with the divergence from the base model where that is asked for."""
+        if self._kl and model.training:
+            loss = self._loss_near_base(model, inputs, options.get("num_items_in_batch"))
+        else:
+            loss = super().compute_loss(model, inputs, *arguments, **options)
+        if not torch.isfinite(loss):
+            self._refuse(inputs)
+        return loss
+
+    def _loss_near_base(self, model: Any, inputs: dict[str, Any], tokens: Any) -> torch.Tensor:
+        """Negative log-likelihood + kl x KL(base || model), both a token that the loss is of."""
+        inputs = {**inputs, "use_cache": False}
+        labels = inputs.pop("labels")[:, 1:]
+        counted = labels != IGNORED
+        logits = model(**inputs).logits[:, :-1][counted].float()
+        with torch.no_grad():
+            if self._base is None:
+                with self.accelerator.unwrap_model(model).disable_adapter():
+                    base = model(**inputs).logits
+            else:
+                base = self._base(**inputs).logits
+            base = log_softmax(base[:, :-1][counted].float(), dim=-1)
+        likelihood = cross_entropy(logits, labels[counted], reduction="sum")
+        divergence = kl_div(log_softmax(logits, dim=-1), base, log_target=True, reduction="sum")
+        return (likelihood + self._kl * divergence) / (counted.sum().clamp(min=1) if tokens is None else tokens)
+
+    def _refuse(self, inputs: dict[str, Any]) -> None:
+        path = self._nan_folder / "not-a-number.json"
+        batch = [
+            {"input_ids": ids, "labels": labels, "text": self.processing_class.decode(ids)}
+            for ids, labels in zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True)
+        ]
+        path.write_text(json.dumps({"step": self.state.global_step, "batch": batch}, ensure_ascii=False))
+        cause = f"it is no finite number at step {self.state.global_step}; the batch is in {path}"
+        remedy = "lower optimizer.learning_rate, or say precision: fp32 (bf16 in place of fp16); look at the batch"
+        raise RunError("loss", None, cause, remedy)
+
+    @torch.no_grad()
+    def losses(self) -> np.ndarray:
+        """Mean negative log-likelihood a token of each held-out example."""
+        self.model.eval().to(self.args.device)
+        found = []
+        for batch in self.get_eval_dataloader():
+            with self.compute_loss_context_manager():
+                out = self.model(**self._prepare_inputs(batch), use_cache=False, fused_lm_head=True)
+            found.append((-out.log_probs.sum(1) / out.label_mask.sum(1).clamp(min=1)).float().cpu())
+        return torch.cat(found).numpy()
+
+
+def _kept(path: Path, losses: Callable[[], np.ndarray]) -> np.ndarray:
+    """The losses before the first step: computed at the first start, read at a later one."""
+    if not path.is_file():
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(losses().tolist()))
+        os.replace(scratch, path)
+    return np.array(json.loads(path.read_text()))
