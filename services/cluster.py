@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import ray
 
-from schemas.errors import EngineError
+from schemas.errors import EngineError, shorten
 
 # The object store only carries messages of a few KB; Ray would reserve 30% of the memory.
 _OBJECT_STORE_BYTES = 256 << 20
@@ -25,7 +25,7 @@ def connected(address: str | None) -> Iterator[None]:
     RAY_ADDRESS is joined, or one is started on this machine that ends with the block.
 
     Raises:
-        EngineError: there is no cluster at that address.
+        EngineError: there is no cluster at that address, or Ray does not start here.
     """
     if ray.is_initialized():
         yield
@@ -43,11 +43,13 @@ def connected(address: str | None) -> Iterator[None]:
         else:
             # "local": ray.init would else join a cluster that somebody else runs on this machine.
             ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise EngineError(
-            "cluster.address", address, f"no Ray cluster answers there: {str(error).splitlines()[0]}",
-            "start one with `ray start --head`, or leave the key out to run on this machine",
-        ) from None  # fmt: skip
+    except Exception as error:  # Ray raises that very class where a node does not start in time
+        told = shorten(str(error).splitlines()[0])
+        cause = f"no Ray cluster answers there: {told}" if address else f"Ray does not start on this machine: {told}"
+        remedy = "start one with `ray start --head`, or leave the key out to run on this machine"
+        if not address:
+            remedy = "start the job again when the machine is less busy; Ray's logs are in /tmp/ray"
+        raise EngineError("cluster.address", address, cause, remedy) from None
     # Ray's own handler would end the process with a code that tells nobody to come again.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
