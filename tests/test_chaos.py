@@ -287,6 +287,7 @@ def faults_of(document, engine):
     return Counter(fault["kind"] for fault in document["samples"][engine]["faults"])
 
 
+@pytest.mark.slow
 def test_a_short_chaos_run_loses_nothing(tmp_path):
     document = bench(tmp_path, "chaos", "--kills", 5, "--real-kills", 0, "--rows", 100, "--seed", 4, seconds=280)
     kinds = faults_of(document, "fake")

@@ -54,6 +54,7 @@ def test_a_job_with_another_engine_starts_its_own(fake_job, tmp_path, pool):
     assert list_pools()[0].replicas == 1
 
 
+@pytest.mark.slow
 def test_two_jobs_share_a_pool_evenly(fake_job, tmp_path, pool, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 10, "step_seconds": 0.02}
     pool()
@@ -163,6 +164,7 @@ def start(job, tmp_path, address):
     return subprocess.Popen(command, env=cli_env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_the_first_row_does_not_wait_for_pandas(fake_job):
     # pyarrow imports it for the first array that it makes of Python's values, which takes a second.
     code = f"""

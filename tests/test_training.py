@@ -209,24 +209,27 @@ train(sys.argv[1])
 """
 
 
-KILLED_AT = {"a checkpoint that is not whole": {5, 10}, "a step after one that is": {5, 10}, "the end": {15, 16}}
-
-
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, tiny, answers):
+@pytest.mark.parametrize(
+    ("at", "checkpoints"),
+    [
+        ("a step after one that is", {5, 10}),
+        pytest.param("a checkpoint that is not whole", {5, 10}, marks=pytest.mark.slow),
+        pytest.param("the end", {15, 16}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, tiny, answers, at, checkpoints):
     job = job_of(tmp_path, tiny, sft(answers, optimizer={"max_steps": 16}))
     whole = train({**job, "output": {"path": str(tmp_path / "whole")}}).stages[0]
     assert (whole.steps, list(whole.dev_losses)) == (16, ["5", "10", "15", "16"])
-    for at, checkpoints in KILLED_AT.items():
-        job["output"]["path"] = str(tmp_path / at)
-        command = [sys.executable, "-c", KILLED, write_job(tmp_path / "job.yaml", job), at]
-        done = subprocess.run(command, env=env(), capture_output=True, text=True, timeout=200)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        there = {int(path.name.partition("-")[2]) for path in (tmp_path / at).glob("work/*/checkpoint-*")}
-        assert there == checkpoints
-        resumed = train(job).stages[0]
-        assert replace(resumed, seconds=0) == replace(whole, seconds=0)
-        kept, other = (AutoModelForCausalLM.from_pretrained(tmp_path / each).state_dict() for each in (at, "whole"))
-        assert all(torch.equal(kept[name], other[name]) for name in kept)
+    command = [sys.executable, "-c", KILLED, write_job(tmp_path / "job.yaml", job), at]
+    done = subprocess.run(command, env=env(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    there = {int(path.name.partition("-")[2]) for path in (tmp_path / "o").glob("work/*/checkpoint-*")}
+    assert there == checkpoints
+    resumed = train(job).stages[0]
+    assert replace(resumed, seconds=0) == replace(whole, seconds=0)
+    kept, other = (AutoModelForCausalLM.from_pretrained(tmp_path / each).state_dict() for each in ("o", "whole"))
+    assert all(torch.equal(kept[name], other[name]) for name in kept)
 
 
 def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(tmp_path, tiny, answers):
