@@ -56,10 +56,10 @@ def documents_of(name: str, part: Part) -> Documents:
     Raises:
         KindlingError: nothing is there, or it cannot be read.
     """
-    return _RunDocuments(name, part) if part.run is not None else _InputDocuments(name, part)
+    return RunDocuments(name, part) if part.run is not None else _InputDocuments(name, part)
 
 
-class _RunDocuments:
+class RunDocuments:
     """The accepted rows of the shards that are committed now."""
 
     def __init__(self, name: str, part: Part) -> None:
@@ -82,13 +82,22 @@ class _RunDocuments:
         self.content = {part.run: f"run {run.fingerprint}, {len(sizes)} shards, {digest}"}
 
     def __iter__(self) -> Iterator[Document]:
+        for row in self.rows(["text", "source", "row_index", "sample", "variant"]):
+            yield _document(self._fingerprint, **row)
+
+    def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Its rows; `variant` must be among the columns.
+
+        Raises:
+            RunError: a shard cannot be read.
+        """
         for shard in self._shards:
             path = shard_path("data", shard)
             try:
-                for batch in self._store.batches(path, ["text", "source", "row_index", "sample", "variant"]):
+                for batch in self._store.batches(path, columns):
                     for row in batch.to_pylist():
                         if self._variant in (None, row["variant"]):
-                            yield _document(self._fingerprint, **row)
+                            yield row
             except (OSError, pa.ArrowException) as error:
                 remedy = "`kindling verify` lists all damage, and repairs it"
                 cause = f"it cannot be read: {shorten(str(error))}"

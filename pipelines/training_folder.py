@@ -25,22 +25,24 @@ from pipelines.plan import versions
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.train import TrainJob
-from services.filesystem import make_folder, write_atomic
+from services.filesystem import make_folder, sync_folder, write_atomic
 from services.store import ShardStore
+from trainers.watching import sync_files
 
 _log = logging.getLogger("kindling")
 
 RECORD_NAME = "train.json"
-_LOCK_NAME = "run.lock"
+_LOCK_NAME = "train.lock"
 _FS = LocalFileSystem()
 
 
-def record_of(job: TrainJob, contents: dict[str, dict[str, Any]], revision: str) -> dict[str, Any]:
+def record_of(job: TrainJob, contents: dict[str, dict[str, Any]], revision: str, precision: str) -> dict[str, Any]:
     """The record of a training that has not begun.
 
     Args:
         contents: what identifies the parts of each stage, by its number.
         revision: of the model that it starts from.
+        precision: that it computes in on this machine; another one that goes on with it does so too.
     """
     resolved = job.model_dump(mode="json")
     for stage in resolved["stages"]:
@@ -56,7 +58,8 @@ def record_of(job: TrainJob, contents: dict[str, dict[str, Any]], revision: str)
         "job": resolved,
         "fingerprint": fingerprint(identity),
         "identity": identity,
-        "versions": versions(),
+        "versions": versions("accelerate", "datasets", "peft", "trl"),
+        "precision": precision,
         "teachers": _teachers(job),
         "stages": [],
     }
@@ -75,6 +78,8 @@ def _teachers(job: TrainJob) -> dict[str, str]:
 def begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """The record of the folder: the new one, or that of an earlier start of the same job.
 
+    A job may differ in stages that were not begun: what was trained before them is kept.
+
     Raises:
         RunError: the folder holds something else.
     """
@@ -86,8 +91,12 @@ def begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
             done = len(old["stages"])
         except (ValueError, KeyError, TypeError):
             raise RunError(str(path), None, "it is no record of a training", "name another output.path") from None
-        if changed and not done and not any(folder.glob("work/*/checkpoint-*")):
-            shutil.rmtree(folder / "work", ignore_errors=True)  # nothing was trained by it: its job was at fault
+        started = done + any(folder.glob("work/*/checkpoint-*"))
+        if changed and (not started or all(_concerns_stage_from(started, change) for change in changed)):
+            for work in folder.glob("work/*"):  # of a stage that was not begun: its job was at fault
+                if int(work.name.partition("-")[0]) >= started:
+                    shutil.rmtree(work)
+            record = {**record, "stages": old["stages"]}
             write_record(folder, record)
             return record
         if changed:
@@ -103,19 +112,35 @@ def begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
+def _concerns_stage_from(first: int, change: str) -> bool:
+    section, _, rest = change.partition(".")
+    number = rest.partition(".")[0]
+    return section in ("stages", "content") and number.isdecimal() and int(number) >= first
+
+
 def finish(folder: Path, record: dict[str, Any]) -> None:
-    """The last stage's model and the card at the top of the folder; links, where the file system has them."""
+    """The last stage's model and the card at the top of the folder; its weights as a link, where there are such."""
     shutil.rmtree(folder / "work", ignore_errors=True)
     for path in (folder / record["stages"][-1]["folder"]).iterdir():
-        if not (folder / path.name).exists():
-            scratch = folder / f".{path.name}.tmp"
-            scratch.unlink(missing_ok=True)
-            try:
-                os.link(path, scratch)
-            except OSError:
-                shutil.copy2(path, scratch)
-            os.rename(scratch, folder / path.name)
+        if _same(path, folder / path.name):
+            continue
+        scratch = folder / f".{path.name}.tmp"
+        scratch.unlink(missing_ok=True)
+        try:  # what people edit is no link: it would change the stage's, too
+            (os.link if path.suffix == ".safetensors" else shutil.copy2)(path, scratch)
+        except OSError:
+            shutil.copy2(path, scratch)
+        os.rename(scratch, folder / path.name)
+    sync_files(folder)
+    sync_folder(str(folder))
     write_atomic(_FS, str(folder / "README.md"), language_model_card(record).encode())
+
+
+def _same(path: Path, other: Path) -> bool:
+    if not other.exists():
+        return False
+    one, two = path.stat(), other.stat()
+    return (one.st_size, one.st_mtime_ns) == (two.st_size, two.st_mtime_ns)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

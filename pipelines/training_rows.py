@@ -10,20 +10,19 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
-import pyarrow as pa
-
-from pipelines.corpus_parts import documents_of
+from pipelines.corpus_parts import RunDocuments, documents_of
 from pipelines.inputs import InputReader
 from pipelines.recipes.cells import text_cell, text_or_blank_cell
 from pipelines.word_budget import Choice, Survey, survey, words_asked
 from schemas.composition import ComposeJob, Destination, Part
-from schemas.errors import JobError, RunError, shorten
-from schemas.rows import RowError
+from schemas.errors import JobError, shorten
+from schemas.rows import ROW_SCHEMA, RowError
 from schemas.train import ClmStage, SftStage
-from services.store import ShardStore
 from trainers.examples import Row
 
 _DRAWS = 1 << 32
+# Of Alpaca's columns, the one that instruction corpora often lack.
+_OPTIONAL = ("input",)
 
 
 class Documents:
@@ -57,7 +56,8 @@ class Documents:
             for document in filter(choice.takes, self._parts[name]):
                 counts["documents"] += 1
                 counts["words"] += document.words
-                yield Row(document.text, dev=held_out(document.source, document.row_index, self._dev))
+                row = draw_of(document.source, document.row_index)
+                yield Row(document.text, row=row, dev=held_out(row, self._dev))
 
     def _asked(self, surveys: Mapping[str, Survey]) -> dict[str, int]:
         there = {name: found.words for name, found in surveys.items()}
@@ -81,6 +81,7 @@ class Answers:
         self.counts: dict[str, dict[str, int]] = {}
         self.unreadable = 0
         self._readers: dict[str, InputReader] = {}
+        self._runs: dict[str, RunDocuments] = {}
         self.content: dict[str, dict[str, str]] = {}
         with _told_of(key):
             for name, part in stage.parts.items():
@@ -88,55 +89,57 @@ class Answers:
 
     def _opened(self, name: str, part: Part) -> dict[str, str]:
         if part.run is not None:
-            return documents_of(name, part).content
+            self._runs[name] = RunDocuments(name, part)
+            return self._runs[name].content
         try:
             prompt, completion = self._stage.prompt, self._stage.completion
-            reader = InputReader(part.input, [*prompt, completion], optional=prompt[1:])
+            optional = [column for column in prompt[1:] if column in _OPTIONAL]
+            reader = InputReader(part.input, [*prompt, completion], optional)
         except JobError as error:
             raise JobError(f"parts.{name}.{error.key}", error.value, error.cause, error.remedy) from None
         self._readers[name] = reader
         return {source.source: f"{source.rows} rows, {source.content}" for source in reader.inputs}
 
     def __iter__(self) -> Iterator[Row]:
-        for name, part in self._stage.parts.items():
+        for name in self._stage.parts:
             counts = self.counts[name] = {"rows": 0}
-            first_fault = ""
-            for source, index, values in self._of_run(name, part) if part.run is not None else self._of_input(name):
+            first_fault, absent = "", None
+            for source, index, asked, written in self._of_run(name) if name in self._runs else self._of_input(name):
+                absent = (set(self._stage.prompt) if absent is None else absent) - {*_OPTIONAL, *asked}
                 try:
-                    row = self._row(source, index, values)
+                    row = self._row(source, index, asked, written)
                 except RowError as error:
                     self.unreadable += 1
                     first_fault = first_fault or f"row {index} of {source}: {error}"
                     continue
                 counts["rows"] += 1
                 yield row
+            for column in sorted(absent or ()):
+                raise JobError(f"{self._key}.{name}", None, f"no row of it has `{column}`", "correct `prompt`")
             if not counts["rows"]:
                 cause = first_fault or "it has no accepted rows"
                 remedy = "map `prompt` and `completion` to columns of it, or leave the part out"
                 raise JobError(f"{self._key}.{name}", None, shorten(cause), remedy)
 
-    def _row(self, source: str, index: int, values: dict[str, Any]) -> Row:
+    def _row(self, source: str, index: int, asked: dict[str, Any], written: dict[str, Any]) -> Row:
         first, *others = self._stage.prompt
-        blocks = [text_cell(values, first), *(text_or_blank_cell(values, column) for column in others)]
+        blocks = [text_cell(asked, first), *(text_or_blank_cell(asked, column) for column in others)]
         prompt = "\n\n".join(block.strip() for block in blocks if block)
-        completion = text_cell(values, self._stage.completion).strip()
-        return Row(completion, prompt, held_out(source, index, self._stage.dev))
+        completion = text_cell(written, self._stage.completion).strip()
+        row = draw_of(source, index)
+        return Row(completion, prompt, row, held_out(row, self._stage.dev))
 
-    def _of_run(self, name: str, part: Part) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        try:
-            for batch in ShardStore(part.run).rows():
-                for row in batch.to_pylist():
-                    if part.variant in (None, row["variant"]):
-                        yield row["source"], row["row_index"], {**row, **json.loads(row["inputs"])}
-        except (OSError, pa.ArrowException) as error:
-            cause = f"it cannot be read: {shorten(str(error))}"
-            remedy = "`kindling verify` lists all damage, and repairs it"
-            raise RunError(f"{self._key}.{name}.run", part.run, cause, remedy) from None
+    def _of_run(self, name: str) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
+        """(source, row index, what may be asked, what may be answered): a column of both is the input's to ask."""
+        for row in self._runs[name].rows(ROW_SCHEMA.names):
+            inputs = json.loads(row["inputs"])
+            yield row["source"], row["row_index"], {**row, **inputs}, {**inputs, **row}
 
-    def _of_input(self, name: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    def _of_input(self, name: str) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
         reader = self._readers[name]
         for source, index, row in reader.rows(0, sum(each.rows for each in reader.inputs)):
-            yield source, index, row.values if row.values is not None else {}
+            values = row.values or {}
+            yield source, index, values, values
 
 
 def sources_of(number: int, stage: ClmStage | SftStage, seed: int) -> list[Documents | Answers]:
@@ -153,10 +156,14 @@ def sources_of(number: int, stage: ClmStage | SftStage, seed: int) -> list[Docum
     return [Answers(f"{key}.parts", stage), *replay]
 
 
-def held_out(source: str, row_index: int, share: float) -> bool:
-    """Whether an input row is held out."""
-    digest = blake2b(repr((source, row_index)).encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") < share * _DRAWS
+def draw_of(source: str, row_index: int) -> int:
+    """The number, from 0 to 2^32 - 1, that is drawn for an input row by its identity."""
+    return int.from_bytes(blake2b(repr((source, row_index)).encode(), digest_size=4).digest(), "big")
+
+
+def held_out(draw: int, share: float) -> bool:
+    """Whether the input row of that number is held out."""
+    return draw < share * _DRAWS
 
 
 @contextmanager

@@ -223,8 +223,10 @@ def _job_error(error: ValidationError, kind: type[Section]) -> JobError:
         return JobError(".".join(map(str, path)), None, "unknown key", _nearest(path, section))
     key = ".".join(str(part) for part in path if not _is_union_tag(part)) or "job file"
     if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        tag, known = first["ctx"].get("tag"), first["ctx"].get("expected_tags", "those of schemas/")
-        return JobError(f"{key}.kind", tag, "no such kind" if tag else "this key is missing", f"give one of {known}")
+        tag, field = first["ctx"].get("tag"), next(part for part in reversed(path) if part in section.model_fields)
+        sections = _sections_in(section.model_fields[field].annotation)
+        kinds = ", ".join(get_args(each.model_fields["kind"].annotation)[0] for each in sections)
+        return JobError(f"{key}.kind", tag, "no such kind" if tag else "this key is missing", f"give one of {kinds}")
     if first["type"] == "missing":
         return JobError(key, None, "this key is required and missing", f"add `{key}` to the job file")
     if first["type"] == _SECRET:

@@ -165,12 +165,24 @@ class TrainModel(Model):
     from_config: FromConfig | None = Field(None, exclude_if=lambda sizes: sizes is None)
     """a new model of these sizes; of `id` it takes the tokenizer alone"""
 
+    @model_validator(mode="after")
+    def _trainable(self) -> "TrainModel":
+        if self.dtype != "auto" or self.quantization is not None:
+            raise ValueError("dtype and quantization are of serving; training has `precision`")
+        return self
+
 
 class TrainOutput(Section):
     """Where the model goes."""
 
     path: str = Field(min_length=1)
     """a local folder"""
+
+    @model_validator(mode="after")
+    def _local(self) -> "TrainOutput":
+        if "://" in self.path:
+            raise ValueError("a model is trained into a local or mounted folder")
+        return self
 
 
 class TrainJob(Section):

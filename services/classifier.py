@@ -177,7 +177,7 @@ def told_if_unloadable(key: str, value: str) -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of whatever class: what is wrong with a file is told by many libraries
         cause = f"transformers cannot load it: {shorten(next(iter(str(error).splitlines()), type(error).__name__))}"
         raise EngineError(key, value, cause, "name a model of that kind whose weights are safetensors") from None
 

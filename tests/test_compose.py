@@ -29,8 +29,8 @@ from services.store import ShardStore, shard_path
 RUN_FINGERPRINT = "f" * 64
 
 
-def write_run(folder, texts, rows_per_shard=4, missing=0, variants=()):
-    """A run whose rows have these texts (by every variant); its last shards may be missing."""
+def write_run(folder, texts, rows_per_shard=4, missing=0, variants=(), inputs=None):
+    """A run whose rows have these texts (by every variant) and inputs; its last shards may be missing."""
     names = list(variants) or ["default"]
     run = RunRecord(
         name="r", created_at="2026-01-01T00:00:00+00:00", job={}, fingerprint=RUN_FINGERPRINT, identity={}, inputs=[],
@@ -41,7 +41,12 @@ def write_run(folder, texts, rows_per_shard=4, missing=0, variants=()):
     store.write_run(run)
     for shard, start, end in list(run.shard_ranges())[: run.shards - missing]:
         rows = [
-            {**record(index), "text": f"{texts[index]} {name}".removesuffix(" default"), "variant": name}
+            {
+                **record(index),
+                "text": f"{texts[index]} {name}".removesuffix(" default"),
+                "variant": name,
+                **({"inputs": json.dumps(inputs[index])} if inputs else {}),
+            }
             for index in range(start, end)
             for name in names
         ]

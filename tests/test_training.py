@@ -2,27 +2,38 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
 from conftest import cli_env, write_job, write_jsonl
+from safetensors.torch import load_file, save_file
 from test_compose import RUN_FINGERPRINT, write_run
 from test_store import record
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
-from pipelines import train
+from pipelines import language_training, train
 from pipelines.jobfile import as_job
-from pipelines.training_rows import held_out, sources_of
+from pipelines.training_rows import draw_of, held_out, sources_of
 from schemas.errors import EXIT_STOPPED, EngineError, JobError, RunError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, to_batch
 from schemas.run import Manifest
-from schemas.train import TrainJob
+from schemas.train import TrainJob, TrainModel
 from services.store import ShardStore
 from trainers import causal_model
 from trainers.examples import IGNORED, Encoder, Row, pack, read_examples, write_examples
@@ -169,10 +180,10 @@ def test_documents_that_are_not_packed(tmp_path, tiny, too_long, lengths):
 
 
 def test_a_row_is_held_out_wherever_it_lies(tmp_path, answers):
-    share = sum(held_out("a.json", i, 0.1) for i in range(5000)) / 5000
+    share = sum(held_out(draw_of("a.json", i), 0.1) for i in range(5000)) / 5000
     assert 0.08 < share < 0.12
     # A larger share holds out all that a smaller one does.
-    assert all(held_out("a.json", i, 0.2) for i in range(500) if held_out("a.json", i, 0.1))
+    assert all(held_out(draw_of("a.json", i), 0.2) for i in range(500) if held_out(draw_of("a.json", i), 0.1))
     stage = as_job(job_of(tmp_path, "x", sft(answers)), TrainJob).stages[0]
     (source,) = sources_of(0, stage, 0)
     held = {row.prompt for row in source if row.dev}
@@ -212,9 +223,9 @@ train(sys.argv[1])
 @pytest.mark.parametrize(
     ("at", "checkpoints"),
     [
-        ("a step after one that is", {5, 10}),
+        ("a step after one that is", {10}),
         pytest.param("a checkpoint that is not whole", {5, 10}, marks=pytest.mark.slow),
-        pytest.param("the end", {15, 16}, marks=pytest.mark.slow),
+        pytest.param("the end", {16}, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, tiny, answers, at, checkpoints):
@@ -293,7 +304,6 @@ def test_replayed_text_is_trained_on_and_not_judged_by(tmp_path, tiny, answers, 
 
 
 def test_adapters_are_merged(tmp_path, tiny, answers):
-    pytest.importorskip("peft")
     stage = train(job_of(tmp_path, tiny, sft(answers, lora={"rank": 4}, optimizer={"learning_rate": 0.03}))).stages[0]
     assert stage.change[2] < 0
     was, now = (AutoModelForCausalLM.from_pretrained(at).state_dict() for at in (tiny, tmp_path / "o"))
@@ -312,13 +322,15 @@ def test_adapters_are_merged(tmp_path, tiny, answers):
         ({"stages": [{"max_length": 4}]}, "stages.0.parts", "0 examples to train on"),
         ({"stages": [{"parts": {"rows": {"run": "nowhere"}}}]}, "stages.0.parts.rows.run", "no run.json there"),
         ({"stages": [{"kind": "rlhf"}]}, "stages.0.kind", "no such kind"),
+        ({"output": {"path": "s3://bucket/o"}}, "output", "local or mounted folder"),
+        ({"model": {"quantization": "gptq"}}, "model", "of serving"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value,
 )
 def test_what_is_refused(tmp_path, tiny, answers, change, key, words):
     if torch.cuda.is_available() and key == "precision":
         pytest.skip("there is a GPU, which has fp16")
-    job = job_of(tmp_path, tiny, {**sft(answers), **change.pop("stages", [{}])[0]}, **change)
+    job = {**job_of(tmp_path, tiny, {**sft(answers), **change.pop("stages", [{}])[0]}), **change}
     with pytest.raises(JobError) as error:
         train(job)
     assert error.value.key == key and words in error.value.cause
@@ -355,6 +367,114 @@ def test_other_shards_give_the_same_rows_and_split(tmp_path):
     assert (answers[3].prompt, answers[3].text) == ("c3", "This is story number 3.")
 
 
+def test_of_a_run_the_input_asks_and_the_model_answers(tmp_path):
+    inputs = [{"text": f"draft {i}"} for i in range(4)]
+    run = write_run(tmp_path / "run", [f"final {i}" for i in range(4)], inputs=inputs)
+    job = as_job(job_of(tmp_path, "x", sft("x", parts={"s": {"run": run}}, prompt=["text"])), TrainJob)
+    (source,) = sources_of(0, job.stages[0], 0)
+    assert [(row.prompt, row.text) for row in source] == [(f"draft {i}", f"final {i}") for i in range(4)]
+
+
+def test_of_a_run_that_grows_the_shards_are_taken_that_were_there(tmp_path):
+    texts = [f"Story {i}." for i in range(40)]
+    run = write_run(tmp_path / "run", texts, missing=3)
+    job = as_job(job_of(tmp_path, "x", sft("x", parts={"s": {"run": run}}, prompt=["context"])), TrainJob)
+    (source,) = sources_of(0, job.stages[0], 0)
+    shutil.copytree(Path(write_run(tmp_path / "whole", texts), "data"), Path(run, "data"), dirs_exist_ok=True)
+    assert len(list(source)) == 28
+
+
+def test_a_prompt_column_that_no_row_has_is_refused(tmp_path, tiny):
+    part = {"s": {"run": run_of(tmp_path / "run")}}
+    with pytest.raises(JobError) as error:
+        train(job_of(tmp_path, tiny, sft("x", parts=part, prompt=["context", "emotoin"])))
+    assert error.value.key == "stages.0.parts.s" and "emotoin" in error.value.cause
+
+
+def test_a_fault_of_a_later_stage_costs_no_training(tmp_path, tiny, prose, answers):
+    for stage in ({"max_length": 65}, {"lora": {"targets": ["q_proj"]}}):
+        with pytest.raises(JobError) as error:
+            train(job_of(tmp_path, tiny, clm(prose), sft(answers, **stage)))
+        assert error.value.key.startswith("stages.1.")
+        assert not (tmp_path / "o").exists()
+    assert "c_attn" in error.value.remedy
+
+
+def test_a_later_stage_may_be_mended_or_added(tmp_path, tiny, prose, answers):
+    with pytest.raises(JobError) as error:
+        train(job_of(tmp_path, tiny, clm(prose), sft(answers, max_length=4)))
+    assert error.value.key == "stages.1.parts"
+    weights = tmp_path / "o" / "stages" / "0-clm" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    train(job_of(tmp_path, tiny, clm(prose), sft(answers)))
+    report = train(job_of(tmp_path, tiny, clm(prose), sft(answers), sft(answers)))
+    assert [stage.folder for stage in report.stages] == ["stages/0-clm", "stages/1-sft", "stages/2-sft"]
+    assert weights.stat().st_mtime_ns == written
+    assert (tmp_path / "o" / "model.safetensors").samefile(tmp_path / "o" / "stages" / "2-sft" / "model.safetensors")
+    with pytest.raises(RunError):
+        train(job_of(tmp_path, tiny, clm(prose, dev=0.3), sft(answers), sft(answers)))
+
+
+def test_what_is_looked_at_is_drawn_from_all_parts(tmp_path, tiny, answers):
+    write_jsonl(tmp_path / "more.jsonl", [{"instruction": f"Tell {i}.", "text": "No."} for i in range(200)])
+    parts = {name: {"input": {"path": str(tmp_path / f"{name}.jsonl")}} for name in ("more", "rows")}
+    stage = sft(answers, parts=parts, dev=0.4, dev_examples=30, optimizer={"max_steps": 1})
+    seen = []
+    original = language_training.train_language_model
+    try:
+        language_training.train_language_model = lambda *given: seen.append(given[4]) or original(*given)
+        report = train(job_of(tmp_path, tiny, stage))
+    finally:
+        language_training.train_language_model = original
+    long = sum(len(ids) > 35 for ids in seen[0]["input_ids"])
+    assert report.stages[0].examples["dev"] == 30 and 0 < long < 30
+
+
+def test_a_folder_that_was_moved_keeps_its_best_weights(tmp_path, tiny, answers):
+    job = job_of(tmp_path, tiny, sft(answers, optimizer={"max_steps": 6}))
+    whole = train({**job, "output": {"path": str(tmp_path / "whole")}})
+    save = language_training._Stage._save
+    try:
+        language_training._Stage._save = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(job)
+    finally:
+        language_training._Stage._save = save
+    (tmp_path / "o").rename(tmp_path / "moved")
+    moved = train({**job, "output": {"path": str(tmp_path / "moved")}})
+    assert replace(moved.stages[0], seconds=0) == replace(whole.stages[0], seconds=0)
+    one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / at).state_dict() for at in ("moved", "whole"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_checkpoint_that_is_not_whole_or_not_causal_is_refused(tmp_path, tiny, answers):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny, broken)
+    weights = load_file(broken / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if ".h.1." not in k}, broken / "model.safetensors", {"format": "pt"})
+    encoder = tmp_path / "encoder"
+    shutil.copytree(tiny, encoder)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    RobertaForCausalLM(RobertaConfig(vocab_size=257, max_position_embeddings=66, **sizes)).save_pretrained(encoder)
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny, cut)
+    (cut / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-100])
+    for model, cause in ((broken, "lacks 12 of its weights"), (encoder, "no causal"), (cut, "cannot load it")):
+        with pytest.raises(EngineError) as error:
+            train(job_of(tmp_path, str(model), sft(answers)))
+        assert cause in error.value.cause
+
+
+def test_a_model_that_begins_with_a_token_of_its_own_does_so_in_a_conversation(tmp_path):
+    folder = save_tiny(tmp_path / "m", bos_token="!")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("! $A", special_tokens=[("!", 0)])
+    tokenizer.save_pretrained(folder)
+    loaded = causal_model.load_tokenizer(folder, TrainModel(id=folder))
+    ((_, (ids, _)),) = Encoder(loaded, CONTEXT, "truncate").examples([Row("Yes.", "Is it?")])
+    assert loaded.decode(ids).startswith("!User:")
+
+
 def test_a_run_without_accepted_rows_is_refused(tmp_path, tiny):
     run = run_of(tmp_path / "run", missing=10)
     manifest = Manifest(
@@ -387,4 +507,4 @@ def test_what_lies_in_the_folder_already_is_left_alone(tmp_path, tiny, answers):
     (tmp_path / "o" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError):
         train(job_of(tmp_path, tiny, sft(answers)))
-    assert {path.name for path in (tmp_path / "o").iterdir()} - {"run.lock"} == {"thesis.txt"}
+    assert {path.name for path in (tmp_path / "o").iterdir()} - {"train.lock"} == {"thesis.txt"}

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, set_seed
+from torch.nn import Linear
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, set_seed
+from transformers.pytorch_utils import Conv1D
 
-from schemas.errors import EngineError, JobError
-from schemas.train import FromConfig, TrainModel
+from schemas.errors import EngineError, JobError, shorten
+from schemas.train import FromConfig, Lora, TrainModel
 from services.classifier import told_if_unloadable
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-# For models that came without one: a line that says whose turn it is, and the model's own end of text.
+# For models that came without one: a line that says whose turn it is, and the model's own end of text. Where the
+# tokenizer begins a text with a token of its own, so does this.
 CHAT_TEMPLATE = """\
 {% for message in messages -%}
 {% if message.role == 'assistant' %}Answer:
@@ -65,21 +68,78 @@ def load_tokenizer(path: str, model: TrainModel) -> Any:
         raise EngineError("model.id", model.id, "its tokenizer has no end-of-text token", remedy)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whichever token it is
-    tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE
+    begin = "{{ bos_token }}" if begins_with_bos(tokenizer) else ""
+    tokenizer.chat_template = tokenizer.chat_template or begin + CHAT_TEMPLATE
     return tokenizer
 
 
-def load_model(path: str, model: TrainModel) -> torch.nn.Module:
+def begins_with_bos(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts its beginning-of-text token before a text, as the model is used to."""
+    return tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+
+
+def load_model(path: str, model: TrainModel, tokenizer: Any) -> torch.nn.Module:
     """A checkpoint's weights, in fp32: updates at a small learning rate are lost in fewer bits.
 
     Raises:
-        EngineError: it cannot be loaded.
+        EngineError: it cannot be loaded, is not whole, does not fit its tokenizer, or is no causal model.
     """
     with told_if_unloadable("model.id", model.id):
-        return AutoModelForCausalLM.from_pretrained(
+        loaded, found = AutoModelForCausalLM.from_pretrained(
             path, revision=None if Path(path).is_dir() else model.revision, dtype=torch.float32, use_safetensors=True,
-            trust_remote_code=model.trust_remote_code,
+            trust_remote_code=model.trust_remote_code, output_loading_info=True,
         )  # fmt: skip
+    if missing := sorted(found["missing_keys"]):
+        cause = f"the checkpoint lacks {len(missing)} of its weights: {shorten(', '.join(missing))}"
+        raise EngineError("model.id", model.id, cause, "name a checkpoint that is whole")
+    vocabulary = loaded.get_input_embeddings().num_embeddings
+    if (last := max(tokenizer.get_vocab().values())) >= vocabulary:
+        cause = f"its tokenizer has the token {last}, and the model {vocabulary} of them"
+        raise EngineError("model.id", model.id, cause, "resize_token_embeddings(len(tokenizer)), and save both")
+    if not _is_causal(loaded):
+        cause = "its tokens see those behind them: it is no causal language model"
+        raise EngineError("model.id", model.id, cause, "name one like GPT-2, Llama or Mistral")
+    return loaded
+
+
+def shape_of(path: str, model: TrainModel, tokenizer: Any) -> torch.nn.Module:
+    """What `load_model` or `new_model` will give, without its weights: to check a job before it trains.
+
+    Raises:
+        EngineError: it cannot be made.
+    """
+    with torch.device("meta"), told_if_unloadable("model.id", model.id):
+        if model.from_config:
+            return new_model(model.from_config, tokenizer, seed=0)
+        config = AutoConfig.from_pretrained(
+            path, revision=None if Path(path).is_dir() else model.revision, trust_remote_code=model.trust_remote_code
+        )
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+
+
+def refuse_unknown_layers(lora: Lora | None, model: torch.nn.Module, key: str) -> None:
+    """Refuses adapters for layers that a model does not have.
+
+    Raises:
+        JobError: so it is.
+    """
+    head = model.get_output_embeddings()
+    named = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Linear | Conv1D)]
+    layers = {name.rpartition(".")[2] for name, layer in named if layer is not head}
+    for target in lora.targets if lora and isinstance(lora.targets, list) else ():
+        if target.rpartition(".")[2] not in layers:
+            cause = "no layer that takes an adapter has that name"
+            raise JobError(f"{key}.targets", target, cause, f"this model's are {', '.join(sorted(layers))}")
+
+
+@torch.no_grad()
+def _is_causal(model: torch.nn.Module) -> bool:
+    """Whether what stands last leaves all before it as it was; transformers loads RoBERTa, too, as a causal model."""
+    training = model.training
+    ids = torch.arange(8) % model.get_input_embeddings().num_embeddings
+    one, other = (model.eval()(torch.cat([ids, ids[last : last + 1]])[None]).logits[0, :-1] for last in (0, 1))
+    model.train(training)
+    return torch.allclose(one, other, atol=1e-4)
 
 
 def new_model(sizes: FromConfig, tokenizer: Any, seed: int) -> torch.nn.Module:

@@ -6,7 +6,7 @@ The length of a file is known and any example of it found at once, so epochs are
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,10 +17,12 @@ from datasets import Dataset
 
 from schemas.errors import EngineError
 from services.control import control_tokens, without_control
+from trainers.causal_model import begins_with_bos
 
 IGNORED = -100  # the label of a token that the loss is not of
 SPLITS = ("train", "dev")
-_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+_IDS = pa.list_(pa.int32())
+_SCHEMA = pa.schema([("input_ids", _IDS), ("labels", _IDS), ("row", pa.int64())])
 _ROWS_AT_ONCE = 256
 
 
@@ -31,11 +33,13 @@ class Row:
     Attributes:
         text: a document, or a completion.
         prompt: what the completion answers; None for a document.
+        row: number of the input row; examples of one are no independent witnesses.
         dev: whether it is held out.
     """
 
     text: str
     prompt: str | None = None
+    row: int = 0
     dev: bool = False
 
 
@@ -59,7 +63,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, max_length: int, too_long: str | None) -> None:
         self._tokenizer, self._most, self._too_long = tokenizer, max_length, too_long
         self._control = control_tokens(tokenizer)
-        self._begin = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
+        self._begin = [tokenizer.bos_token_id] if begins_with_bos(tokenizer) else []
         self.counts: Counter[str] = Counter()
 
     def examples(self, rows: list[Row]) -> Iterator[tuple[Row, Ids]]:
@@ -96,7 +100,7 @@ class Encoder:
             return
         self.counts[_TOLD[self._too_long]] += 1
         if self._too_long == "split":
-            yield from ((part, part) for part in _cut(ids, self._most))
+            yield from ((part, part) for part in _cut(ids, self._most) if len(part) > 1)  # one alone has no next
         elif self._too_long == "truncate":
             yield ids[: self._most], ids[: self._most]
 
@@ -119,31 +123,27 @@ def write_examples(rows: Iterable[Row], encoder: Encoder, folder: Path) -> None:
     with _Writer(folder / "train.arrow") as train, _Writer(folder / "dev.arrow") as dev:
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             for row, ids in encoder.examples(some):
-                (dev if row.dev else train).add(ids)
+                (dev if row.dev else train).add(ids, row.row)
 
 
 def pack(source: Path, destination: Path, max_length: int, seed: int) -> None:
     """Documents in a seeded order, end to end, cut into examples of `max_length`; the last one may be shorter."""
     documents = read_examples(source)
     pending: list[int] = []
+    numbers = count()  # a block is of several rows
     with _Writer(destination) as blocks:
         for number in np.random.default_rng(seed).permutation(len(documents)):
             pending += documents[int(number)]["input_ids"]
             *whole, pending = _cut(pending, max_length) or [[]]
             for block in whole:
-                blocks.add((block, block))
+                blocks.add((block, block), next(numbers))
         if len(pending) > 1:  # a token alone has no next one
-            blocks.add((pending, pending))
+            blocks.add((pending, pending), next(numbers))
 
 
 def read_examples(path: Path) -> Dataset:
-    """A file of examples, mapped into memory: `input_ids` and `labels`."""
+    """A file of examples, mapped into memory: `input_ids` and `labels`, and the `row` that they are of."""
     return Dataset.from_file(str(path))
-
-
-def tokens_in(examples: Dataset) -> int:
-    """Tokens of all examples, without reading them one by one."""
-    return sum(len(column.values) for column in examples.data.column("input_ids").chunks)
 
 
 def lengths_of(examples: Dataset) -> np.ndarray:
@@ -159,16 +159,18 @@ def _cut(ids: list[int], most: int) -> list[list[int]]:
 class _Writer:
     def __init__(self, path: Path) -> None:
         self._stream = pa.ipc.new_stream(str(path), _SCHEMA)
-        self._pending: list[Ids] = []
+        self._pending: list[tuple[list[int], list[int], int]] = []
 
-    def add(self, ids: Ids) -> None:
-        self._pending.append(ids)
+    def add(self, ids: Ids, row: int) -> None:
+        self._pending.append((*ids, row))
         if len(self._pending) == _ROWS_AT_ONCE:
             self._flush()
 
     def _flush(self) -> None:
-        inputs, labels = zip(*self._pending, strict=True)
-        columns = [pa.array(ids, type=_SCHEMA.field(0).type) for ids in (inputs, labels)]
+        columns = [
+            pa.array(values, type=field.type)
+            for values, field in zip(zip(*self._pending, strict=True), _SCHEMA, strict=True)
+        ]
         self._stream.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         self._pending = []
 

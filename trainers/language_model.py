@@ -4,13 +4,15 @@ The examples are token ids already, so TRL prepares nothing. Checkpoints are wri
 it is whole and durable, so a process may be killed at any moment.
 """
 
+import contextlib
 import copy
+import errno
 import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, TrainerState
@@ -30,7 +33,7 @@ from schemas.train import ClmStage, Lora, Optimizer, SftStage
 from trainers.by_length import ByLength
 from trainers.causal_model import Precision
 from trainers.examples import IGNORED, lengths_of
-from trainers.watching import Bar, Lines, Stop, Whole, last_whole
+from trainers.watching import WHOLE, Bar, Lines, Stop, Whole, last_whole
 
 _log = logging.getLogger("kindling")
 
@@ -75,35 +78,44 @@ def train_language_model(
         RunError: the loss is no number any more; the batch is saved.
         EngineError: there is not enough memory.
     """
-    base = copy.deepcopy(model).eval().requires_grad_(False) if stage.kl and not stage.lora else None
     stop = Stop(should_stop)
-    trainer = _Trainer(
-        kl=stage.kl, base=base, nan_folder=folder, model=model, processing_class=tokenizer, train_dataset=train,
-        eval_dataset=dev, args=_arguments(stage.optimizer, len(train), folder, precision, seed),
-        peft_config=_adapters(stage.lora) if stage.lora else None,
-        callbacks=[EarlyStoppingCallback(stage.optimizer.patience), stop, Whole(), Lines()],
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    if sys.stderr.isatty():
-        trainer.add_callback(Bar())
-    try:
+    with _told():
+        trainer = _Trainer(
+            kl=stage.kl, base=copy.deepcopy(model) if stage.kl and not stage.lora else None, nan_folder=folder,
+            model=model, processing_class=tokenizer, train_dataset=train, eval_dataset=dev,
+            args=_arguments(stage.optimizer, len(train), folder, precision, seed),
+            peft_config=_adapters(stage.lora) if stage.lora else None,
+            callbacks=[EarlyStoppingCallback(stage.optimizer.patience), stop, Whole(), Lines()],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        if sys.stderr.isatty():
+            trainer.add_callback(Bar())
         before = _kept(folder / "before.json", trainer.losses)
         _run(trainer, last_whole(folder))
         after = np.zeros(0) if stop.stopped else trainer.losses()
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        cause = "there is not enough memory for this model and batch"
-        remedy = (
-            "lower optimizer.batch_size (and raise accumulation by as much), lower max_length, or set "
-            "optimizer.gradient_checkpointing: true"
-        )
-        raise EngineError("stages", None, cause, remedy) from None
     state = trainer.state
     losses = {entry["step"]: round(entry["eval_loss"], 5) for entry in state.log_history if "eval_loss" in entry}
     trained = trainer.model.merge_and_unload() if stage.lora else trainer.model
     return trained, Outcome(before, after, state.global_step, state.best_global_step or 0, losses, stop.stopped)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tells of memory and disks that are full, which torch and safetensors say in their own ways."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            cause = "there is not enough memory for this model and batch"
+            remedy = (
+                "lower optimizer.batch_size (and raise accumulation by as much), lower max_length, or set "
+                "optimizer.gradient_checkpointing: true"
+            )
+            raise EngineError("stages", None, cause, remedy) from None
+        if "No space left" in str(error) or "unexpected pos" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
 
 
 def _run(trainer: "_Trainer", checkpoint: str | None) -> None:
@@ -133,7 +145,7 @@ def _arguments(optimizer: Optimizer, examples: int, folder: Path, precision: Pre
         learning_rate=optimizer.learning_rate, lr_scheduler_type=_SCHEDULES[optimizer.schedule],
         warmup_steps=optimizer.warmup_steps, weight_decay=optimizer.weight_decay, optim="adamw_torch_fused",
         gradient_checkpointing=optimizer.gradient_checkpointing, bf16=precision == "bf16", fp16=precision == "fp16",
-        eval_strategy="steps", eval_steps=each, save_strategy="steps", save_steps=each, save_total_limit=2,
+        eval_strategy="steps", eval_steps=each, save_strategy="steps", save_steps=each,
         load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
         restore_callback_states_from_checkpoint=True, prediction_loss_only=True, logging_steps=_LOG_STEPS,
         logging_first_step=True, seed=seed, data_seed=seed, report_to="none", log_level="error", disable_tqdm=True,
@@ -156,7 +168,19 @@ class _Trainer(SFTTrainer):
         self._kl, self._base, self._nan_folder = kl, base, nan_folder
         super().__init__(**arguments)
         if base is not None:
-            base.to(self.args.device)
+            base.eval().requires_grad_(False).to(self.args.device)
+
+    def _load_best_model(self) -> None:
+        """Trainer's, though the folder may have been moved since it wrote where that lies."""
+        best = Path(self.args.output_dir, f"checkpoint-{self.state.best_global_step}")
+        if not (best / WHOLE).is_file():
+            cause, remedy = (
+                "it held the best weights, and is gone",
+                "remove the folder `work` beside it, and train again",
+            )
+            raise RunError(str(best), None, cause, remedy)
+        self.state.best_model_checkpoint = str(best)
+        super()._load_best_model()
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """None: the run has one of its own."""
@@ -186,7 +210,8 @@ class _Trainer(SFTTrainer):
         with torch.no_grad():
             if self._base is None:
                 with self.accelerator.unwrap_model(model).disable_adapter():
-                    base = model(**inputs).logits
+                    base = model.eval()(**inputs).logits  # without dropout
+                model.train()
             else:
                 base = self._base(**inputs).logits
             base = log_softmax(base[:, :-1][counted].float(), dim=-1)

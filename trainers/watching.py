@@ -35,7 +35,7 @@ class Stop(TrainerCallback):
 
 
 class Whole(TrainerCallback):
-    """Makes a checkpoint durable, and marks it."""
+    """Makes a checkpoint durable, marks it, and only then removes those that it takes the place of."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback.on_save`."""
@@ -44,6 +44,11 @@ class Whole(TrainerCallback):
         (folder / WHOLE).touch()
         sync_folder(str(folder))
         sync_folder(args.output_dir)
+        kept = {f"checkpoint-{step}" for step in (state.global_step, state.best_global_step)}
+        for path in folder.parent.glob("checkpoint-*"):
+            if path.name not in kept:
+                (path / WHOLE).unlink()  # first: what is killed in between leaves no half that counts as whole
+                shutil.rmtree(path)
 
 
 class Lines(TrainerCallback):
