@@ -31,6 +31,7 @@
     language_training.py  a language model through its stages
     training_folder.py    its folder and record
     training_rows.py      what it is trained on, and what is held out
+    blimp.py              minimal pairs that say whether a model keeps its grammar
     labelled_texts.py     texts with their emotions, to train a classifier on
     model_card.py         the model card
     corpora.py            what stats and compare read: runs, and files of others

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections import ChainMap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, takewhile
 from pathlib import Path
@@ -17,6 +18,8 @@ from datasets import Dataset
 from fsspec.implementations.local import LocalFileSystem
 from scipy.stats import t as student
 
+from pipelines.blimp import described, sample_of
+from pipelines.model_card import blimp_line
 from pipelines.plan import refuse_lost_path
 from pipelines.stopping import stop_signals
 from pipelines.training_folder import alone, begun, finish, record_of, unwritable, write_record
@@ -24,6 +27,7 @@ from pipelines.training_rows import Answers, Documents, sources_of
 from schemas.errors import JobError, StoppedError
 from schemas.train import ClmStage, TrainJob
 from services.filesystem import make_folder, sync_folder, write_atomic
+from services.minimal_pairs import MinimalPair
 from services.models import locate
 from trainers import causal_model
 from trainers.examples import SPLITS, Encoder, lengths_of, pack, read_examples, write_examples
@@ -48,6 +52,7 @@ class StageReport:
         change: of that, with a 95% interval paired by input row: mean, low, high. By Student's t distribution, as there
             may be few rows.
         dev_losses: as training averaged it over batches, at each evaluation, by step.
+        blimp: accuracy on minimal pairs, where the stage looks at it; see `trainers.grammar.Grammar.report`.
     """
 
     kind: str
@@ -65,12 +70,15 @@ class StageReport:
     change: list[float]
     dev_losses: dict[str, float]
     seconds: float
+    blimp: dict[str, Any] | None = None
 
     def lines(self) -> list[str]:
         """For a person."""
         mean, low, high = self.change
         losses = f"{self.dev_loss_before:.3f} -> {self.dev_loss:.3f} ({mean:+.3f}, 95% {low:+.3f} to {high:+.3f})"
         told = [f"  {number} {what}" for what, number in self.not_whole.items()]
+        if self.blimp:
+            told.append(f"  {blimp_line(self.best_step, self.blimp)}")
         return [f"{self.folder}: {self.steps} steps, loss on held-out rows {losses}", *told]
 
 
@@ -101,6 +109,9 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
     folder = Path(job.output.path).expanduser().absolute()
     sources = [sources_of(number, stage, job.seed) for number, stage in enumerate(job.stages)]
     contents = {str(number): dict(ChainMap(*(part.content for part in parts))) for number, parts in enumerate(sources)}
+    pairs = {n: sample_of(f"stages.{n}.blimp", s.blimp, job.seed) for n, s in enumerate(job.stages) if s.blimp}
+    for number, sample in pairs.items():
+        contents[str(number)]["minimal pairs"] = described(sample)  # a blank: no part has that name
     path, revision = locate(job.model)
     _refuse_unfit(job, path)
     try:
@@ -111,7 +122,7 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
                 for number in range(len(record["stages"]), len(job.stages)):
                     start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
                     run = _Stage(job, number, folder, precision, lambda: stop_within() is not None)
-                    record["stages"].append(asdict(run.train(start, sources[number])))
+                    record["stages"].append(asdict(run.train(start, sources[number], pairs.get(number, ()))))
                     write_record(folder, record)
                     shutil.rmtree(folder / "work")
             finish(folder, record)
@@ -135,7 +146,7 @@ class _Stage:
         self._name = f"stages/{number}-{self._stage.kind}"
         self._work = folder / "work" / self._name.partition("/")[2]
 
-    def train(self, start: str, sources: list[Documents | Answers]) -> StageReport:
+    def train(self, start: str, sources: list[Documents | Answers], pairs: Sequence[MinimalPair]) -> StageReport:
         began, job, stage = monotonic(), self._job, self._stage
         make_folder(str(self._work))
         tokenizer = causal_model.load_tokenizer(start, job.model)
@@ -148,7 +159,7 @@ class _Stage:
         train, dev = self._split()
         _log.info("%s: %d examples to train on, %d held out", self._name, len(train), len(dev))
         model, outcome = train_language_model(
-            stage, model, tokenizer, train, dev, self._work, self._precision, job.seed, self._should_stop
+            stage, model, tokenizer, train, dev, self._work, self._precision, job.seed, self._should_stop, pairs
         )
         if outcome.stopped:
             cause = f"{self._name} was stopped at step {outcome.steps}"
@@ -225,7 +236,7 @@ class _Stage:
             precision=self._precision, steps=outcome.steps, best_step=outcome.best_step,
             dev_loss_before=round(float(outcome.before.mean()), 5), dev_loss=round(float(outcome.after.mean()), 5),
             change=_change(outcome.before, outcome.after, np.array(dev["row"])), seconds=round(seconds, 1),
-            dev_losses={str(step): loss for step, loss in outcome.dev_losses.items()}, **facts,
+            dev_losses={str(step): loss for step, loss in outcome.dev_losses.items()}, blimp=outcome.blimp, **facts,
         )  # fmt: skip
 
 

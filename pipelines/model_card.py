@@ -104,8 +104,8 @@ def language_model_card(record: dict[str, Any]) -> str:
 {nl.join(_stage_line(stage) for stage in record["stages"])}
 
 The loss is the mean negative log-likelihood a token, in nats, averaged over the held-out examples; in an `sft` stage of
-the completion alone. The interval is of the change, paired by example. {_left_out(record["stages"])}
-
+what the assistant says alone. The interval is of the change, paired by example. {_left_out(record["stages"])}
+{_blimp(record["stages"])}
 Made from:
 
 {nl.join(content)}
@@ -134,6 +134,19 @@ def _stage_line(stage: dict[str, Any]) -> str:
         f"| `{stage['folder']}` | {parts} | {stage['tokens']['train']:,} | {steps} | {losses} "
         f"| {mean:+.3f} ({low:+.3f} to {high:+.3f}) |"
     )
+
+
+def _blimp(stages: list[dict[str, Any]]) -> str:
+    told = [f"`{s['folder']}`: {blimp_line(s['best_step'], s['blimp'])}." for s in stages if s.get("blimp")]
+    return "".join(f"\n{line}\n" for line in told)
+
+
+def blimp_line(best_step: int, blimp: dict[str, Any]) -> str:
+    """What a stage came to on its minimal pairs."""
+    before, after = blimp["accuracy"]["0"], blimp["accuracy"][str(best_step)]
+    sample = f"{blimp['pairs']} minimal pairs of {len(blimp['paradigms'])} BLiMP paradigms"
+    lost = blimp["most_lost"][str(best_step)]
+    return f"accuracy on {sample} {before:.3f} -> {after:.3f}, at most {lost:.3f} lost (95%)"
 
 
 def _left_out(stages: list[dict[str, Any]]) -> str:

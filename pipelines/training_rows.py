@@ -12,13 +12,13 @@ from typing import Any
 
 from pipelines.corpus_parts import RunDocuments, documents_of
 from pipelines.inputs import InputReader
-from pipelines.recipes.cells import text_cell, text_or_blank_cell
+from pipelines.recipes.cells import messages_cell, text_cell, text_or_blank_cell
 from pipelines.word_budget import Choice, Survey, survey, words_asked
 from schemas.composition import ComposeJob, Destination, Part
 from schemas.errors import JobError, shorten
 from schemas.rows import ROW_SCHEMA, RowError
 from schemas.train import ClmStage, SftStage
-from trainers.examples import Row
+from trainers.examples import Message, Row
 
 _DRAWS = 1 << 32
 # Of Alpaca's columns, the one that instruction corpora often lack.
@@ -74,7 +74,7 @@ class Documents:
 
 
 class Answers:
-    """The prompts and completions of an sft stage; attributes as of `Documents`."""
+    """The prompts and completions, or conversations, of an sft stage; attributes as of `Documents`."""
 
     def __init__(self, key: str, stage: SftStage) -> None:
         self._key, self._stage = key, stage
@@ -92,9 +92,9 @@ class Answers:
             self._runs[name] = RunDocuments(name, part)
             return self._runs[name].content
         try:
-            prompt, completion = self._stage.prompt, self._stage.completion
-            optional = [column for column in prompt[1:] if column in _OPTIONAL]
-            reader = InputReader(part.input, [*prompt, completion], optional)
+            stage = self._stage
+            columns = [stage.messages] if stage.messages else [*stage.prompt, stage.completion]
+            reader = InputReader(part.input, columns, [column for column in columns[1:-1] if column in _OPTIONAL])
         except JobError as error:
             raise JobError(f"parts.{name}.{error.key}", error.value, error.cause, error.remedy) from None
         self._readers[name] = reader
@@ -105,7 +105,7 @@ class Answers:
             counts = self.counts[name] = {"rows": 0}
             first_fault, absent = "", None
             for source, index, asked, written in self._of_run(name) if name in self._runs else self._of_input(name):
-                absent = (set(self._stage.prompt) if absent is None else absent) - {*_OPTIONAL, *asked}
+                absent = (set(self._stage.prompt or ()) if absent is None else absent) - {*_OPTIONAL, *asked}
                 try:
                     row = self._row(source, index, asked, written)
                 except RowError as error:
@@ -118,15 +118,18 @@ class Answers:
                 raise JobError(f"{self._key}.{name}", None, f"no row of it has `{column}`", "correct `prompt`")
             if not counts["rows"]:
                 cause = first_fault or "it has no accepted rows"
-                remedy = "map `prompt` and `completion` to columns of it, or leave the part out"
+                keys = "`messages`" if self._stage.messages else "`prompt` and `completion`"
+                remedy = f"map {keys} to columns of it, or leave the part out"
                 raise JobError(f"{self._key}.{name}", None, shorten(cause), remedy)
 
     def _row(self, source: str, index: int, asked: dict[str, Any], written: dict[str, Any]) -> Row:
+        row = draw_of(source, index)
+        if self._stage.messages:
+            return Row(*_conversation(asked, self._stage.messages, written), row, held_out(row, self._stage.dev))
         first, *others = self._stage.prompt
         blocks = [text_cell(asked, first), *(text_or_blank_cell(asked, column) for column in others)]
         prompt = "\n\n".join(block.strip() for block in blocks if block)
         completion = text_cell(written, self._stage.completion).strip()
-        row = draw_of(source, index)
         return Row(completion, prompt, row, held_out(row, self._stage.dev))
 
     def _of_run(self, name: str) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
@@ -140,6 +143,21 @@ class Answers:
         for source, index, row in reader.rows(0, sum(each.rows for each in reader.inputs)):
             values = row.values or {}
             yield source, index, values, values
+
+
+def _conversation(asked: dict[str, Any], column: str, written: dict[str, Any]) -> tuple[str, list[Message]]:
+    """What the assistant says last, and all that was said before."""
+    messages = messages_cell(asked, column)
+    if messages[-1]["role"] != "assistant" and "text" in written:  # a run's row: its teacher wrote the answer
+        messages.append({"role": "assistant", "content": text_cell(written, "text")})
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()  # nobody answered it
+    if not messages:
+        raise RowError(f"{column} has no turn of the assistant's")
+    if messages[0]["role"] == "assistant":
+        raise RowError(f"{column} begins with the assistant's turn, which answers nothing")
+    *before, last = ({**message, "content": message["content"].strip()} for message in messages)
+    return last["content"], before
 
 
 def sources_of(number: int, stage: ClmStage | SftStage, seed: int) -> list[Documents | Answers]:

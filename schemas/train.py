@@ -81,6 +81,24 @@ class Lora(Section):
     """names of the layers that get one"""
 
 
+class Blimp(Section):
+    """Keeps no weights that have lost grammar: minimal pairs are scored at each evaluation."""
+
+    path: Url | None = None
+    """a folder of `<paradigm>.jsonl` with `sentence_good` and `sentence_bad`, some of those files, or one; else the
+    dataset is read"""
+    dataset: str = "nyu-mll/blimp"
+    """a Hugging Face dataset with a configuration for each paradigm: hub id or local folder"""
+    revision: str | None = None
+    """of the dataset: commit, tag or branch"""
+    paradigms: Annotated[list[str], Field(min_length=1)] | None = None
+    """these alone; by default all"""
+    pairs: int = Field(1000, gt=0)
+    """in all, drawn by the seed, equally many of each paradigm"""
+    max_drop: float = Field(0.02, gt=0, lt=1)
+    """the most that accuracy may have fallen by, with 95% confidence, from that of the stage's first model; a share"""
+
+
 class LanguageStage(Section):
     """What both kinds of stages of a language model have."""
 
@@ -96,6 +114,8 @@ class LanguageStage(Section):
     lora: Lora | None = None
     kl: float = Field(0.0, ge=0)
     """weight of the KL divergence from the stage's first model, which keeps its language; 0 leaves it out"""
+    blimp: Blimp | None = Field(None, exclude_if=lambda blimp: blimp is None)
+    """of the evaluations whose model still has its grammar, the one with the lowest loss is kept"""
 
 
 class ClmStage(LanguageStage):
@@ -117,13 +137,22 @@ class ClmStage(LanguageStage):
 
 
 class SftStage(LanguageStage):
-    """Prompts and completions: the loss is of the completion alone."""
+    """Prompts and completions, or conversations: the loss is of the completion, or the assistant's turns, alone."""
 
     kind: Literal["sft"]
-    prompt: list[str] = Field(["instruction", "input"], min_length=1)
+    messages: str | None = Field(None, exclude_if=lambda column: column is None)
+    """the column of conversations, in place of prompt and completion: a list of {role, content}. Of a run, `text`
+    answers one that does not end with the assistant's turn"""
+    prompt: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default_factory=lambda given: None if given.get("messages") else ["instruction", "input"],
+        exclude_if=lambda columns: columns is None,
+    )
     """columns that make the prompt, a blank line between them; blank ones but the first are left out. Of a run, its
     rows' `inputs` too"""
-    completion: str = "text"
+    completion: str | None = Field(
+        default_factory=lambda given: None if given.get("messages") else "text",
+        exclude_if=lambda column: column is None,
+    )
     """the column that the model is to write"""
     too_long: Literal["truncate", "drop"] = "truncate"
     """rows above `max_length`; a prompt that leaves no room is dropped"""
@@ -132,6 +161,8 @@ class SftStage(LanguageStage):
 
     @model_validator(mode="after")
     def _whole(self) -> "SftStage":
+        if (self.messages is None) == (self.prompt is None) or (self.prompt is None) != (self.completion is None):
+            raise ValueError("give either messages, or prompt and completion")
         if any(part.words is not None or part.weight is not None for part in self.parts.values()):
             raise ValueError("a part of rows is taken whole; input.limit takes the first ones")
         if any(part.weight is not None for part in self.replay.values()):

@@ -19,6 +19,7 @@ embedded.py      the models that packages ship
 classifier.py    the emotions of texts
 document_scores.py  the emotions of long texts, by their sentences
 emotion_head.py  Kindling's own classifier: a head on a sentence encoder
+minimal_pairs.py  which of two sentences a model finds likelier
 coordinator.py   hands rows to replicas and takes them back
 window.py        which row runs next: prompts that begin alike follow each other
 writer.py        assembles shards and commits them

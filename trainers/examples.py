@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from jinja2 import TemplateError
 
 from schemas.errors import EngineError
 from services.control import control_tokens, without_control
@@ -26,19 +27,23 @@ _SCHEMA = pa.schema([("input_ids", _IDS), ("labels", _IDS), ("row", pa.int64())]
 _ROWS_AT_ONCE = 256
 
 
+Message = dict[str, str]
+"""`{"role", "content"}`: the role is system, user, assistant or tool"""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """What an example is made of.
 
     Attributes:
-        text: a document, or a completion.
-        prompt: what the completion answers; None for a document.
+        text: a document, or a completion: what the assistant says last.
+        prompt: what the completion answers, a text or a conversation; None for a document.
         row: number of the input row; examples of one are no independent witnesses.
         dev: whether it is held out.
     """
 
     text: str
-    prompt: str | None = None
+    prompt: str | list[Message] | None = None
     row: int = 0
     dev: bool = False
 
@@ -57,7 +62,7 @@ class Encoder:
         too_long: what becomes of a longer one; None leaves documents as they are, to be packed.
 
     Attributes:
-        counts: documents and rows that were truncated, split or dropped.
+        counts: documents and rows that were truncated, split or dropped, or that the chat template refused.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, too_long: str | None) -> None:
@@ -68,27 +73,51 @@ class Encoder:
 
     def examples(self, rows: list[Row]) -> Iterator[tuple[Row, Ids]]:
         """The examples of some rows, in their order; a row may have several, or none."""
-        texts = [self._parts(row) for row in rows]
-        encoded = iter(self._ids([text for pair in texts for text in pair]))
-        for row, pair in zip(rows, texts, strict=True):
-            *heads, tail = islice(encoded, len(pair))
-            for ids in self._fitted(heads[0], tail) if heads else self._document(tail):
-                yield row, ids
+        texts = [(row, parts) for row in rows for parts in self._parts(row)]
+        encoded = iter(self._ids([text for _, parts in texts for text in parts]))
+        for row, parts in texts:
+            ids = list(islice(encoded, len(parts)))
+            for example in self._document(*ids) if row.prompt is None else self._fitted(ids):
+                yield row, example
 
-    def _parts(self, row: Row) -> tuple[str, ...]:
-        """A document; or a prompt in the chat template, and the completion as it goes on there."""
-        text = without_control(row.text, self._control)
+    def _parts(self, row: Row) -> Iterator[list[str]]:
+        """A document; or, by turns, what the assistant is given and what it says, as the chat template has it.
+
+        A conversation is one example, as far as the template leaves what was said as it was when it was said. Where it
+        does not (some drop earlier thoughts), or marks no end of a turn, the next answer begins another example.
+        """
         if row.prompt is None:
-            return (text,)
-        turns = [{"role": "user", "content": without_control(row.prompt, self._control)}]
-        head = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        turns.append({"role": "assistant", "content": text})
-        whole = self._tokenizer.apply_chat_template(turns, tokenize=False)
+            yield [without_control(row.text, self._control)]
+            return
+        before = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
+        turns = [{**turn, "content": without_control(turn["content"], self._control)} for turn in before]
+        turns.append({"role": "assistant", "content": without_control(row.text, self._control)})
+        try:
+            answers = [self._rendered(turns, at) for at, turn in enumerate(turns) if turn["role"] == "assistant"]
+        except TemplateError:
+            self.counts["refused by the chat template"] += 1
+            return
+        parts, said = [], ""
+        for head, tail in answers:
+            if parts and not (head.startswith(said) and parts[-1].endswith(self._control)):
+                yield self._ended(parts)
+                parts, said = [], ""
+            parts += [head[len(said) :], tail]
+            said = head + tail
+        yield self._ended(parts)
+
+    def _rendered(self, turns: list[Message], at: int) -> tuple[str, str]:
+        """What stands before the assistant's turn `at`, and that turn."""
+        head = self._tokenizer.apply_chat_template(turns[:at], tokenize=False, add_generation_prompt=True)
+        whole = self._tokenizer.apply_chat_template(turns[: at + 1], tokenize=False)
         if not whole.startswith(head):
             cause = "its chat template does not lay an answer right behind the prompt"
             raise EngineError("model.id", self._tokenizer.name_or_path, cause, "give its tokenizer another template")
-        tail = whole[len(head) :].rstrip("\n")  # what stands between turns is not the model's to write
-        return head, tail if tail.endswith(self._control) else tail + self._tokenizer.eos_token
+        return head, whole[len(head) :].rstrip("\n")  # what stands between turns is not the model's to write
+
+    def _ended(self, parts: list[str]) -> list[str]:
+        *others, last = parts
+        return [*others, last if last.endswith(self._control) else last + self._tokenizer.eos_token]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
@@ -104,10 +133,12 @@ class Encoder:
         elif self._too_long == "truncate":
             yield ids[: self._most], ids[: self._most]
 
-    def _fitted(self, head: list[int], tail: list[int]) -> Iterator[Ids]:
-        ids, labels = head + tail, [IGNORED] * len(head) + tail
+    def _fitted(self, parts: list[list[int]]) -> Iterator[Ids]:
+        """An example of what the assistant is given and what it says, by turns: the loss is of what it says."""
+        ids = [token for part in parts for token in part]
+        labels = [token if n % 2 else IGNORED for n, part in enumerate(parts) for token in part]
         if len(ids) > self._most:
-            if len(head) >= self._most or self._too_long == "drop":
+            if len(parts[0]) >= self._most or self._too_long == "drop":
                 self.counts["dropped"] += 1
                 return
             self.counts["truncated"] += 1

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ from trl import SFTConfig, SFTTrainer
 
 from schemas.errors import EngineError, RunError
 from schemas.train import ClmStage, Lora, Optimizer, SftStage
+from services.minimal_pairs import MinimalPair, right
 from trainers.by_length import ByLength
 from trainers.causal_model import Precision
 from trainers.examples import IGNORED, lengths_of
+from trainers.grammar import KEPT_LOSS, Grammar
 from trainers.watching import WHOLE, Bar, Lines, Stop, Whole, last_whole
 
 _log = logging.getLogger("kindling")
@@ -51,6 +53,7 @@ class Outcome:
         best_step: the step whose weights were kept.
         dev_losses: the loss on the held-out examples as Trainer averages it over batches, by step.
         stopped: whether it was told to stop before its end.
+        blimp: what became of its grammar, where that was looked at; see `trainers.grammar.Grammar.report`.
     """
 
     before: np.ndarray
@@ -59,23 +62,25 @@ class Outcome:
     best_step: int
     dev_losses: dict[int, float]
     stopped: bool
+    blimp: dict[str, Any] | None
 
 
 def train_language_model(
     stage: ClmStage | SftStage, model: Any, tokenizer: Any, train: Dataset, dev: Dataset, folder: Path,
-    precision: Precision, seed: int, should_stop: Callable[[], bool],
+    precision: Precision, seed: int, should_stop: Callable[[], bool], pairs: Sequence[MinimalPair] = (),
 ) -> tuple[Any, Outcome]:  # fmt: skip
     """Trains for one stage, or goes on where the last whole checkpoint in `folder` was written.
 
     Args:
         folder: the stage's own, for its checkpoints.
         should_stop: asked after each step; where it says so, a checkpoint is written and the training ends.
+        pairs: those of `stage.blimp`.
 
     Returns:
         the model at its best evaluation, adapters merged into it, and what came of it.
 
     Raises:
-        RunError: the loss is no number any more; the batch is saved.
+        RunError: the loss is no number any more, and the batch is saved; or all evaluations lost grammar.
         EngineError: there is not enough memory.
     """
     stop = Stop(should_stop)
@@ -83,7 +88,7 @@ def train_language_model(
         trainer = _Trainer(
             kl=stage.kl, base=copy.deepcopy(model) if stage.kl and not stage.lora else None, nan_folder=folder,
             model=model, processing_class=tokenizer, train_dataset=train, eval_dataset=dev,
-            args=_arguments(stage.optimizer, len(train), folder, precision, seed),
+            args=_arguments(stage.optimizer, len(train), folder, precision, seed, bool(pairs)),
             peft_config=_adapters(stage.lora) if stage.lora else None,
             callbacks=[EarlyStoppingCallback(stage.optimizer.patience), stop, Whole(), Lines()],
         )  # fmt: skip
@@ -92,12 +97,19 @@ def train_language_model(
         if sys.stderr.isatty():
             trainer.add_callback(Bar())
         before = _kept(folder / "before.json", trainer.losses)
+        if pairs:
+            was_right = _kept(folder / "blimp.json", lambda: trainer.right(pairs))
+            trainer.grammar = Grammar(pairs, stage.blimp.max_drop, was_right)
+            _log.info("BLiMP %.3f before the first step, on %d pairs", was_right.mean(), len(pairs))
         _run(trainer, last_whole(folder))
-        after = np.zeros(0) if stop.stopped else trainer.losses()
+        after, blimp = np.zeros(0), None
+        if not stop.stopped:
+            blimp = trainer.grammar.report(trainer.right(pairs), trainer.state) if pairs else None
+            after = trainer.losses()
     state = trainer.state
     losses = {entry["step"]: round(entry["eval_loss"], 5) for entry in state.log_history if "eval_loss" in entry}
     trained = trainer.model.merge_and_unload() if stage.lora else trainer.model
-    return trained, Outcome(before, after, state.global_step, state.best_global_step or 0, losses, stop.stopped)
+    return trained, Outcome(before, after, state.global_step, state.best_global_step or 0, losses, stop.stopped, blimp)
 
 
 @contextlib.contextmanager
@@ -122,11 +134,17 @@ def _run(trainer: "_Trainer", checkpoint: str | None) -> None:
     """Trains from a checkpoint on, or from the start."""
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
-        if state.global_step >= trainer.args.max_steps:  # killed behind its last step; train() would take one more
-            trainer.state = state
-            trainer._load_best_model()
+        if state.global_step >= trainer.args.max_steps or _out_of_patience(state):
+            trainer.state = state  # killed behind its last step; train() would take one more
+            if state.best_global_step:
+                trainer._load_best_model()
             return
     trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _out_of_patience(state: TrainerState) -> bool:
+    stopping = EarlyStoppingCallback.from_state(state.stateful_callbacks[EarlyStoppingCallback.__name__])
+    return stopping.early_stopping_patience_counter >= stopping.early_stopping_patience
 
 
 def steps_of(optimizer: Optimizer, examples: int) -> int:
@@ -136,7 +154,9 @@ def steps_of(optimizer: Optimizer, examples: int) -> int:
     return min(steps, optimizer.max_steps or steps)
 
 
-def _arguments(optimizer: Optimizer, examples: int, folder: Path, precision: Precision, seed: int) -> SFTConfig:
+def _arguments(
+    optimizer: Optimizer, examples: int, folder: Path, precision: Precision, seed: int, blimp: bool
+) -> SFTConfig:
     steps = steps_of(optimizer, examples)
     each = min(optimizer.eval_steps, steps)  # a short stage has an evaluation too, at its end
     return SFTConfig(
@@ -146,7 +166,7 @@ def _arguments(optimizer: Optimizer, examples: int, folder: Path, precision: Pre
         warmup_steps=optimizer.warmup_steps, weight_decay=optimizer.weight_decay, optim="adamw_torch_fused",
         gradient_checkpointing=optimizer.gradient_checkpointing, bf16=precision == "bf16", fp16=precision == "fp16",
         eval_strategy="steps", eval_steps=each, save_strategy="steps", save_steps=each,
-        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
+        load_best_model_at_end=True, metric_for_best_model=KEPT_LOSS if blimp else "eval_loss", greater_is_better=False,
         restore_callback_states_from_checkpoint=True, prediction_loss_only=True, logging_steps=_LOG_STEPS,
         logging_first_step=True, seed=seed, data_seed=seed, report_to="none", log_level="error", disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(), max_length=None,
@@ -164,6 +184,8 @@ def _adapters(lora: Lora) -> Any:
 
 
 class _Trainer(SFTTrainer):
+    grammar: Grammar | None = None
+
     def __init__(self, kl: float, base: Any, nan_folder: Path, **arguments: Any) -> None:
         self._kl, self._base, self._nan_folder = kl, base, nan_folder
         super().__init__(**arguments)
@@ -230,6 +252,19 @@ class _Trainer(SFTTrainer):
         remedy = "lower optimizer.learning_rate, or say precision: fp32 (bf16 in place of fp16); look at the batch"
         raise RunError("loss", None, cause, remedy)
 
+    def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
+        """Trainer's, with what its grammar allows."""
+        found = super().evaluation_loop(*arguments, **options)
+        if self.grammar is not None:
+            found.metrics.update(self.grammar.metrics(self.right(self.grammar.pairs), found.metrics["eval_loss"]))
+        return found
+
+    def right(self, pairs: Sequence[MinimalPair]) -> np.ndarray:
+        """Whether the model finds the good sentence of each pair likelier, in the precision of training."""
+        self.model.eval().to(self.args.device)
+        with self.compute_loss_context_manager():
+            return right(self.model, self.processing_class, pairs)
+
     @torch.no_grad()
     def losses(self) -> np.ndarray:
         """Mean negative log-likelihood a token of each held-out example."""
@@ -242,10 +277,10 @@ class _Trainer(SFTTrainer):
         return torch.cat(found).numpy()
 
 
-def _kept(path: Path, losses: Callable[[], np.ndarray]) -> np.ndarray:
-    """The losses before the first step: computed at the first start, read at a later one."""
+def _kept(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """What was found before the first step: computed at the first start, read at a later one."""
     if not path.is_file():
         scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(losses().tolist()))
+        scratch.write_text(json.dumps(compute().tolist()))
         os.replace(scratch, path)
     return np.array(json.loads(path.read_text()))

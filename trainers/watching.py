@@ -65,7 +65,9 @@ class Lines(TrainerCallback):
         """See `TrainerCallback.on_log`."""
         step, steps = state.global_step, state.max_steps
         if "eval_loss" in logs:
-            _log.info("step %d of %d: loss %.4f on held-out rows", step, steps, logs["eval_loss"])
+            blimp = ", BLiMP {eval_blimp:.3f}, {eval_blimp_most_lost:.3f} lost at most" if "eval_blimp" in logs else ""
+            loss = logs["eval_loss"]
+            _log.info("step %d of %d: loss %.4f on held-out rows%s", step, steps, loss, blimp.format(**logs))
         elif "loss" in logs:
             started, first = self._started
             left = (monotonic() - started) / max(step - first, 1) * (steps - step) / 60
