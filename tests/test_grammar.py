@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import SHARED_DATA, write_job, write_jsonl
+from safetensors.torch import load_file
 from test_training import env, job_of, one_thread, save_tiny, sft  # noqa: F401 (one_thread is a fixture)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,6 +23,7 @@ from schemas.errors import EngineError, JobError, RunError
 from schemas.train import Blimp, TrainJob
 from services.embedded import embedded_checkpoint
 from services.minimal_pairs import MinimalPair, log_likelihoods, right
+from trainers import watching
 from trainers.grammar import fewest_pairs, most_lost
 
 WORDS = ["glad", "say", "now", "dog", "cat", "the", "of", "day", "sun", "rain", "wind", "tree"]
@@ -138,6 +141,48 @@ def test_pairs_that_are_refused(tmp_path, grammar_job, section, key, words):
     assert not (tmp_path / "o").exists()
 
 
+def test_weights_that_have_lost_grammar_are_not_kept(tmp_path, grammar_job):
+    report = train(grammar_job())
+    stage = report.stages[0]
+    assert (stage.best_step, stage.steps) == (KEPT, ENDED)
+    found = stage.blimp
+    assert found["accuracy"]["0"] == 1 and list(found["accuracy"]) == ["0", *stage.dev_losses]
+    admissible = [step for step, lost in found["most_lost"].items() if lost <= MAX_DROP]
+    assert min(admissible, key=stage.dev_losses.get) == str(KEPT)
+    assert min(stage.dev_losses.values()) < stage.dev_losses[str(KEPT)]
+    of_kept = [pairs * after for pairs, _, after in found["paradigms"].values()]
+    assert sum(of_kept) / PAIRS == pytest.approx(found["accuracy"][str(KEPT)], abs=1e-4)
+    line = f"1.000 -> {found['accuracy'][str(KEPT)]:.3f}, at most {found['most_lost'][str(KEPT)]:.3f} lost"
+    assert line in "\n".join(report.lines()) and line in (tmp_path / "o" / "README.md").read_text()
+
+
+def assert_alike(tmp_path, job, whole):
+    """A stage that was broken off goes on to the decision, and the weights, of a whole one."""
+    assert replace(train(job).stages[0], seconds=0) == replace(whole, seconds=0)
+    kept, other = (load_file(folder / "model.safetensors") for folder in (Path(job["output"]["path"]), tmp_path / "o"))
+    assert all(torch.equal(kept[name], other[name]) for name in other)
+
+
+def test_a_stage_that_is_broken_off_decides_alike(tmp_path, grammar_job, monkeypatch):
+    """While its patience runs, and behind its last step."""
+
+    def at_step_7(self, args, state, control, **more):
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+    def at_once(*_):
+        raise KeyboardInterrupt
+
+    whole = train(grammar_job()).stages[0]
+    places = ((watching.Lines, "on_step_begin", at_step_7), (language_training._Stage, "_save", at_once))
+    for place, method, break_off in places:
+        job = grammar_job(method)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(place, method, break_off)
+            train(job)
+        assert_alike(tmp_path, job, whole)
+
+
 KILLED = """
 import os, signal, sys
 from pipelines import train
@@ -152,37 +197,13 @@ train(sys.argv[1])
 """
 
 
-def test_weights_that_have_lost_grammar_are_not_kept(tmp_path, grammar_job, monkeypatch):
-    """And a stage decides alike where it was killed while its patience ran, or behind its last step."""
-    command = [sys.executable, "-c", KILLED, write_job(tmp_path / "job.yaml", grammar_job("killed"))]
-    child = subprocess.Popen(command, env=env(), stderr=subprocess.PIPE, text=True)
-    report = train(grammar_job())
-    stage = report.stages[0]
-    assert (stage.best_step, stage.steps) == (KEPT, ENDED)
-    found = stage.blimp
-    assert found["accuracy"]["0"] == 1 and list(found["accuracy"]) == ["0", *stage.dev_losses]
-    admissible = [step for step, lost in found["most_lost"].items() if lost <= MAX_DROP]
-    assert min(admissible, key=stage.dev_losses.get) == str(KEPT)
-    assert min(stage.dev_losses.values()) < stage.dev_losses[str(KEPT)]
-    of_kept = [pairs * after for pairs, _, after in found["paradigms"].values()]
-    assert sum(of_kept) / PAIRS == pytest.approx(found["accuracy"][str(KEPT)], abs=1e-4)
-    line = f"1.000 -> {found['accuracy'][str(KEPT)]:.3f}, at most {found['most_lost'][str(KEPT)]:.3f} lost"
-    assert line in "\n".join(report.lines()) and line in (tmp_path / "o" / "README.md").read_text()
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(language_training._Stage, "_save", _interrupt)
-        train(grammar_job("unsaved"))
-    _, told = child.communicate(timeout=300)
-    assert child.returncode == -signal.SIGKILL, told
-    for place in ("killed", "unsaved"):
-        resumed = train(grammar_job(place)).stages[0]
-        assert replace(resumed, seconds=0) == replace(stage, seconds=0)
-        kept, other = (AutoModelForCausalLM.from_pretrained(tmp_path / each).state_dict() for each in (place, "o"))
-        assert all(torch.equal(kept[name], other[name]) for name in kept)
-
-
-def _interrupt(*_):
-    raise KeyboardInterrupt
+@pytest.mark.slow
+def test_a_killed_stage_decides_alike(tmp_path, grammar_job):
+    job = grammar_job("killed")
+    command = [sys.executable, "-c", KILLED, write_job(tmp_path / "job.yaml", job)]
+    done = subprocess.run(command, env=env(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert_alike(tmp_path, job, train(grammar_job()).stages[0])
 
 
 def test_a_stage_that_keeps_no_grammar_is_told_of_and_not_delivered(tmp_path, grammar_job):
@@ -214,7 +235,7 @@ def test_lm_eval_decides_alike(tmp_path):
     checkpoint = embedded_checkpoint()
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    pairs = sample_of("b", Blimp(path=str(source), pairs=300), 0)
+    pairs = sample_of("b", Blimp(path=str(source), pairs=150), 0)
     write_jsonl(tmp_path / "pairs.jsonl", [{"sentence_good": p.good, "sentence_bad": p.bad} for p in pairs])
     task = {
         "task": "pairs", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "pairs.jsonl")},
