@@ -34,12 +34,14 @@
     blimp.py              minimal pairs that say whether a model keeps its grammar
     labelled_texts.py     texts with their emotions, to train a classifier on
     model_card.py         the model card
+    publishing.py         push
     corpora.py            what stats and compare read: runs, and files of others
     corpus_stats.py       stats
     tally.py              its counts, in bounded memory
     stats_page.py         its tables
     comparison.py         compare
     comparison_page.py    its pages: terminal, Markdown, HTML
+    endpoint.py           the Prometheus endpoint of a job
     progress.py           counting, the progress bar, log lines
     card.py               the dataset cards
 
@@ -53,6 +55,7 @@ _CALLS = {
     "augment": "pipelines.augmentation",
     "label": "pipelines.labelling.label",
     "train": "pipelines.training",
+    "push": "pipelines.publishing",
     "demo": "pipelines.demonstration",
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
@@ -76,6 +79,7 @@ __all__ = [
     "export_prompts",
     "label",
     "list_pools",
+    "push",
     "save_comparison",
     "start_pool",
     "stats",

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.card import dataset_card
+from pipelines.endpoint import served
 from pipelines.inputs import InputReader
 from pipelines.jobfile import as_job
 from pipelines.plan import claimed, plan_run, work_rows
 from pipelines.progress import Display, Progress, counts_text
 from pipelines.recipes import fields_of, optional_of, recipes_of
 from pipelines.stopping import stop_signals
-from schemas.errors import JobError, RunError, StoppedError
-from schemas.job import AugmentJob, Classifier, Metrics
+from schemas.errors import RunError, StoppedError
+from schemas.job import AugmentJob, Classifier
 from schemas.run import RunRecord
 from services.cluster import connected
 from services.coordinator import Coordinator
@@ -84,7 +85,8 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     # From here on a signal is a wish, and no exception in whatever runs at that moment.
     with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
         run = plan_run(store, job, recipes, reader.inputs, extend, **_facts(job, recipes))
-        with _endpoint(job.metrics, run) as metrics, _told_if_unwritable(store):
+        metrics = JobMetrics(run.name)
+        with served(metrics, job.metrics) as run.metrics, _told_if_unwritable(store):
             progress = Progress(run, metrics)
             index = read_index(store, run)
             index.save_if_due()
@@ -206,23 +208,6 @@ def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
     run.versions = {**run.versions, **info.versions}
     run.replicas.append({"number": member.number, "node": member.node, "cores": member.cores, "pids": info.pids})
     store.write_run(run)
-
-
-@contextmanager
-def _endpoint(section: Metrics, run: RunRecord) -> Iterator[JobMetrics]:
-    metrics = JobMetrics(run.name)
-    if section.port is not None:
-        try:
-            run.metrics, as_asked = metrics.serve(section.host, section.port)
-        except OSError as error:
-            cause = f"no port can be opened there: {error.strerror or error}"
-            raise JobError("metrics.host", section.host, cause, "name an address of this machine") from None
-        if not as_asked:
-            _log.warning("port %d is in use; metrics are on http://%s/metrics", section.port, run.metrics)
-    try:
-        yield metrics
-    finally:
-        metrics.close()
 
 
 @contextmanager

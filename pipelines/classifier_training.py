@@ -2,13 +2,13 @@
 
 import json
 import logging
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.endpoint import served
 from pipelines.labelled_texts import content_of, read_splits
 from pipelines.model_card import classifier_card
 from pipelines.plan import refuse_lost_path, versions
@@ -18,8 +18,11 @@ from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.train import ClassifierStage, TrainJob
 from services.embedded import encoder_version
 from services.filesystem import sync_folder, whole_folder
+from services.metrics import TrainMetrics
 from services.models import locate
 from trainers.emotion_classifier import ClassifierReport, Splits, train_classifier
+from trainers.progress import StageProgress
+from trainers.watching import sync_files
 
 _log = logging.getLogger("kindling")
 
@@ -51,7 +54,10 @@ def train_classifier_job(job: TrainJob) -> ClassifierReport:
 def _trained(
     job: TrainJob, stage: ClassifierStage, data: Splits, identity: dict[str, Any], folder: Path
 ) -> ClassifierReport:
-    report = train_classifier(stage, job.model, data, job.seed, folder)
+    name, metrics = "0-classifier", TrainMetrics(job.name)
+    with served(metrics, job.metrics):
+        progress = StageProgress(name, metrics, folder / "tensorboard" / name)
+        report = train_classifier(stage, job.model, data, job.seed, folder, progress)
     record = {
         "name": job.name,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,9 +69,7 @@ def _trained(
     }
     (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
     (folder / "README.md").write_text(classifier_card(record))
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    sync_files(folder)
     sync_folder(str(folder))
     return report
 

@@ -108,6 +108,22 @@ def train(job: Job, overrides: Set = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def push(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="a trained model: the job's output.path")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="on the Hub: owner/name")],
+    public: Annotated[bool, typer.Option("--public", help="a repository that all can see; by default private")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send a trained model and its card to the Hub; the token is that of `hf auth login`, or HF_TOKEN."""
+    from pipelines.publishing import push
+
+    pushed = push(folder, repo, public)
+    if as_json:
+        return _print_json(pushed.as_json())
+    print(f"{len(pushed.files)} files are at {pushed.url} ({'private' if pushed.private else 'public'})")
+
+
+@app.command()
 def verify(
     run: Run,
     repair: Annotated[bool, typer.Option("--repair", help="set damaged shards aside, to be made again")] = False,

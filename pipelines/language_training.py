@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from scipy.stats import t as student
 
 from pipelines.blimp import described, sample_of
+from pipelines.endpoint import served
 from pipelines.model_card import blimp_line
 from pipelines.plan import refuse_lost_path
 from pipelines.stopping import stop_signals
@@ -27,11 +28,13 @@ from pipelines.training_rows import Answers, Documents, sources_of
 from schemas.errors import JobError, StoppedError
 from schemas.train import ClmStage, TrainJob
 from services.filesystem import make_folder, sync_folder, write_atomic
+from services.metrics import TrainMetrics
 from services.minimal_pairs import MinimalPair
 from services.models import locate
 from trainers import causal_model
 from trainers.examples import SPLITS, Encoder, lengths_of, pack, read_examples, write_examples
 from trainers.language_model import Outcome, train_language_model
+from trainers.progress import StageProgress
 from trainers.watching import sync_files
 
 _log = logging.getLogger("kindling")
@@ -118,10 +121,12 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
         with alone(folder):
             record = begun(folder, record_of(job, contents, revision, causal_model.resolved(job.precision)))
             precision = causal_model.resolved(record["precision"])
-            with stop_signals(grace_seconds=0) as stop_within:
+            metrics = TrainMetrics(job.name)
+            with served(metrics, job.metrics) as record["metrics"], stop_signals(grace_seconds=0) as stop_within:
+                write_record(folder, record)
                 for number in range(len(record["stages"]), len(job.stages)):
                     start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
-                    run = _Stage(job, number, folder, precision, lambda: stop_within() is not None)
+                    run = _Stage(job, number, folder, precision, lambda: stop_within() is not None, metrics)
                     record["stages"].append(asdict(run.train(start, sources[number], pairs.get(number, ()))))
                     write_record(folder, record)
                     shutil.rmtree(folder / "work")
@@ -140,11 +145,15 @@ def _refuse_unfit(job: TrainJob, path: str) -> None:
 
 
 class _Stage:
-    def __init__(self, job: TrainJob, number: int, folder: Path, precision: str, should_stop: Any) -> None:
+    def __init__(
+        self, job: TrainJob, number: int, folder: Path, precision: str, should_stop: Any, metrics: TrainMetrics
+    ) -> None:
         self._job, self._stage, self._number, self._folder = job, job.stages[number], number, folder
         self._precision, self._should_stop = precision, should_stop
         self._name = f"stages/{number}-{self._stage.kind}"
-        self._work = folder / "work" / self._name.partition("/")[2]
+        name = self._name.partition("/")[2]
+        self._work = folder / "work" / name
+        self._progress = StageProgress(name, metrics, folder / "tensorboard" / name)
 
     def train(self, start: str, sources: list[Documents | Answers], pairs: Sequence[MinimalPair]) -> StageReport:
         began, job, stage = monotonic(), self._job, self._stage
@@ -159,8 +168,9 @@ class _Stage:
         train, dev = self._split()
         _log.info("%s: %d examples to train on, %d held out", self._name, len(train), len(dev))
         model, outcome = train_language_model(
-            stage, model, tokenizer, train, dev, self._work, self._precision, job.seed, self._should_stop, pairs
-        )
+            stage, model, tokenizer, train, dev, self._work, self._precision, job.seed, self._should_stop,
+            self._progress, pairs,
+        )  # fmt: skip
         if outcome.stopped:
             cause = f"{self._name} was stopped at step {outcome.steps}"
             raise StoppedError("", None, cause, "start it again: it goes on there")

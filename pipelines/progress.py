@@ -1,7 +1,6 @@
 """How far a job is: counted once, told to the terminal or the log, and to Prometheus."""
 
 import logging
-import sys
 import threading
 from collections import Counter, deque
 from time import monotonic
@@ -9,19 +8,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 
 from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
 from services.metrics import JobMetrics
 from services.shard_index import Totals
+from services.terminal import LINE_SECONDS, Bar, clock
 
 _log = logging.getLogger("kindling")
 
-# Without a terminal, one line this often, and one a shard.
-_LINE_SECONDS = 60.0
 # Gauges and the bar are set this often.
 _PUBLISH_SECONDS = 0.2
 # The rates shown are over this long: short enough to see a change, long enough for rows that take a minute.
@@ -150,7 +145,7 @@ class Progress:
         _, tokens_per_second = self.rates()
         eta = self.eta_seconds()
         failed = f" ({self.rows[ERROR]} errors)" if self.rows[ERROR] else ""
-        left = f", about {_clock(eta)} left" if eta is not None else ""
+        left = f", about {clock(eta)} left" if eta is not None else ""
         return f"{self.finished}/{self.total} rows{failed}, {tokens_per_second:.0f} output tokens/s{left}"
 
     def _remember(self, rows: int, tokens: int) -> None:
@@ -181,39 +176,29 @@ class Display:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._bar: RichProgress | None = None
+        self._bar = Bar("starting engines", progress.total)
         self._told_at = monotonic()
-        console = Console(stderr=True)
-        if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-            )  # fmt: skip
-            self._bar = RichProgress(*columns, console=console, transient=False)
-            self._task = self._bar.add_task("starting engines", total=progress.total, note="")
 
     def __enter__(self) -> "Display":
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.update(serving=True)
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.__exit__(*exc)
 
     def update(self, serving: bool) -> None:
         """Shows what there is to show now; cheap to call often."""
         progress = self._progress
-        if self._bar is not None:
+        if self._bar.shown:
             _, tokens_per_second = progress.rates()
             eta = progress.eta_seconds()
-            note = f"{tokens_per_second:.0f} tok/s" + (f", {_clock(eta)} left" if eta is not None else "")
+            note = f"{tokens_per_second:.0f} tok/s" + (f", {clock(eta)} left" if eta is not None else "")
             self._bar.update(
-                self._task, completed=progress.finished, note=note if serving else "",
+                completed=progress.finished, note=note if serving else "",
                 description="rows" if serving else "starting engines",
             )  # fmt: skip
-        elif monotonic() - self._told_at > _LINE_SECONDS:
+        elif monotonic() - self._told_at > LINE_SECONDS:
             self._told_at = monotonic()
             _log.info("%s", progress.line() if serving else "engines are starting")
 
@@ -221,9 +206,3 @@ class Display:
 def counts_text(counts: Any) -> str:
     """`510 accepted, 2 error`, without the states that no row has."""
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state)) or "no rows"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -1,8 +1,9 @@
 """The folder of a language model's training: whose it is, who writes there, and what it says of itself.
 
-train.json     the job as resolved, its fingerprint, versions, and the stages that are done
+train.json     the job as resolved, its fingerprint, versions, the stages that are done, and where its metrics were
 README.md      the model card
 stages/0-clm/  the model after each stage, as a checkpoint with its tokenizer
+tensorboard/   the loss curves of each stage
 work/          of the stage that is being trained: token ids, and checkpoints to go on from
 *              the last stage's model, so that the folder is a checkpoint
 """
@@ -61,6 +62,7 @@ def record_of(job: TrainJob, contents: dict[str, dict[str, Any]], revision: str,
         "versions": versions("accelerate", "datasets", "peft", "trl"),
         "precision": precision,
         "teachers": _teachers(job),
+        "metrics": "",
         "stages": [],
     }
 
@@ -93,9 +95,9 @@ def begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
             raise RunError(str(path), None, "it is no record of a training", "name another output.path") from None
         started = done + any(folder.glob("work/*/checkpoint-*"))
         if changed and (not started or all(_concerns_stage_from(started, change) for change in changed)):
-            for work in folder.glob("work/*"):  # of a stage that was not begun: its job was at fault
-                if int(work.name.partition("-")[0]) >= started:
-                    shutil.rmtree(work)
+            for left in (*folder.glob("work/*"), *folder.glob("tensorboard/[0-9]*-*")):
+                if int(left.name.partition("-")[0]) >= started:  # of a stage that was not begun: its job was at fault
+                    shutil.rmtree(left)
             record = {**record, "stages": old["stages"]}
             write_record(folder, record)
             return record

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.composition import Part
-from schemas.job import Model, Section, Url
+from schemas.job import Metrics, Model, Section, Url
 
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 
@@ -230,6 +230,7 @@ class TrainJob(Section):
     output: TrainOutput
     license: str | None = None
     """of the model, for its card, as the Hub names it: cc-by-4.0"""
+    metrics: Metrics = Field(Metrics(), exclude_if=lambda section: section == Metrics())
     seed: int = 0
 
     @model_validator(mode="after")

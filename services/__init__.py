@@ -29,5 +29,6 @@ row_log.py       finished rows of open shards
 shard_index.py   what is in each committed shard, in one file
 failpoints.py    places at which a test lets a process die
 filesystem.py    local and remote file systems, durable writing
+terminal.py      how a long job shows itself on stderr
 metrics.py       the Prometheus endpoint: the one file that touches prometheus_client
 """

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import cli_env, write_job, write_jsonl
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_compose import RUN_FINGERPRINT, write_run
 from test_store import record
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -103,6 +104,7 @@ def job_of(tmp_path, model, *stages, **more):
         "model": {"id": model},
         "stages": list(stages),
         "output": {"path": str(tmp_path / "o")},
+        "metrics": {"port": 0},
         **more,
     }
 
@@ -213,7 +215,7 @@ if at == "a checkpoint that is not whole":
         original(self, *given, **more)
     watching.Whole.on_save = first_dies
 elif at == "a step after one that is":
-    watching.Lines.on_step_begin = dies_at(12)
+    watching.Told.on_step_begin = dies_at(12)
 else:
     language_training._Stage._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 train(sys.argv[1])
@@ -241,6 +243,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, tiny, answers, 
     assert replace(resumed, seconds=0) == replace(whole, seconds=0)
     kept, other = (AutoModelForCausalLM.from_pretrained(tmp_path / each).state_dict() for each in ("o", "whole"))
     assert all(torch.equal(kept[name], other[name]) for name in kept)
+    # What was told behind the last checkpoint is told once.
+    for tag in ("eval/loss", "train/learning_rate"):
+        assert curve(tmp_path / "o", tag) == curve(tmp_path / "whole", tag)
+    assert [step for step, _ in curve(tmp_path / "o", "eval/loss")] == [5, 10, 15, 16]
+
+
+def curve(folder, tag, stage="0-sft"):
+    """What TensorBoard shows of a stage: (step, value)."""
+    events = EventAccumulator(str(folder / "tensorboard" / stage))
+    return [(event.step, event.value) for event in events.Reload().Scalars(tag)]
 
 
 def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(tmp_path, tiny, answers):

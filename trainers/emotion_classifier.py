@@ -23,6 +23,8 @@ from services.classifier import batches_by_length, most_tokens, padded, told_if_
 from services.embedded import embedded_encoder
 from services.emotion_head import EmotionHead, HeadConfig, pooled, save_head
 from services.models import locate
+from services.terminal import Bar
+from trainers.progress import LOG_STEPS, StageProgress
 from trainers.thresholds import best_thresholds, f1_by_label
 
 _log = logging.getLogger("kindling")
@@ -88,10 +90,15 @@ class ClassifierReport:
         return [f"macro-F1 {self.macro_f1:.3f} on {self.rows['test']} test texts, {right}"]
 
 
-def train_classifier(stage: ClassifierStage, model: Model, data: Splits, seed: int, folder: Path) -> ClassifierReport:
+def train_classifier(
+    stage: ClassifierStage, model: Model, data: Splits, seed: int, folder: Path, progress: StageProgress
+) -> ClassifierReport:
     """Trains, and writes the classifier to `folder`, which must be there; `services.classifier` loads it.
 
     On one kind of machine the same data and seed give the same weights, bit for bit.
+
+    Args:
+        progress: of the stage, to be told.
 
     Raises:
         EngineError: the encoder is not there.
@@ -100,7 +107,8 @@ def train_classifier(stage: ClassifierStage, model: Model, data: Splits, seed: i
     reader = _Reader(model, stage)
     head = EmotionHead(reader.width, stage.hidden, stage.dropout)
     train = _train_head if stage.encoder == "frozen" else _train_both
-    epoch, dev_scores, test_scores = train(stage, head, reader, data, seed)
+    with progress:
+        epoch, dev_scores, test_scores = train(stage, head, reader, data, seed, progress)
     # What is judged is what is written.
     thresholds = best_thresholds(dev_scores, data.dev.targets).round(4)
     # A frozen encoder that is not the packaged one has to lie beside its head.
@@ -146,13 +154,15 @@ class _Reader:
         self.encoder.eval()
         ids = self.ids(texts)
         found = torch.empty(len(ids), self.width)
-        for batch in batches_by_length(np.array([len(each) for each in ids]), _BATCH_TOKENS):
-            found[batch] = self.pooled([ids[i] for i in batch])
+        with Bar("texts read", len(ids)) as bar:
+            for batch in batches_by_length(np.array([len(each) for each in ids]), _BATCH_TOKENS):
+                found[batch] = self.pooled([ids[i] for i in batch])
+                bar.update(advance=len(batch))
         return found
 
 
 def _train_head(
-    stage: ClassifierStage, head: EmotionHead, reader: _Reader, data: Splits, seed: int
+    stage: ClassifierStage, head: EmotionHead, reader: _Reader, data: Splits, seed: int, progress: StageProgress
 ) -> tuple[int, np.ndarray, np.ndarray]:
     _log.info("the encoder reads the texts")
     features, seen, unseen = (reader.features(each.texts) for each in (data.train, data.dev, data.test))
@@ -162,11 +172,13 @@ def _train_head(
     optimizer = torch.optim.AdamW(head.parameters(), stage.learning_rate, weight_decay=stage.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(_WARM_UP_SHARE * steps), steps)
     draw = torch.Generator().manual_seed(seed)
-    best = _Best(head)
+    best = _Best(head, progress)
+    progress.begin(steps)
     for epoch in range(stage.epochs):
         head.train()
         for batch in torch.randperm(len(features), generator=draw).split(stage.batch_size):
-            _step(head(features[batch]), targets[batch], optimizer, schedule)
+            loss = _step(head(features[batch]), targets[batch], optimizer, schedule)
+            _tell(progress, loss, schedule)
         best.judge(epoch, _scores(head, seen), data.dev)
     best.restore()
     head.half().float()
@@ -174,7 +186,7 @@ def _train_head(
 
 
 def _train_both(
-    stage: ClassifierStage, head: EmotionHead, reader: _Reader, data: Splits, seed: int
+    stage: ClassifierStage, head: EmotionHead, reader: _Reader, data: Splits, seed: int, progress: StageProgress
 ) -> tuple[int, np.ndarray, np.ndarray]:
     ids, targets = reader.ids(data.train.texts), torch.from_numpy(data.train.targets)
     head.fit_scale(reader.features(data.train.texts[:_TEXTS_OF_THE_SCALE]))
@@ -189,22 +201,34 @@ def _train_both(
     schedule = get_cosine_schedule_with_warmup(optimizer, int(_WARM_UP_SHARE * steps), steps)
     draw = torch.Generator().manual_seed(seed)
     both = nn.ModuleList([head, reader.encoder])
-    best = _Best(both)
+    best = _Best(both, progress)
+    progress.begin(steps)
     for epoch in range(stage.epochs):
         both.train()
         for batch in _shuffled_by_length([len(each) for each in ids], stage.batch_size, draw):
-            _step(head(reader.pooled([ids[i] for i in batch])), targets[batch], optimizer, schedule)
+            texts = [ids[i] for i in batch]
+            loss = _step(head(reader.pooled(texts)), targets[batch], optimizer, schedule)
+            _tell(progress, loss, schedule, tokens=sum(map(len, texts)))
         best.judge(epoch, _scores(head, reader.features(data.dev.texts)), data.dev)
     best.restore()
     head.half().float()
     return best.epoch, *(_scores(head, reader.features(each.texts)) for each in (data.dev, data.test))
 
 
-def _step(logits: torch.Tensor, targets: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
-    nn.functional.binary_cross_entropy_with_logits(logits, targets).backward()
+def _step(logits: torch.Tensor, targets: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: Any) -> torch.Tensor:
+    loss = nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    loss.backward()
     optimizer.step()
     schedule.step()
     optimizer.zero_grad()
+    return loss
+
+
+def _tell(progress: StageProgress, loss: torch.Tensor, schedule: Any, tokens: int = 0) -> None:
+    """Tells of a step; a head on a frozen encoder reads no tokens."""
+    progress.on_step(tokens)
+    if progress.step == 1 or progress.step % LOG_STEPS == 0:
+        progress.on_loss(loss.item(), schedule.get_last_lr()[0])
 
 
 def _shuffled_by_length(lengths: list[int], batch_size: int, draw: torch.Generator) -> Iterator[list[int]]:
@@ -226,8 +250,9 @@ def _scores(head: EmotionHead, features: torch.Tensor) -> np.ndarray:
 class _Best:
     """The best epoch of a model, by macro-F1 on the development set; of equal ones the likeliest."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, progress: StageProgress) -> None:
         self._model, self._best, self._state = model, (-1.0, 0.0), model.state_dict()
+        self._progress = progress
         self.epoch = 0
 
     def judge(self, epoch: int, scores: np.ndarray, dev: Labelled) -> None:
@@ -235,6 +260,8 @@ class _Best:
         f1 = float(np.mean(f1_by_label(scores, dev.targets, best_thresholds(scores, dev.targets))))
         likelihood = np.log(np.clip(np.where(dev.targets > 0, scores, 1 - scores), 1e-7, 1)).mean()
         _log.info("epoch %d: macro-F1 %.4f, loss %.4f on the development set", epoch + 1, f1, -likelihood)
+        self._progress.on_held_out(-likelihood)
+        self._progress.resume()
         if (f1, likelihood) > self._best:
             self._best, self.epoch = (f1, likelihood), epoch + 1
             self._state = copy.deepcopy(self._model.state_dict())

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from schemas.errors import EngineError, RunError
@@ -35,11 +34,11 @@ from trainers.by_length import ByLength
 from trainers.causal_model import Precision
 from trainers.examples import IGNORED, lengths_of
 from trainers.grammar import KEPT_LOSS, Grammar
-from trainers.watching import WHOLE, Bar, Lines, Stop, Whole, last_whole
+from trainers.progress import LOG_STEPS, StageProgress
+from trainers.watching import WHOLE, Stop, Told, Whole, last_whole
 
 _log = logging.getLogger("kindling")
 
-_LOG_STEPS = 10
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -67,13 +66,15 @@ class Outcome:
 
 def train_language_model(
     stage: ClmStage | SftStage, model: Any, tokenizer: Any, train: Dataset, dev: Dataset, folder: Path,
-    precision: Precision, seed: int, should_stop: Callable[[], bool], pairs: Sequence[MinimalPair] = (),
+    precision: Precision, seed: int, should_stop: Callable[[], bool], progress: StageProgress,
+    pairs: Sequence[MinimalPair] = (),
 ) -> tuple[Any, Outcome]:  # fmt: skip
     """Trains for one stage, or goes on where the last whole checkpoint in `folder` was written.
 
     Args:
         folder: the stage's own, for its checkpoints.
         should_stop: asked after each step; where it says so, a checkpoint is written and the training ends.
+        progress: of the stage, to be told.
         pairs: those of `stage.blimp`.
 
     Returns:
@@ -90,18 +91,16 @@ def train_language_model(
             model=model, processing_class=tokenizer, train_dataset=train, eval_dataset=dev,
             args=_arguments(stage.optimizer, len(train), folder, precision, seed, bool(pairs)),
             peft_config=_adapters(stage.lora) if stage.lora else None,
-            callbacks=[EarlyStoppingCallback(stage.optimizer.patience), stop, Whole(), Lines()],
+            callbacks=[EarlyStoppingCallback(stage.optimizer.patience), stop, Told(progress), Whole()],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-        if sys.stderr.isatty():
-            trainer.add_callback(Bar())
         before = _kept(folder / "before.json", trainer.losses)
         if pairs:
             was_right = _kept(folder / "blimp.json", lambda: trainer.right(pairs))
             trainer.grammar = Grammar(pairs, stage.blimp.max_drop, was_right)
             _log.info("BLiMP %.3f before the first step, on %d pairs", was_right.mean(), len(pairs))
-        _run(trainer, last_whole(folder))
+        with progress:
+            _run(trainer, last_whole(folder))
         after, blimp = np.zeros(0), None
         if not stop.stopped:
             blimp = trainer.grammar.report(trainer.right(pairs), trainer.state) if pairs else None
@@ -167,8 +166,9 @@ def _arguments(
         gradient_checkpointing=optimizer.gradient_checkpointing, bf16=precision == "bf16", fp16=precision == "fp16",
         eval_strategy="steps", eval_steps=each, save_strategy="steps", save_steps=each,
         load_best_model_at_end=True, metric_for_best_model=KEPT_LOSS if blimp else "eval_loss", greater_is_better=False,
-        restore_callback_states_from_checkpoint=True, prediction_loss_only=True, logging_steps=_LOG_STEPS,
+        restore_callback_states_from_checkpoint=True, prediction_loss_only=True, logging_steps=LOG_STEPS,
         logging_first_step=True, seed=seed, data_seed=seed, report_to="none", log_level="error", disable_tqdm=True,
+        include_num_input_tokens_seen="non_padding",
         dataloader_pin_memory=torch.cuda.is_available(), max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )  # fmt: skip
@@ -268,6 +268,7 @@ class _Trainer(SFTTrainer):
     @torch.no_grad()
     def losses(self) -> np.ndarray:
         """Mean negative log-likelihood a token of each held-out example."""
+        _log.info("reading %d held-out examples", len(self.eval_dataset))
         self.model.eval().to(self.args.device)
         found = []
         for batch in self.get_eval_dataloader():

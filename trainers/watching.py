@@ -1,17 +1,16 @@
-"""Beside a training: says how far it is, ends it when asked to, and makes its checkpoints durable."""
+"""Beside a training: tells its progress, ends it when asked to, and makes its checkpoints durable."""
 
 import logging
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.trainer_callback import ProgressCallback
 
 from services.filesystem import sync_folder
+from trainers.progress import StageProgress
 
 _log = logging.getLogger("kindling")
 
@@ -51,34 +50,41 @@ class Whole(TrainerCallback):
                 shutil.rmtree(path)
 
 
-class Lines(TrainerCallback):
-    """Says how far it is."""
+class Told(TrainerCallback):
+    """Tells the progress of its stage what Trainer does."""
 
-    def __init__(self) -> None:
-        self._started = (0.0, 0)
+    def __init__(self, progress: StageProgress) -> None:
+        self._progress = progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `TrainerCallback.on_train_begin`."""
-        self._started = (monotonic(), state.global_step)
+        self._progress.begin(state.max_steps, state.global_step, state.num_input_tokens_seen)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback.on_step_end`."""
+        self._progress.on_step(state.num_input_tokens_seen - self._progress.tokens)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """See `TrainerCallback.on_log`."""
-        step, steps = state.global_step, state.max_steps
         if "eval_loss" in logs:
+            self._progress.on_held_out(logs["eval_loss"])
+            at = (self._progress.stage, state.global_step, state.max_steps, logs["eval_loss"])
             blimp = ", BLiMP {eval_blimp:.3f}, {eval_blimp_most_lost:.3f} lost at most" if "eval_blimp" in logs else ""
-            loss = logs["eval_loss"]
-            _log.info("step %d of %d: loss %.4f on held-out rows%s", step, steps, loss, blimp.format(**logs))
+            _log.info("%s: step %d of %d: loss %.4f on held-out rows%s", *at, blimp.format(**logs))
         elif "loss" in logs:
-            started, first = self._started
-            left = (monotonic() - started) / max(step - first, 1) * (steps - step) / 60
-            _log.info("step %d of %d: loss %.4f, at most %.1f min left", step, steps, logs["loss"], left)
+            self._progress.on_loss(logs["loss"], logs["learning_rate"])
 
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback.on_prediction_step`."""
+        self._progress.judging()
 
-class Bar(ProgressCallback):
-    """Trainer's progress bar, without what it prints of each log."""
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback.on_evaluate`."""
+        self._progress.resume()
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Nothing."""
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `TrainerCallback.on_save`."""
+        self._progress.resume()
 
 
 def sync_files(folder: Path) -> None:
