@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from pipelines.plan import refuse_lost_path
 from pipelines.stopping import stop_signals
-from pipelines.training_folder import alone, begun, finish, record_of, unwritable, write_record
+from pipelines.training_folder import alone, begun, finish, logged, record_of, unwritable, write_record
 from pipelines.training_rows import Answers, Documents, sources_of
 from schemas.errors import JobError, StoppedError
 from schemas.train import ClmStage, TrainJob
@@ -107,7 +107,7 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
         with alone(folder):
             record = begun(folder, record_of(job, contents, revision, causal_model.resolved(job.precision)))
             precision = causal_model.resolved(record["precision"])
-            with stop_signals(grace_seconds=0) as stop_within:
+            with logged(folder), stop_signals(grace_seconds=0) as stop_within:
                 for number in range(len(record["stages"]), len(job.stages)):
                     start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
                     run = _Stage(job, number, folder, precision, lambda: stop_within() is not None)

@@ -63,13 +63,13 @@ class Lines(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """See `TrainerCallback.on_log`."""
-        step, steps = state.global_step, state.max_steps
+        stage, step, steps = Path(args.output_dir).name, state.global_step, state.max_steps
         if "eval_loss" in logs:
-            _log.info("step %d of %d: loss %.4f on held-out rows", step, steps, logs["eval_loss"])
+            _log.info("%s: step %d of %d: loss %.4f on held-out rows", stage, step, steps, logs["eval_loss"])
         elif "loss" in logs:
             started, first = self._started
             left = (monotonic() - started) / max(step - first, 1) * (steps - step) / 60
-            _log.info("step %d of %d: loss %.4f, at most %.1f min left", step, steps, logs["loss"], left)
+            _log.info("%s: step %d of %d: loss %.4f, at most %.1f min left", stage, step, steps, logs["loss"], left)
 
 
 class Bar(ProgressCallback):
