@@ -1,7 +1,6 @@
 """Several trainings at once: real Ray, real processes, tiny models."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,11 +9,11 @@ from dataclasses import replace
 import psutil
 import pytest
 from conftest import cli_env, wait_for, write_job
-from test_training import answers, job_of, sft, tiny  # noqa: F401 (fixtures)
+from test_training import answers, job_of, one_thread, sft, tiny  # noqa: F401 (fixtures)
 
 from pipelines import train, train_all
 from pipelines.language_training import StageReport
-from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, EXIT_USAGE, JobError
+from schemas.errors import EXIT_STOPPED, EXIT_USAGE, JobError
 
 
 def student(tmp_path, name, model, *stages, **more):
@@ -66,10 +65,9 @@ def test_all_jobs_are_looked_at_before_any_starts(tmp_path, kindling):
 def test_a_signal_ends_all_with_a_checkpoint_and_the_same_command_goes_on(
     tmp_path, ray_cluster, tiny, answers  # noqa: F811
 ):  # fmt: skip
-    names = ["a", "b", "waits"]
-    paths = [write_student(tmp_path, name, tiny, sft(answers, optimizer={"epochs": 400})) for name in names]
-    paths[2] = write_student(tmp_path, "waits", tiny, sft("nowhere"), resources={"cpus": 8})
-    process = start(tmp_path, ray_cluster, *paths)
+    paths = [write_student(tmp_path, name, tiny, sft(answers, optimizer={"epochs": 400})) for name in "ab"]
+    waits = write_student(tmp_path, "waits", tiny, sft(answers), resources={"cpus": 8})
+    process = start(tmp_path, ray_cluster, *paths, waits)
     wait_for(lambda: all("step 10 of" in log_of(tmp_path, name) for name in "ab"), 240)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
@@ -81,12 +79,7 @@ def test_a_signal_ends_all_with_a_checkpoint_and_the_same_command_goes_on(
         steps[name] = max(int(path.parent.name.partition("-")[2]) for path in whole)
     assert not (tmp_path / "students" / "waits").exists()
 
-    process = start(tmp_path, ray_cluster, *paths, "--set", f"stages.0.optimizer.max_steps={10**6}")
-    output, errors = process.communicate(timeout=240)
-    # Another job by now; and that is told of each.
-    assert process.returncode == EXIT_FAULTS and errors.count("max_steps: null -> 1000000") == 2, errors
-
-    process = start(tmp_path, ray_cluster, *paths[:2])
+    process = start(tmp_path, ray_cluster, *paths)
     wait_for(lambda: all(log_of(tmp_path, name).count("to train on") == 2 for name in "ab"), 240)
     wait_for(lambda: all(log_of(tmp_path, name).rpartition("to train on")[2].count(": step") for name in "ab"), 120)
     process.send_signal(signal.SIGINT)
@@ -101,7 +94,7 @@ def test_a_signal_ends_all_with_a_checkpoint_and_the_same_command_goes_on(
 def test_a_process_that_is_killed_is_replaced_and_goes_on_to_the_same_weights(
     tmp_path, ray_cluster, tiny, answers  # noqa: F811
 ):  # fmt: skip
-    optimizer = {"max_steps": 400, "epochs": 400, "patience": 400}
+    optimizer = {"max_steps": 200, "epochs": 400, "patience": 400}
     job = student(tmp_path, "killed", tiny, sft(answers, optimizer=optimizer), precision="fp32")
     process = start(tmp_path, ray_cluster, write_job(tmp_path / "job.yaml", job), "--address", ray_cluster)
     wait_for(lambda: "step 20 of" in log_of(tmp_path, "killed"), 240)
@@ -116,4 +109,5 @@ def test_a_process_that_is_killed_is_replaced_and_goes_on_to_the_same_weights(
     (trained,) = json.loads(output)["trained"]
     whole = train({**job, "output": {"path": str(tmp_path / "whole")}}).stages[0]
     assert replace(StageReport(**trained["report"]["stages"][0]), seconds=0) == replace(whole, seconds=0)
-    assert os.getpid() != worker.pid
+    weights = [tmp_path / each / "model.safetensors" for each in ("students/killed", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
