@@ -3,6 +3,7 @@
     cli.py                `kindling VERB`, the same as `python -m pipelines VERB`
     cli_bench.py          its verb bench
     cli_corpora.py        the verbs stats and compare
+    cli_training.py       the verb train
     jobfile.py            reads a job file and its --set overrides
     strict_yaml.py        the YAML that it is written in, within bounds
     inputs.py             the input of a job as one sequence of rows
@@ -27,6 +28,8 @@
     fitting_emotions.py   an emotion for each row that fits it
     near_duplicates.py    texts that say almost the same as an earlier one
     training.py           train
+    training_on_ray.py    several trainings at once, on Ray
+    training_task.py      one of them: a Ray task
     classifier_training.py  an emotion classifier
     language_training.py  a language model through its stages
     training_folder.py    its folder and record
@@ -56,6 +59,7 @@ _CALLS = {
     "label": "pipelines.labelling.label",
     "train": "pipelines.training",
     "push": "pipelines.publishing",
+    "train_all": "pipelines.training_on_ray",
     "demo": "pipelines.demonstration",
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
@@ -86,6 +90,7 @@ __all__ = [
     "status",
     "stop_pool",
     "train",
+    "train_all",
     "verify",
 ]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_bench, cli_corpora
+from pipelines import cli_bench, cli_corpora, cli_training
 from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError, shorten
 
 _TYPER_INTERRUPTED = 130
@@ -93,18 +93,7 @@ def label(job: Job, overrides: Set = None, as_json: Json = False) -> None:
         print(f"  dropped {number} x {rule}")
 
 
-@app.command()
-def train(job: Job, overrides: Set = None, as_json: Json = False) -> None:
-    """Train what a job asks for."""
-    from pipelines.jobfile import load_job
-    from pipelines.training import train
-    from schemas.train import TrainJob
-
-    report = train(load_job(job, overrides, TrainJob))
-    if as_json:
-        return _print_json(report.as_json())
-    for line in report.lines():
-        print(line)
+app.command()(cli_training.train)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from pipelines.endpoint import served
 from pipelines.model_card import blimp_line
 from pipelines.plan import refuse_lost_path
 from pipelines.stopping import stop_signals
-from pipelines.training_folder import alone, begun, finish, record_of, unwritable, write_record
+from pipelines.training_folder import alone, begun, finish, logged, record_of, unwritable, write_record
 from pipelines.training_rows import Answers, Documents, sources_of
 from schemas.errors import JobError, StoppedError
 from schemas.train import ClmStage, TrainJob
@@ -122,7 +122,11 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
             record = begun(folder, record_of(job, contents, revision, causal_model.resolved(job.precision)))
             precision = causal_model.resolved(record["precision"])
             metrics = TrainMetrics(job.name)
-            with served(metrics, job.metrics) as record["metrics"], stop_signals(grace_seconds=0) as stop_within:
+            with (
+                logged(folder),
+                served(metrics, job.metrics) as record["metrics"],
+                stop_signals(grace_seconds=0) as stop_within,
+            ):
                 write_record(folder, record)
                 for number in range(len(record["stages"]), len(job.stages)):
                     start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEn
 from schemas.errors import JobError, RunError, StoppedError, shorten
 
 # Of this machine alone: its paths and its lock. What a reader needs of them is in the card.
-_LEFT_OUT = ("train.json", "run.lock")
+_LEFT_OUT = ("train.json", "train.lock", "train.log")
 # Too many requests, and from 500 on what is the Hub's own fault.
 _PASSING = 429
 _SERVERS_FAULT = 500

@@ -2,6 +2,7 @@
 
 train.json     the job as resolved, its fingerprint, versions, the stages that are done, and where its metrics were
 README.md      the model card
+train.log      what the training said, all its starts one after another
 stages/0-clm/  the model after each stage, as a checkpoint with its tokenizer
 tensorboard/   the loss curves of each stage
 work/          of the stage that is being trained: token ids, and checkpoints to go on from
@@ -14,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.model_card import language_model_card
 from pipelines.plan import versions
-from schemas.errors import RunError
+from schemas.errors import KindlingError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.train import TrainJob
 from services.filesystem import make_folder, sync_folder, write_atomic
@@ -33,6 +35,7 @@ from trainers.watching import sync_files
 _log = logging.getLogger("kindling")
 
 RECORD_NAME = "train.json"
+LOG_NAME = "train.log"
 _LOCK_NAME = "train.lock"
 _FS = LocalFileSystem()
 
@@ -165,6 +168,32 @@ def alone(folder: Path) -> Iterator[None]:
             cause, remedy = "another process trains there now", "wait for it, or name another output.path"
             raise RunError("output.path", str(folder), cause, remedy) from None
         yield
+
+
+@contextlib.contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Inside the block what is logged goes to the folder's train.log too, and so does what ends it before its end."""
+    handler = _LogFile(folder / LOG_NAME, encoding="utf-8", delay=True)  # where nothing is said there is no file
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root, level = logging.getLogger(), _log.level
+    root.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    except BaseException as error:
+        # What has a remedy needs no traceback.
+        fault = None if isinstance(error, KindlingError) else sys.exc_info()
+        handler.emit(logging.makeLogRecord({"msg": f"ended: {str(error) or type(error).__name__}", "exc_info": fault}))
+        raise
+    finally:
+        root.removeHandler(handler)
+        _log.setLevel(level)
+        handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a full disk is told by what cannot be saved there."""
 
 
 def unwritable(folder: Path, error: OSError) -> RunError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Keys that change neither text nor layout. A whole section is named by its first part alone.
-SPEED_KEYS = frozenset({"name", "cluster", "metrics", "output.path", "input.storage_options"})
+SPEED_KEYS = frozenset({"name", "cluster", "metrics", "resources", "output.path", "input.storage_options"})
 
 # vLLM engine arguments that only change speed or memory. All others (max_model_len, dtype, load_format, ...) can
 # change what is written. https://docs.vllm.ai/en/latest/configuration/engine_args/

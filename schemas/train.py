@@ -216,6 +216,15 @@ class TrainOutput(Section):
         return self
 
 
+class Resources(Section):
+    """What a training gets where it is one of several, each a Ray task. Alone in its process it takes what is there."""
+
+    gpus: float | None = Field(None, ge=0, le=1)
+    """a part of one lets others train on the rest; default: one for a language model where the cluster has any"""
+    cpus: int | None = Field(None, gt=0)
+    """cores, and threads that compute on them; default: one beside a GPU, else an equal share of a node's"""
+
+
 class TrainJob(Section):
     """A train job: a model through stages."""
 
@@ -227,6 +236,7 @@ class TrainJob(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", exclude_if=lambda value: value == "auto")
     """of a language model's arithmetic; its weights are kept in fp32. auto: bf16 on a GPU that has it, else fp16; on a
     CPU fp32"""
+    resources: Resources = Resources()
     output: TrainOutput
     license: str | None = None
     """of the model, for its card, as the Hub names it: cc-by-4.0"""

@@ -3,7 +3,7 @@
 cluster.py       joins or starts Ray
 pool.py          the replicas of a job, its own or a warm pool's, and their replacement
 warm_pool.py     replicas that outlive their job
-placement.py     what a replica gets of a cluster
+placement.py     what a replica or a training gets of a cluster
 cores.py         CPU cores that one engine alone computes on
 replica.py       one Ray actor round one engine
 records.py       what a finished row says of itself

@@ -67,3 +67,8 @@ def head_answers() -> bool:
     except OSError:
         return False
     return True
+
+
+def cause_of(error: Exception) -> str:
+    """The line on which Ray tells the cause of an error, below a table of ids."""
+    return " ".join((str(error).strip() or type(error).__name__).splitlines()[-1].split())

@@ -14,7 +14,7 @@ import ray
 from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.job import Cluster, Model
 from schemas.rows import WorkRow
-from services.cluster import head_answers
+from services.cluster import cause_of, head_answers
 from services.engine import EngineDeadError, EngineInfo
 from services.placement import replica_actor, replica_spec
 from services.records import RowContext
@@ -240,7 +240,7 @@ class ReplicaPool:
                 "this is a fault of Kindling's own; please report it with the log in Ray's session folder",
             ) from error  # fmt: skip
         except ray.exceptions.RayError as error:
-            return Lost(member, _last_line(error), "node" if _is_of_node(error, member) else "process")
+            return Lost(member, cause_of(error), "node" if _is_of_node(error, member) else "process")
         member.waits_for = None
         return self._returned(member, answer) if isinstance(answer, bytes) else self._ready(member, answer)
 
@@ -254,11 +254,6 @@ class ReplicaPool:
         member.info, member.node, member.cores = answer.info, answer.node, answer.cores
         member.phase = "serving"
         return Ready(member)
-
-
-def _last_line(error: Exception) -> str:
-    """Where Ray tells its cause, below a table of ids."""
-    return " ".join((str(error).strip() or type(error).__name__).splitlines()[-1].split())
 
 
 def _is_of_node(error: ray.exceptions.RayError, member: Member) -> bool:

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, cli_env, finished_rows, wait_for
+from conftest import ROOT, cli_env, finished_rows, wait_for, write_job
+from test_training import answers, job_of, sft, tiny  # noqa: F401 (fixtures)
 
 from pipelines import verify
 
@@ -59,11 +60,15 @@ def ray_job(env, *arguments, cwd=None):
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=180)
 
 
-def test_submit_stop_edit_resubmit_resumes(head, tmp_path):
-    address, env = head
-    package = tmp_path / "package"
+@pytest.fixture
+def package(tmp_path):
+    """The project, to be uploaded."""
     ignore = shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__", ".*_cache")
-    shutil.copytree(ROOT, package, ignore=ignore)
+    return shutil.copytree(ROOT, tmp_path / "package", ignore=ignore)
+
+
+def test_submit_stop_edit_resubmit_resumes(head, package, tmp_path):
+    address, env = head
     run = str(tmp_path / "run")
     fake = [
         "model.id=fake",
@@ -96,3 +101,24 @@ def test_submit_stop_edit_resubmit_resumes(head, tmp_path):
     assert summary["generated"] <= 56 - kept
     verdict = verify(run)
     assert verdict.faults == [] and sum(verdict.rows.values()) == 56
+
+
+def test_several_trainings_in_one_job(head, package, tmp_path, tiny, answers):  # noqa: F811
+    address, env = head
+    shutil.copy(answers, package / "rows.jsonl")
+    for name in ("one", "two"):
+        job = job_of(tmp_path, tiny, sft("rows.jsonl", optimizer={"max_steps": 2}), resources={"cpus": 1})
+        write_job(package / f"{name}.yaml", {**job, "name": name, "output": {"path": str(tmp_path / name)}})
+
+    def submit(*options):
+        where = ["--address", address, "--working-dir", "."]
+        command = ["python", "-m", "pipelines", "train", "one.yaml", "two.yaml", "--json", *options]
+        return ray_job(env, "submit", *where, "--", *command, cwd=package)
+
+    refused = submit("--set=output.path=relative")
+    assert refused.returncode != 0 and "an absolute path that all nodes share" in refused.stdout + refused.stderr
+    done = submit()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"trained"')))
+    assert [(each["name"], each["state"]) for each in result["trained"]] == [("one", "done"), ("two", "done")]
+    assert all((tmp_path / name / "model.safetensors").exists() for name in ("one", "two"))
