@@ -32,7 +32,9 @@
     training_task.py      one of them: a Ray task
     classifier_training.py  an emotion classifier
     language_training.py  a language model through its stages
-    training_folder.py    its folder and record
+    training_stage.py     one of these
+    stage_report.py       what came of it
+    training_folder.py    the folder and record
     training_rows.py      what it is trained on, and what is held out
     blimp.py              minimal pairs that say whether a model keeps its grammar
     labelled_texts.py     texts with their emotions, to train a classifier on

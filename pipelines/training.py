@@ -8,7 +8,7 @@ from pipelines.jobfile import as_job
 from schemas.train import ClassifierStage, TrainJob
 
 if TYPE_CHECKING:
-    from pipelines.language_training import LanguageModelReport
+    from pipelines.stage_report import LanguageModelReport
     from trainers.emotion_classifier import ClassifierReport
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from test_training import env, job_of, one_thread, save_tiny, sft  # noqa: F401 (one_thread is a fixture)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipelines import language_training, train
+from pipelines import train, training_stage
 from pipelines.blimp import described, sample_of
 from pipelines.jobfile import as_job
 from schemas.errors import EngineError, JobError, RunError
@@ -174,7 +174,7 @@ def test_a_stage_that_is_broken_off_decides_alike(tmp_path, grammar_job, monkeyp
         raise KeyboardInterrupt
 
     whole = train(grammar_job()).stages[0]
-    places = ((watching.Lines, "on_step_begin", at_step_7), (language_training._Stage, "_save", at_once))
+    places = ((watching.Told, "on_step_begin", at_step_7), (training_stage.Stage, "_save", at_once))
     for place, method, break_off in places:
         job = grammar_job(method)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -192,7 +192,7 @@ def die(self, args, state, control, **more):
     if state.global_step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
 
-watching.Lines.on_step_begin = die
+watching.Told.on_step_begin = die
 train(sys.argv[1])
 """
 

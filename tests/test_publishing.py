@@ -12,7 +12,7 @@ from schemas.errors import EXIT_STOPPED, EXIT_USAGE, RunError
 
 TOKEN = "hf_not_to_be_told"
 SENT = {"README.md": "# The card", "config.json": "{}", "model.safetensors": "weights", "tokenizer.json": "{}"}
-KEPT = ["train.json", "run.lock", "stages/0-clm/model.safetensors", "work/0-clm/x", "tensorboard/0-clm/events"]
+KEPT = ["train.json", "train.lock", "stages/0-clm/model.safetensors", "work/0-clm/x", "tensorboard/0-clm/events"]
 
 
 class Hub(ThreadingHTTPServer):

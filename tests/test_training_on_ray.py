@@ -12,7 +12,7 @@ from conftest import cli_env, wait_for, write_job
 from test_training import answers, job_of, one_thread, sft, tiny  # noqa: F401 (fixtures)
 
 from pipelines import train, train_all
-from pipelines.language_training import StageReport
+from pipelines.stage_report import StageReport
 from schemas.errors import EXIT_STOPPED, EXIT_USAGE, JobError
 
 
