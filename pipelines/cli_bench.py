@@ -71,6 +71,18 @@ def bench_classifier(
     _exit_unless(classifier(data, stories, sentences, rounds))
 
 
+@app.command("train")
+def bench_train(
+    data: Annotated[str | None, typer.Option(help="JSONL: instruction, input, output; else the rows we ship")] = None,
+    rows: Annotated[int, typer.Option(help="to train on, at most")] = 64,
+    rounds: Annotated[int, typer.Option(help="of each of the two trainers")] = 3,
+) -> None:
+    """Training beside TRL's SFTTrainer: real tokens/s on the same rows, at the same loss."""
+    from pipelines.benchmarks.train import train
+
+    _exit_unless(train(data, rows, rounds))
+
+
 def _exit_unless(goals_met: bool) -> None:
     if not goals_met:
         raise typer.Exit(EXIT_FAULTS)

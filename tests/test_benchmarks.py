@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, SHARED_DATA, cli_env
 
 from pipelines.benchmarks import throughput
+from pipelines.benchmarks import train as training
 from pipelines.benchmarks.dry_run import dry_run
 from pipelines.benchmarks.gpu import LIMITS, Shape, summarize, workloads_of, write_checkpoint
 from pipelines.benchmarks.report import Goal, conclude, ratio
@@ -98,6 +99,22 @@ def test_throughput_goals_follow_from_the_samples():
         ("p3, small cache: kindling / whole", 1.2, True),
         ("seconds to the first row on a warm pool", 2.5, True),
     }
+
+
+def test_training_goals_follow_from_the_samples():
+    def runs(loss, *seconds):
+        return [{"tokens": 100, "seconds": each, "dev_loss": loss} for each in seconds]
+
+    samples = {"trl": runs(2.0, 2.0, 2.0, 2.0), "kindling": runs(2.01, 1.0, 1.25, 0.8)}
+    goals = training.goals_of(samples)
+    assert [(round(goal.value, 3), goal.met) for goal in goals] == [(2.0, True), (1.005, True)]
+    assert not all(goal.met for goal in training.goals_of({**samples, "kindling": runs(2.1, 1.0, 1.5, 1.6)}))
+
+
+def test_the_rows_we_ship_are_enough_to_train_on():
+    rows = training.rows_of(training.SHIPPED, 64)
+    held_out = [row for row in rows if row[2]]
+    assert (len(rows), len(held_out)) == (40, 24) and all(prompt and text for prompt, text, _ in rows)
 
 
 @needs_data

@@ -32,8 +32,9 @@ from schemas.train import ClmStage, Lora, Optimizer, SftStage
 from services.minimal_pairs import MinimalPair, right
 from trainers.by_length import ByLength
 from trainers.causal_model import Precision
-from trainers.examples import IGNORED, lengths_of
+from trainers.examples import lengths_of
 from trainers.grammar import KEPT_LOSS, Grammar
+from trainers.labelled_head import fits, labelled_logits, labelled_losses, labels_of
 from trainers.progress import LOG_STEPS, StageProgress
 from trainers.watching import WHOLE, Stop, Told, Whole, last_whole
 
@@ -164,6 +165,7 @@ def _arguments(
         learning_rate=optimizer.learning_rate, lr_scheduler_type=_SCHEDULES[optimizer.schedule],
         warmup_steps=optimizer.warmup_steps, weight_decay=optimizer.weight_decay, optim="adamw_torch_fused",
         gradient_checkpointing=optimizer.gradient_checkpointing, bf16=precision == "bf16", fp16=precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),
         eval_strategy="steps", eval_steps=each, save_strategy="steps", save_steps=each,
         load_best_model_at_end=True, metric_for_best_model=KEPT_LOSS if blimp else "eval_loss", greater_is_better=False,
         restore_callback_states_from_checkpoint=True, prediction_loss_only=True, logging_steps=LOG_STEPS,
@@ -215,8 +217,12 @@ class _Trainer(SFTTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """The loss of a batch; with the divergence from the base model where that is asked for."""
+        tokens = options.get("num_items_in_batch")
         if self._kl and model.training:
-            loss = self._loss_near_base(model, inputs, options.get("num_items_in_batch"))
+            loss = self._loss_near_base(model, inputs, tokens)
+        elif fits(model, inputs) and not self.aux_loss_enabled:
+            losses = labelled_losses(model, inputs)
+            loss = losses.sum() / max(len(losses) if tokens is None else tokens, 1)
         else:
             loss = super().compute_loss(model, inputs, *arguments, **options)
         if not torch.isfinite(loss):
@@ -225,21 +231,19 @@ class _Trainer(SFTTrainer):
 
     def _loss_near_base(self, model: Any, inputs: dict[str, Any], tokens: Any) -> torch.Tensor:
         """Negative log-likelihood + kl x KL(base || model), both a token that the loss is of."""
-        inputs = {**inputs, "use_cache": False}
-        labels = inputs.pop("labels")[:, 1:]
-        counted = labels != IGNORED
-        logits = model(**inputs).logits[:, :-1][counted].float()
+        counted, labels = labels_of(inputs)
+        logits = labelled_logits(model, inputs, counted)
         with torch.no_grad():
             if self._base is None:
                 with self.accelerator.unwrap_model(model).disable_adapter():
-                    base = model.eval()(**inputs).logits  # without dropout
+                    base = labelled_logits(model.eval(), inputs, counted)  # without dropout
                 model.train()
             else:
-                base = self._base(**inputs).logits
-            base = log_softmax(base[:, :-1][counted].float(), dim=-1)
-        likelihood = cross_entropy(logits, labels[counted], reduction="sum")
+                base = labelled_logits(self._base, inputs, counted)
+            base = log_softmax(base, dim=-1)
+        likelihood = cross_entropy(logits, labels, reduction="sum")
         divergence = kl_div(log_softmax(logits, dim=-1), base, log_target=True, reduction="sum")
-        return (likelihood + self._kl * divergence) / (counted.sum().clamp(min=1) if tokens is None else tokens)
+        return (likelihood + self._kl * divergence) / max(len(labels) if tokens is None else tokens, 1)
 
     def _refuse(self, inputs: dict[str, Any]) -> None:
         path = self._nan_folder / "not-a-number.json"
@@ -272,7 +276,7 @@ class _Trainer(SFTTrainer):
         self.model.eval().to(self.args.device)
         found = []
         for batch in self.get_eval_dataloader():
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():  # before the training too, which prepares the model for it
                 out = self.model(**self._prepare_inputs(batch), use_cache=False, fused_lm_head=True)
             found.append((-out.log_probs.sum(1) / out.label_mask.sum(1).clamp(min=1)).float().cpu())
         return torch.cat(found).numpy()

@@ -17,6 +17,8 @@
     chaos_check.py    what a run must come to, and whether it did
     determinism.py    bench determinism: the same job again, and how many texts are the same
     classifier.py     bench classifier: the emotion classifier, its trainer, its speed
+    train.py          bench train: real tokens/s of training beside TRL's defaults
+    train_arm.py      one run of one trainer
     gpu.py            raw vLLM and Kindling on one GPU (deploy/bench_gpu.sh)
     report.py         machine, ratios, goals, the last line
 
