@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _kindling(spec: Spec, path: str, tokenizer: Any, train: Dataset, dev: Datase
     precision = resolved("fp32" if without == "bf16" else "bf16")  # TRL's default, on a CPU too
     # Two examples to evaluate: what training itself takes is measured, and the loss is judged for all arms alike.
     trained, _ = language_model.train_language_model(
-        stage, model, tokenizer, train, dev.select(range(2)), scratch, precision, 0, lambda: False, None
+        stage, model, tokenizer, train, dev.select(range(2)), scratch, precision, 0, lambda: False, nullcontext()
     )
     return trained
 
