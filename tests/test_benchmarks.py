@@ -103,7 +103,7 @@ def test_throughput_goals_follow_from_the_samples():
 
 def test_training_goals_follow_from_the_samples():
     def runs(loss, *seconds):
-        return [{"tokens": 100, "seconds": each, "dev_loss": loss} for each in seconds]
+        return [{"tokens": 100, "seconds": each, "dev_loss": {"bf16": loss, "fp32": 0.0}} for each in seconds]
 
     samples = {"trl": runs(2.0, 2.0, 2.0, 2.0), "kindling": runs(2.01, 1.0, 1.25, 0.8)}
     goals = training.goals_of(samples)

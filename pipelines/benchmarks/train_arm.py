@@ -1,7 +1,8 @@
 """One run of one arm of `bench train`, in a process of its own: `python -m pipelines.benchmarks.train_arm SPEC`.
 
 SPEC is a JSON file with the fields of `Spec`. The last line of standard output is one JSON object: real tokens, which
-is all but padding; seconds from the first optimizer step's beginning to the last one's end; the loss of held-out rows.
+is all but padding; seconds from the first optimizer step's beginning to the last one's end; the loss of held-out rows,
+computed in bf16 and in fp32.
 """
 
 import json
@@ -25,7 +26,7 @@ from trainers import language_model
 from trainers.causal_model import load_model, load_tokenizer, resolved
 from trainers.examples import SPLITS, Encoder, Row, lengths_of, read_examples, write_examples
 
-TRL, TRL_CHECKPOINTING, KINDLING = "trl", "trl, gradient checkpointing", "kindling"
+TRL, TRL_CHECKPOINTING, KINDLING, BASE = "trl", "trl, gradient checkpointing", "kindling", "before training"
 
 _LENGTH = 1024  # tokens of an example: TRL's default
 
@@ -78,12 +79,14 @@ def run(spec: Spec, scratch: Path) -> dict[str, Any]:
     train, dev = (read_examples(scratch / f"{name}.arrow") for name in SPLITS)
     clock = _Clock()
     torch.manual_seed(0)
-    if spec.arm.startswith(TRL):
+    if spec.arm == BASE:
+        model, tokens = load_model(path, TrainModel(id="embedded"), tokenizer), 0
+    elif spec.arm.startswith(TRL):
         model, tokens = _trl(spec, path, clock, scratch)
     else:
         model, tokens = _kindling(spec, path, tokenizer, train, dev, clock, scratch), int(lengths_of(train).sum())
-    loss = _judged(path, model, dev) if spec.judge else None
-    return {"tokens": tokens, "seconds": clock.ended - clock.began, "dev_loss": loss}
+    losses = {name: _judged(path, model, dev, name == "bf16") for name in (("bf16", "fp32") if spec.judge else ())}
+    return {"tokens": tokens, "seconds": clock.ended - clock.began, "dev_loss": losses}
 
 
 def _trl(spec: Spec, path: str, clock: _Clock, scratch: Path) -> tuple[Any, int]:
@@ -132,15 +135,16 @@ def _kindling(spec: Spec, path: str, tokenizer: Any, train: Dataset, dev: Datase
 
 
 @torch.no_grad()
-def _judged(path: str, trained: Any, dev: Dataset) -> float:
-    """Mean negative log-likelihood a completion's token, in fp32 and one example at a time."""
+def _judged(path: str, trained: Any, dev: Dataset, bf16: bool) -> float:
+    """Mean negative log-likelihood a completion's token, of fp32 weights, one example at a time."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model.load_state_dict(trained.state_dict())
     loss, tokens = 0.0, 0
     for example in dev:
         ids, labels = (torch.tensor(example[name])[None] for name in ("input_ids", "labels"))
         counted = int((labels[:, 1:] >= 0).sum())
-        loss += float(model(input_ids=ids, labels=labels).loss) * counted
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
+            loss += float(model(input_ids=ids, labels=labels).loss) * counted
         tokens += counted
     return loss / tokens
 
