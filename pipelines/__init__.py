@@ -4,6 +4,7 @@
     cli_bench.py          its verb bench
     cli_corpora.py        the verbs stats and compare
     cli_training.py       the verb train
+    cli_evaluation.py     the verb evaluate
     jobfile.py            reads a job file and its --set overrides
     strict_yaml.py        the YAML that it is written in, within bounds
     inputs.py             the input of a job as one sequence of rows
@@ -27,6 +28,7 @@
     prompt_export.py      export --format prompts
     fitting_emotions.py   an emotion for each row that fits it
     near_duplicates.py    texts that say almost the same as an earlier one
+    evaluation/           evaluate
     training.py           train
     training_on_ray.py    several trainings at once, on Ray
     training_task.py      one of them: a Ray task
@@ -39,7 +41,9 @@
     blimp.py              minimal pairs that say whether a model keeps its grammar
     labelled_texts.py     texts with their emotions, to train a classifier on
     model_card.py         the model card
+    evaluation/           evaluate
     publishing.py         push
+    evaluation/           evaluate
     corpora.py            what stats and compare read: runs, and files of others
     corpus_stats.py       stats
     tally.py              its counts, in bounded memory
@@ -47,6 +51,7 @@
     comparison.py         compare
     comparison_page.py    its pages: terminal, Markdown, HTML
     endpoint.py           the Prometheus endpoint of a job
+    printable.py          texts from data and models as a terminal or a page may show them
     progress.py           counting, the progress bar, log lines
     card.py               the dataset cards
 
@@ -62,6 +67,7 @@ _CALLS = {
     "train": "pipelines.training",
     "push": "pipelines.publishing",
     "train_all": "pipelines.training_on_ray",
+    "evaluate": "pipelines.evaluation.job",
     "demo": "pipelines.demonstration",
     "verify": "pipelines.verification",
     "status": "pipelines.run_status",
@@ -81,6 +87,7 @@ __all__ = [
     "compare",
     "compose",
     "demo",
+    "evaluate",
     "export",
     "export_prompts",
     "label",

@@ -1,8 +1,8 @@
-"""A sample of BLiMP's minimal pairs, from the Hub or a folder of files."""
+"""BLiMP's minimal pairs, from the Hub or a folder of files: whole paradigms, or a sample."""
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice, zip_longest
 from pathlib import PurePosixPath
@@ -14,6 +14,7 @@ from pipelines.inputs import InputReader
 from pipelines.recipes.cells import text_cell
 from schemas.errors import JobError, shorten
 from schemas.job import Input
+from schemas.minimal_pairs import MinimalPairs
 from schemas.rows import RowError
 from schemas.train import Blimp
 from services.minimal_pairs import MinimalPair
@@ -43,21 +44,51 @@ def sample_of(key: str, section: Blimp, seed: int) -> list[MinimalPair]:
     return found
 
 
-def described(pairs: Sequence[MinimalPair]) -> str:
-    """What identifies a sample."""
+def whole_paradigms(key: str, section: MinimalPairs, all_of: Collection[str]) -> dict[str, list[MinimalPair]]:
+    """Every pair of the paradigms that a job names, or of all there are to be, in their order.
+
+    Args:
+        key: of the section in the job.
+        all_of: the paradigms, where the job names none.
+
+    Raises:
+        JobError: a paradigm is not there or has no pair, a file cannot be read, or a row of it is no pair.
+    """
+    found = {}
+    for name, source in _chosen(key, section, all_of).items():
+        found[name] = list(_pairs(key, name, source))
+        if not found[name]:
+            remedy = "add its pairs, or name other paradigms: there is no rate of nothing"
+            raise JobError(f"{key}.paradigms", name, "there is no pair in it", remedy)
+    return found
+
+
+def content_of(pairs: Sequence[MinimalPair]) -> str:
+    """What identifies some pairs."""
     digest = hashlib.blake2b(repr([(p.paradigm, p.good, p.bad) for p in pairs]).encode(), digest_size=16).hexdigest()
-    return f"{len(pairs)} of {len({pair.paradigm for pair in pairs})} paradigms, {digest}; not trained on"
+    return f"{len(pairs)} of {len({pair.paradigm for pair in pairs})} paradigms, {digest}"
 
 
-def _chosen(key: str, section: Blimp) -> Mapping[str, Input]:
-    """Where the pairs of each paradigm lie."""
+def described(pairs: Sequence[MinimalPair]) -> str:
+    """What identifies a sample that is held out of a training."""
+    return f"{content_of(pairs)}; not trained on"
+
+
+def _chosen(key: str, section: MinimalPairs, all_of: Collection[str] = ()) -> Mapping[str, Input]:
+    """Where the pairs of each paradigm lie: of those that the job names, else of `all_of`, else of all there are."""
     there = _files(key, section.path) if section.path is not None else _configs(key, section)
     for name in section.paradigms or ():
         if name not in there:
             close = difflib.get_close_matches(name, there, n=1)
             remedy = f"did you mean {close[0]}?" if close else f"there are {shorten(', '.join(sorted(there)))}"
             raise JobError(f"{key}.paradigms", name, "there is no such paradigm", remedy)
-    return {name: there[name] for name in section.paradigms or there}
+    names = section.paradigms or all_of or there
+    if missing := [name for name in names if name not in there]:
+        cause = f"{len(missing)} of {len(names)} paradigms are not there: {', '.join(missing)}"
+        remedy = f"add them, or name those to take: {key}.paradigms"
+        where = ("path", section.path) if section.path is not None else ("dataset", section.dataset)
+        raise JobError(f"{key}.{where[0]}", where[1], cause, remedy)
+    return {name: there[name] for name in names}
 
 
 def _files(key: str, path: str) -> dict[str, Input]:
@@ -66,7 +97,7 @@ def _files(key: str, path: str) -> dict[str, Input]:
     return {PurePosixPath(file.name).name.partition(".")[0]: Input(path=file.name) for file in found}
 
 
-def _configs(key: str, section: Blimp) -> dict[str, Input]:
+def _configs(key: str, section: MinimalPairs) -> dict[str, Input]:
     from datasets import get_dataset_config_names
 
     try:

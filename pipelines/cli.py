@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_bench, cli_corpora, cli_training
+from pipelines import cli_bench, cli_corpora, cli_evaluation, cli_training
 from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError, shorten
 
 _TYPER_INTERRUPTED = 130
@@ -221,6 +221,7 @@ def _export_prompts(run: str, to: str, per_emotion: int, as_json: bool) -> None:
     print(f"{prompts} prompts in {to}{'' if exported.complete else ' (the run is not complete)'}")
 
 
+app.command()(cli_evaluation.evaluate)
 app.command()(cli_corpora.stats)
 app.command()(cli_corpora.compare)
 

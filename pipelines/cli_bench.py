@@ -83,6 +83,17 @@ def bench_train(
     _exit_unless(train(data, rows, rounds))
 
 
+@app.command("blimp")
+def bench_blimp(
+    data: Annotated[str, typer.Option(help="folder with BLiMP's files; see docs/blimp.md")],
+    rounds: Annotated[int, typer.Option(help="runs of each arm in bfloat16")] = 3,
+) -> None:
+    """Three paradigms beside lm-eval's hf backend at its best batch size: pairs/s, and how pairs are decided."""
+    from pipelines.benchmarks.blimp import blimp
+
+    _exit_unless(blimp(data, rounds))
+
+
 def _exit_unless(goals_met: bool) -> None:
     if not goals_met:
         raise typer.Exit(EXIT_FAULTS)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.comparison import ComparedRow, Comparison, Output
+from pipelines.printable import printable
 from schemas.errors import JobError, RunError
 from schemas.rows import ACCEPTED
 from services.filesystem import resolve, write_atomic
@@ -26,8 +27,6 @@ from services.filesystem import resolve, write_atomic
 _LEAST_WIDTH = 32
 # Longer texts are cut there; the other forms have them whole.
 _LONGEST_SHOWN = 4000
-# Joiners inside emoji and some scripts are invisible and do no harm.
-_JOINERS = "\u200c\u200d"
 # What may begin markup in Markdown, besides what HTML escapes.
 _MARKUP = re.compile(r"([\\`*_\[\]|~$#])")
 # The name of the one variant of a job that has no others.
@@ -84,7 +83,7 @@ def markdown_page(comparison: Comparison) -> str:
         lines += ["", "| run | what became of it | output |", "| --- | --- | --- |"]
         for output in row.outputs:
             facts = "\n".join(_facts(output))
-            cells = (_label(output), facts, _printable(output.text))
+            cells = (_label(output), facts, printable(output.text))
             lines.append(f"| {' | '.join(map(_markdown, cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -102,7 +101,7 @@ def html_page(comparison: Comparison) -> str:
                     "label": _label(output),
                     "accepted": output.state == ACCEPTED,
                     "facts": list(_facts(output)),
-                    "text": _printable(output.text),
+                    "text": printable(output.text),
                 }
                 for output in row.outputs
             ],
@@ -116,24 +115,24 @@ _PAGES = {".md": markdown_page, ".html": html_page}
 
 
 def _name(comparison: Comparison) -> str:
-    return _printable(f"Comparison of {', '.join(comparison.runs)}")
+    return printable(f"Comparison of {', '.join(comparison.runs)}")
 
 
 def _heading(comparison: Comparison) -> Iterator[str]:
     """What differs between the runs, and what they do not have in common."""
     for key, values in comparison.differences.items():
-        yield _printable(f"{key}: {' | '.join(map(_text, values))}")
+        yield printable(f"{key}: {' | '.join(map(_text, values))}")
     for source in comparison.left_out:
-        yield _printable(f"not compared: {source}, which not all of these runs were made from")
+        yield printable(f"not compared: {source}, which not all of these runs were made from")
 
 
 def _title(row: ComparedRow) -> str:
-    return _printable(f"row {row.number}: {row.source}, row {row.row_index}")
+    return printable(f"row {row.number}: {row.source}, row {row.row_index}")
 
 
 def _inputs(inputs: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in inputs.items():
-        yield _printable(name), _printable(_text(value))
+        yield printable(name), printable(_text(value))
 
 
 def _beside(outputs: list[Output]) -> Table:
@@ -141,7 +140,7 @@ def _beside(outputs: list[Output]) -> Table:
     for output in outputs:
         table.add_column(Text(_label(output)), ratio=1, overflow="fold")
     table.add_row(*(Text("\n".join(_facts(output)), style="dim") for output in outputs))
-    table.add_row(*(Text(_cut(_printable(output.text))) for output in outputs))
+    table.add_row(*(Text(_cut(printable(output.text))) for output in outputs))
     return table
 
 
@@ -149,13 +148,13 @@ def _label(output: Output) -> str:
     """The run's name, and what tells its outputs of one row apart."""
     variant = [output.variant] if output.variant not in ("", _ONLY_VARIANT) else []
     sample = [f"sample {output.sample}"] if output.sample else []
-    return _printable(", ".join([output.run, *variant, *sample]))
+    return printable(", ".join([output.run, *variant, *sample]))
 
 
 def _facts(output: Output) -> Iterator[str]:
     """What became of the row, how long it took, and what only this output was made from."""
     refused = output.state != ACCEPTED and output.reason
-    yield _printable(f"{output.state}: {output.reason}" if refused else output.state)
+    yield printable(f"{output.state}: {output.reason}" if refused else output.state)
     if output.duration_seconds is not None:
         cut_off = ", cut off" if output.finish_reason == "length" else ""
         yield f"{output.duration_seconds:.2f} s, {output.output_tokens} tokens{cut_off}"
@@ -165,18 +164,6 @@ def _facts(output: Output) -> Iterator[str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _printable(text: str) -> str:
-    """Text that moves no cursor and turns no line round, in one or more lines."""
-    lines = text.replace("\r\n", "\n").split("\n")
-    return "\n".join("".join(map(_printable_character, line)) for line in lines)
-
-
-def _printable_character(character: str) -> str:
-    if character.isprintable() or character in _JOINERS:
-        return character
-    return " " if character.isspace() else "\ufffd"
 
 
 def _cut(text: str) -> str:

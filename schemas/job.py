@@ -5,7 +5,7 @@ import re
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.errors import JobError
@@ -30,6 +30,16 @@ def _without_secret(url: str) -> str:
 
 Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
 """a local path, or a URL of any fsspec file system"""
+
+
+def _without_token(engine: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(engine.get("hf_token"), str):
+        raise PydanticCustomError(_SECRET, "a token here (hf_token) would be written to run.json")
+    return engine
+
+
+EngineArguments = Annotated[dict[str, Any], AfterValidator(_without_token)]
+"""vLLM engine arguments, handed over as they are"""
 
 
 class Section(BaseModel):
@@ -167,19 +177,11 @@ class AugmentJob(Section):
     sweep: Sweep | None = Field(None, exclude_if=lambda sweep: sweep is None)
     """several prompts and sampling settings over the same rows: lists of values by key (`prompt`, and those of
     `sampling`), of which every combination is a variant; or a list of combinations"""
-    engine: dict[str, Any] = {}
-    """vLLM engine arguments, handed over as they are"""
+    engine: EngineArguments = {}
     cluster: Cluster = Cluster()
     output: Output
     metrics: Metrics = Metrics()
     seed: int = 0
-
-    @field_validator("engine")
-    @classmethod
-    def _no_token(cls, engine: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(engine.get("hf_token"), str):
-            raise PydanticCustomError(_SECRET, "a token here (hf_token) would be written to run.json")
-        return engine
 
     @model_validator(mode="after")
     def _sweepable(self) -> "AugmentJob":

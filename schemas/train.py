@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from schemas.composition import Part
 from schemas.job import Metrics, Model, Section, Url
+from schemas.minimal_pairs import MinimalPairs
 
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 
@@ -81,18 +82,9 @@ class Lora(Section):
     """names of the layers that get one"""
 
 
-class Blimp(Section):
+class Blimp(MinimalPairs):
     """Keeps no weights that have lost grammar: minimal pairs are scored at each evaluation."""
 
-    path: Url | None = None
-    """a folder of `<paradigm>.jsonl` with `sentence_good` and `sentence_bad`, some of those files, or one; else the
-    dataset is read"""
-    dataset: str = "nyu-mll/blimp"
-    """a Hugging Face dataset with a configuration for each paradigm: hub id or local folder"""
-    revision: str | None = None
-    """of the dataset: commit, tag or branch"""
-    paradigms: Annotated[list[str], Field(min_length=1)] | None = None
-    """these alone; by default all"""
     pairs: int = Field(1000, gt=0)
     """in all, drawn by the seed, equally many of each paradigm"""
     max_drop: float = Field(0.02, gt=0, lt=1)

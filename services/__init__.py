@@ -19,7 +19,9 @@ embedded.py      the models that packages ship
 classifier.py    the emotions of texts
 document_scores.py  the emotions of long texts, by their sentences
 emotion_head.py  Kindling's own classifier: a head on a sentence encoder
+causal_model.py  causal models to be evaluated
 minimal_pairs.py  which of two sentences a model finds likelier
+prefix_trees.py  how likely token sequences are, with what begins alike computed once
 coordinator.py   hands rows to replicas and takes them back
 window.py        which row runs next: prompts that begin alike follow each other
 writer.py        assembles shards and commits them

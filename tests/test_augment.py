@@ -113,6 +113,7 @@ def test_rows_that_a_recipe_refuses_are_rejected_and_counted_by_rule(fake_job):
     assert verify(summary.run).faults == []
 
 
+@pytest.mark.slow
 def test_replicas_on_disjoint_cores_share_the_rows(fake_job):
     fake_job["cluster"]["replicas"] = 3
     # Long enough for all to come up, also on a busy machine: one alone would take 40 s.
@@ -384,6 +385,7 @@ def test_verify_finds_what_is_wrong(fake_job, tmp_path):
     assert "no shard of this run lists" in faults()["rejected/part-00001.parquet"]
 
 
+@pytest.mark.slow
 def test_several_nodes_each_serve_and_the_output_is_whole(fake_job, tmp_path):
     fake_job["cluster"] = {"replicas": 2, "cpus_per_replica": 1}
     fake_job["engine"] = {"max_num_seqs": 2, "step_seconds": 0.01}

@@ -7,6 +7,7 @@ import yaml
 from pipelines.jobfile import load_job
 from schemas.composition import ComposeJob
 from schemas.errors import EXIT_USAGE, JobError
+from schemas.evaluate import EvaluateJob
 from schemas.job import AugmentJob
 from schemas.label import LabelJob
 from schemas.train import TrainJob
@@ -62,7 +63,14 @@ SHIPPED = sorted((ROOT / "deploy" / "jobs").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_job_files_are_valid(path):
-    kinds = {"compose": ComposeJob, "label": LabelJob, "emotion_head": TrainJob, "train": TrainJob, "gpt2": TrainJob}
+    kinds = {
+        "compose": ComposeJob,
+        "label": LabelJob,
+        "evaluate": EvaluateJob,
+        "emotion_head": TrainJob,
+        "train": TrainJob,
+        "gpt2": TrainJob,
+    }
     kind = next((kind for name, kind in kinds.items() if path.name.startswith(name)), AugmentJob)
     job = load_job(str(path), kind=kind)
     assert job.name and job.output.path

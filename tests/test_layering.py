@@ -131,10 +131,13 @@ def test_every_folder_of_python_files_is_a_package():
         "schemas",
         "services",
         "trainers",
+        "eval",
         "pipelines",
         "pipelines/recipes",
         "pipelines/labelling",
+        "pipelines/evaluation",
         "pipelines/benchmarks",
+        "pipelines/evaluation",
     ],
 )
 def test_the_docstring_lists_the_files_of_its_package(package):

@@ -103,6 +103,7 @@ def test_a_job_that_was_taken_for_dead_goes_on(fake_job, tmp_path, pool, ray_clu
     assert {row["attempts"] for batch in ShardStore(job["output"]["path"]).rows() for row in batch.to_pylist()} == {1}
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_stopped_under_its_job_costs_no_row(fake_job, tmp_path, pool, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.02}
     pool()

@@ -1,0 +1,110 @@
+"""JSON files and tables that a job names; the first fault of one is an error under its key."""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipelines.inputs import InputReader
+from pipelines.recipes.cells import text_cell, text_or_blank_cell
+from pipelines.sources import MOST_LIST_BYTES, suffix_of
+from schemas.emotions import EMOTIONS
+from schemas.errors import JobError, shorten
+from schemas.job import Input
+from schemas.rows import RowError
+from services.filesystem import resolve
+
+_REMEDY = "mend the file, or name another; docs/evaluation.md tells what is read"
+
+
+def is_json(url: str) -> bool:
+    """Whether a file is one JSON document, by its ending."""
+    return suffix_of(url) == ".json"
+
+
+def read_json(key: str, url: str) -> Any:
+    """A JSON document.
+
+    Raises:
+        JobError: it is not there, too large, or no JSON.
+    """
+    fs, path = resolve(url, key)
+    try:
+        with fs.open(path, "rb", compression="infer") as file:
+            data = file.read(MOST_LIST_BYTES + 1)
+        if len(data) > MOST_LIST_BYTES:
+            raise JobError(key, url, f"it is larger than {MOST_LIST_BYTES >> 20} MiB", "write it as JSONL")
+        return json.loads(data.decode("utf-8-sig"))
+    except (OSError, EOFError, zlib.error) as error:
+        cause = f"cannot be read: {getattr(error, 'strerror', None) or shorten(str(error))}"
+        raise JobError(key, url, cause, _REMEDY) from None
+    except (ValueError, RecursionError) as error:
+        raise JobError(key, url, f"not valid JSON: {shorten(str(error))}", _REMEDY) from None
+
+
+def read_table(
+    key: str, url: str, columns: Mapping[str, str], fields: list[str], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it is, its fields) of each row of a table.
+
+    Args:
+        columns: of the fields that have another name there.
+        optional: fields without which a table may do; they are None then.
+
+    Raises:
+        JobError: it cannot be read, or lacks a column, or a row of it is broken.
+    """
+    try:
+        reader = InputReader(Input(path=url, columns=dict(columns)), fields, optional)
+        for source, index, row in reader.rows(0, sum(each.rows for each in reader.inputs)):
+            if row.values is None:
+                raise JobError(key, f"{source}, row {index}", row.fault, _REMEDY)
+            yield f"{source}, row {index}", row.values
+    except JobError as error:
+        if error.key.startswith("input."):
+            remedy = error.remedy.replace("input.columns", f"{key.rpartition('.')[0]}.columns")
+            raise JobError(key, error.value, error.cause, remedy) from None
+        raise
+
+
+def text_of(key: str, where: str, value: Any, blank: bool = False) -> str:
+    """A text, as it stands.
+
+    Args:
+        where: the place of it, for the error.
+        blank: it may be empty.
+
+    Raises:
+        JobError: it is none.
+    """
+    try:
+        return (text_or_blank_cell if blank else text_cell)({"the text": value}, "the text")
+    except RowError as error:
+        raise JobError(key, where, str(error), _REMEDY) from None
+
+
+def emotion_of(key: str, where: str, value: Any) -> str:
+    """One of GoEmotions' labels.
+
+    Raises:
+        JobError: it is none.
+    """
+    if value not in EMOTIONS:
+        cause = f"{shorten(repr(value))} is not one of the 28 GoEmotions labels"
+        raise JobError(key, where, cause, f"the labels are {', '.join(EMOTIONS)}")
+    return value
+
+
+def lists_by_emotion(key: str, url: str, data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any]]]:
+    """(where it is, emotion, list) of each entry of `{emotion: [...]}`.
+
+    Raises:
+        JobError: an emotion is unknown, or what it has is no list, or an empty one.
+    """
+    for emotion, values in data.items():
+        emotion_of(key, url, emotion)
+        if not isinstance(values, list) or not values:
+            cause = "an empty list" if values == [] else f"a JSON {type(values).__name__}, not a list"
+            remedy = "give it some, or leave the emotion out: there is no rate of nothing"
+            raise JobError(key, f"{url}, {emotion}", cause, remedy)
+        yield f"{url}, {emotion}", emotion, values

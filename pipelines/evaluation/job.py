@@ -1,0 +1,121 @@
+"""`kindling evaluate`: models, or responses that are there already, through evaluations."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.evaluation.blimp import BlimpReport, evaluate_blimp
+from pipelines.evaluation.blimp_tables import blimp_tables
+from pipelines.evaluation.lens import LensReport, evaluate_logit_lens, lens_tables
+from pipelines.evaluation.lm_eval_tasks import LmEvalReport, evaluate_lm_eval, lm_eval_tables
+from pipelines.evaluation.models import located
+from pipelines.evaluation.preference import PreferenceReport, evaluate_preference
+from pipelines.evaluation.preference_tables import preference_tables
+from pipelines.evaluation.record import claimed, write_record
+from pipelines.evaluation.sentiment import SentimentReport, evaluate_sentiment
+from pipelines.evaluation.sentiment_tables import sentiment_tables
+from pipelines.evaluation.tables import Table, markdown
+from pipelines.jobfile import as_job
+from pipelines.stopping import stop_signals
+from schemas.evaluate import EvaluateJob
+from services.store import ShardStore
+
+_EVALUATIONS = {
+    "sentiment": evaluate_sentiment,
+    "preference": evaluate_preference,
+    "blimp": evaluate_blimp,
+    "lm_eval": evaluate_lm_eval,
+    "logit_lens": evaluate_logit_lens,
+}
+"""in the order in which they run"""
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What came of an evaluation.
+
+    Attributes:
+        run: the folder.
+        sentiment, preference, blimp, lm_eval, logit_lens: None where it was not asked for.
+        failures: the error of each model that could not be evaluated, by its name; its first one.
+    """
+
+    run: str
+    name: str
+    sentiment: SentimentReport | None
+    blimp: BlimpReport | None
+    lm_eval: LmEvalReport | None
+    preference: PreferenceReport | None
+    logit_lens: LensReport | None
+    failures: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        models: dict[str, dict[str, Any]] = {}
+        comparisons = {}
+        for kind, found in (("sentiment", self.sentiment), ("blimp", self.blimp)):
+            for model in found.models if found else ():
+                models.setdefault(model.name, {})[kind] = model.as_json()
+            if found:
+                comparisons[kind] = [asdict(each) for each in found.comparisons]
+        for name, tasks in self.lm_eval.models.items() if self.lm_eval else ():
+            plain = {task: [asdict(score) for score in scores] for task, scores in tasks.items()}
+            models.setdefault(name, {})["lm_eval"] = plain
+        for name, plain in self.logit_lens.as_json().items() if self.logit_lens else ():
+            models.setdefault(name, {})["logit_lens"] = plain
+        return {
+            "run": self.run,
+            "name": self.name,
+            "models": models,
+            "comparisons": comparisons,
+            "preference": self.preference.as_json() if self.preference else None,
+            "failures": self.failures,
+        }
+
+    def tables(self) -> list[Table]:
+        """In the order of the page."""
+        return [
+            *(sentiment_tables(self.sentiment) if self.sentiment else ()),
+            *(preference_tables(self.preference.found) if self.preference and self.preference.found else ()),
+            *(blimp_tables(self.blimp) if self.blimp else ()),
+            *(lm_eval_tables(self.lm_eval) if self.lm_eval else ()),
+            *(lens_tables(self.logit_lens) if self.logit_lens else ()),
+        ]
+
+
+def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationReport:
+    """Evaluates, or goes on where it was stopped; what is done is not done again.
+
+    A model that cannot be loaded, or that answers no prompt of an emotion, is told of in the report; the others are
+    evaluated.
+
+    Args:
+        job: a job, the same as a dict, or the path of a job file.
+
+    Raises:
+        KindlingError: the job, its data, its classifier or the folder is at fault.
+        StoppedError: a signal came; the same call goes on.
+    """
+    job = as_job(job, EvaluateJob)
+    store = ShardStore(job.output.path)
+    failures: dict[str, str] = {}
+    with claimed(store, job), stop_signals(job.cluster.grace_seconds) as stop_within:
+        models = located(job, failures)
+        found = {}
+        for kind in (each for each in _EVALUATIONS if each in job.evaluations):
+            own: dict[str, str] = {}  # what fails in one evaluation may do in another
+            found[kind] = _EVALUATIONS[kind](job, models, store, stop_within, own)
+            failures = own | failures
+        report = EvaluationReport(
+            store.url, job.name, **{kind: found.get(kind) for kind in _EVALUATIONS}, failures=failures
+        )
+        write_record(store, job, failures)
+        store.write_text("README.md", _page(report))
+    return report
+
+
+def _page(report: EvaluationReport) -> str:
+    failed = [f"- `{name}` could not be evaluated: {error}" for name, error in report.failures.items()]
+    what = "What each figure is of, and was made with: `results/`; the job: `evaluate.json`."
+    return "\n".join([f"# {report.name}", "", what, "", *failed, "", markdown(report.tables())])

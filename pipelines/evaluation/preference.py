@@ -1,0 +1,97 @@
+"""The evaluation `preference`: the models' responses as a blind questionnaire, and what respondents sent back."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eval.preference import Preferences, tally
+from pipelines.evaluation.answers import Answer
+from pipelines.evaluation.generation import responses_of, write_prompts
+from pipelines.evaluation.models import failures_told
+from pipelines.evaluation.prompts import first_of_each, read_prompts
+from pipelines.evaluation.questionnaire import QUESTION, write_questionnaire
+from pipelines.evaluation.record import write_result
+from schemas.errors import JobError
+from schemas.evaluate import EvaluatedModel, EvaluateJob
+from services.cluster import connected
+from services.filesystem import resolve
+from services.store import ShardStore
+
+PREFERENCE = "preference"
+
+_log = logging.getLogger("kindling")
+
+
+@dataclass(frozen=True)
+class PreferenceReport:
+    """What came of the evaluation.
+
+    Attributes:
+        page: the questionnaire to hand out; None where a model could not be asked.
+        found: None where nothing came back yet.
+    """
+
+    page: str | None
+    found: Preferences | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"questionnaire": self.page, "found": self.found.as_json() if self.found else None}
+
+
+def evaluate_preference(
+    job: EvaluateJob,
+    models: Mapping[str, tuple[EvaluatedModel, str]],
+    store: ShardStore,
+    stop_within: Callable[[], float | None],
+    failures: dict[str, str],
+) -> PreferenceReport:
+    """Has the models answer, writes the questionnaire, and counts what was returned.
+
+    Args:
+        models: by name, each with its revision.
+        failures: gets an entry for each model that could not answer.
+
+    Raises:
+        KindlingError: the job, its prompts, a returned file or the folder is at fault.
+        StoppedError: a signal came; what is done is kept.
+    """
+    section = job.preference
+    returned = [path for pattern in section.returned for path in _files(pattern)]
+    prompts = first_of_each(read_prompts(section, PREFERENCE), section.per_emotion)
+    url = write_prompts(store, PREFERENCE, prompts)
+    answers: dict[str, list[Answer]] = {}
+    with connected(job.cluster.address):
+        for name, (model, _) in models.items():
+            with failures_told(failures, name):
+                answers[name], _ = responses_of(job, model, PREFERENCE, prompts, url)
+    if len(answers) < len(job.models):
+        _log.error("there is no questionnaire yet: it is of all models of the job, and some could not answer")
+        return PreferenceReport(None, None)
+    asked = [number for number in range(len(prompts)) if all(each[number].text for each in answers.values())]
+    if len(asked) < len(prompts):
+        _log.warning("%d prompts are left out, which a model did not answer", len(prompts) - len(asked))
+    texts = {name: [each[number].text or "" for number in asked] for name, each in answers.items()}
+    folder = f"{job.output.path.rstrip('/')}/{PREFERENCE}"
+    written = write_questionnaire(
+        [prompts[number].text for number in asked], texts, folder, job.seed, section.question or QUESTION
+    )
+    if not returned:
+        return PreferenceReport(written.page, None)
+    found = tally(written.key, returned, job.seed)
+    write_result(store, PREFERENCE, "tally", {"questionnaire": written.fingerprint}, **found.as_json())
+    return PreferenceReport(written.page, found)
+
+
+def _files(pattern: str) -> list[str]:
+    """The files of a path or glob.
+
+    Raises:
+        JobError: there are none.
+    """
+    fs, path = resolve(pattern, "preference.returned")
+    found = [fs.unstrip_protocol(each) for each in sorted(fs.glob(path))]
+    if not found:
+        raise JobError("preference.returned", pattern, "no file is there", "name those that respondents sent back")
+    return found

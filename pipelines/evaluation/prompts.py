@@ -1,0 +1,100 @@
+"""Prompt sets, each prompt with the emotion that it is about, and groups of emotions."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from eval.sentiment import PAPER_GROUPS, group_of_emotion
+from pipelines.evaluation.files import emotion_of, is_json, lists_by_emotion, read_json, read_table, text_of
+from schemas.errors import JobError
+from schemas.evaluate import PromptSet, Sentiment
+
+_GROUPS = "sentiment.groups"
+
+
+@dataclass(frozen=True)
+class EmotionPrompt:
+    """A prompt, and the emotion that it is about."""
+
+    text: str
+    emotion: str
+
+
+class _OfEmotion(Protocol):
+    emotion: str
+
+
+Item = TypeVar("Item", bound=_OfEmotion)
+
+
+def read_prompts(section: PromptSet, name: str) -> list[EmotionPrompt]:
+    """All prompts of a set, in its order.
+
+    Args:
+        name: the section's.
+
+    Raises:
+        JobError: it cannot be read, has no prompt, a blank one, or an unknown emotion.
+    """
+    url, key = section.prompts or "", f"{name}.prompts"
+    data = read_json(key, url) if is_json(url) else None
+    if isinstance(data, dict):
+        entries = lists_by_emotion(key, url, data)
+        found = [
+            EmotionPrompt(text_of(key, f"{where}, {number}", text), emotion)
+            for where, emotion, texts in entries
+            for number, text in enumerate(texts)
+        ]
+    else:
+        found = [
+            EmotionPrompt(
+                text_of(key, where, row["prompt"]),
+                emotion_of(key, where, row["emotion"]),
+            )
+            for where, row in read_table(key, url, section.columns, ["prompt", "emotion"])
+        ]
+    if not found:
+        raise JobError(key, url, "there is no prompt in it", "name a file that has some")
+    return found
+
+
+def read_groups(section: Sentiment) -> dict[str, list[str]]:
+    """The groups of emotions: the paper's, or those of a file.
+
+    Raises:
+        JobError: the file is no such grouping.
+    """
+    if section.groups is None:
+        return {group: sorted(emotions) for group, emotions in PAPER_GROUPS.items()}
+    groups = read_json(_GROUPS, section.groups)
+    remedy = "write {group: [emotion, ...]} with each of the 28 GoEmotions labels in one group"
+    if not isinstance(groups, dict) or not all(
+        name.strip() and isinstance(each, list) and all(isinstance(emotion, str) for emotion in each)
+        for name, each in groups.items()
+    ):
+        raise JobError(_GROUPS, section.groups, "not a JSON object with a list of emotions for each group", remedy)
+    try:
+        group_of_emotion(groups)
+    except ValueError as error:
+        raise JobError(_GROUPS, section.groups, str(error), remedy) from None
+    return groups
+
+
+def first_of_each(items: Sequence[Item], per_emotion: int | None) -> list[Item]:
+    """The first so many of each emotion, in their order; all where no number is given."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for item in items:
+        seen[item.emotion] += 1
+        if per_emotion is None or seen[item.emotion] <= per_emotion:
+            kept.append(item)
+    return kept
+
+
+def content_of(texts: Sequence[Sequence[str | None]]) -> str:
+    """What identifies some texts, wherever they came from: their number, and a hash."""
+    digest = hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
+    return f"{len(texts)}, {digest}"

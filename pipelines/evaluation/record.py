@@ -1,0 +1,115 @@
+"""The folder of an evaluation: whose it is, and the results in it.
+
+evaluate.json                          the job as resolved, versions, what failed
+README.md                              the tables
+results/<evaluation>/<model>.json      the figures of a model, and all that they depend on; its being there says that
+                                       this evaluation of this model is done
+results/<evaluation>/<model>.parquet   what the figures are of, row by row
+responses/<evaluation>/<model>/        an augmentation run: what the model answered
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines.plan import refuse_lost_path, versions
+from schemas.errors import RunError
+from schemas.evaluate import EvaluateJob
+from schemas.fingerprint import difference, fingerprint
+from services.lease import leased
+from services.store import ShardStore
+
+_RECORD = "evaluate.json"
+
+
+@contextmanager
+def claimed(store: ShardStore, job: EvaluateJob) -> Iterator[None]:
+    """Inside the block the folder is this process's alone, and has a record.
+
+    Raises:
+        JobError: a relative output path would be lost.
+        RunError: the folder holds something else, belongs to another process, or cannot be written.
+    """
+    refuse_lost_path(job.output.path, store.fs)
+    known = store.fs.exists(store.path(_RECORD))
+    if not known and not store.is_empty():
+        cause = f"the folder is not empty and holds no {_RECORD}"
+        raise RunError("output.path", store.url, cause, "name a folder of its own")
+    try:
+        with leased(store):
+            if not known:  # that of an earlier start stands until this one has come to its end
+                write_record(store, job, {})
+            yield
+    except OSError as error:
+        cause = f"cannot be written: {error.strerror or error}"
+        remedy = "make room, or name a folder that you may write to; what is done is not done again"
+        raise RunError("output.path", store.url, cause, remedy) from None
+
+
+def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str]) -> None:
+    """Writes evaluate.json, atomically."""
+    record = {
+        "format": 1,
+        "name": job.name,
+        "written_at": _now(),
+        "job": job.model_dump(mode="json"),
+        "versions": versions(),
+        "failures": dict(failures),
+    }
+    store.write_text(_RECORD, _json(record))
+
+
+def result_path(evaluation: str, name: str, ending: str) -> str:
+    """Path of a result below the folder."""
+    return f"results/{evaluation}/{name}.{ending}"
+
+
+def read_result(store: ShardStore, evaluation: str, name: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an earlier start wrote of an evaluation of a model; None where it is not done.
+
+    Args:
+        identity: flat; all that its figures depend on.
+
+    Raises:
+        RunError: it is of another job, or cannot be read.
+    """
+    path = store.path(result_path(evaluation, name, "json"))
+    try:
+        found = json.loads(store.fs.cat_file(path))
+        changes = difference(found["identity"], identity)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(path, None, "it is no result of an evaluation", "move it away to have it made again") from None
+    if changes:
+        cause = f"it holds {evaluation} of {name} by another job:" + "".join(f"\n    {change}" for change in changes)
+        raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")
+    return found
+
+
+def write_result(
+    store: ShardStore, evaluation: str, name: str, identity: Mapping[str, Any], **what: Any
+) -> dict[str, Any]:
+    """Writes a result, atomically; to be called when all else of it is written. What was written."""
+    result = {
+        "format": 1,
+        "evaluation": evaluation,
+        "name": name,
+        "made_at": _now(),
+        "fingerprint": fingerprint(identity),
+        "identity": dict(identity),
+        "versions": versions(),
+        **what,
+    }
+    store.write_text(result_path(evaluation, name, "json"), _json(result))
+    return result
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"

@@ -1,0 +1,153 @@
+"""The evaluation `sentiment`: responses, their emotions, the rates of each model, and models beside the first one."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.intervals import Difference
+from eval.sentiment import BLANK, compare
+from pipelines.evaluation.answers import Answer, read_answers
+from pipelines.evaluation.generation import responses_of, write_prompts
+from pipelines.evaluation.models import failures_told
+from pipelines.evaluation.pool import spread
+from pipelines.evaluation.prompts import content_of, first_of_each, read_groups, read_prompts
+from pipelines.evaluation.record import read_result
+from pipelines.evaluation.sentiment_results import SENTIMENT, ModelSentiment, read_sentiment, write_sentiment
+from schemas.emotions import EMOTIONS
+from schemas.evaluate import EvaluatedModel, EvaluateJob
+from schemas.fingerprint import identity_of
+from schemas.job import Classifier
+from services.classifier import EmotionClassifier, classifier_revision, load_classifier, with_absolute_path
+from services.cluster import connected
+from services.document_scores import score_documents
+from services.store import ShardStore
+
+_log = logging.getLogger("kindling")
+
+# Some hundred sentences: seconds of work, so that actors end together.
+_TEXTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same prompts; `by` as `eval.sentiment.compare` returns it."""
+
+    first: str
+    second: str
+    by: dict[str, dict[str, Difference]]
+
+
+@dataclass(frozen=True)
+class SentimentReport:
+    """What came of the evaluation; `groups` in the order of the tables."""
+
+    groups: list[str]
+    models: list[ModelSentiment]
+    comparisons: list[Comparison]
+
+
+def evaluate_sentiment(
+    job: EvaluateJob,
+    models: Mapping[str, tuple[EvaluatedModel, str]],
+    store: ShardStore,
+    stop_within: Callable[[], float | None],
+    failures: dict[str, str],
+) -> SentimentReport:
+    """Does what is not done yet, and measures.
+
+    Args:
+        models: by name, each with its revision; none where the job names responses.
+        failures: gets an entry for each model that could not be evaluated.
+
+    Raises:
+        KindlingError: the job, a file of it, its classifier or the folder is at fault.
+        StoppedError: a signal came; what is done is kept.
+    """
+    section, groups = job.sentiment, read_groups(job.sentiment)
+    prompts = read_prompts(section, SENTIMENT) if section.prompts else None
+    given = {}
+    if job.responses is not None:
+        given[job.responses.label] = first_of_each(read_answers(job.responses, prompts), section.per_emotion)
+    prompts = first_of_each(prompts, section.per_emotion) if prompts else []
+    common = {
+        "classifier": {**section.classifier.model_dump(), "found": classifier_revision(section.classifier)},
+        "prompts": content_of([(prompt.emotion, prompt.text) for prompt in prompts]),
+        "pooling": section.pooling,
+        "groups": groups,
+    }
+    facts = {name: _model_facts(job, model, revision) for name, (model, revision) in models.items()}
+    facts |= {name: _answer_facts(answers) for name, answers in given.items()}
+    identities = {name: identity_of({SENTIMENT: common, **each}) for name, each in facts.items()}
+    left = [name for name, each in identities.items() if read_result(store, SENTIMENT, name, each) is None]
+    if left:
+        with connected(job.cluster.address):
+            found, engines = {name: given[name] for name in left if name in given}, {}
+            url = write_prompts(store, SENTIMENT, prompts) if models else ""
+            # Each model's engines have the machine to themselves, and the classifier has it after them.
+            for name in (name for name in left if name in models):
+                with failures_told(failures, name):
+                    found[name], engines[name] = responses_of(job, models[name][0], SENTIMENT, prompts, url)
+            for name, scores in _scored(job, found, stop_within):
+                with failures_told(failures, name):
+                    write_sentiment(store, name, found[name], scores, groups, identities[name], engines.get(name, {}))
+    measured = [read_sentiment(store, name, groups) for name in identities if name not in failures]
+    return SentimentReport(list(groups), measured, list(_comparisons(measured, groups, job.seed)))
+
+
+def _answer_facts(answers: Sequence[Answer]) -> dict[str, str]:
+    return {"responses": content_of([(answer.emotion, answer.prompt, answer.text) for answer in answers])}
+
+
+def _model_facts(job: EvaluateJob, model: EvaluatedModel, revision: str) -> dict[str, Any]:
+    """What decides a model's responses."""
+    return {
+        "model": {**model.model_dump(exclude={"name"}), "found": revision},
+        "sampling": job.sampling.model_dump(),
+        "engine": job.engine,
+        "seed": job.seed,
+    }
+
+
+def _scored(
+    job: EvaluateJob, found: Mapping[str, list[Answer]], stop_within: Callable[[], float | None]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and scores, of shape (responses, 28), of each model as soon as all of its responses are scored."""
+    texts = {name: [answer.text or "" for answer in answers] for name, answers in found.items()}
+    starts = [(name, at) for name, each in texts.items() for at in range(0, len(each), _TEXTS_AT_ONCE)]
+    units = [texts[name][at : at + _TEXTS_AT_ONCE] for name, at in starts]
+    scores = {name: np.zeros((len(each), len(EMOTIONS)), dtype=np.float32) for name, each in texts.items()}
+    to_do = {name: len(each) for name, each in texts.items()}
+    _log.info("scoring %d responses", sum(to_do.values()))
+    load = partial(_load, with_absolute_path(job.sentiment.classifier))
+    for number, done in spread(load, partial(_score, job.sentiment.pooling), units, job.cluster, stop_within):
+        name, at = starts[number]
+        scores[name][at : at + len(done)] = done
+        to_do[name] -= len(done)
+        if not to_do[name]:
+            yield name, scores[name]
+
+
+def _load(section: Classifier, device: str, cores: int) -> EmotionClassifier:
+    torch.set_num_threads(cores)
+    return load_classifier(section, device)
+
+
+def _score(pooling: str, classifier: EmotionClassifier, texts: list[str]) -> np.ndarray:
+    return classifier.score(texts) if pooling == "whole" else score_documents(classifier, texts, pooling)
+
+
+def _comparisons(
+    measured: Sequence[ModelSentiment], groups: Mapping[str, Sequence[str]], seed: int
+) -> Iterator[Comparison]:
+    for second in measured[1:]:
+        first = measured[0]
+        both = [i for i, pair in enumerate(zip(first.labels, second.labels, strict=True)) if None not in pair]
+        labels = [[model.labels[i] or BLANK for i in both] for model in (first, second)]
+        emotions = first.emotions and [first.emotions[i] for i in both]
+        if both:
+            yield Comparison(first.name, second.name, compare(*labels, emotions, groups, seed))

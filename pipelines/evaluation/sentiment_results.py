@@ -1,0 +1,135 @@
+"""The results of the evaluation `sentiment`: the responses of a model with their labels, and the figures of these."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from eval.responses import Variety, variety_of
+from eval.sentiment import BLANK, SentimentRates, group_of_emotion, rates_of, top_labels
+from pipelines.evaluation.answers import Answer
+from pipelines.evaluation.record import result_path, write_result
+from schemas.errors import EngineError, RunError, shorten
+from services.filesystem import write_atomic
+from services.store import ShardStore, parquet_bytes
+
+SENTIMENT = "sentiment"
+
+_SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("emotion", pa.string()),  # of the prompt; null where it is not known
+        ("response", pa.string()),  # null where there is none, for the reason `fault`
+        ("fault", pa.string()),
+        ("finish_reason", pa.string()),
+        ("seed", pa.int64()),
+        ("label", pa.string()),  # of the response: its best one; blank for one without a word
+        ("score", pa.float32()),  # of that label
+        ("sentiment", pa.string()),  # the group of that label
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ModelSentiment:
+    """What became of the responses of one model.
+
+    Attributes:
+        labels: of each response in the order of the prompts; None where there is none.
+        emotions: of the prompts; None where they are not known.
+        cut_off: responses that reached `max_tokens`; None where nobody knows.
+    """
+
+    name: str
+    rates: SentimentRates
+    variety: Variety
+    labels: list[str | None]
+    emotions: list[str] | None
+    cut_off: int | None
+
+    @property
+    def failed(self) -> int:
+        """Prompts without a response."""
+        return self.labels.count(None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        told = {"failed": self.failed, "cut_off": self.cut_off, "responses": asdict(self.variety)}
+        return {**asdict(self.rates), **told}
+
+
+def write_sentiment(
+    store: ShardStore,
+    name: str,
+    answers: Sequence[Answer],
+    scores: np.ndarray,
+    groups: Mapping[str, Sequence[str]],
+    identity: Mapping[str, Any],
+    engine: Mapping[str, Any],
+) -> None:
+    """Writes what became of the responses of a model: first row by row, then its figures.
+
+    Args:
+        scores: of shape (answers, 28).
+        identity: all that the figures depend on.
+        engine: what wrote the responses; empty where that is not known.
+
+    Raises:
+        EngineError: no prompt of some emotion was answered.
+    """
+    labels = top_labels(scores, [answer.text or "" for answer in answers])
+    group = {**group_of_emotion(groups), BLANK: BLANK}
+    rows = [
+        {
+            "prompt": answer.prompt or None,
+            "emotion": answer.emotion or None,
+            "response": answer.text,
+            "fault": answer.fault or None,
+            "finish_reason": answer.finish_reason or None,
+            "seed": answer.seed,
+            "label": None if answer.text is None else label,
+            "score": float(best) if label else None,
+            "sentiment": None if answer.text is None else group[label],
+        }
+        for answer, label, best in zip(answers, labels, scores.max(1), strict=True)
+    ]
+    data = parquet_bytes(pa.Table.from_pylist(rows, _SCHEMA), _SCHEMA)
+    write_atomic(store.fs, store.path(result_path(SENTIMENT, name, "parquet")), data)
+    figures = _figures(name, rows, groups)
+    write_result(store, SENTIMENT, name, identity, engine=dict(engine), figures=figures.as_json())
+
+
+def read_sentiment(store: ShardStore, name: str, groups: Mapping[str, Sequence[str]]) -> ModelSentiment:
+    """What `write_sentiment` wrote.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    path = result_path(SENTIMENT, name, "parquet")
+    try:
+        rows = store.read(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        remedy = f"move {result_path(SENTIMENT, name, 'json')} away to have both made again"
+        raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None
+    return _figures(name, rows, groups)
+
+
+def _figures(name: str, rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> ModelSentiment:
+    answered = [row for row in rows if row["response"] is not None]
+    asked = {row["emotion"] for row in rows} - {None}
+    if missing := [row for row in rows if row["emotion"] in asked - {row["emotion"] for row in answered}]:
+        emotions = ", ".join(dict.fromkeys(row["emotion"] for row in missing))
+        cause = f"none of its prompts of {emotions} was answered: {missing[0]['fault']}"
+        raise EngineError("models", name, cause, "shorten those prompts, or raise engine.max_model_len")
+    known = [row["finish_reason"] == "length" for row in answered if row["finish_reason"]]
+    return ModelSentiment(
+        name=name,
+        rates=rates_of([row["label"] for row in answered], [row["emotion"] for row in answered] if asked else None,
+                       groups),
+        variety=variety_of([row["response"] for row in answered]),
+        labels=[row["label"] for row in rows],
+        emotions=[row["emotion"] for row in rows] if asked else None,
+        cut_off=sum(known) if known else None,
+    )  # fmt: skip

@@ -1,0 +1,41 @@
+"""Causal language models to be evaluated: loaded as they are, in the precision that a job asks for."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from schemas.errors import EngineError, shorten
+from schemas.job import Model
+from services.classifier import told_if_unloadable
+from services.models import locate
+
+
+def load_causal_model(model: Model, device: str = "cpu") -> tuple[torch.nn.Module, Any]:
+    """A model in evaluation mode, and its tokenizer.
+
+    Args:
+        model: its dtype `auto` is that of its checkpoint; what else there is of vLLM's is left alone.
+
+    Raises:
+        EngineError: it cannot be had or loaded, is not whole, or its tokenizer does not fit it.
+    """
+    path, revision = locate(model)
+    source = {"revision": None if Path(path).is_dir() else revision, "trust_remote_code": model.trust_remote_code}
+    with told_if_unloadable("model.id", model.id):
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        loaded, found = AutoModelForCausalLM.from_pretrained(
+            path, dtype=model.dtype, use_safetensors=True, output_loading_info=True, **source
+        )
+    if missing := sorted(found["missing_keys"]):
+        cause = f"the checkpoint lacks {len(missing)} of its weights: {shorten(', '.join(missing))}"
+        raise EngineError("model.id", model.id, cause, "name a causal model's checkpoint that is whole")
+    vocabulary = loaded.get_input_embeddings().num_embeddings
+    if (last := max(tokenizer.get_vocab().values())) >= vocabulary:
+        cause = f"its tokenizer has the token {last}, and the model {vocabulary} of them"
+        raise EngineError("model.id", model.id, cause, "save a tokenizer that fits it beside it")
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        cause = "its tokenizer has neither a begin nor an end of a text"
+        raise EngineError("model.id", model.id, cause, "set `eos_token` of its tokenizer, and save it")
+    return loaded.eval().to(device), tokenizer
