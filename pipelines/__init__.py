@@ -17,7 +17,7 @@
     augmentation.py       augment
     stopping.py           how a job is told to end, and how long it has
     pools.py              pool start, list, stop
-    benchmarks/           bench throughput, scale, chaos, determinism, classifier
+    benchmarks/           bench throughput, scale, chaos, determinism, classifier, train, blimp
     demonstration.py      demo
     verification.py       verify
     run_status.py         status
@@ -28,7 +28,6 @@
     prompt_export.py      export --format prompts
     fitting_emotions.py   an emotion for each row that fits it
     near_duplicates.py    texts that say almost the same as an earlier one
-    evaluation/           evaluate
     training.py           train
     training_on_ray.py    several trainings at once, on Ray
     training_task.py      one of them: a Ray task
@@ -41,7 +40,6 @@
     blimp.py              minimal pairs that say whether a model keeps its grammar
     labelled_texts.py     texts with their emotions, to train a classifier on
     model_card.py         the model card
-    evaluation/           evaluate
     publishing.py         push
     evaluation/           evaluate
     corpora.py            what stats and compare read: runs, and files of others

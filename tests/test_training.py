@@ -234,7 +234,7 @@ train(sys.argv[1])
     ],
 )
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, tiny, answers, at, checkpoints):
-    job = job_of(tmp_path, tiny, sft(answers, optimizer={"max_steps": 16}))
+    job = job_of(tmp_path, tiny, sft(answers, optimizer={"max_steps": 16, "epochs": 5}))
     whole = train({**job, "output": {"path": str(tmp_path / "whole")}}).stages[0]
     assert (whole.steps, list(whole.dev_losses)) == (16, ["5", "10", "15", "16"])
     command = [sys.executable, "-c", KILLED, write_job(tmp_path / "job.yaml", job), at]

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep, time
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -49,6 +49,9 @@ class StageProgress:
         self._series("planned_steps").set(steps)
         self._series("steps").inc(step)
         self._series("tokens").inc(tokens)
+        # TensorBoard reads the files of a folder in the order of the seconds in their names.
+        written = max((path.stat().st_mtime for path in self._folder.glob("events.*")), default=0)
+        sleep(max(0, int(written) + 1 - time()))
         # What a killed start wrote behind its last checkpoint is told once more, so TensorBoard is to forget it.
         self._curves = SummaryWriter(str(self._folder), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)
         self._bar = Bar(self.stage, steps).__enter__()
