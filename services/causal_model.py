@@ -25,8 +25,27 @@ def load_causal_model(model: Model, device: str = "cpu") -> tuple[torch.nn.Modul
     source = {"revision": None if Path(path).is_dir() else revision, "trust_remote_code": model.trust_remote_code}
     with told_if_unloadable("model.id", model.id):
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
+    loaded = load_weights(path, model, tokenizer, model.dtype, **source)
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        cause = "its tokenizer has neither a begin nor an end of a text"
+        raise EngineError("model.id", model.id, cause, "set `eos_token` of its tokenizer, and save it")
+    return loaded.eval().to(device), tokenizer
+
+
+def load_weights(path: str, model: Model, tokenizer: Any, dtype: Any, **source: Any) -> torch.nn.Module:
+    """All of a checkpoint's weights.
+
+    Args:
+        tokenizer: that is to go with it.
+        dtype: to load them in.
+        source: further arguments of transformers' `from_pretrained`.
+
+    Raises:
+        EngineError: it cannot be loaded, is not whole, or the tokenizer does not fit it.
+    """
+    with told_if_unloadable("model.id", model.id):
         loaded, found = AutoModelForCausalLM.from_pretrained(
-            path, dtype=model.dtype, use_safetensors=True, output_loading_info=True, **source
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
         )
     if missing := sorted(found["missing_keys"]):
         cause = f"the checkpoint lacks {len(missing)} of its weights: {shorten(', '.join(missing))}"
@@ -34,8 +53,5 @@ def load_causal_model(model: Model, device: str = "cpu") -> tuple[torch.nn.Modul
     vocabulary = loaded.get_input_embeddings().num_embeddings
     if (last := max(tokenizer.get_vocab().values())) >= vocabulary:
         cause = f"its tokenizer has the token {last}, and the model {vocabulary} of them"
-        raise EngineError("model.id", model.id, cause, "save a tokenizer that fits it beside it")
-    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        cause = "its tokenizer has neither a begin nor an end of a text"
-        raise EngineError("model.id", model.id, cause, "set `eos_token` of its tokenizer, and save it")
-    return loaded.eval().to(device), tokenizer
+        raise EngineError("model.id", model.id, cause, "resize_token_embeddings(len(tokenizer)), and save both")
+    return loaded

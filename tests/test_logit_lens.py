@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_training import save_tiny
+from test_training import one_thread, save_tiny  # noqa: F401 (one_thread is a fixture)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoTokenizer,
@@ -69,14 +69,6 @@ def awake(model):
     for weights in model.parameters():
         weights.data += torch.randn(weights.shape, generator=generator) * 0.3
     return model.eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from torch.nn import Linear
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
-from schemas.errors import EngineError, JobError, shorten
+from schemas.errors import EngineError, JobError
 from schemas.train import FromConfig, Lora, TrainModel
+from services.causal_model import load_weights
 from services.classifier import told_if_unloadable
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -84,18 +85,10 @@ def load_model(path: str, model: TrainModel, tokenizer: Any) -> torch.nn.Module:
     Raises:
         EngineError: it cannot be loaded, is not whole, does not fit its tokenizer, or is no causal model.
     """
-    with told_if_unloadable("model.id", model.id):
-        loaded, found = AutoModelForCausalLM.from_pretrained(
-            path, revision=None if Path(path).is_dir() else model.revision, dtype=torch.float32, use_safetensors=True,
-            trust_remote_code=model.trust_remote_code, output_loading_info=True,
-        )  # fmt: skip
-    if missing := sorted(found["missing_keys"]):
-        cause = f"the checkpoint lacks {len(missing)} of its weights: {shorten(', '.join(missing))}"
-        raise EngineError("model.id", model.id, cause, "name a checkpoint that is whole")
-    vocabulary = loaded.get_input_embeddings().num_embeddings
-    if (last := max(tokenizer.get_vocab().values())) >= vocabulary:
-        cause = f"its tokenizer has the token {last}, and the model {vocabulary} of them"
-        raise EngineError("model.id", model.id, cause, "resize_token_embeddings(len(tokenizer)), and save both")
+    loaded = load_weights(
+        path, model, tokenizer, torch.float32, revision=None if Path(path).is_dir() else model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )  # fmt: skip
     if not _is_causal(loaded):
         cause = "its tokens see those behind them: it is no causal language model"
         raise EngineError("model.id", model.id, cause, "name one like GPT-2, Llama or Mistral")
