@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+from schemas.errors import EngineError, StoppedError
 from schemas.rows import WorkRow, to_batch
 from services.pool import Lost, Member, Ready, Returned
 from services.records import RowContext, failed_record
@@ -27,6 +28,9 @@ _TICK_SECONDS = 0.2
 _SUSPECTS_TOGETHER = 8
 _DEATHS_TO_ALONE = 2
 _MOST_DEATHS = {"engine": 3, "process": 5}
+# Where engines die under so many rows alone, one after the other, and none is finished between them, the rows are not
+# the reason.
+_MOST_IN_SEQUENCE = 8
 # Rows to look ahead for prompts that begin alike, for each request in flight, and at most: what waits here is what the
 # driver holds in memory, and spreads over that many more open shards.
 _AHEAD_PER_REQUEST = 8
@@ -89,6 +93,7 @@ class Coordinator:
         self._sink, self._stop_within, self._on_ready = sink, stop_within, on_ready
         self._suspects: deque[WorkRow] = deque()
         self._accused: deque[WorkRow] = deque()
+        self._condemned: list[Finished] = []
         self._stopping = False
         self.cpu_seconds = 0.0
         """processor time of the thread in `run`"""
@@ -103,12 +108,13 @@ class Coordinator:
 
         Raises:
             EngineError: the model or engine cannot be started, or keeps dying.
+            StoppedError: replicas' processes do, for a reason that nobody told; or the cluster is gone.
         """
         began = time.thread_time()
         try:
             while self._stop_within() is None:
                 self._dispatch()
-                if self._nothing_left():
+                if self._all_finished():
                     return True
                 self._collect(_TICK_SECONDS)
             return self._drain()
@@ -122,10 +128,13 @@ class Coordinator:
             self._collect(min(left, _TICK_SECONDS))
         if self.in_flight:
             self._collect(_TICK_SECONDS)
-        return self._nothing_left()
+        return self._all_finished()
 
-    def _nothing_left(self) -> bool:
-        return self._window.empty and not self.in_flight and not self._suspects and not self._accused
+    def _all_finished(self) -> bool:
+        if not self._window.empty or self.in_flight or self._suspects or self._accused:
+            return False
+        self._tell_condemned()
+        return True
 
     def _dispatch(self) -> None:
         serving = [member for member in self._pool.members if member.phase == "serving"]
@@ -176,6 +185,7 @@ class Coordinator:
             member.rows.pop(unit, None)
         self._left -= len(finished.units)
         self._pool.served(member)
+        self._tell_condemned()
         self._sink(finished)
 
     def _lose(self, lost: Lost) -> None:
@@ -202,9 +212,23 @@ class Coordinator:
         if len(rows) == 1 and rows[0].attempt >= _MOST_DEATHS[lost.by]:
             self._left -= 1
             reason = f"an engine died {rows[0].attempt} times under this row, and at last under it alone: {lost.cause}"
-            return self._sink(self._failed(rows, reason))
+            return self._condemn(self._failed(rows, reason), lost)
         self._suspects += [row for row in rows if row.attempt < _DEATHS_TO_ALONE]
         self._accused += [row for row in rows if row.attempt >= _DEATHS_TO_ALONE]
+
+    def _condemn(self, failed: Finished, lost: Lost) -> None:
+        """Keeps a verdict until a row is finished, which shows that engines can do their work."""
+        self._condemned.append(failed)
+        if len(self._condemned) < _MOST_IN_SEQUENCE:
+            return
+        cause = f"engines died under each of {len(self._condemned)} rows alone, and finished none between: {lost.cause}"
+        remedy = "see the replica's log in Ray's session folder; no row is blamed, and the same command tries again"
+        raise (EngineError if lost.by == "engine" else StoppedError)("cluster", None, cause, remedy)
+
+    def _tell_condemned(self) -> None:
+        for failed in self._condemned:
+            self._sink(failed)
+        self._condemned.clear()
 
     def _failed(self, rows: list[WorkRow], reason: str) -> Finished:
         records = []

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.errors import EngineError
 from schemas.rows import WorkRow
 from services.coordinator import Coordinator
 from services.pool import Lost, Member, Ready, Returned
@@ -92,6 +93,19 @@ def test_a_poison_row_costs_three_engines():
     run(pool, 200)
     assert pool.deaths == 3
     assert pool.most_in_a_row < 3  # at which the real pool takes the engine for broken, and ends the job
+
+
+def test_an_engine_that_dies_under_every_row_ends_the_job_and_no_row_is_blamed():
+    pool = DyingPool(1, random.Random(0), set(range(300)))
+    with pytest.raises(EngineError, match="under each of 8 rows alone.*boom") as told:
+        run(pool, 300)
+    assert "no row is blamed" in str(told.value)
+    assert pool.deaths < 15
+
+
+def test_poison_rows_that_are_all_there_is_are_blamed():
+    done, finished, failed = run(DyingPool(1, random.Random(0), set(range(5))), 5)
+    assert done and not finished and set(failed) == set(range(5))
 
 
 @pytest.mark.parametrize("by", ["process", "node", "session"])
