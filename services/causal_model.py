@@ -19,7 +19,7 @@ def load_causal_model(model: Model, device: str = "cpu") -> tuple[torch.nn.Modul
         model: its dtype `auto` is that of its checkpoint; what else there is of vLLM's is left alone.
 
     Raises:
-        EngineError: it cannot be had or loaded, is not whole, or its tokenizer does not fit it.
+        EngineError: it cannot be had or loaded, is not whole, is no causal model, or its tokenizer does not fit it.
     """
     path, revision = locate(model)
     source = {"revision": None if Path(path).is_dir() else revision, "trust_remote_code": model.trust_remote_code}
@@ -41,7 +41,7 @@ def load_weights(path: str, model: Model, tokenizer: Any, dtype: Any, **source: 
         source: further arguments of transformers' `from_pretrained`.
 
     Raises:
-        EngineError: it cannot be loaded, is not whole, or the tokenizer does not fit it.
+        EngineError: it cannot be loaded, is not whole, is no causal model, or the tokenizer does not fit it.
     """
     with told_if_unloadable("model.id", model.id):
         loaded, found = AutoModelForCausalLM.from_pretrained(
@@ -54,4 +54,19 @@ def load_weights(path: str, model: Model, tokenizer: Any, dtype: Any, **source: 
     if (last := max(tokenizer.get_vocab().values())) >= vocabulary:
         cause = f"its tokenizer has the token {last}, and the model {vocabulary} of them"
         raise EngineError("model.id", model.id, cause, "resize_token_embeddings(len(tokenizer)), and save both")
+    if not _is_causal(loaded):
+        cause = "its tokens see those behind them: it is no causal language model"
+        raise EngineError("model.id", model.id, cause, "name one like GPT-2, Llama or Mistral")
     return loaded
+
+
+@torch.no_grad()
+def _is_causal(model: torch.nn.Module) -> bool:
+    """Whether what stands last leaves all before it as it was; transformers loads RoBERTa, too, as a causal model."""
+    training = model.training
+    ids = torch.arange(8) % model.get_input_embeddings().num_embeddings
+    one, other = (model.eval()(torch.cat([ids, ids[last : last + 1]])[None]).logits[0, :-1] for last in (0, 1))
+    model.train(training)
+    # In 16 bits the same row may come out otherwise beside other rows.
+    rounding = 4 * torch.finfo(one.dtype).eps * one.abs().max().item()
+    return torch.allclose(one, other, rtol=0, atol=1e-4 + rounding)

@@ -114,3 +114,21 @@ class TrainMetrics(Endpoint):
             Gauge, "kindling_train_eta_seconds",
             "Seconds until the stage's last step, at the rate of this start, evaluations included", "stage",
         )  # fmt: skip
+
+
+class EvaluateMetrics(Endpoint):
+    """The series of `evaluate`, each of one evaluation of one model; the runs of their answers have their own."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(run)
+        self.examples = self._make(
+            Counter, "kindling_evaluate_examples_total",
+            "What a model was measured on in all starts: responses of sentiment, pairs of blimp, tasks of lm_eval, "
+            "texts of logit_lens", "evaluation", "model",
+        )  # fmt: skip
+        self.planned = self._make(
+            Gauge, "kindling_evaluate_planned_examples", "How many of those there are in all", "evaluation", "model"
+        )
+        self.failed = self._make(
+            Gauge, "kindling_evaluate_failed_models", "Models that could not be evaluated", "evaluation"
+        )

@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import urllib.request
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -290,9 +292,9 @@ def job_with_tasks(folder, tiny):
     return job_of(folder, tiny, evaluations=["blimp", "lm_eval"], lm_eval={"tasks": [gone, own], "limit": 10})
 
 
-def in_this_process(job, model, work, units, stop_within):
+def in_this_process(session, name, work, units):
     """The pool without its actors, whose start takes most of the time; the slow test below has them."""
-    loaded = load_causal_model(model.model())
+    loaded = load_causal_model(session.models[name][0].model())
     for number, unit in enumerate(units):
         yield number, work(loaded, unit)
 
@@ -344,25 +346,38 @@ def test_results_say_what_they_are_of(evaluated, loaded):
 
 def test_what_is_done_is_not_done_again_and_a_stopped_model_goes_on(evaluated, tiny, tmp_path, monkeypatch):
     _, job, report = evaluated
-    scored = []
+    scored, told = [], []
 
-    def here(job, model, work, units, stop_within):
+    def here(session, name, work, units):
         """The pool, in this process; it breaks off after two units."""
         for number, unit in enumerate(units):
             if len(scored) == 2:
                 scored.append("stopped")
                 raise EngineError("cluster", None, "the machine went away", "again")
             scored.append(unit[0].paradigm)
-            yield number, work(load_causal_model(model.model()), unit)
+            told.append(pairs_told(tmp_path / "out"))
+            yield number, work(load_causal_model(session.models[name][0].model()), unit)
 
     monkeypatch.setattr(evaluation, "spread_over_model", here)
-    one = {"models": job["models"][:1], "evaluations": ["blimp"]}
+    one = {"models": job["models"][:1], "evaluations": ["blimp"], "metrics": {"port": 0}}
     again = evaluate({**job, **one})
     assert scored == [] and again.as_json()["models"]["one"]["blimp"] == report.as_json()["models"]["one"]["blimp"]
     fresh = {**job, **one, "output": {"path": str(tmp_path / "out")}}
     assert "the machine went away" in evaluate(fresh).failures["one"]
     assert evaluate(fresh).as_json()["models"]["one"]["blimp"] == again.as_json()["models"]["one"]["blimp"]
     assert scored == ["wh_island", "npi_present_1", "stopped", "mine"]
+    assert told == [(0, 60), (20, 60), (40, 60)]  # a later start counts from what is there
+
+
+def pairs_told(out):
+    """What the endpoint says of the model `one`: pairs that are scored, and all."""
+    address = json.loads((out / "evaluate.json").read_text())["metrics"]
+    text = urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read().decode()
+    labels = '{evaluation="blimp",model="one",run="both"}'
+    return tuple(
+        float(re.search(rf"^kindling_evaluate_{name}{re.escape(labels)} (\S+)$", text, re.MULTILINE)[1])
+        for name in ("examples_total", "planned_examples")
+    )
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_a_poison_row_costs_three_engines():
 
 def test_an_engine_that_dies_under_every_row_ends_the_job_and_no_row_is_blamed():
     pool = DyingPool(1, random.Random(0), set(range(300)))
-    with pytest.raises(EngineError, match="under each of 8 rows alone.*boom") as told:
+    with pytest.raises(EngineError, match=r"under each of 8 rows alone.*boom") as told:
         run(pool, 300)
     assert "no row is blamed" in str(told.value)
     assert pool.deaths < 15

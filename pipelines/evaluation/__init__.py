@@ -2,6 +2,8 @@
 
 job.py                the verb
 record.py             the run folder: whose it is, and the results in it
+session.py            what an evaluation works with, and what all of them do alike
+progress.py           how far it is, on the terminal and for Prometheus
 models.py             which models can be had, and what is told of those that cannot
 files.py              JSON files and tables, each fault of which is one error
 prompts.py            prompt sets, and groups of emotions

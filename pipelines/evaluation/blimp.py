@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,9 @@ from eval.intervals import Difference
 from pipelines.blimp import content_of, whole_paradigms
 from pipelines.evaluation.blimp_results import BLIMP, ModelBlimp, read_blimp, write_blimp
 from pipelines.evaluation.causal import Loaded, model_facts, spread_over_model
-from pipelines.evaluation.models import failures_told
-from pipelines.evaluation.record import read_result
+from pipelines.evaluation.session import Session
 from schemas.errors import EngineError
-from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import fingerprint, identity_of
-from services.cluster import connected
 from services.minimal_pairs import MinimalPair, margins
 from services.store import ShardStore
 
@@ -42,62 +39,47 @@ class BlimpReport:
     comparisons: list[Comparison]
 
 
-def evaluate_blimp(
-    job: EvaluateJob,
-    models: Mapping[str, tuple[EvaluatedModel, str]],
-    store: ShardStore,
-    stop_within: Callable[[], float | None],
-    failures: dict[str, str],
-) -> BlimpReport:
+def evaluate_blimp(session: Session) -> BlimpReport:
     """Does what is not done yet, and measures.
-
-    Args:
-        models: by name, each with its revision.
-        failures: gets an entry for each model that could not be evaluated.
 
     Raises:
         KindlingError: the job, its pairs or the folder is at fault.
         StoppedError: a signal came; what is done is kept.
     """
+    job, store = session.job, session.store
     paradigms = whole_paradigms("blimp", job.blimp, PARADIGMS)
     pairs = content_of([pair for each in paradigms.values() for pair in each])
     identities = {
         name: identity_of({"blimp": {"pairs": pairs}, "model": model_facts(model, revision)})
-        for name, (model, revision) in models.items()
+        for name, (model, revision) in session.models.items()
     }
-    left = [name for name, each in identities.items() if read_result(store, BLIMP, name, each) is None]
-    if left:
-        with connected(job.cluster.address):
-            for name in left:
-                with failures_told(failures, name):
-                    part = f"results/{BLIMP}/{name}.{fingerprint(identities[name])[:16]}"
-                    found = _margins(job, models[name][0], paradigms, store, part, stop_within)
-                    write_blimp(store, name, paradigms, found, identities[name])
-                    store.fs.rm(store.path(part), recursive=True)
-    measured = [read_blimp(store, name) for name in identities if name not in failures]
+
+    def measure(name: str) -> None:
+        part = f"results/{BLIMP}/{name}.{fingerprint(identities[name])[:16]}"
+        write_blimp(store, name, paradigms, _margins(session, name, paradigms, part), identities[name])
+        store.fs.rm(store.path(part), recursive=True)
+
+    measured = [read_blimp(store, name) for name in session.measured(BLIMP, identities, measure)]
     beside = [Comparison(measured[0].name, each.name, compare(measured[0].margins, each.margins, job.seed))
               for each in measured[1:]]  # fmt: skip
     return BlimpReport(measured, beside)
 
 
 def _margins(
-    job: EvaluateJob,
-    model: EvaluatedModel,
-    paradigms: Mapping[str, Sequence[MinimalPair]],
-    store: ShardStore,
-    part: str,
-    stop_within: Callable[[], float | None],
+    session: Session, name: str, paradigms: Mapping[str, Sequence[MinimalPair]], part: str
 ) -> dict[str, np.ndarray]:
     """Margins by paradigm. Each paradigm that is done is kept in the folder `part`, so that a later start goes on."""
+    store, sizes = session.store, {paradigm: len(pairs) for paradigm, pairs in paradigms.items()}
     found = dict(_kept(store, part, paradigms))
-    left = [name for name in paradigms if name not in found]
-    _log.info("%s: %d of %d paradigms to score", model.label, len(left), len(paradigms))
-    units = [paradigms[name] for name in left]
-    for number, each in spread_over_model(job, model, _score, units, stop_within):
-        found[left[number]] = each
-        store.write_text(f"{part}/{left[number]}.json", json.dumps(each.tolist()))
-        _log.info("%s: %s, %d of %d", model.label, left[number], len(found), len(paradigms))
-    return {name: found[name] for name in paradigms}
+    left = [paradigm for paradigm in paradigms if paradigm not in found]
+    _log.info("%s: %d of %d paradigms to score", name, len(left), len(paradigms))
+    units, done = [paradigms[paradigm] for paradigm in left], sum(sizes[paradigm] for paradigm in found)
+    with session.progress.shown(BLIMP, "pairs", {name: sum(sizes.values())}, {name: done}) as advance:
+        for number, each in spread_over_model(session, name, _score, units):
+            found[left[number]] = each
+            store.write_text(f"{part}/{left[number]}.json", json.dumps(each.tolist()))
+            advance(name, len(each))
+    return {paradigm: found[paradigm] for paradigm in paradigms}
 
 
 def _kept(store: ShardStore, part: str, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:

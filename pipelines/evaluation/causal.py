@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 
 from pipelines.evaluation.pool import spread
-from schemas.evaluate import EvaluatedModel, EvaluateJob
+from pipelines.evaluation.session import Session
+from schemas.evaluate import EvaluatedModel
 from schemas.job import Model
 from services.causal_model import load_causal_model
 
@@ -18,14 +19,11 @@ Loaded = tuple[torch.nn.Module, Any]
 
 
 def spread_over_model(
-    job: EvaluateJob,
-    model: EvaluatedModel,
-    work: Callable[[Loaded, Unit], Done],
-    units: Sequence[Unit],
-    stop_within: Callable[[], float | None],
+    session: Session, name: str, work: Callable[[Loaded, Unit], Done], units: Sequence[Unit]
 ) -> Iterator[tuple[int, Done]]:
-    """`pool.spread` with a causal model, loaded once in each actor."""
-    return spread(partial(_load, model.model()), work, units, job.cluster, stop_within)
+    """`pool.spread` with a causal model of the job, loaded once in each actor."""
+    load = partial(_load, session.models[name][0].model())
+    return spread(load, work, units, session.job.cluster, session.stop_within)
 
 
 def model_facts(model: EvaluatedModel, revision: str) -> dict[str, Any]:

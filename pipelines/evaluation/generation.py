@@ -14,7 +14,7 @@ from pipelines.evaluation.answers import Answer
 from pipelines.evaluation.prompts import EmotionPrompt
 from schemas.errors import RunError
 from schemas.evaluate import EvaluatedModel, EvaluateJob
-from schemas.job import AugmentJob, Input, Output
+from schemas.job import AugmentJob, Input, Metrics, Output
 from schemas.rows import ACCEPTED, ERROR
 from services.store import ShardStore
 
@@ -57,7 +57,7 @@ def responses_of(
             engine=job.engine,
             cluster=job.cluster,
             output=Output(path=url),
-            metrics=job.metrics,
+            metrics=_beside(job.metrics),
             seed=job.seed,
         )
     )
@@ -76,3 +76,8 @@ def responses_of(
         raise RunError("output.path", url, f"it has {len(found)} responses to {len(prompts)} prompts", remedy)
     run = store.read_run()
     return [found[number] for number in range(len(prompts))], run.engine | {"versions": run.versions} if run else {}
+
+
+def _beside(metrics: Metrics) -> Metrics:
+    """Of a run of the evaluation, which has the port itself."""
+    return metrics if metrics.port is None else metrics.model_copy(update={"port": 0})

@@ -1,10 +1,11 @@
 """`kindling evaluate`: models, or responses that are there already, through evaluations."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.endpoint import served
 from pipelines.evaluation.blimp import BlimpReport, evaluate_blimp
 from pipelines.evaluation.blimp_tables import blimp_tables
 from pipelines.evaluation.lens import LensReport, evaluate_logit_lens, lens_tables
@@ -12,16 +13,19 @@ from pipelines.evaluation.lm_eval_tasks import LmEvalReport, evaluate_lm_eval, l
 from pipelines.evaluation.models import located
 from pipelines.evaluation.preference import PreferenceReport, evaluate_preference
 from pipelines.evaluation.preference_tables import preference_tables
+from pipelines.evaluation.progress import Progress
 from pipelines.evaluation.record import claimed, write_record
 from pipelines.evaluation.sentiment import SentimentReport, evaluate_sentiment
 from pipelines.evaluation.sentiment_tables import sentiment_tables
+from pipelines.evaluation.session import Session
 from pipelines.evaluation.tables import Table, markdown
 from pipelines.jobfile import as_job
 from pipelines.stopping import stop_signals
 from schemas.evaluate import EvaluateJob
+from services.metrics import EvaluateMetrics
 from services.store import ShardStore
 
-_EVALUATIONS = {
+_EVALUATIONS: dict[str, Callable[[Session], Any]] = {
     "sentiment": evaluate_sentiment,
     "preference": evaluate_preference,
     "blimp": evaluate_blimp,
@@ -99,14 +103,20 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
     """
     job = as_job(job, EvaluateJob)
     store = ShardStore(job.output.path)
-    failures: dict[str, str] = {}
-    with claimed(store, job), stop_signals(job.cluster.grace_seconds) as stop_within:
+    metrics, failures = EvaluateMetrics(job.name), {}
+    with (
+        served(metrics, job.metrics) as address,
+        claimed(store, job, address),
+        stop_signals(job.cluster.grace_seconds) as stop_within,
+    ):
         models = located(job, failures)
         found = {}
         for kind in (each for each in _EVALUATIONS if each in job.evaluations):
-            own: dict[str, str] = {}  # what fails in one evaluation may do in another
-            found[kind] = _EVALUATIONS[kind](job, models, store, stop_within, own)
-            failures = own | failures
+            # Its own failures: what fails in one evaluation may do in another.
+            session = Session(job, models, store, stop_within, Progress(metrics), {})
+            found[kind] = _EVALUATIONS[kind](session)
+            failures = session.failures | failures
+            metrics.failed.labels(job.name, kind).set(len(session.failures))
         report = EvaluationReport(
             store.url, job.name, **{kind: found.get(kind) for kind in _EVALUATIONS}, failures=failures
         )

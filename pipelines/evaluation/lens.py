@@ -1,6 +1,5 @@
 """The evaluation `logit_lens`: what each model would say next after each of its layers."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,11 @@ from eval.logit_lens import Lens, logit_lens
 from pipelines.evaluation.causal import Loaded, model_facts, spread_over_model
 from pipelines.evaluation.lens_page import save_lens_pages
 from pipelines.evaluation.lens_table import decode_lenses, encode_lenses
-from pipelines.evaluation.models import failures_told
-from pipelines.evaluation.record import read_result, result_path, write_result
+from pipelines.evaluation.record import result_path, write_result
+from pipelines.evaluation.session import Session
 from pipelines.evaluation.tables import Table
 from pipelines.printable import printable
-from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
-from services.cluster import connected
 from services.filesystem import write_atomic
 from services.store import ShardStore
 
@@ -41,40 +38,32 @@ class LensReport:
         }
 
 
-def evaluate_logit_lens(
-    job: EvaluateJob,
-    models: Mapping[str, tuple[EvaluatedModel, str]],
-    store: ShardStore,
-    stop_within: Callable[[], float | None],
-    failures: dict[str, str],
-) -> LensReport:
+def evaluate_logit_lens(session: Session) -> LensReport:
     """Does what is not done yet, and draws the models beside each other.
-
-    Args:
-        models: by name, each with its revision.
-        failures: gets an entry for each model that could not be evaluated.
 
     Raises:
         KindlingError: the job, a text of it, or the folder is at fault.
         StoppedError: a signal came; what is done is kept.
     """
-    texts = job.logit_lens.texts
+    store, texts = session.store, session.job.logit_lens.texts
     identities = {
         name: identity_of({LENS: {"texts": texts}, "model": model_facts(model, revision)})
-        for name, (model, revision) in models.items()
+        for name, (model, revision) in session.models.items()
     }
-    left = [name for name, each in identities.items() if read_result(store, LENS, name, each) is None]
-    if left:
-        with connected(job.cluster.address):
-            for name in left:
-                with failures_told(failures, name):
-                    lenses = dict(spread_over_model(job, models[name][0], _read, texts, stop_within))
-                    table = encode_lenses([lenses[number] for number in range(len(texts))])
-                    write_atomic(store.fs, store.path(result_path(LENS, name, "parquet")), table)
-                    write_result(store, LENS, name, identities[name])
-    found = {name: _lenses(store, name) for name in identities if name not in failures}
+
+    def measure(name: str) -> None:
+        lenses = {}
+        with session.progress.shown(LENS, "texts", {name: len(texts)}) as advance:
+            for number, lens in spread_over_model(session, name, _read, texts):
+                lenses[number] = lens
+                advance(name, 1)
+        table = encode_lenses([lenses[number] for number in range(len(texts))])
+        write_atomic(store.fs, store.path(result_path(LENS, name, "parquet")), table)
+        write_result(store, LENS, name, identities[name])
+
+    found = {name: _lenses(store, name) for name in session.measured(LENS, identities, measure)}
     if found:
-        save_lens_pages(f"{job.output.path.rstrip('/')}/{LENS}", found)
+        save_lens_pages(f"{session.job.output.path.rstrip('/')}/{LENS}", found)
     return LensReport(found)
 
 

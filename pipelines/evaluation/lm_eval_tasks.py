@@ -1,7 +1,7 @@
 """The evaluation `lm_eval`: any task or group of lm-evaluation-harness, and its table."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -9,14 +9,13 @@ from urllib.parse import quote
 
 from eval.harness import Score, evaluate_task, refuse_unknown
 from pipelines.evaluation.causal import Loaded, model_facts, spread_over_model
-from pipelines.evaluation.models import failures_told
 from pipelines.evaluation.record import read_result, write_result
+from pipelines.evaluation.session import Session
 from pipelines.evaluation.tables import Table
 from schemas.errors import EngineError
-from schemas.evaluate import EvaluatedModel, EvaluateJob, LmEval, task_name
+from schemas.evaluate import EvaluatedModel, LmEval, task_name
 from schemas.fingerprint import identity_of
 from services.cluster import connected
-from services.store import ShardStore
 
 LM_EVAL = "lm_eval"
 
@@ -30,54 +29,55 @@ class LmEvalReport:
     models: dict[str, dict[str, list[Score]]]
 
 
-def evaluate_lm_eval(
-    job: EvaluateJob,
-    models: Mapping[str, tuple[EvaluatedModel, str]],
-    store: ShardStore,
-    stop_within: Callable[[], float | None],
-    failures: dict[str, str],
-) -> LmEvalReport:
+def evaluate_lm_eval(session: Session) -> LmEvalReport:
     """Does what is not done yet; each task of each model is a result of its own.
 
-    Args:
-        models: by name, each with its revision.
-        failures: gets an entry for each model of which a task could not be evaluated; its other tasks are kept.
+    A model of which a task could not be evaluated is among the failures; its other tasks are kept.
 
     Raises:
         KindlingError: the job or the folder is at fault.
         StoppedError: a signal came; what is done is kept.
     """
-    section = job.lm_eval
+    section, store = session.job.lm_eval, session.store
     identities = {
         name: {task_name(task): _identity(section, task, model, revision) for task in section.tasks}
-        for name, (model, revision) in models.items()
+        for name, (model, revision) in session.models.items()
     }
     done = {name: {task: read_result(store, LM_EVAL, _path(name, task), each) for task, each in tasks.items()}
             for name, tasks in identities.items()}  # fmt: skip
     left = {name: todo for name, tasks in done.items() if (todo := [task for task in tasks if tasks[task] is None])}
     if left:
         refuse_unknown(section.tasks)
-        with connected(job.cluster.address):
+        with connected(session.job.cluster.address):
             for name, tasks in left.items():
-                with failures_told(failures, name):
-                    units = [task for task in section.tasks if task_name(task) in tasks]
-                    _log.info("%s: lm-eval, %d of %d tasks", name, len(units), len(section.tasks))
-                    work = partial(_evaluate, section.limit, section.batch_size)
-                    for number, scores in spread_over_model(job, models[name][0], work, units, stop_within):
-                        task = task_name(units[number])
-                        if isinstance(scores, EngineError):
-                            with failures_told(failures, name):
-                                raise scores
-                            continue
+                with session.told(name):
+                    for task, scores in _scores(session, name, tasks):
+                        plain = [asdict(score) for score in scores]
                         done[name][task] = write_result(
-                            store, LM_EVAL, _path(name, task), identities[name][task],
-                            scores=[asdict(score) for score in scores],
-                        )  # fmt: skip
+                            store, LM_EVAL, _path(name, task), identities[name][task], scores=plain
+                        )
     scores = {
         name: {task: [Score(**score) for score in each["scores"]] for task, each in tasks.items() if each}
         for name, tasks in done.items()
     }
     return LmEvalReport({name: tasks for name, tasks in scores.items() if tasks})
+
+
+def _scores(session: Session, name: str, tasks: Sequence[str]) -> Iterator[tuple[str, list[Score]]]:
+    """Of a model, each of some tasks with its scores, as they come; a task's fault is told, and the others go on."""
+    section = session.job.lm_eval
+    units = [task for task in section.tasks if task_name(task) in tasks]
+    _log.info("%s: lm-eval, %d of %d tasks", name, len(units), len(section.tasks))
+    work = partial(_evaluate, section.limit, section.batch_size)
+    there = {name: len(section.tasks) - len(units)}
+    with session.progress.shown(LM_EVAL, "tasks", {name: len(section.tasks)}, there) as advance:
+        for number, scores in spread_over_model(session, name, work, units):
+            if isinstance(scores, EngineError):
+                with session.told(name):
+                    raise scores
+            else:
+                yield task_name(units[number]), scores
+            advance(name, 1)
 
 
 def lm_eval_tables(report: LmEvalReport) -> list[Table]:

@@ -1,22 +1,19 @@
 """The evaluation `preference`: the models' responses as a blind questionnaire, and what respondents sent back."""
 
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from eval.preference import Preferences, tally
 from pipelines.evaluation.answers import Answer
 from pipelines.evaluation.generation import responses_of, write_prompts
-from pipelines.evaluation.models import failures_told
 from pipelines.evaluation.prompts import first_of_each, read_prompts
 from pipelines.evaluation.questionnaire import QUESTION, write_questionnaire
 from pipelines.evaluation.record import write_result
+from pipelines.evaluation.session import Session
 from schemas.errors import JobError
-from schemas.evaluate import EvaluatedModel, EvaluateJob
 from services.cluster import connected
 from services.filesystem import resolve
-from services.store import ShardStore
 
 PREFERENCE = "preference"
 
@@ -40,31 +37,21 @@ class PreferenceReport:
         return {"questionnaire": self.page, "found": self.found.as_json() if self.found else None}
 
 
-def evaluate_preference(
-    job: EvaluateJob,
-    models: Mapping[str, tuple[EvaluatedModel, str]],
-    store: ShardStore,
-    stop_within: Callable[[], float | None],
-    failures: dict[str, str],
-) -> PreferenceReport:
+def evaluate_preference(session: Session) -> PreferenceReport:
     """Has the models answer, writes the questionnaire, and counts what was returned.
-
-    Args:
-        models: by name, each with its revision.
-        failures: gets an entry for each model that could not answer.
 
     Raises:
         KindlingError: the job, its prompts, a returned file or the folder is at fault.
         StoppedError: a signal came; what is done is kept.
     """
-    section = job.preference
+    job, store, section = session.job, session.store, session.job.preference
     returned = [path for pattern in section.returned for path in _files(pattern)]
     prompts = first_of_each(read_prompts(section, PREFERENCE), section.per_emotion)
     url = write_prompts(store, PREFERENCE, prompts)
     answers: dict[str, list[Answer]] = {}
     with connected(job.cluster.address):
-        for name, (model, _) in models.items():
-            with failures_told(failures, name):
+        for name, (model, _) in session.models.items():
+            with session.told(name):
                 answers[name], _ = responses_of(job, model, PREFERENCE, prompts, url)
     if len(answers) < len(job.models):
         _log.error("there is no questionnaire yet: it is of all models of the job, and some could not answer")

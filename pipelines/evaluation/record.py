@@ -1,6 +1,6 @@
 """The folder of an evaluation: whose it is, and the results in it.
 
-evaluate.json                          the job as resolved, versions, what failed
+evaluate.json                          the job as resolved, versions, what failed, where its metrics are while it runs
 README.md                              the tables
 results/<evaluation>/<model>.json      the figures of a model, and all that they depend on; its being there says that
                                        this evaluation of this model is done
@@ -25,8 +25,11 @@ _RECORD = "evaluate.json"
 
 
 @contextmanager
-def claimed(store: ShardStore, job: EvaluateJob) -> Iterator[None]:
+def claimed(store: ShardStore, job: EvaluateJob, metrics: str) -> Iterator[None]:
     """Inside the block the folder is this process's alone, and has a record.
+
+    Args:
+        metrics: the `host:port` of the endpoint; empty for none.
 
     Raises:
         JobError: a relative output path would be lost.
@@ -39,8 +42,10 @@ def claimed(store: ShardStore, job: EvaluateJob) -> Iterator[None]:
         raise RunError("output.path", store.url, cause, "name a folder of its own")
     try:
         with leased(store):
-            if not known:  # that of an earlier start stands until this one has come to its end
-                write_record(store, job, {})
+            if known:  # what an earlier start wrote stands until this one has come to its end
+                store.write_text(_RECORD, _json(_known(store) | {"metrics": metrics}))
+            else:
+                write_record(store, job, {}, metrics)
             yield
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
@@ -48,7 +53,7 @@ def claimed(store: ShardStore, job: EvaluateJob) -> Iterator[None]:
         raise RunError("output.path", store.url, cause, remedy) from None
 
 
-def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str]) -> None:
+def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str], metrics: str = "") -> None:
     """Writes evaluate.json, atomically."""
     record = {
         "format": 1,
@@ -57,8 +62,18 @@ def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str
         "job": job.model_dump(mode="json"),
         "versions": versions(),
         "failures": dict(failures),
+        "metrics": metrics,
     }
     store.write_text(_RECORD, _json(record))
+
+
+def _known(store: ShardStore) -> dict[str, Any]:
+    path = store.path(_RECORD)
+    try:
+        return {**json.loads(store.fs.cat_file(path))}
+    except (ValueError, TypeError):
+        remedy = "name another output.path, or move the file away"
+        raise RunError(path, None, "it is no record of an evaluation", remedy) from None
 
 
 def result_path(evaluation: str, name: str, ending: str) -> str:

@@ -1,7 +1,7 @@
 """The evaluation `sentiment`: responses, their emotions, the rates of each model, and models beside the first one."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,11 +13,10 @@ from eval.intervals import Difference
 from eval.sentiment import BLANK, compare
 from pipelines.evaluation.answers import Answer, read_answers
 from pipelines.evaluation.generation import responses_of, write_prompts
-from pipelines.evaluation.models import failures_told
 from pipelines.evaluation.pool import spread
 from pipelines.evaluation.prompts import content_of, first_of_each, read_groups, read_prompts
-from pipelines.evaluation.record import read_result
 from pipelines.evaluation.sentiment_results import SENTIMENT, ModelSentiment, read_sentiment, write_sentiment
+from pipelines.evaluation.session import Session
 from schemas.emotions import EMOTIONS
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
@@ -25,7 +24,6 @@ from schemas.job import Classifier
 from services.classifier import EmotionClassifier, classifier_revision, load_classifier, with_absolute_path
 from services.cluster import connected
 from services.document_scores import score_documents
-from services.store import ShardStore
 
 _log = logging.getLogger("kindling")
 
@@ -51,23 +49,14 @@ class SentimentReport:
     comparisons: list[Comparison]
 
 
-def evaluate_sentiment(
-    job: EvaluateJob,
-    models: Mapping[str, tuple[EvaluatedModel, str]],
-    store: ShardStore,
-    stop_within: Callable[[], float | None],
-    failures: dict[str, str],
-) -> SentimentReport:
+def evaluate_sentiment(session: Session) -> SentimentReport:
     """Does what is not done yet, and measures.
-
-    Args:
-        models: by name, each with its revision; none where the job names responses.
-        failures: gets an entry for each model that could not be evaluated.
 
     Raises:
         KindlingError: the job, a file of it, its classifier or the folder is at fault.
         StoppedError: a signal came; what is done is kept.
     """
+    job, store, models = session.job, session.store, session.models
     section, groups = job.sentiment, read_groups(job.sentiment)
     prompts = read_prompts(section, SENTIMENT) if section.prompts else None
     given = {}
@@ -83,19 +72,18 @@ def evaluate_sentiment(
     facts = {name: _model_facts(job, model, revision) for name, (model, revision) in models.items()}
     facts |= {name: _answer_facts(answers) for name, answers in given.items()}
     identities = {name: identity_of({SENTIMENT: common, **each}) for name, each in facts.items()}
-    left = [name for name, each in identities.items() if read_result(store, SENTIMENT, name, each) is None]
-    if left:
+    if left := session.undone(SENTIMENT, identities):
         with connected(job.cluster.address):
             found, engines = {name: given[name] for name in left if name in given}, {}
             url = write_prompts(store, SENTIMENT, prompts) if models else ""
             # Each model's engines have the machine to themselves, and the classifier has it after them.
             for name in (name for name in left if name in models):
-                with failures_told(failures, name):
+                with session.told(name):
                     found[name], engines[name] = responses_of(job, models[name][0], SENTIMENT, prompts, url)
-            for name, scores in _scored(job, found, stop_within):
-                with failures_told(failures, name):
+            for name, scores in _scored(session, found):
+                with session.told(name):
                     write_sentiment(store, name, found[name], scores, groups, identities[name], engines.get(name, {}))
-    measured = [read_sentiment(store, name, groups) for name in identities if name not in failures]
+    measured = [read_sentiment(store, name, groups) for name in identities if name not in session.failures]
     return SentimentReport(list(groups), measured, list(_comparisons(measured, groups, job.seed)))
 
 
@@ -113,9 +101,7 @@ def _model_facts(job: EvaluateJob, model: EvaluatedModel, revision: str) -> dict
     }
 
 
-def _scored(
-    job: EvaluateJob, found: Mapping[str, list[Answer]], stop_within: Callable[[], float | None]
-) -> Iterator[tuple[str, np.ndarray]]:
+def _scored(session: Session, found: Mapping[str, list[Answer]]) -> Iterator[tuple[str, np.ndarray]]:
     """Name and scores, of shape (responses, 28), of each model as soon as all of its responses are scored."""
     texts = {name: [answer.text or "" for answer in answers] for name, answers in found.items()}
     starts = [(name, at) for name, each in texts.items() for at in range(0, len(each), _TEXTS_AT_ONCE)]
@@ -123,13 +109,16 @@ def _scored(
     scores = {name: np.zeros((len(each), len(EMOTIONS)), dtype=np.float32) for name, each in texts.items()}
     to_do = {name: len(each) for name, each in texts.items()}
     _log.info("scoring %d responses", sum(to_do.values()))
-    load = partial(_load, with_absolute_path(job.sentiment.classifier))
-    for number, done in spread(load, partial(_score, job.sentiment.pooling), units, job.cluster, stop_within):
-        name, at = starts[number]
-        scores[name][at : at + len(done)] = done
-        to_do[name] -= len(done)
-        if not to_do[name]:
-            yield name, scores[name]
+    section = session.job.sentiment
+    load, work = partial(_load, with_absolute_path(section.classifier)), partial(_score, section.pooling)
+    with session.progress.shown(SENTIMENT, "responses", to_do) as advance:
+        for number, done in spread(load, work, units, session.job.cluster, session.stop_within):
+            name, at = starts[number]
+            scores[name][at : at + len(done)] = done
+            to_do[name] -= len(done)
+            advance(name, len(done))
+            if not to_do[name]:
+                yield name, scores[name]
 
 
 def _load(section: Classifier, device: str, cores: int) -> EmotionClassifier:

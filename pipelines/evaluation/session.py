@@ -1,0 +1,63 @@
+"""What an evaluation works with, and what all of them do alike: go on from the results that are there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.evaluation.models import failures_told
+from pipelines.evaluation.progress import Progress
+from pipelines.evaluation.record import read_result
+from schemas.evaluate import EvaluatedModel, EvaluateJob
+from services.cluster import connected
+from services.store import ShardStore
+
+
+@dataclass(frozen=True)
+class Session:
+    """One evaluation of a job, in one start.
+
+    Attributes:
+        models: that are there, by name, each with its revision.
+        store: the evaluation's folder.
+        stop_within: None until a signal asks for an end.
+        failures: gets the error of each model that could not be evaluated, by its name.
+    """
+
+    job: EvaluateJob
+    models: Mapping[str, tuple[EvaluatedModel, str]]
+    store: ShardStore
+    stop_within: Callable[[], float | None]
+    progress: Progress
+    failures: dict[str, str]
+
+    def told(self, name: str) -> AbstractContextManager[None]:
+        """Inside the block a model is worked on; its faults are told, and the other models go on."""
+        return failures_told(self.failures, name)
+
+    def undone(self, evaluation: str, identities: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Names of those that have no result yet.
+
+        Args:
+            identities: by name, all that its figures depend on.
+
+        Raises:
+            RunError: a result is of another job.
+        """
+        return [name for name, each in identities.items() if read_result(self.store, evaluation, name, each) is None]
+
+    def measured(
+        self, evaluation: str, identities: Mapping[str, Mapping[str, Any]], measure: Callable[[str], None]
+    ) -> Sequence[str]:
+        """Measures each model that has no result yet, one after the other; names of those that have one then.
+
+        Raises:
+            RunError: a result is of another job.
+            StoppedError: a signal came; what is done is kept.
+        """
+        if left := self.undone(evaluation, identities):
+            with connected(self.job.cluster.address):
+                for name in left:
+                    with self.told(name):
+                        measure(name)
+        return [name for name in identities if name not in self.failures]
