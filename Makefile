@@ -24,7 +24,7 @@ demo: setup
 	@$(BIN)/kindling demo
 
 test: setup
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: setup
 	@$(BIN)/python -m pytest

@@ -32,9 +32,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+# Of the fast tests these files take longest: they begin, so that the two processes of `make test` end together.
+_LONGEST_FILES = ["test_augment.py", "test_real_engine.py", "test_deaths.py", "test_pools.py", "test_labelling.py"]
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(_LONGEST_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One local Ray for the whole test run; its address."""
+    """One local Ray for each process of the test run; its address."""
     import ray
 
     context = ray.init(

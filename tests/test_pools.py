@@ -38,6 +38,7 @@ def another(job, tmp_path, name, **changes):
 
 
 def test_jobs_with_the_same_engine_use_the_pool_and_leave_it(fake_job, tmp_path, pool):
+    fake_job["engine"] = {"max_num_seqs": 8, "step_seconds": 0.01}  # no job ends before it met both replicas
     pool(cluster={"replicas": 2, "cpus_per_replica": 1})
     first, second = (augment(another(fake_job, tmp_path, name)) for name in ("first", "second"))
     assert first.rows["accepted"] == second.rows["accepted"] == 40
