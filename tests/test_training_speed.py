@@ -68,6 +68,11 @@ def test_logits_that_are_too_many_are_left_to_trl(model, batch, monkeypatch):
     assert not fits(model, batch)
 
 
+def test_labels_that_lie_elsewhere_than_in_memory_are_not_counted(model, batch):
+    elsewhere = {name: tensor.to("meta") for name, tensor in batch.items()}  # which has shapes and no numbers
+    assert not fits(model, elsewhere)
+
+
 @pytest.fixture
 def little_memory():
     """This process may take 64 MiB more than it has: less than the first tensor of a batch."""

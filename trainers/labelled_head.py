@@ -28,8 +28,9 @@ def labels_of(inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
 def fits(model: Any, inputs: dict[str, Any]) -> bool:
     """Whether a batch is for `labelled_losses`: it lies on a CPU, and its logits are not too many to be held."""
     labels = inputs["labels"]
-    logits = int((labels != IGNORED).sum()) * model.config.get_text_config().vocab_size
-    return labels.device.type == "cpu" and logits <= _MOST_LOGITS
+    if labels.device.type != "cpu":  # to count labels on a GPU is to wait for it
+        return False
+    return int((labels != IGNORED).sum()) * model.config.get_text_config().vocab_size <= _MOST_LOGITS
 
 
 def labelled_logits(model: Any, inputs: dict[str, Any], counted: torch.Tensor) -> torch.Tensor:

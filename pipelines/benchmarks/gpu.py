@@ -140,8 +140,7 @@ def measure(
 def _warm_up(server: Any, arm: str, folder: Path, name: str, like: Workload, rows: int) -> None:
     """Serves a few tokens to a full batch: vLLM compiles its sampling kernels with the first batches that need them.
 
-    On an H100 that took 5 s of the first workload's clock, and only of the arm that came first: the others find the
-    kernels in Triton's cache.
+    On an H100 that took 4 to 5 s, in each engine anew.
     """
     short = Workload(name, like.recipe, like.prompt, like.rows[:rows], {**like.sampling, "max_tokens": _WARM_UP_TOKENS})
     source = folder / f"{name}.jsonl"

@@ -51,6 +51,8 @@ class _Clock(TrainerCallback):
         self.began = self.began or time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps and torch.cuda.is_available():
+            torch.cuda.synchronize()  # steps are handed to a GPU, which may not have done the last ones
         self.ended = time.monotonic()
 
 
