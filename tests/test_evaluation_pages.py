@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import write_jsonl
 from test_blimp import in_this_process
 from test_preference import returned
 from test_training import one_thread, save_tiny  # noqa: F401 (one_thread is a fixture)
@@ -73,3 +74,18 @@ def test_models_are_read_through_the_lens_side_by_side(tmp_path, ray_cluster, mo
 
     monkeypatch.setattr(lens, "spread_over_model", None)  # what is done is not done again
     assert evaluate(job).as_json()["models"] == report.as_json()["models"]
+
+
+def test_a_fault_of_a_later_evaluation_is_found_before_the_first_begins(tmp_path):
+    write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "Tell of a party.", "emotion": "joy"}])
+    job = {
+        "name": "late",
+        "models": [{"id": "fake"}],
+        "evaluations": ["sentiment", "blimp"],
+        "sentiment": {"prompts": str(tmp_path / "prompts.jsonl")},
+        "blimp": {"path": str(tmp_path)},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    with pytest.raises(JobError, match="67 of 67 paradigms are not there"):
+        evaluate(job)
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,7 @@ from pipelines.evaluation.blimp_results import BLIMP, ModelBlimp, read_blimp, wr
 from pipelines.evaluation.causal import Loaded, model_facts, spread_over_model
 from pipelines.evaluation.session import Session
 from schemas.errors import EngineError
+from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import fingerprint, identity_of
 from services.minimal_pairs import MinimalPair, margins
 from services.store import ShardStore
@@ -37,6 +38,15 @@ class BlimpReport:
 
     models: list[ModelBlimp]
     comparisons: list[Comparison]
+
+
+def check_blimp(job: EvaluateJob) -> None:
+    """Finds before anything runs what is wrong with the pairs.
+
+    Raises:
+        JobError: so it is.
+    """
+    whole_paradigms("blimp", job.blimp, PARADIGMS)
 
 
 def evaluate_blimp(session: Session) -> BlimpReport:

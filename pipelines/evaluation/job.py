@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.endpoint import served
-from pipelines.evaluation.blimp import BlimpReport, evaluate_blimp
+from pipelines.evaluation.blimp import BlimpReport, check_blimp, evaluate_blimp
 from pipelines.evaluation.blimp_tables import blimp_tables
 from pipelines.evaluation.lens import LensReport, evaluate_logit_lens, lens_tables
-from pipelines.evaluation.lm_eval_tasks import LmEvalReport, evaluate_lm_eval, lm_eval_tables
+from pipelines.evaluation.lm_eval_tasks import LmEvalReport, check_lm_eval, evaluate_lm_eval, lm_eval_tables
 from pipelines.evaluation.models import located
-from pipelines.evaluation.preference import PreferenceReport, evaluate_preference
+from pipelines.evaluation.preference import PreferenceReport, check_preference, evaluate_preference
 from pipelines.evaluation.preference_tables import preference_tables
 from pipelines.evaluation.progress import Progress
 from pipelines.evaluation.record import claimed, write_record
-from pipelines.evaluation.sentiment import SentimentReport, evaluate_sentiment
+from pipelines.evaluation.sentiment import SentimentReport, check_sentiment, evaluate_sentiment
 from pipelines.evaluation.sentiment_tables import sentiment_tables
 from pipelines.evaluation.session import Session
 from pipelines.evaluation.tables import Table, markdown
@@ -24,6 +24,14 @@ from pipelines.stopping import stop_signals
 from schemas.evaluate import EvaluateJob
 from services.metrics import EvaluateMetrics
 from services.store import ShardStore
+
+_CHECKS: dict[str, Callable[[EvaluateJob], None]] = {
+    "sentiment": check_sentiment,
+    "preference": check_preference,
+    "blimp": check_blimp,
+    "lm_eval": check_lm_eval,
+}
+"""so that no fault of the third evaluation is found after the hours of the first two"""
 
 _EVALUATIONS: dict[str, Callable[[Session], Any]] = {
     "sentiment": evaluate_sentiment,
@@ -103,6 +111,9 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
     """
     job = as_job(job, EvaluateJob)
     store = ShardStore(job.output.path)
+    for kind in job.evaluations:
+        if kind in _CHECKS:
+            _CHECKS[kind](job)
     metrics, failures = EvaluateMetrics(job.name), {}
     with (
         served(metrics, job.metrics) as address,

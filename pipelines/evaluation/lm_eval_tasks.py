@@ -13,7 +13,7 @@ from pipelines.evaluation.record import read_result, write_result
 from pipelines.evaluation.session import Session
 from pipelines.evaluation.tables import Table
 from schemas.errors import EngineError
-from schemas.evaluate import EvaluatedModel, LmEval, task_name
+from schemas.evaluate import EvaluatedModel, EvaluateJob, LmEval, task_name
 from schemas.fingerprint import identity_of
 from services.cluster import connected
 
@@ -27,6 +27,15 @@ class LmEvalReport:
     """What came of the evaluation: the scores of each model, by task or group as the job names it."""
 
     models: dict[str, dict[str, list[Score]]]
+
+
+def check_lm_eval(job: EvaluateJob) -> None:
+    """Finds before anything runs what is wrong with the tasks.
+
+    Raises:
+        JobError: so it is.
+    """
+    refuse_unknown(job.lm_eval.tasks)
 
 
 def evaluate_lm_eval(session: Session) -> LmEvalReport:
@@ -47,7 +56,6 @@ def evaluate_lm_eval(session: Session) -> LmEvalReport:
             for name, tasks in identities.items()}  # fmt: skip
     left = {name: todo for name, tasks in done.items() if (todo := [task for task in tasks if tasks[task] is None])}
     if left:
-        refuse_unknown(section.tasks)
         with connected(session.job.cluster.address):
             for name, tasks in left.items():
                 with session.told(name):

@@ -12,6 +12,7 @@ from pipelines.evaluation.questionnaire import QUESTION, write_questionnaire
 from pipelines.evaluation.record import write_result
 from pipelines.evaluation.session import Session
 from schemas.errors import JobError
+from schemas.evaluate import EvaluateJob, Preference
 from services.cluster import connected
 from services.filesystem import resolve
 
@@ -37,6 +38,16 @@ class PreferenceReport:
         return {"questionnaire": self.page, "found": self.found.as_json() if self.found else None}
 
 
+def check_preference(job: EvaluateJob) -> None:
+    """Finds before anything runs what is wrong with the prompts, or with the names of returned files.
+
+    Raises:
+        JobError: so it is.
+    """
+    read_prompts(job.preference, PREFERENCE)
+    _returned(job.preference)
+
+
 def evaluate_preference(session: Session) -> PreferenceReport:
     """Has the models answer, writes the questionnaire, and counts what was returned.
 
@@ -45,7 +56,7 @@ def evaluate_preference(session: Session) -> PreferenceReport:
         StoppedError: a signal came; what is done is kept.
     """
     job, store, section = session.job, session.store, session.job.preference
-    returned = [path for pattern in section.returned for path in _files(pattern)]
+    returned = _returned(section)
     prompts = first_of_each(read_prompts(section, PREFERENCE), section.per_emotion)
     url = write_prompts(store, PREFERENCE, prompts)
     answers: dict[str, list[Answer]] = {}
@@ -69,6 +80,10 @@ def evaluate_preference(session: Session) -> PreferenceReport:
     found = tally(written.key, returned, job.seed)
     write_result(store, PREFERENCE, "tally", {"questionnaire": written.fingerprint}, **found.as_json())
     return PreferenceReport(written.page, found)
+
+
+def _returned(section: Preference) -> list[str]:
+    return [path for pattern in section.returned for path in _files(pattern)]
 
 
 def _files(pattern: str) -> list[str]:

@@ -49,6 +49,20 @@ class SentimentReport:
     comparisons: list[Comparison]
 
 
+def check_sentiment(job: EvaluateJob) -> None:
+    """Finds before anything runs what is wrong with the prompts, the responses, the groups or the classifier.
+
+    Raises:
+        KindlingError: so it is.
+    """
+    section = job.sentiment
+    read_groups(section)
+    prompts = read_prompts(section, SENTIMENT) if section.prompts else None
+    if job.responses is not None:
+        read_answers(job.responses, prompts)
+    classifier_revision(section.classifier)
+
+
 def evaluate_sentiment(session: Session) -> SentimentReport:
     """Does what is not done yet, and measures.
 
