@@ -261,7 +261,8 @@ def test_three_whole_paradigms_are_decided_as_lm_eval_decides_them():
         assert found == pytest.approx(its[:, 0] - its[:, 1], abs=1e-2)
     loaded = load_causal_model(Model(id="embedded"))
     rates = rates_of({name: margins(*loaded, paradigms[name]) for name in names}).by_paradigm
-    assert [rates[name].rate for name in names] == pytest.approx([0.744, 0.723, 0.367], abs=0.012)
+    # What both find in single precision. lm-eval's own bfloat16 rates are two points higher: its ties count as right.
+    assert [rates[name].rate for name in names] == pytest.approx([0.723, 0.703, 0.346], abs=0.012)
 
 
 # Whole evaluations
