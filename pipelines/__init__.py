@@ -3,6 +3,8 @@
     cli.py                `kindling VERB`, the same as `python -m pipelines VERB`
     cli_bench.py          its verb bench
     cli_corpora.py        the verbs stats and compare
+    cli_status.py         the verb status
+    cli_logs.py           the options of verbs that log
     cli_training.py       the verb train
     cli_evaluation.py     the verb evaluate
     jobfile.py            reads a job file and its --set overrides
@@ -21,6 +23,11 @@
     demonstration.py      demo
     verification.py       verify
     run_status.py         status
+    run_history.py        how fast a run goes, from its files
+    live_status.py        what the endpoint of a running job adds
+    other_status.py       how far a training or a labelling is
+    status_page.py        the page
+    watching_status.py    status --watch
     dataset_export.py     export
     composition.py        compose
     corpus_parts.py       the parts of a corpus as documents
@@ -50,6 +57,7 @@
     comparison_page.py    its pages: terminal, Markdown, HTML
     endpoint.py           the Prometheus endpoint of a job
     printable.py          texts from data and models as a terminal or a page may show them
+    pace.py               how fast rows are finished, and how long the rest takes
     progress.py           counting, the progress bar, log lines
     card.py               the dataset cards
 

@@ -112,6 +112,8 @@ def _generate(
     index: ShardIndex,
     signalled: Callable[[], float | None],
 ) -> None:
+    run.start_id = progress.metrics.start_id
+    store.write_run(run)  # engines take minutes to start, and whoever looks meanwhile is to find the endpoint
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
     # Before any engine starts, and the same at each start, whoever generates a row, and when.
@@ -138,6 +140,7 @@ def _generate(
         rows = work_rows(run, reader, recipes, writer, index.committed, duplicates)
         left = progress.total - progress.finished
         coordinator = Coordinator(pool, contexts, rows, left, writer.put, stop_within, on_ready)
+        progress.metrics.tell_replicas(coordinator.replicas)
         try:
             done = coordinator.run()
         finally:
@@ -203,7 +206,10 @@ def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
             "pin model.revision to the first one, or name another output.path",
         )  # fmt: skip
     if info.settings.get("chat_template") is False:
-        _log.warning("%s has no chat template: prompts are sent as plain text", run.job["model"]["id"])
+        _log.warning(
+            "%s has no chat template: prompts are sent as plain text. That is right for a base model; of a chat model "
+            "take a checkpoint whose tokenizer has one", run.job["model"]["id"],
+        )  # fmt: skip
     run.model_revision, run.engine = info.model_revision, info.settings
     run.versions = {**run.versions, **info.versions}
     run.replicas.append({"number": member.number, "node": member.node, "cores": member.cores, "pids": info.pids})

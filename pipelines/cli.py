@@ -1,7 +1,6 @@
 """The command line. Each verb imports what it needs when it runs, so that `--help` answers at once."""
 
 import json
-import logging
 import shlex
 import signal
 import sys
@@ -10,8 +9,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_bench, cli_corpora, cli_evaluation, cli_training
-from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError, shorten
+from pipelines import cli_bench, cli_corpora, cli_evaluation, cli_status, cli_training
+from pipelines.cli_logs import logged
+from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError
+from services import logs
 
 _TYPER_INTERRUPTED = 130
 
@@ -46,6 +47,7 @@ class FileFormat(StrEnum):
 
 
 @app.command()
+@logged
 def demo(path: Annotated[str, typer.Option("--to", help="where the run goes")] = "runs/demo") -> None:
     """The whole main job on the embedded model and a small built-in corpus."""
     from pipelines.demonstration import demo
@@ -54,6 +56,7 @@ def demo(path: Annotated[str, typer.Option("--to", help="where the run goes")] =
 
 
 @app.command()
+@logged
 def augment(
     job: Job,
     overrides: Set = None,
@@ -75,6 +78,7 @@ def augment(
 
 
 @app.command()
+@logged
 def label(job: Job, overrides: Set = None, as_json: Json = False) -> None:
     """Raw text to sentences to contexts with emotions."""
     from pipelines.jobfile import load_job
@@ -93,7 +97,7 @@ def label(job: Job, overrides: Set = None, as_json: Json = False) -> None:
         print(f"  dropped {number} x {rule}")
 
 
-app.command()(cli_training.train)
+app.command()(logged(cli_training.train))
 
 
 @app.command()
@@ -136,28 +140,7 @@ def verify(
         raise typer.Exit(EXIT_FAULTS)
 
 
-@app.command()
-def status(run: Run, as_json: Json = False) -> None:
-    """Progress, goodput, ETA, rejects by reason; from disk alone, also while the job runs."""
-    from pipelines.progress import counts_text
-    from pipelines.run_status import status
-
-    found = status(run)
-    if as_json:
-        return _print_json(found.as_json())
-    finished = sum(found.rows.values())
-    print(f"{found.name}: {finished} of {found.rows_total} rows ({finished / found.rows_total:.1%}), "
-          f"{'complete' if found.complete else 'not complete'}")  # fmt: skip
-    if found.variants:
-        print(f"  variants {len(found.variants)} of each row: {shorten('; '.join(found.variants))}")
-    print(f"  rows     {counts_text(found.rows)}; {found.logged} of them in open shards")
-    print(f"  shards   {found.shards} of {found.shards_total}")
-    if found.goodput_tokens_per_second is not None:
-        print(f"  goodput  {found.goodput_tokens_per_second} output tokens/s over {found.active_seconds:.0f} s of work")
-    if found.eta_seconds and not found.complete:
-        print(f"  left     about {found.eta_seconds / 60:.1f} minutes of work at that rate")
-    for reason, rows in found.rejects.items():
-        print(f"  rejected {rows} x {reason}")
+app.command()(cli_status.status)
 
 
 @app.command()
@@ -188,6 +171,7 @@ def export(
 
 
 @app.command()
+@logged
 def compose(job: Job, overrides: Set = None, as_json: Json = False) -> None:
     """A training corpus from runs and text files, to a budget of words, with its composition table."""
     from pipelines.card import composition_notes, composition_table
@@ -221,12 +205,13 @@ def _export_prompts(run: str, to: str, per_emotion: int, as_json: bool) -> None:
     print(f"{prompts} prompts in {to}{'' if exported.complete else ' (the run is not complete)'}")
 
 
-app.command()(cli_evaluation.evaluate)
+app.command()(logged(cli_evaluation.evaluate))
 app.command()(cli_corpora.stats)
 app.command()(cli_corpora.compare)
 
 
 @pool_app.command("start")
+@logged
 def pool_start(
     job: Job,
     overrides: Set = None,
@@ -269,22 +254,20 @@ def pool_stop(name: Annotated[str, typer.Argument(metavar="NAME")], address: Add
 
 def main() -> None:
     """Entry point of `kindling`: runs a verb, and shows errors without a traceback."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=[_StderrHandler()]
-    )
-    logging.getLogger("kindling").setLevel(logging.INFO)
+    logs.set_up()
     # Where no job has set a grace for it, SIGTERM ends the command as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except KindlingError as error:
-        print(f"{'stopped' if error.exit_code == EXIT_STOPPED else 'error'}: {error}", file=sys.stderr)
+        what = "stopped" if error.exit_code == EXIT_STOPPED else "error"
+        logs.tell(f"{what}: {error}", event=what, **error.facts())
         _exit(error.exit_code)
     except SystemExit as ended:
         # Typer's way of telling of Ctrl-C, and Ray's of SIGTERM.
         if ended.code not in (_TYPER_INTERRUPTED, signal.SIGTERM):
             raise
-        print("stopped", file=sys.stderr)
+        logs.tell("stopped", event="stopped")
         _exit(EXIT_STOPPED)
 
 
@@ -292,16 +275,9 @@ def _exit(code: int) -> NoReturn:
     if code == EXIT_STOPPED:
         from pipelines.jobfile import without_secret
 
-        print(f"resume with: {shlex.join(['kindling', *map(without_secret, sys.argv[1:])])}", file=sys.stderr)
+        command = shlex.join(["kindling", *map(without_secret, sys.argv[1:])])
+        logs.tell(f"resume with: {command}", event="resume", command=command)
     sys.exit(code)
-
-
-class _StderrHandler(logging.Handler):
-    """Writes to whatever stderr is now: a progress bar replaces it, so that log lines appear above the bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler.emit`."""
-        print(self.format(record), file=sys.stderr)
 
 
 def _print_json(value: dict[str, Any]) -> None:

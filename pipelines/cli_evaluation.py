@@ -1,12 +1,12 @@
 """The verb evaluate."""
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
 from schemas.errors import EXIT_FAULTS
+from services import logs
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="the job file (YAML)")]
 Set = Annotated[
@@ -31,6 +31,6 @@ def evaluate(job: Job, overrides: Set = None, as_json: Json = False) -> None:
         Console().print(rendered(report.tables()))
         print(f"the tables and what they are of: {report.run}")
     for error in report.failures.values():
-        print(f"error: {error}", file=sys.stderr)
+        logs.tell(f"error: {error}", event="error")
     if report.failures:
         raise typer.Exit(EXIT_FAULTS)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.errors import EXIT_FAULTS, JobError, StoppedError
+from services import logs
 
 if TYPE_CHECKING:
     from pipelines.training_on_ray import Trained
@@ -67,7 +68,7 @@ def _show(trained: list["Trained"], as_json: bool) -> None:
         _print_table(trained)
     for each in trained:
         if each.error is not None:
-            print(f"{each.name} {each.state}: {each.error}", file=sys.stderr)
+            logs.tell(f"{each.name} {each.state}: {each.error}", event=each.state, job=each.name, **each.error.facts())
     stopped = sum(each.state == "stopped" for each in trained)
     if stopped:
         cause = f"{stopped} of {len(trained)} trainings are not at their end"

@@ -64,6 +64,7 @@ def _train_rest(
         served(metrics, job.metrics) as record["metrics"],
         stop_signals(grace_seconds=0) as stop_within,
     ):
+        record["start_id"] = metrics.start_id
         write_record(folder, record)
         for number in range(len(record["stages"]), len(job.stages)):
             start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path

@@ -2,13 +2,15 @@
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import Counter
+from math import nan
 from time import monotonic
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.pace import Eta, Pace, Rates
 from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
 from services.metrics import JobMetrics
@@ -19,8 +21,6 @@ _log = logging.getLogger("kindling")
 
 # Gauges and the bar are set this often.
 _PUBLISH_SECONDS = 0.2
-# The rates shown are over this long: short enough to see a change, long enough for rows that take a minute.
-_WINDOW_SECONDS = 60.0
 
 
 class Progress:
@@ -43,7 +43,7 @@ class Progress:
         self._lock = threading.Lock()
         self._serving_since: float | None = None
         self._ended_at: float | None = None
-        self._recent: deque[tuple[float, int, int]] = deque()
+        self._pace = Pace()
         self._told_at = -_PUBLISH_SECONDS
 
     @property
@@ -61,6 +61,7 @@ class Progress:
     def on_serving(self) -> None:
         """A replica is up: rates count from the first one on."""
         self._serving_since = self._serving_since or monotonic()
+        self._pace.begin(self._serving_since)
 
     def on_end(self) -> None:
         """The last row is durable: the clock of the rates stands still."""
@@ -79,36 +80,32 @@ class Progress:
             self._count_rejects(Counter(map(rule_of, reasons)))
         if recovered:
             return
-        for seconds in batch["duration_seconds"].to_pylist():
-            if seconds:  # it was sent to an engine
-                self.metrics.seconds.observe(seconds)
+        durations = [seconds for seconds in batch["duration_seconds"].to_pylist() if seconds]  # those sent to an engine
+        for seconds in durations:
+            self.metrics.seconds.observe(seconds)
         accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
         self.generated_here += batch.num_rows
         self._accepted_tokens_here += accepted
-        self._remember(batch.num_rows, output)
+        self._pace.add(monotonic(), batch.num_rows, output, accepted, max(durations, default=0.0))
 
     def on_commit(self, manifest: Manifest) -> None:
         """Counts a shard that is durable now."""
         self.shards += 1
         self.metrics.shards.inc()
-        _log.info("shard %d committed: %s", manifest.shard, counts_text(manifest.counts))
+        facts = {
+            "event": "shard",
+            "run": self.run.name,
+            **manifest.model_dump(include={"shard", "counts", "output_tokens", "started_at", "finished_at"}),
+        }
+        _log.info("shard %d committed: %s", manifest.shard, counts_text(manifest.counts), extra={"facts": facts})
 
-    def rates(self) -> tuple[float, float]:
-        """(rows, output tokens) a second over the last minute; zero before the first row."""
-        now = self._ended_at or monotonic()
-        with self._lock:
-            while self._recent and now - self._recent[0][0] > _WINDOW_SECONDS:
-                self._recent.popleft()
-            recent = list(self._recent)
-        if not recent or self._serving_since is None:
-            return 0.0, 0.0
-        seconds = max(min(now - self._serving_since, _WINDOW_SECONDS), 1e-3)
-        return sum(rows for _, rows, _ in recent) / seconds, sum(tokens for _, _, tokens in recent) / seconds
+    def rates(self) -> Rates:
+        """Those of the last minute; zero before the first row."""
+        return self._pace.rates(self._ended_at or monotonic())
 
-    def eta_seconds(self) -> float | None:
-        """Seconds to the last row at the present rate; None before there is a rate."""
-        rows_per_second, _ = self.rates()
-        return (self.total - self.finished) / rows_per_second if rows_per_second else None
+    def eta(self) -> Eta | None:
+        """When the last row will be finished; None before there is a rate."""
+        return self._pace.eta(self._ended_at or monotonic(), self.total - self.finished)
 
     def goodput(self) -> float:
         """Output tokens of accepted rows a second, since the first replica of this start was up."""
@@ -135,26 +132,34 @@ class Progress:
         metrics.in_flight.set(in_flight)
         metrics.progress.set(self.finished / self.total)
         metrics.goodput.set(self.goodput())
-        if (eta := self.eta_seconds()) is not None:
-            metrics.eta.set(eta)
+        metrics.goodput_now.set(self.rates().accepted_tokens)
+        eta = self.eta() or Eta(nan, nan, nan)
+        metrics.eta.set(eta.seconds)
+        metrics.eta_bound.labels(run, "low").set(eta.low)
+        metrics.eta_bound.labels(run, "high").set(eta.high)
         for state in ("starting", "serving"):
             metrics.replicas.labels(run, state).set(replicas[state])
 
     def line(self) -> str:
         """`312/400 rows (2 errors), 148 tokens/s, about 00:35 left`."""
-        _, tokens_per_second = self.rates()
-        eta = self.eta_seconds()
+        eta = self.eta()
         failed = f" ({self.rows[ERROR]} errors)" if self.rows[ERROR] else ""
-        left = f", about {clock(eta)} left" if eta is not None else ""
-        return f"{self.finished}/{self.total} rows{failed}, {tokens_per_second:.0f} output tokens/s{left}"
+        left = f", about {clock(eta.seconds)} left" if eta else ""
+        return f"{self.finished}/{self.total} rows{failed}, {self.rates().output_tokens:.0f} output tokens/s{left}"
 
-    def _remember(self, rows: int, tokens: int) -> None:
-        now = monotonic()
-        with self._lock:
-            if self._recent and now - self._recent[-1][0] < _PUBLISH_SECONDS:
-                now, earlier_rows, earlier_tokens = self._recent.pop()
-                rows, tokens = rows + earlier_rows, tokens + earlier_tokens
-            self._recent.append((now, rows, tokens))
+    def facts(self) -> dict[str, Any]:
+        """The same for a program that reads the log."""
+        eta, rates = self.eta(), self.rates()
+        return {
+            "event": "progress",
+            "run": self.run.name,
+            "rows": dict(self.rows),
+            "rows_total": self.total,
+            "shards": self.shards,
+            "output_tokens_per_second": round(rates.output_tokens, 1),
+            "goodput_tokens_per_second": round(rates.accepted_tokens, 1),
+            "eta_seconds": round(eta.seconds, 1) if eta else None,
+        }
 
     def _count(self, counts: Any, prompt: int, cached: int, output: int) -> None:
         run = self.run.name
@@ -191,16 +196,16 @@ class Display:
         """Shows what there is to show now; cheap to call often."""
         progress = self._progress
         if self._bar.shown:
-            _, tokens_per_second = progress.rates()
-            eta = progress.eta_seconds()
-            note = f"{tokens_per_second:.0f} tok/s" + (f", {clock(eta)} left" if eta is not None else "")
+            eta = progress.eta()
+            note = f"{progress.rates().output_tokens:.0f} tok/s" + (f", {clock(eta.seconds)} left" if eta else "")
             self._bar.update(
                 completed=progress.finished, note=note if serving else "",
                 description="rows" if serving else "starting engines",
             )  # fmt: skip
         elif monotonic() - self._told_at > LINE_SECONDS:
             self._told_at = monotonic()
-            _log.info("%s", progress.line() if serving else "engines are starting")
+            facts = progress.facts() if serving else {"event": "starting", "run": progress.run.name}
+            _log.info("%s", progress.line() if serving else "engines are starting", extra={"facts": facts})
 
 
 def counts_text(counts: Any) -> str:

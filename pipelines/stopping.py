@@ -38,7 +38,9 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
         grace = max(grace_seconds - _ENDING_SECONDS, 0.0) if number == signal.SIGTERM else 0.0
         deadline = monotonic() + grace
         waiting = f"rows in flight have {grace:.0f} s more, " if grace else ""
-        _log.warning("stopping: %swhat is finished is kept; once more ends it at once", waiting)
+        _log.warning(
+            "stopping: %swhat is finished is kept, and the same command resumes; once more ends it at once", waiting
+        )
         for each in old:
             signal.signal(each, signal.SIG_DFL)
 

@@ -66,6 +66,7 @@ def record_of(job: TrainJob, contents: dict[str, dict[str, Any]], revision: str,
         "precision": precision,
         "teachers": _teachers(job),
         "metrics": "",
+        "start_id": "",
         "stages": [],
     }
 

@@ -6,7 +6,6 @@ One that dies is tried again, and goes on from its last checkpoint.
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from schemas.errors import EngineError, JobError, KindlingError, StoppedError
 from schemas.train import ClassifierStage, TrainJob, TrainOutput
 from services.cluster import cause_of, connected, head_answers
 from services.placement import cpus_of_each, fits_a_node
+from services.terminal import shows_bars
 
 _log = logging.getLogger("kindling")
 
@@ -149,7 +149,10 @@ class _Trainings:
         student.tries += 1
         student.line = f"waits for {f'{gpus:g} GPUs and ' if gpus else ''}{cpus} CPUs"
         if not fits_a_node(gpus, cpus):
-            _log.warning("%s %s, and no node has so many", student.job.name, student.line)
+            _log.warning(
+                "%s %s, and no node has so many: add a node, or lower `resources` in its job", student.job.name,
+                student.line,
+            )  # fmt: skip
         # Each has a process of its own (max_calls), and is tried again here, where its death can be told (max_retries).
         task = ray.remote(
             num_gpus=gpus, num_cpus=cpus, runtime_env={"env_vars": environment_of(gpus, cpus)}, max_calls=1,
@@ -188,7 +191,10 @@ class _Trainings:
 
     def _lost(self, student: _Student, cause: str) -> None:
         if student.tries < _MOST_TRIES and not self._stopping:
-            _log.warning("%s: its process died (%s); it goes on from its last checkpoint", student.job.name, cause)
+            _log.warning(
+                "%s: its process died (%s); it goes on from its last checkpoint. If that comes again, memory is the "
+                "commonest reason: see its %s", student.job.name, cause, LOG_NAME,
+            )  # fmt: skip
             return self._start(student)
         times = f"its process died {student.tries} times" if student.tries > 1 else "its process died"
         remedy = f"memory is the commonest reason, see its {LOG_NAME}; the same command goes on"
@@ -233,7 +239,7 @@ class _Display:
         self._students, self._told_at = students, time.monotonic()
         self._rows = Progress(
             TextColumn("{task.description}", markup=False), TextColumn("{task.fields[line]}", markup=False),
-            console=Console(stderr=True), disable=not sys.stderr.isatty(),
+            console=Console(stderr=True), disable=not shows_bars(),
         )  # fmt: skip
         self._tasks = [self._rows.add_task(student.job.name, line="") for student in students]
 

@@ -27,6 +27,11 @@ class KindlingError(Exception):
         super().__init__(key, value, cause, remedy)
         self.key, self.value, self.cause, self.remedy = key, value, cause, remedy
 
+    def facts(self) -> dict[str, str]:
+        """The same for a program that reads the log."""
+        value = "" if self.value is None else shorten(self.value)
+        return {"key": shorten(self.key), "value": value, "cause": self.cause, "remedy": self.remedy}
+
     def __str__(self) -> str:
         shown = "" if self.value is None else f" = {shorten(self.value)}"
         head = f"{shorten(self.key)}{shown}: " if self.key else ""

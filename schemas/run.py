@@ -67,6 +67,8 @@ class RunRecord(Record):
     """of the last start: number, node, cores and process ids of each replica that came up"""
     metrics: str = ""
     """address of the metrics endpoint of the last start; empty where it is off"""
+    start_id: str = ""
+    """of the last start, drawn anew for each: the endpoint at `metrics` is this run's if it tells the same"""
     versions: dict[str, str] = {}
 
     @property
@@ -132,4 +134,6 @@ class Manifest(Record):
     """ISO 8601, UTC: when the shard's first row was handed to an engine"""
     finished_at: str
     """when its last row was finished"""
+    pauses: list[tuple[str, str]] = Field([], exclude_if=lambda pauses: not pauses)
+    """from when to when in between none of its rows was with an engine: the job was stopped, and went on a day later"""
     versions: dict[str, str]

@@ -24,6 +24,7 @@ minimal_pairs.py  which of two sentences a model finds likelier
 prefix_trees.py  how likely token sequences are, with what begins alike computed once
 coordinator.py   hands rows to replicas and takes them back
 window.py        which row runs next: prompts that begin alike follow each other
+activity.py      when rows were with engines
 writer.py        assembles shards and commits them
 store.py         the run folder
 lease.py         one driver at a time for a run folder
@@ -31,6 +32,7 @@ row_log.py       finished rows of open shards
 shard_index.py   what is in each committed shard, in one file
 failpoints.py    places at which a test lets a process die
 filesystem.py    local and remote file systems, durable writing
+logs.py          what a command says on stderr while it works
 terminal.py      how a long job shows itself on stderr
 metrics.py       the Prometheus endpoint: the one file that touches prometheus_client
 """

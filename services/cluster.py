@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import ray
 
 from schemas.errors import EngineError, shorten
+from services import logs
 
 # The object store only carries messages of a few KB; Ray would reserve 30% of the memory.
 _OBJECT_STORE_BYTES = 256 << 20
@@ -35,7 +36,10 @@ def connected(address: str | None) -> Iterator[None]:
     # Ray's workers would give way to every other process of the machine, but engines are what it is there for.
     os.environ.setdefault("RAY_worker_niceness", "0")
     address = address or os.environ.get("RAY_ADDRESS")
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    heard = logs.dependencies_heard()
+    options = {
+        "log_to_driver": heard, "logging_level": logging.ERROR, "configure_logging": not logs.take_over("ray"),
+    }  # fmt: skip
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
@@ -50,6 +54,8 @@ def connected(address: str | None) -> Iterator[None]:
         if not address:
             remedy = "start the job again when the machine is less busy; Ray's logs are in /tmp/ray"
         raise EngineError("cluster.address", address, cause, remedy) from None
+    if heard:
+        _log_workers()
     # Ray's own handler would end the process with a code that tells nobody to come again.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -57,6 +63,14 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _log_workers() -> None:
+    """What workers say becomes records of the log. Ray would print it, also to the standard output of `--json`."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher  # no public way (2.60)
+
+    dispatcher.remove_handler("ray_print_logs")
+    dispatcher.add_handler("kindling", logs.worker_lines)
 
 
 def head_answers() -> bool:

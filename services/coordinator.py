@@ -7,12 +7,13 @@ known here.
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from schemas.errors import EngineError, StoppedError
 from schemas.rows import WorkRow, to_batch
+from services.metrics import ReplicaNow
 from services.pool import Lost, Member, Ready, Returned
 from services.records import RowContext, failed_record
 from services.replica import Finished
@@ -95,6 +96,9 @@ class Coordinator:
         self._accused: deque[WorkRow] = deque()
         self._condemned: list[Finished] = []
         self._stopping = False
+        self._rows: Counter[int] = Counter()
+        self._deaths: Counter[int] = Counter()
+        self._rows_at: dict[int, float] = {}
         self.cpu_seconds = 0.0
         """processor time of the thread in `run`"""
 
@@ -102,6 +106,16 @@ class Coordinator:
     def in_flight(self) -> int:
         """Rows that are with replicas now."""
         return sum(len(member.rows) for member in self._pool.members)
+
+    def replicas(self) -> list[ReplicaNow]:
+        """How each replica is; may be asked from another thread."""
+        return [
+            ReplicaNow(
+                member.number, member.phase, len(member.rows), self._rows[member.number], self._deaths[member.number],
+                self._rows_at.get(member.number),
+            )
+            for member in list(self._pool.members)
+        ]  # fmt: skip
 
     def run(self) -> bool:
         """Returns True when every row was finished, False when it was told to stop.
@@ -184,6 +198,8 @@ class Coordinator:
         for unit in finished.units:
             member.rows.pop(unit, None)
         self._left -= len(finished.units)
+        self._rows[member.number] += len(finished.units)
+        self._rows_at[member.number] = time.time()
         self._pool.served(member)
         self._tell_condemned()
         self._sink(finished)
@@ -193,6 +209,7 @@ class Coordinator:
         member, rows = lost.member, list(lost.member.rows.values())
         alone = len(rows) == 1 and rows[0].attempt >= _DEATHS_TO_ALONE
         self._window.forget(member.number)
+        self._deaths[member.number] += lost.by != "session"
         if lost.by in _MOST_DEATHS:
             self._suspect(rows, lost)
         else:

@@ -6,7 +6,6 @@ end with the process that made them, however it ends.
 """
 
 import fcntl
-import logging
 import os
 import stat
 import tempfile
@@ -15,8 +14,6 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from schemas.errors import EngineError
-
-_log = logging.getLogger("kindling")
 
 
 class CoreClaim:
@@ -27,6 +24,7 @@ class CoreClaim:
 
     Attributes:
         cores: numbers of the cores, as the operating system counts them.
+        missing: how many of those that were wanted other engines have.
     """
 
     def __init__(self, count: int) -> None:
@@ -39,8 +37,7 @@ class CoreClaim:
             if len(claimed) < count and (lock := _locked(folder / str(core))):
                 self._locks.append(lock)
                 claimed.append(core)
-        if not claimed:
-            _log.warning("all %d cores of this machine have an engine already; sharing them", len(usable))
+        self.missing = min(count, len(usable)) - len(claimed)
         self.cores = tuple(claimed or usable[:count])
 
 

@@ -141,7 +141,11 @@ class _Renewal:
                     return
                 self._write()
             except Exception as error:  # each file system has errors of its own
-                _log.warning("the run's lease could not be renewed: %s", error)
+                _log.warning(
+                    "the run's lease could not be renewed, and is tried again (%s). If that goes on for %.0f s the job "
+                    "stops, and the same command resumes: see that this machine reaches %s", error, _VOID_SECONDS,
+                    self._store.url,
+                )  # fmt: skip
 
     def _write(self) -> None:
         self._renewals += 1

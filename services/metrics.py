@@ -3,14 +3,28 @@
 Every series carries the label `run`. Names follow Prometheus' conventions: base units, `_total` for counters.
 """
 
+import re
+import secrets
 import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 # From a short answer on a GPU to a long one on a busy CPU.
 _SECONDS_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
+
+_START = "kindling_start_info"
+# An endpoint that is there answers in milliseconds; one that is not, on another host, may never refuse.
+_ANSWER_SECONDS = 2.0
+_MOST_BYTES = 16 << 20
+_ADDRESS = re.compile(r"[\w.:\[\]-]+:\d+")
 
 
 class Endpoint:
@@ -18,11 +32,17 @@ class Endpoint:
 
     Args:
         run: value of the label `run`.
+
+    Attributes:
+        start_id: told by the endpoint and written beside its address: who reads the address of an endpoint that is gone
+            may find another job's there, of the same name.
     """
 
     def __init__(self, run: str) -> None:
         self.registry = CollectorRegistry()
-        self.run = run
+        self.run, self.start_id = run, secrets.token_hex(8)
+        start = self._make(Gauge, _START, "Which start of the job this is; always 1", "start_id")
+        start.labels(run, self.start_id).set(1)
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -80,6 +100,18 @@ class JobMetrics(Endpoint):
         self.goodput = self._make(
             Gauge, "kindling_goodput_tokens_per_second", "Output tokens of accepted rows a second, since this start"
         )
+        self.goodput_now = self._make(
+            Gauge, "kindling_goodput_last_minute_tokens_per_second",
+            "Output tokens of accepted rows a second, over the last minute",
+        )  # fmt: skip
+        self.eta_bound = self._make(
+            Gauge, "kindling_eta_bound_seconds",
+            "The 90% interval of kindling_eta_seconds, from how the rates of the last ten minutes differ", "bound",
+        )  # fmt: skip
+
+    def tell_replicas(self, read: Callable[[], list["ReplicaNow"]]) -> None:
+        """From now on tells how each replica is; see `ReplicaSeries`."""
+        self.registry.register(ReplicaSeries(self.run, read))
 
 
 class TrainMetrics(Endpoint):
@@ -132,3 +164,125 @@ class EvaluateMetrics(Endpoint):
         self.failed = self._make(
             Gauge, "kindling_evaluate_failed_models", "Models that could not be evaluated", "evaluation"
         )
+
+
+@dataclass(frozen=True)
+class ReplicaNow:
+    """How a replica is.
+
+    Attributes:
+        number: from 0; stays with its successor where it dies.
+        state: starting, serving, or lost.
+        in_flight: rows that it has now.
+        rows: that it returned, in this start.
+        deaths: how often it died, in this start.
+        last_rows_at: when it returned the last of them, in seconds of the Unix clock; None where it returned none.
+    """
+
+    number: int
+    state: str
+    in_flight: int
+    rows: int
+    deaths: int
+    last_rows_at: float | None
+
+
+class ReplicaSeries:
+    """The series of each replica, told as they are when somebody asks: there may be hundreds.
+
+    Args:
+        run: value of the label `run`.
+        read: tells how they are; called from the endpoint's threads.
+    """
+
+    def __init__(self, run: str, read: Callable[[], list[ReplicaNow]]) -> None:
+        self._run, self._read = run, read
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        labels = ["run", "replica"]
+        state = GaugeMetricFamily(
+            "kindling_replica_state", "1 for the state that the replica is in", labels=[*labels, "state"]
+        )
+        in_flight = GaugeMetricFamily(
+            "kindling_replica_requests_in_flight", "Rows that the replica has now", labels=labels
+        )
+        rows = CounterMetricFamily("kindling_replica_rows", "Rows that the replica returned, this start", labels=labels)
+        deaths = CounterMetricFamily("kindling_replica_deaths", "How often it died, this start", labels=labels)
+        last = GaugeMetricFamily(
+            "kindling_replica_last_rows_timestamp_seconds", "When the replica last returned rows", labels=labels
+        )
+        for replica in self._read():
+            mine = [self._run, str(replica.number)]
+            state.add_metric([*mine, replica.state], 1)
+            in_flight.add_metric(mine, replica.in_flight)
+            rows.add_metric(mine, replica.rows)
+            deaths.add_metric(mine, replica.deaths)
+            if replica.last_rows_at is not None:
+                last.add_metric(mine, replica.last_rows_at)
+        yield from (state, in_flight, rows, deaths, last)
+
+
+class SilentError(Exception):
+    """No endpoint of this start is there; its text says what is in its place."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The address is from a file, which may be somebody else's: it is asked, and nobody that it names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+class Told:
+    """What an endpoint told when it was asked."""
+
+    def __init__(self, samples: list[tuple[str, dict[str, str], float]]) -> None:
+        self._samples = samples
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Of the one series with that name and these labels; None where there is none."""
+        wanted = labels.items()
+        return next((value for told, has, value in self._samples if told == name and wanted <= has.items()), None)
+
+    def by(self, label: str, name: str) -> dict[str, float]:
+        """The values of all series with that name, by one of their labels."""
+        return {has[label]: value for told, has, value in self._samples if told == name and label in has}
+
+    def labels(self, name: str) -> list[dict[str, str]]:
+        """Those of all series with that name."""
+        return [has for told, has, _ in self._samples if told == name]
+
+
+def ask(address: str, start_id: str) -> Told:
+    """Reads the endpoint of a job.
+
+    Args:
+        address: its `host:port`; empty where the job has none.
+        start_id: what it must tell of itself.
+
+    Raises:
+        SilentError: nobody answers, or somebody else.
+    """
+    if not _ADDRESS.fullmatch(address):
+        raise SilentError("the job has no endpoint (`metrics.port` is null), or has not begun")
+    # On no account by a proxy: the address is one of this machine or of a neighbour.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+    elsewhere = "the job ended or is elsewhere"
+    try:
+        with direct.open(f"http://{address}/metrics", timeout=_ANSWER_SECONDS) as answer:
+            text = answer.read(_MOST_BYTES).decode()
+        samples = [
+            (sample.name, sample.labels, sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        ]
+    except OSError as error:
+        there = "another program's" if isinstance(error, urllib.error.HTTPError) else "silent"
+        raise SilentError(f"{address} is {there}: {elsewhere}") from None
+    except Exception:  # the parser has no error of its own, and whoever has the port now may answer anything
+        raise SilentError(f"{address} is another program's: {elsewhere}") from None
+    told = Told(samples)
+    if not start_id or told.value(_START, start_id=start_id) is None:
+        raise SilentError(f"{address} is another job's: {elsewhere}")
+    return told

@@ -61,12 +61,14 @@ def _warn_of_too_little(replicas: int, what: str, wanted: float) -> None:
     there, free = (resources().get(what, 0) for resources in (ray.cluster_resources, ray.available_resources))
     if wanted * replicas > there:
         _log.warning(
-            "the job wants %g x %g %ss and the cluster has %g: the rest of the replicas waits for nodes",
+            "the job wants %g x %g %ss and the cluster has %g: the rest of the replicas waits for nodes. Add some, "
+            "or lower cluster.replicas",
             replicas, wanted, what, there,
         )  # fmt: skip
     elif wanted * replicas > free:
         _log.warning(
             "the job wants %g x %g %ss and %g of the cluster's %g are free: the rest of the replicas waits for other "
-            "jobs, or for warm pools with other settings to end (`kindling pool list`)",
+            "jobs, or for warm pools with other settings, to end. End them (`kindling pool list`), or lower "
+            "cluster.replicas",
             replicas, wanted, what, free, there,
         )  # fmt: skip

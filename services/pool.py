@@ -111,7 +111,10 @@ class ReplicaPool:
         if actors:
             _log.info("using the warm pool %s: %d replicas", name, len(actors))
             if len(actors) < cluster.replicas:
-                _log.warning("the job asks for %d replicas, and the pool has %d", cluster.replicas, len(actors))
+                _log.warning(
+                    "the job asks for %d replicas, and the pool has %d, which it goes on with; for more, "
+                    "`kindling pool stop %s` and start it again with so many", cluster.replicas, len(actors), name,
+                )  # fmt: skip
         # Also for a warm pool: where it is stopped under the job, replicas of the job's own take over.
         self._spec = replica_spec(model, engine, cluster, warn=not actors)
         self.members = [self._opened(Member(number, actor, adopted=True)) for number, actor in enumerate(actors)]
@@ -167,7 +170,10 @@ class ReplicaPool:
             if member.engine_died:
                 raise EngineError("cluster", None, cause, remedy)
             raise StoppedError("cluster", None, cause, f"{remedy}; the same command resumes")
-        _log.warning("replica %d died (%s); starting another", member.number, cause)
+        _log.warning(
+            "replica %d died (%s); another one is starting, and its rows are generated again. If it goes on dying, "
+            "memory is the commonest reason: see its log in Ray's session folder", member.number, cause,
+        )  # fmt: skip
         if not member.adopted:
             ray.kill(member.actor)
         elif member.phase == "serving":
@@ -176,7 +182,10 @@ class ReplicaPool:
 
     def reopen(self, member: Member) -> None:
         """Opens a new session with a replica that took this job for dead."""
-        _log.warning("replica %d dropped this job's rows, which it had not heard of for a while", member.number)
+        _log.warning(
+            "replica %d had not heard of this job for a while, and dropped its rows; they are handed out again. If "
+            "that comes again, the machine of this process is overloaded: give the driver a core", member.number,
+        )  # fmt: skip
         self._put(self._opened(Member(member.number, member.actor, member.adopted)))
 
     def served(self, member: Member) -> None:
@@ -253,6 +262,12 @@ class ReplicaPool:
         member.share = answer.share
         member.info, member.node, member.cores = answer.info, answer.node, answer.cores
         member.phase = "serving"
+        if answer.cores_missing:
+            _log.warning(
+                "replica %d is slower: of the cores that it was to have for itself other engines of its machine have "
+                "%d. End those (`kindling pool list`), or lower cluster.replicas", member.number,
+                answer.cores_missing,
+            )  # fmt: skip
         return Ready(member)
 
 

@@ -55,12 +55,14 @@ class Opened:
     Attributes:
         node: id of the Ray node that it is on.
         cores: CPU cores that its engine computes on; empty on GPUs.
+        cores_missing: those that it was to have, and other engines have.
         share: requests that the job may have in flight.
     """
 
     info: EngineInfo
     node: str
     cores: tuple[int, ...]
+    cores_missing: int
     share: int
 
 
@@ -189,7 +191,8 @@ class Replica:
         revision = info.model_revision
         session = _Session({name: replace(c, model_revision=revision) for name, c in contexts.items()})
         self._sessions[job] = session
-        return Opened(info, ray.get_runtime_context().get_node_id(), self._cores, self._share(session))
+        node, missing = ray.get_runtime_context().get_node_id(), self._claim.missing if self._claim is not None else 0
+        return Opened(info, node, self._cores, missing, self._share(session))
 
     async def submit(self, message: bytes) -> None:
         """Hands rows to the engine and returns at once; `exchange` brings them back.
@@ -299,7 +302,10 @@ class Replica:
             now = monotonic()
             silent = [job for job, session in self._sessions.items() if now - session.heard_at > _SILENCE_SECONDS]
             for job in silent:
-                _log.warning("a job was not heard of for %.0f s: dropping its rows", _SILENCE_SECONDS)
+                _log.warning(
+                    "a job was not heard of for %.0f s, and its rows are dropped; nothing needs doing: if it lives, "
+                    "it will hand them out again", _SILENCE_SECONDS,
+                )  # fmt: skip
                 await self.close(job)
             if self._dead is not None:
                 await asyncio.sleep(_LAST_WORDS_SECONDS)

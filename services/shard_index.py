@@ -15,19 +15,21 @@ from io import BytesIO
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.rows import FOLDER_OF_STATE, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
+from services.activity import active_seconds
 from services.filesystem import write_atomic
 from services.store import ShardStore, shard_path
 
 INDEX_PATH = "index.parquet"
 
 # To be raised whenever an entry comes to mean something else.
-_FORMAT = {b"kindling.index": b"1"}
+_FORMAT = {b"kindling.index": b"2"}
 _TOKENS = ("prompt_tokens", "cached_prompt_tokens", "output_tokens", "accepted_output_tokens")
 _MOMENT = pa.timestamp("ms", tz="UTC")
 _SCHEMA = pa.schema(
@@ -38,6 +40,8 @@ _SCHEMA = pa.schema(
         pa.field("rejects", pa.map_(pa.string(), pa.int64()), nullable=False),
         pa.field("started_at", _MOMENT, nullable=False),
         pa.field("finished_at", _MOMENT, nullable=False),
+        # From, to, from, to: those of its manifest.
+        pa.field("pauses", pa.list_(_MOMENT), nullable=False),
     ],
     metadata=_FORMAT,
 )
@@ -110,7 +114,7 @@ class ShardIndex:
         """
         if not self._changes:
             return
-        table = self._table()
+        table = self.table()
         buffer = BytesIO()
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         write_atomic(self._store.fs, self._store.path(INDEX_PATH), buffer.getvalue())
@@ -118,17 +122,18 @@ class ShardIndex:
 
     def totals(self) -> Totals:
         """The sums over all committed shards."""
-        table = self._table()
+        table = self.table()
         counts, tokens = ({name: pc.sum(table[name]).as_py() or 0 for name in names} for names in (STATES, _TOKENS))
         return Totals(
             shards=table.num_rows,
             counts=counts,
             **tokens,
             rejects=_rejects(table["rejects"]),
-            active_seconds=_active_seconds(table),
+            active_seconds=round(active_seconds(*spans_of(table)), 3),
         )
 
-    def _table(self) -> pa.Table:
+    def table(self) -> pa.Table:
+        """One row for each committed shard: its number, rows by state, tokens, rejects, and when it was generated."""
         if not self._new:
             return self._entries
         new = pa.Table.from_pylist(self._new, schema=_SCHEMA)
@@ -200,6 +205,7 @@ def _entry(shard: int, size: int, manifest: Manifest, reasons: Iterable[pa.Strin
         "rejects": list(Counter(rule_of(reason.as_py()) for reason in reasons).items()),
         "started_at": datetime.fromisoformat(manifest.started_at),
         "finished_at": datetime.fromisoformat(manifest.finished_at),
+        "pauses": [datetime.fromisoformat(moment) for pause in manifest.pauses for moment in pause],
     }
 
 
@@ -212,13 +218,12 @@ def _rejects(column: pa.ChunkedArray) -> dict[str, int]:
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _active_seconds(table: pa.Table) -> float:
-    """Length of the union of the shards' spans: shards overlap, and between two starts there may be days."""
-    if not table.num_rows:
-        return 0.0
-    spans = table.select(["started_at", "finished_at"]).sort_by("started_at")
-    starts, ends = (column.combine_chunks().cast(pa.int64()) for column in spans.columns)
-    # A span counts from where the longest of those before it ends.
-    before = pa.concat_arrays([starts[:1], pc.cumulative_max(ends)[:-1]])
-    lengths = pc.subtract(ends, pc.max_element_wise(starts, before))
-    return pc.sum(pc.max_element_wise(lengths, 0)).as_py() / 1000
+def spans_of(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """From when to when the shards of an index were generated, in seconds; with a pause it takes several spans."""
+    paused = pc.greater(pc.list_value_length(table["pauses"]), 0)
+    whole = table.filter(pc.invert(paused))
+    starts, ends = (whole[name].cast(pa.int64()).to_numpy() / 1000 for name in ("started_at", "finished_at"))
+    moments = []
+    for entry in table.filter(paused).select(["started_at", "pauses", "finished_at"]).to_pylist():
+        moments += [each.timestamp() for each in (entry["started_at"], *entry["pauses"], entry["finished_at"])]
+    return np.append(starts, moments[::2]), np.append(ends, moments[1::2])

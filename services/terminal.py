@@ -6,8 +6,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from services import logs
+
 # Without a terminal, one line this often.
 LINE_SECONDS = 60.0
+
+
+def shows_bars() -> bool:
+    """Whether stderr is a terminal, and read by a person."""
+    return sys.stderr.isatty() and not logs.structured()
 
 
 class Bar:
@@ -18,7 +25,7 @@ class Bar:
     """
 
     def __init__(self, description: str, total: int) -> None:
-        self.shown = sys.stderr.isatty()
+        self.shown = shows_bars()
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from schemas.rows import ACCEPTED, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
+from services.activity import pauses_of
 from services.lease import Lease
 from services.replica import Finished
 from services.row_log import RowLog
@@ -239,8 +240,8 @@ def _first_rows(run: RunRecord) -> dict[str, int]:
 def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
     counts = {item["values"].as_py(): item["counts"].as_py() for item in pc.value_counts(table["state"])}
     accepted = pc.filter(table["output_tokens"], pc.equal(table["state"], ACCEPTED))
-    starts, durations = table["started_at"].to_pylist(), table["duration_seconds"].to_pylist()
-    finished = max(start + timedelta(seconds=took) for start, took in zip(starts, durations, strict=True))
+    starts = table["started_at"].cast(pa.int64()).to_numpy() / 1e6
+    ends = starts + table["duration_seconds"].to_numpy()
     return Manifest(
         fingerprint=run.fingerprint,
         shard=shard.number,
@@ -254,11 +255,12 @@ def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
         cached_prompt_tokens=pc.sum(table["cached_prompt_tokens"]).as_py(),
         output_tokens=pc.sum(table["output_tokens"]).as_py(),
         accepted_output_tokens=pc.sum(accepted).as_py() or 0,
-        started_at=_iso(min(starts)),
-        finished_at=_iso(finished),
+        started_at=_iso(starts.min()),
+        finished_at=_iso(ends.max()),
+        pauses=[(_iso(begin), _iso(end)) for begin, end in pauses_of(starts, ends)],
         versions=run.versions,
     )
 
 
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -268,7 +268,7 @@ def test_what_is_written_in_all_grows_as_the_number_of_shards_does(monkeypatch):
     store = ShardStore("memory://index-cost")
     monkeypatch.setattr(store, "size", lambda path: 1)
     sizes = []
-    monkeypatch.setattr(shard_index, "write_atomic", lambda fs, path, data: sizes.append(index._table().num_rows))
+    monkeypatch.setattr(shard_index, "write_atomic", lambda fs, path, data: sizes.append(index.table().num_rows))
     index = read_index(store, RUN)
     added, unsaved = 3000, []
     for shard in range(added):

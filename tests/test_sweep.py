@@ -216,7 +216,7 @@ def test_a_sweep_from_end_to_end(swept, tmp_path, kindling):
     assert verify(run).faults == []
     found = status(run)
     assert found.complete and found.rows_total == 96 and found.variants == NAMES
-    assert "variants 4 of each row: prompt=p2,max_tokens=4; " in kindling("status", run).stdout
+    assert "variants  4 of each row: prompt=p2,max_tokens=4; " in kindling("status", run).stdout
     assert all(f"- `{name}`" in Path(run, "README.md").read_text() for name in NAMES)
     exported = export(run, str(tmp_path / "exported"))
     assert exported.complete and exported.rows == 96

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_classifier import job_on
 from test_training import curve, job_of, save_tiny, sft
 
-from pipelines import train
+from pipelines import status, train
 from schemas.errors import JobError, StoppedError
 from services.metrics import TrainMetrics
 from trainers.examples import lengths_of, read_examples
@@ -53,6 +53,7 @@ def watched(job, folder, steps):
     def watch():
         try:
             wait_for(lambda: (folder / "train.json").is_file() and _quiet(scrape))
+            said["status"] = status(str(folder))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -61,7 +62,7 @@ def watched(job, folder, steps):
     with pytest.raises(StoppedError):
         train(job)
     thread.join()
-    return value
+    return value, said["status"]
 
 
 def step_of(checkpoint):
@@ -77,10 +78,16 @@ def _quiet(scrape):
 
 def test_the_endpoint_tells_how_far_it_is_and_a_resumed_training_counts_on(job, tmp_path):
     folder = tmp_path / "o"
-    value = watched(job, folder, steps=14)
+    value, told = watched(job, folder, steps=14)
     assert 14 <= value("steps_total") < value("planned_steps") == 400 * 7
     assert 0 < value("loss") < 10 and 0 < value("held_out_loss") < 10 and 0 < value("learning_rate") <= 3e-3
     assert value("eta_seconds") > 0 and value("tokens_per_second") > 0
+    # So does `kindling status`, and afterwards from the last checkpoint.
+    assert (told.kind, told.source, told.stages, told.stage) == ("train", "endpoint", ["0-sft"], 0)
+    assert told.step >= value("steps_total") and told.steps == 400 * 7 and 0 < told.loss < 10 and told.eta_seconds > 0
+    stopped = status(str(folder))
+    assert (stopped.source, stopped.complete, stopped.steps) == ("disk", False, 400 * 7) and stopped.silent
+    assert stopped.step == max(map(step_of, folder.glob("work/0-sft/checkpoint-*"))) and 0 < stopped.held_out_loss < 10
 
     # At the end of an epoch, which has seven steps, each token that is no padding has been counted once.
     checkpoint = next(at for at in folder.glob("work/0-sft/checkpoint-*") if step_of(at) % 14 == 0)
@@ -90,7 +97,7 @@ def test_the_endpoint_tells_how_far_it_is_and_a_resumed_training_counts_on(job, 
 
     last = max(folder.glob("work/0-sft/checkpoint-*"), key=step_of)
     seen = json.loads((last / "trainer_state.json").read_text())["num_input_tokens_seen"]
-    again = watched(job, folder, steps=step_of(last) + 1)
+    again, _ = watched(job, folder, steps=step_of(last) + 1)
     assert again("steps_total") > step_of(last) >= value("steps_total")
     assert again("tokens_total") > seen >= value("tokens_total")
     steps = [step for step, _ in curve(folder, "train/loss")]

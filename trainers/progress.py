@@ -92,7 +92,15 @@ class StageProgress:
         if not self._bar.shown and monotonic() - self._line_at > LINE_SECONDS:
             self._line_at = monotonic()
             left = f"at most {clock(self._left())} left"
-            _log.info("%s: step %d of %d: %s, %s", self.stage, self.step, self.steps, self._told, left)
+            facts = {
+                "event": "progress", "run": self._metrics.run, "stage": self.stage, "step": self.step,
+                "steps": self.steps, "loss": loss, "tokens_per_second": round(rate, 1),
+                "eta_seconds": round(self._left(), 1),
+            }  # fmt: skip
+            _log.info(
+                "%s: step %d of %d: %s, %s", self.stage, self.step, self.steps, self._told, left,
+                extra={"facts": facts},
+            )  # fmt: skip
 
     def on_held_out(self, loss: float) -> None:
         """The loss of an evaluation."""

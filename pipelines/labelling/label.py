@@ -150,9 +150,13 @@ def _label(
             lease.check()
             commit(store, manifest, contexts)
             tally.add(manifest)
+            facts = {
+                "event": "shard", "run": run.name, "shard": manifest.shard, "shards": tally.counts["shards"],
+                "shards_total": len(run.ranges), "kept": manifest.kept, "sentences": manifest.sentences,
+            }  # fmt: skip
             _log.info(
                 "shard %d of %d: %d of %d sentences kept", tally.counts["shards"], len(run.ranges), manifest.kept,
-                manifest.sentences,
+                manifest.sentences, extra={"facts": facts},
             )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pipelines.labelling.sentences import Segmenter
 from schemas.emotions import EMOTIONS
 from schemas.errors import JobError, KindlingError, StoppedError, shorten
 from schemas.label import LabelCluster, LabelJob
+from services import logs
 from services.classifier import load_classifier, with_absolute_path
 
 _NEUTRAL = EMOTIONS.index("neutral")
@@ -39,7 +40,8 @@ def labelled(
         KindlingError: a worker failed; the shards that are not done stay undone.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if not logs.dependencies_heard():
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
     gpus, cpus = job.cluster.gpus_per_actor, _cores(job.cluster)
     # On a joined cluster an actor's working directory is another.
     placed = job.model_copy(update={"classifier": with_absolute_path(job.classifier)})
