@@ -1,6 +1,6 @@
 # make demo: sets up, and runs the main job. make test: sets up, and passes the tests. The rest: make help.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint lock audit clean
+.PHONY: help setup demo test test-full monitoring lint lock audit clean
 
 # The first Python that is new enough; override with make PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
@@ -12,6 +12,7 @@ help:
 	@echo "make test       set up, and run the tests that take minutes"
 	@echo "make test-full  set up, and run all tests"
 	@echo "make setup      make or refresh .venv from deploy/locks"
+	@echo "make monitoring how to start Prometheus and Grafana here"
 	@echo "make lint       ruff, as the tests run it"
 	@echo "make audit      bill of materials of .venv, and its known vulnerabilities (needs a network)"
 	@echo "make lock       make the lock files again from pyproject.toml"
@@ -28,6 +29,22 @@ test: setup
 
 test-full: setup
 	@$(BIN)/python -m pytest
+
+# Says it rather than doing it: both go on after this command, and their ports may be somebody's.
+MONITORING = deploy/monitoring
+monitoring:
+	@if docker compose version >/dev/null 2>&1; then \
+		echo "Prometheus and Grafana, by docker:"; \
+		echo "    docker compose -f $(MONITORING)/compose.yml up -d"; \
+	else \
+		echo "There is no docker compose here. Prometheus$$(command -v prometheus >/dev/null || echo ' (apt install prometheus, or its plain binary)'):"; \
+		echo "    prometheus --config.file=$(MONITORING)/prometheus.yml --storage.tsdb.path=prometheus-data --web.listen-address=127.0.0.1:9090"; \
+		echo "Grafana, where its folder (its plain binary, unpacked) is GRAFANA:"; \
+		echo "    KINDLING_DASHBOARDS=$(CURDIR)/$(MONITORING)/grafana/dashboards GF_PATHS_PROVISIONING=$(CURDIR)/$(MONITORING)/grafana/provisioning \\"; \
+		echo "      GF_SERVER_HTTP_ADDR=127.0.0.1 GRAFANA/bin/grafana server --homepath GRAFANA"; \
+	fi
+	@echo "Then: http://127.0.0.1:9090/targets shows the jobs that run, http://127.0.0.1:3000/d/kindling the dashboard."
+	@echo "Without either: curl http://127.0.0.1:9400/metrics, or where the job says. More: docs/monitoring.md"
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,15 +1,15 @@
 """`kindling augment`: a corpus in, committed Parquet shards out."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.card import dataset_card
-from pipelines.endpoint import served
+from pipelines.endpoint import found, served
 from pipelines.inputs import InputReader
 from pipelines.jobfile import as_job
 from pipelines.plan import claimed, plan_run, work_rows
@@ -86,6 +86,9 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
         run = plan_run(store, job, recipes, reader.inputs, extend, **_facts(job, recipes))
         metrics = JobMetrics(run.name)
+        metrics.free_bytes.set_function(store.free_bytes)
+        if (price := job.cluster.price_per_replica_hour) is not None:
+            metrics.price.set(price)
         with served(metrics, job.metrics) as run.metrics, _told_if_unwritable(store):
             progress = Progress(run, metrics)
             index = read_index(store, run)
@@ -93,7 +96,8 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
             progress.on_committed_before(index.totals())
             store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
             if progress.finished < progress.total:
-                _generate(job, run, reader, store, lease, contexts, progress, index, signalled)
+                with _last_metrics_kept(store, lease, run, metrics):
+                    _generate(job, run, reader, store, lease, contexts, progress, index, signalled)
             else:
                 store.remove_logs()  # a driver that died right after the last commit left one
                 _log.info("%s is complete: nothing to do", store.url)
@@ -121,19 +125,22 @@ def _generate(
         reader = _with_emotions(reader, job.classifier, run, index.committed, signalled)
     recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
     duplicates = _near_duplicates(reader, recipe) if recipe.compares else {}
-    with connected(job.cluster.address), Display(progress) as display:
+    with (
+        connected(job.cluster.address) as ray_metrics,
+        found(ray_metrics, job.metrics, job="ray"),
+        Display(progress) as display,
+    ):
         writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
         pool = ReplicaPool(job.model, job.engine, job.cluster, contexts)
 
         def stop_within() -> float | None:
             if progress.due():
-                states = Counter(member.phase for member in pool.members)
-                display.update(serving=states["serving"] > 0)
-                progress.publish(coordinator.in_flight, states)
+                display.update(serving=any(member.phase == "serving" for member in pool.members))
+                progress.publish(pool)
             return signalled() if writer.error is None else 0.0
 
         def on_ready(member: Member) -> None:
-            progress.on_serving()
+            progress.on_serving(member)
             _record_engine(store, run, member)
 
         recipes = {name: context.recipe for name, context in contexts.items()}
@@ -148,7 +155,7 @@ def _generate(
             progress.on_end()
             progress.coordinator_seconds, progress.writer_seconds = coordinator.cpu_seconds, writer.cpu_seconds
             pool.stop()
-            progress.publish(0, Counter())
+            progress.publish(pool)
     if writer.error is not None:
         raise _unwritable(store, writer.error) from writer.error
     if not done:
@@ -214,6 +221,19 @@ def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
     run.versions = {**run.versions, **info.versions}
     run.replicas.append({"number": member.number, "node": member.node, "cores": member.cores, "pids": info.pids})
     store.write_run(run)
+
+
+@contextmanager
+def _last_metrics_kept(store: ShardStore, lease: Lease, run: RunRecord, metrics: JobMetrics) -> Iterator[None]:
+    """Writes to run.json how the job ended, unless the run is another driver's by now."""
+    try:
+        yield
+    finally:
+        run.ended_at, run.last_metrics = datetime.now(UTC).isoformat(timespec="seconds"), metrics.values()
+        # What hinders this has ended the job, and is told; each file system has errors of its own.
+        with suppress(Exception):
+            lease.check()
+            store.write_run(run)
 
 
 @contextmanager

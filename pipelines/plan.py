@@ -185,8 +185,7 @@ def _resumed(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
             "output.path", url, "the folder holds a run of another job:" + "".join(f"\n    {c}" for c in changes),
             f"{remedy}; for rows added at the end, --extend" if grown else remedy,
         )  # fmt: skip
-    kept = {"created_at", "segments", "earlier_fingerprints", "model_revision"}
-    return new.model_copy(update={key: getattr(old, key) for key in kept})
+    return new.model_copy(update=_kept(old, "segments", "earlier_fingerprints"))
 
 
 def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
@@ -199,13 +198,12 @@ def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
     segments = old.segments if new.rows == old.rows else [*old.segments, new.rows]
     earlier = [*old.earlier_fingerprints, old.fingerprint] if new.fingerprint != old.fingerprint else []
     return new.model_copy(
-        update={
-            "created_at": old.created_at,
-            "model_revision": old.model_revision,
-            "segments": segments,
-            "earlier_fingerprints": earlier or old.earlier_fingerprints,
-        }
+        update=_kept(old) | {"segments": segments, "earlier_fingerprints": earlier or old.earlier_fingerprints}
     )
+
+
+def _kept(old: RunRecord, *more: str) -> dict[str, Any]:
+    return {key: getattr(old, key) for key in ("created_at", "model_revision", "ended_at", "last_metrics", *more)}
 
 
 def _not_appended(old: list[InputSource], new: list[InputSource]) -> list[str]:

@@ -3,7 +3,8 @@
 import logging
 import threading
 from collections import Counter
-from math import nan
+from math import isnan, nan
+from statistics import fmean
 from time import monotonic
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipelines.pace import Eta, Pace, Rates
 from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
 from services.metrics import JobMetrics
+from services.pool import Member, ReplicaPool
 from services.shard_index import Totals
 from services.terminal import LINE_SECONDS, Bar, clock
 
@@ -45,6 +47,10 @@ class Progress:
         self._ended_at: float | None = None
         self._pace = Pace()
         self._told_at = -_PUBLISH_SECONDS
+        self._published_at = monotonic()
+        self._restarts = 0
+        # Whoever pays wants to know of all starts.
+        metrics.replica_seconds.inc(run.last_metrics.get("kindling_replica_seconds_total", 0))
 
     @property
     def finished(self) -> int:
@@ -54,12 +60,14 @@ class Progress:
     def on_committed_before(self, totals: Totals) -> None:
         """Counts the shards that earlier starts committed, so that counters equal the shards."""
         self._count(totals.counts, totals.prompt_tokens, totals.cached_prompt_tokens, totals.output_tokens)
+        self.metrics.accepted_tokens.inc(totals.accepted_output_tokens)
         self._count_rejects(totals.rejects)
         self.shards += totals.shards
         self.metrics.shards.inc(totals.shards)
 
-    def on_serving(self) -> None:
+    def on_serving(self, member: Member) -> None:
         """A replica is up: rates count from the first one on."""
+        self.metrics.replica_seconds.inc(member.up_seconds)
         self._serving_since = self._serving_since or monotonic()
         self._pace.begin(self._serving_since)
 
@@ -78,12 +86,13 @@ class Progress:
         if states[REJECTED]:
             reasons = pc.filter(batch["reason"], pc.equal(batch["state"], REJECTED)).to_pylist()
             self._count_rejects(Counter(map(rule_of, reasons)))
+        accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
+        self.metrics.accepted_tokens.inc(accepted)
         if recovered:
             return
         durations = [seconds for seconds in batch["duration_seconds"].to_pylist() if seconds]  # those sent to an engine
         for seconds in durations:
             self.metrics.seconds.observe(seconds)
-        accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
         self.generated_here += batch.num_rows
         self._accepted_tokens_here += accepted
         self._pace.add(monotonic(), batch.num_rows, output, accepted, max(durations, default=0.0))
@@ -126,10 +135,21 @@ class Progress:
         self._told_at = now
         return True
 
-    def publish(self, in_flight: int, replicas: Counter[str]) -> None:
-        """Sets the gauges."""
+    def publish(self, pool: ReplicaPool) -> None:
+        """Tells what the replicas are at, and sets the gauges."""
         metrics, run = self.metrics, self.run.name
-        metrics.in_flight.set(in_flight)
+        serving = [member for member in pool.members if member.phase == "serving"]
+        starting = sum(member.phase == "starting" for member in pool.members)
+        now = monotonic()
+        metrics.replica_seconds.inc(len(serving) * (now - self._published_at))
+        self._published_at = now
+        metrics.replicas.labels(run, "serving").set(len(serving))
+        metrics.replicas.labels(run, "starting").set(starting)
+        metrics.restarts.inc(pool.restarts - self._restarts)
+        self._restarts = pool.restarts
+        metrics.in_flight.set(sum(len(member.rows) for member in pool.members))
+        if known := [member.kv_cache_usage for member in serving if not isnan(member.kv_cache_usage)]:
+            metrics.kv_cache.set(fmean(known))
         metrics.progress.set(self.finished / self.total)
         metrics.goodput.set(self.goodput())
         metrics.goodput_now.set(self.rates().accepted_tokens)
@@ -137,8 +157,6 @@ class Progress:
         metrics.eta.set(eta.seconds)
         metrics.eta_bound.labels(run, "low").set(eta.low)
         metrics.eta_bound.labels(run, "high").set(eta.high)
-        for state in ("starting", "serving"):
-            metrics.replicas.labels(run, state).set(replicas[state])
 
     def line(self) -> str:
         """`312/400 rows (2 errors), 148 tokens/s, about 00:35 left`."""

@@ -140,6 +140,8 @@ class Cluster(Section):
     """cores of each CPU engine, disjoint; by default an equal share of the machine's cores"""
     grace_seconds: float = Field(30.0, ge=0)
     """time from SIGTERM to the kill that follows it; rows in flight use it, but for 5 s, to come to their end"""
+    price_per_replica_hour: float | None = Field(None, ge=0)
+    """what an hour of one replica costs, with its GPUs, in whatever currency you reckon in; none says no cost"""
 
 
 class Output(Section):
@@ -157,6 +159,8 @@ class Metrics(Section):
     port: int | None = Field(9400, ge=0, le=65535)
     """null turns it off; 0 takes any free port; where the port is taken, another free one is used and said"""
     host: str = "127.0.0.1"
+    targets: str | None = "/tmp/kindling-targets"
+    """folder in which Prometheus finds the jobs of this host (file_sd); null writes nothing there"""
 
 
 class AugmentJob(Section):

@@ -69,6 +69,10 @@ class RunRecord(Record):
     """address of the metrics endpoint of the last start; empty where it is off"""
     start_id: str = ""
     """of the last start, drawn anew for each: the endpoint at `metrics` is this run's if it tells the same"""
+    ended_at: str = ""
+    """ISO 8601, UTC: when the last start ended that generated rows and was not killed"""
+    last_metrics: dict[str, float] = {}
+    """what its Prometheus series told then, named as one asks for them: {'kindling_rows_total{state="error"}': 2}"""
     versions: dict[str, str] = {}
 
     @property

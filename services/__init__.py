@@ -34,5 +34,6 @@ failpoints.py    places at which a test lets a process die
 filesystem.py    local and remote file systems, durable writing
 logs.py          what a command says on stderr while it works
 terminal.py      how a long job shows itself on stderr
+scrape_targets.py  how Prometheus finds the jobs of a host
 metrics.py       the Prometheus endpoint: the one file that touches prometheus_client
 """

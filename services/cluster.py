@@ -19,17 +19,21 @@ _ANSWER_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[str]:
     """Inside the block this process is a Ray driver.
 
     A connection that is already there (a notebook's, a test's) is used and left. Else the cluster at `address` or
     RAY_ADDRESS is joined, or one is started on this machine that ends with the block.
 
+    Yields:
+        `host:port` at which a Ray that was started here tells its own metrics and vLLM's. Empty for another's, which
+        Prometheus finds by Ray's own means.
+
     Raises:
         EngineError: there is no cluster at that address, or Ray does not start here.
     """
     if ray.is_initialized():
-        yield
+        yield ""
         return
     # A service sends nothing home unless its owner asks for it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -60,7 +64,7 @@ def connected(address: str | None) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        yield
+        yield "" if address else _metrics_address()
     finally:
         ray.shutdown()
 
@@ -71,6 +75,11 @@ def _log_workers() -> None:
 
     dispatcher.remove_handler("ray_print_logs")
     dispatcher.add_handler("kindling", logs.worker_lines)
+
+
+def _metrics_address() -> str:
+    (node,) = ray.nodes()
+    return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
 
 
 def head_answers() -> bool:

@@ -98,6 +98,10 @@ class Engine(Protocol):
         """
         ...
 
+    def kv_cache_usage(self) -> float:
+        """Share of its KV cache that running requests take, 0 to 1; NaN where it does not tell."""
+        ...
+
     async def reset_prefix_cache(self) -> bool:
         """Forgets the prompts it has seen; False while requests run, which keep theirs."""
         ...

@@ -104,7 +104,7 @@ class FakeEngine:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         self._journal = os.open(self._latency.journal, flags, 0o644) if self._latency.journal else None
         self._slots = asyncio.Semaphore(self._latency.max_num_seqs)
-        self._served = 0
+        self._served = self._running = 0
         self.info = EngineInfo(
             max_num_seqs=self._latency.max_num_seqs,
             max_model_len=self._latency.max_model_len,
@@ -130,7 +130,11 @@ class FakeEngine:
         output_tokens = len(text.split())
         async with self._slots:
             self._note("start", seed)
-            await asyncio.sleep(self._latency.request_seconds(prompt_tokens, output_tokens))
+            self._running += 1
+            try:
+                await asyncio.sleep(self._latency.request_seconds(prompt_tokens, output_tokens))
+            finally:
+                self._running -= 1
             self._served += 1
         if self._latency.poison and any(self._latency.poison in message["content"] for message in prompt):
             raise EngineDeadError(f"the fake engine was told to die of the word {self._latency.poison!r}")
@@ -138,6 +142,10 @@ class FakeEngine:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
         self._note("end", seed)
         return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, clock() - began)
+
+    def kv_cache_usage(self) -> float:
+        """See `Engine.kv_cache_usage`. Each request takes as much as any other."""
+        return self._running / self._latency.max_num_seqs
 
     async def reset_prefix_cache(self) -> bool:
         """Nothing to forget."""

@@ -3,6 +3,7 @@
 Every series carries the label `run`. Names follow Prometheus' conventions: base units, `_total` for counters.
 """
 
+import math
 import re
 import secrets
 import threading
@@ -46,9 +47,28 @@ class Endpoint:
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
 
-    def _make(self, kind: type, name: str, help_text: str, *labels: str, **options: object) -> Any:
+    def _make(
+        self, kind: type, name: str, help_text: str, *labels: str, unknown: bool = False, **options: object
+    ) -> Any:
+        """A series; `unknown` until it is set, and not 0, which would be a value."""
         metric = kind(name, help_text, ["run", *labels], registry=self.registry, **options)
-        return metric if labels else metric.labels(self.run)
+        if labels:
+            return metric
+        if unknown:
+            metric.labels(self.run).set(math.nan)
+        return metric.labels(self.run)
+
+    def values(self) -> dict[str, float]:
+        """What is told now, named as one would ask Prometheus: `{'kindling_rows_total{state="accepted"}': 40.0}`.
+
+        Without the label `run`, the buckets of histograms, and what is not known.
+        """
+        told = {}
+        for sample in (sample for family in self.registry.collect() for sample in family.samples):
+            if not sample.name.endswith(("_bucket", "_created")) and not math.isnan(sample.value):
+                labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items() if name != "run")
+                told[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return told
 
     def serve(self, host: str, port: int) -> tuple[str, bool]:
         """Opens the endpoint.
@@ -64,7 +84,8 @@ class Endpoint:
         except OSError:
             self._server, self._thread = start_http_server(0, host, self.registry)
         given = self._server.server_port
-        return f"{host}:{given}", port in (0, given)
+        shown = f"[{host}]" if ":" in host else host
+        return f"{shown}:{given}", port in (0, given)
 
     def close(self) -> None:
         """Closes the endpoint."""
@@ -76,30 +97,61 @@ class Endpoint:
 
 
 class JobMetrics(Endpoint):
-    """The series of `augment`."""
+    """The series of `augment`. Counters begin with what earlier starts left, so that they equal the shards."""
 
     def __init__(self, run: str) -> None:
         super().__init__(run)
-        self.rows = self._make(Counter, "kindling_rows_total", "Rows that reached a terminal state", "state")
-        self.tokens = self._make(Counter, "kindling_tokens_total", "Tokens of finished rows", "kind")
-        self.cached = self._make(
-            Counter, "kindling_cached_prompt_tokens_total", "Prompt tokens found in the engines' prefix caches"
+        self.rows = self._make(
+            Counter, "kindling_rows_total", "Rows that are accepted, rejected by quality control or in error by now",
+            "state",
+        )  # fmt: skip
+        self.tokens = self._make(
+            Counter, "kindling_tokens_total", "Tokens of finished rows, whatever their state: prompt or output", "kind"
         )
-        self.shards = self._make(Counter, "kindling_shards_committed_total", "Shards that are durable on disk")
+        self.accepted_tokens = self._make(
+            Counter, "kindling_accepted_output_tokens_total",
+            "Output tokens of accepted rows; their rate is the goodput of any span",
+        )  # fmt: skip
+        self.cached = self._make(
+            Counter, "kindling_cached_prompt_tokens_total",
+            "Prompt tokens that the engines' prefix caches held and no engine computed again",
+        )  # fmt: skip
+        self.shards = self._make(Counter, "kindling_shards_committed_total", "Shards that are durable by now")
         self.in_flight = self._make(Gauge, "kindling_requests_in_flight", "Rows that are with replicas now")
         self.seconds = self._make(
-            Histogram, "kindling_request_seconds", "Seconds from handing a row to its engine to its last token",
-            buckets=_SECONDS_BUCKETS,
+            Histogram, "kindling_request_seconds",
+            "Seconds from handing a row to its engine to its last token, in this start", buckets=_SECONDS_BUCKETS,
         )  # fmt: skip
-        self.replicas = self._make(Gauge, "kindling_replicas", "Replicas by state", "state")
-        self.rejects = self._make(Counter, "kindling_rejects_total", "Rows that quality control refused", "reason")
+        self.replicas = self._make(Gauge, "kindling_replicas", "Replicas that are starting or serving now", "state")
+        self.restarts = self._make(
+            Counter, "kindling_replica_restarts_total", "Replicas that took the place of dead ones, in this start"
+        )
+        self.replica_seconds = self._make(
+            Counter, "kindling_replica_seconds_total",
+            "Seconds that replicas were there, summed, engine start-up included, in all starts but killed ones",
+        )  # fmt: skip
+        self.price = self._make(
+            Gauge, "kindling_price_per_replica_hour",
+            "What an hour of one replica costs by the job file; NaN where that says none", unknown=True,
+        )  # fmt: skip
+        self.kv_cache = self._make(
+            Gauge, "kindling_kv_cache_usage_ratio",
+            "Share of the KV cache that running requests take, 0 to 1, mean over serving replicas", unknown=True,
+        )  # fmt: skip
+        self.rejects = self._make(
+            Counter, "kindling_rejects_total", "Rows that quality control rejected, by the rule that did", "reason"
+        )
         self.progress = self._make(
             Gauge, "kindling_progress_ratio", "Share of the run's rows that are finished, 0 to 1"
         )
-        self.eta = self._make(Gauge, "kindling_eta_seconds", "Seconds until the last row, at the rate so far")
+        self.eta = self._make(
+            Gauge, "kindling_eta_seconds", "Seconds to the last row at the present rate; NaN while there is none",
+            unknown=True,
+        )  # fmt: skip
         self.goodput = self._make(
-            Gauge, "kindling_goodput_tokens_per_second", "Output tokens of accepted rows a second, since this start"
-        )
+            Gauge, "kindling_goodput_tokens_per_second",
+            "Output tokens of accepted rows a second, mean since the first engine of this start was up",
+        )  # fmt: skip
         self.goodput_now = self._make(
             Gauge, "kindling_goodput_last_minute_tokens_per_second",
             "Output tokens of accepted rows a second, over the last minute",
@@ -107,6 +159,10 @@ class JobMetrics(Endpoint):
         self.eta_bound = self._make(
             Gauge, "kindling_eta_bound_seconds",
             "The 90% interval of kindling_eta_seconds, from how the rates of the last ten minutes differ", "bound",
+        )  # fmt: skip
+        self.free_bytes = self._make(
+            Gauge, "kindling_output_free_bytes",
+            "Room that is left on the disk of the run folder; NaN where that is no local one", unknown=True,
         )  # fmt: skip
 
     def tell_replicas(self, read: Callable[[], list["ReplicaNow"]]) -> None:

@@ -1,6 +1,7 @@
 """The replicas of a job: a warm pool's where one fits, or its own; and their replacement when one dies."""
 
 import logging
+import math
 import pickle
 import time
 import uuid
@@ -46,6 +47,8 @@ class Member:
         waits_for: what the actor was last asked: to open a session, or for finished rows; None between two questions.
         rows: the rows it was given and has not returned, by unit.
         share: requests that it may have in flight for this job.
+        kv_cache_usage: of its engine, when it last answered; see `Engine.kv_cache_usage`.
+        up_seconds: how long it had been there for this job when it came to serve: what its start took.
         engine_died: it is lost, and its engine said why.
     """
 
@@ -56,6 +59,8 @@ class Member:
     waits_for: ray.ObjectRef | None = None
     rows: dict[int, WorkRow] = field(default_factory=dict)
     share: int = 0
+    kv_cache_usage: float = math.nan
+    up_seconds: float = 0.0
     node: str = ""
     cores: tuple[int, ...] = ()
     info: EngineInfo | None = None
@@ -99,6 +104,9 @@ class ReplicaPool:
 
     Args:
         contexts: of the rows to come, by their variant.
+
+    Attributes:
+        restarts: replicas that were put in the place of dead ones.
     """
 
     def __init__(
@@ -107,6 +115,7 @@ class ReplicaPool:
         self._contexts, self._job = contexts, uuid.uuid4().hex
         self._heard_at = time.monotonic()
         self._deaths: Counter[int] = Counter()
+        self.restarts = 0
         name, actors = find_pool(model, engine)
         if actors:
             _log.info("using the warm pool %s: %d replicas", name, len(actors))
@@ -174,6 +183,7 @@ class ReplicaPool:
             "replica %d died (%s); another one is starting, and its rows are generated again. If it goes on dying, "
             "memory is the commonest reason: see its log in Ray's session folder", member.number, cause,
         )  # fmt: skip
+        self.restarts += 1
         if not member.adopted:
             ray.kill(member.actor)
         elif member.phase == "serving":
@@ -255,12 +265,13 @@ class ReplicaPool:
 
     def _returned(self, member: Member, answer: bytes) -> Returned:
         finished: Finished = pickle.loads(answer)
-        member.share = finished.share
+        member.share, member.kv_cache_usage = finished.share, finished.kv_cache_usage
         return Returned(member, finished)
 
     def _ready(self, member: Member, answer: Opened) -> Ready:
         member.share = answer.share
         member.info, member.node, member.cores = answer.info, answer.node, answer.cores
+        member.up_seconds = 0.0 if member.adopted else answer.up_seconds
         member.phase = "serving"
         if answer.cores_missing:
             _log.warning(

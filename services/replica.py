@@ -57,6 +57,7 @@ class Opened:
         cores: CPU cores that its engine computes on; empty on GPUs.
         cores_missing: those that it was to have, and other engines have.
         share: requests that the job may have in flight.
+        up_seconds: how long the replica has been there, the start of its engine included.
     """
 
     info: EngineInfo
@@ -64,6 +65,7 @@ class Opened:
     cores: tuple[int, ...]
     cores_missing: int
     share: int
+    up_seconds: float
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,22 @@ class Finished:
         shards: of each row.
         encoded: the rows as one Arrow IPC batch of ROW_SCHEMA, which only the writer needs to read.
         share: requests that the job may have in flight from now on.
+        kv_cache_usage: of the engine, now; see `Engine.kv_cache_usage`.
     """
 
     units: list[int]
     shards: list[int]
     encoded: bytes
     share: int
+    kv_cache_usage: float = math.nan
 
     @classmethod
-    def of(cls, rows: list[WorkRow], batch: pa.RecordBatch, share: int = 0) -> "Finished":
+    def of(
+        cls, rows: list[WorkRow], batch: pa.RecordBatch, share: int = 0, kv_cache_usage: float = math.nan
+    ) -> "Finished":
         """The rows whose records `batch` holds."""
         encoded = batch.serialize().to_pybytes()
-        return cls([row.unit for row in rows], [row.shard for row in rows], encoded, share)
+        return cls([row.unit for row in rows], [row.shard for row in rows], encoded, share, kv_cache_usage)
 
     @property
     def batch(self) -> pa.RecordBatch:
@@ -152,7 +158,7 @@ class Replica:
         self._sessions: dict[str, _Session] = {}
         self._dead: EngineDeadError | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._idle_since = monotonic()
+        self._began = self._idle_since = monotonic()
         if idle_seconds is not None:
             threading.Thread(target=self._end_unless_started, args=(idle_seconds,), daemon=True).start()
 
@@ -192,7 +198,7 @@ class Replica:
         session = _Session({name: replace(c, model_revision=revision) for name, c in contexts.items()})
         self._sessions[job] = session
         node, missing = ray.get_runtime_context().get_node_id(), self._claim.missing if self._claim is not None else 0
-        return Opened(info, node, self._cores, missing, self._share(session))
+        return Opened(info, node, self._cores, missing, self._share(session), monotonic() - self._began)
 
     async def submit(self, message: bytes) -> None:
         """Hands rows to the engine and returns at once; `exchange` brings them back.
@@ -249,7 +255,8 @@ class Replica:
         session.many.clear()
         records, session.records = session.records, []
         batch = to_batch([record for _, record in records])
-        return pickle.dumps(Finished.of([row for row, _ in records], batch, self._share(session)))
+        rows = [row for row, _ in records]
+        return pickle.dumps(Finished.of(rows, batch, self._share(session), self._engine.kv_cache_usage()))
 
     async def close(self, job: str) -> None:
         """Ends a job's session; rows that are still running are dropped."""

@@ -14,8 +14,10 @@ index.parquet                what the footers in data/ say (see shard_index.py);
 import errno
 import hashlib
 import io
+import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -134,6 +136,13 @@ class ShardStore:
     def size(self, relative: str) -> int:
         """Bytes in one file."""
         return self.fs.size(self.path(relative))
+
+    def free_bytes(self) -> float:
+        """Room for this user on the disk of the run folder; NaN where that is no local one, or gone."""
+        with suppress(OSError):
+            if is_local(self.fs):
+                return shutil.disk_usage(self.root).free
+        return math.nan
 
     def remove_logs(self) -> None:
         """Removes the logs of a run whose every shard is committed."""

@@ -3,9 +3,11 @@
 It speaks to `AsyncLLM`, whose requests come and go one by one, rather than to `LLM`, whose calls are batches.
 """
 
+import copy
 import dataclasses
 import difflib
 import itertools
+import math
 import os
 import re
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ import psutil
 import torch
 import vllm
 from pydantic import ValidationError
+from ray.util import metrics as ray_metrics
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
@@ -27,6 +30,9 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
+from vllm.v1.metrics import ray_wrappers
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
 
 from schemas.errors import EngineError, shorten
@@ -42,6 +48,9 @@ _REFUSED = (VLLMClientError, ValueError, TypeError)
 # vLLM tells how much memory would do; but also all of the 300 architectures that it knows.
 _LONGEST_CAUSE = 600
 
+# Where packages of Ray Serve's are missing, none of which is needed, vLLM 0.32 takes Ray's metrics for missing too.
+ray_wrappers.ray_metrics = ray_metrics
+
 # vLLM's words where a process of the engine ended while it started.
 _CORE_ENDED = "Engine core initialization failed"
 # What tells in a log why an engine died: its worker's exit code, or the last line of a Python traceback (with or
@@ -54,8 +63,9 @@ _ERROR_LINE = re.compile(
 class VllmEngine:
     """One `AsyncLLM` and its processes. Made by `start`."""
 
-    def __init__(self, llm: AsyncLLM, info: EngineInfo, log: "_Log") -> None:
+    def __init__(self, llm: AsyncLLM, info: EngineInfo, log: "_Log", kv_cache: "_KvCache") -> None:
         self.info = info
+        self._kv_cache = kv_cache
         self._log = log
         self._llm = llm
         self._has_chat_template = info.settings["chat_template"]
@@ -81,8 +91,11 @@ class VllmEngine:
             selects = current_platform.device_type == "cpu" and not arguments.worker_extension_cls
             if selects:
                 arguments.worker_extension_cls = WORKER_EXTENSION
+            kv_cache = _KvCache()
+            # vLLM's own series, for Ray's metrics port, where Ray's and vLLM's dashboards look for them.
+            loggers = [] if arguments.disable_log_stats else [_RaySeries, lambda *_: kv_cache]
             # As `vllm.LLM` does: without it a GPU gets sizes that are made for no use at all.
-            llm = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
+            llm = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS, stat_loggers=loggers)
             if "generate" not in await llm.get_supported_tasks():
                 llm.shutdown()
                 raise EngineError("model.id", spec.model.id, "this model does not write text", "name one that does")
@@ -100,7 +113,7 @@ class VllmEngine:
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
                 f"correct `model` or `engine` in the job file; the engine's log is {log}",
             ) from None  # fmt: skip
-        return cls(llm, _info(llm, spec, revision, selects), _Log())
+        return cls(llm, _info(llm, spec, revision, selects), _Log(), kv_cache)
 
     async def prepare(self, messages: list[dict[str, str]]) -> Any:
         """See `Engine.prepare`."""
@@ -140,6 +153,10 @@ class VllmEngine:
             duration_seconds=monotonic() - began,
         )
 
+    def kv_cache_usage(self) -> float:
+        """See `Engine.kv_cache_usage`."""
+        return self._kv_cache.usage
+
     async def reset_prefix_cache(self) -> bool:
         """See `Engine.reset_prefix_cache`."""
         return await self._llm.reset_prefix_cache()
@@ -154,6 +171,40 @@ def _sampling_params(sampling: dict[str, Any], seed: int) -> SamplingParams:
         sampling = {**sampling, "structured_outputs": StructuredOutputsParams(**structured)}
     # Only the finished text is of use; a message a token would cost the replica's only Python thread.
     return SamplingParams(**sampling, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+class _RaySeries(ray_wrappers.RayPrometheusStatLogger):
+    """vLLM's own series on Ray's metrics port, without the one that is told anew for every token: the time to it from
+    the one before. Telling it would cost this process, which hands rows to the engine, more than all others together.
+    """
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: MultiModalCacheStats | None = None,
+        engine_idx: int = 0,
+    ) -> None:
+        if iteration_stats is not None:
+            iteration_stats = copy.copy(iteration_stats)
+            iteration_stats.inter_token_latencies_iter = []
+        super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+
+
+class _KvCache(StatLoggerBase):
+    """Keeps what vLLM said last of its KV cache."""
+
+    def __init__(self) -> None:
+        self.usage = math.nan
+
+    def record(
+        self, scheduler_stats: SchedulerStats | None, iteration_stats: IterationStats | None, **_: object
+    ) -> None:
+        if scheduler_stats is not None:
+            self.usage = scheduler_stats.kv_cache_usage
+
+    def log_engine_initialized(self) -> None:
+        pass
 
 
 class WorkerExtension:

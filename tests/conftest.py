@@ -74,7 +74,7 @@ def fake_job(tmp_path, contexts):
         "engine": {"max_num_seqs": 8},
         "cluster": {"cpus_per_replica": 1},
         "output": {"path": str(tmp_path / "run"), "rows_per_shard": 8},
-        "metrics": {"port": 0},
+        "metrics": {"port": 0, "targets": None},  # the developer's own Prometheus need not find it
     }
 
 

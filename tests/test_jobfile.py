@@ -222,6 +222,7 @@ def test_a_value_of_the_wrong_type_or_form(load, changes, key, value):
         ("cluster", "replicas", 0),
         ("cluster", "gpus_per_replica", -1),
         ("cluster", "cpus_per_replica", 0),
+        ("cluster", "price_per_replica_hour", -0.01),
         ("metrics", "port", 65536),
         ("metrics", "port", -1),
     ],
