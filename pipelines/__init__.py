@@ -3,6 +3,7 @@
     cli.py                `kindling VERB`, the same as `python -m pipelines VERB`
     cli_bench.py          its verb bench
     cli_corpora.py        the verbs stats and compare
+    cli_preview.py        the verb preview
     cli_status.py         the verb status
     cli_logs.py           the options of verbs that log
     cli_training.py       the verb train
@@ -17,6 +18,7 @@
     plan.py               run.json: a new run or a resumed one, and the rows that are left
     labelling/            label
     augmentation.py       augment
+    previewing/           preview
     stopping.py           how a job is told to end, and how long it has
     pools.py              pool start, list, stop
     benchmarks/           bench throughput, scale, chaos, determinism, classifier, train, blimp
@@ -70,6 +72,7 @@ from typing import Any
 _CALLS = {
     "augment": "pipelines.augmentation",
     "label": "pipelines.labelling.label",
+    "preview": "pipelines.previewing.preview",
     "train": "pipelines.training",
     "push": "pipelines.publishing",
     "train_all": "pipelines.training_on_ray",
@@ -98,6 +101,7 @@ __all__ = [
     "export_prompts",
     "label",
     "list_pools",
+    "preview",
     "push",
     "save_comparison",
     "start_pool",

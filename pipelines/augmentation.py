@@ -84,7 +84,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     }
     # From here on a signal is a wish, and no exception in whatever runs at that moment.
     with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
-        run = plan_run(store, job, recipes, reader.inputs, extend, **_facts(job, recipes))
+        run = plan_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
         metrics = JobMetrics(run.name)
         metrics.free_bytes.set_function(store.free_bytes)
         if (price := job.cluster.price_per_replica_hour) is not None:
@@ -124,7 +124,7 @@ def _generate(
     if job.classifier is not None:
         reader = _with_emotions(reader, job.classifier, run, index.committed, signalled)
     recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
-    duplicates = _near_duplicates(reader, recipe) if recipe.compares else {}
+    duplicates = near_duplicates_of(reader, recipe) if recipe.compares else {}
     with (
         connected(job.cluster.address) as ray_metrics,
         found(ray_metrics, job.metrics, job="ray"),
@@ -165,7 +165,7 @@ def _generate(
         )  # fmt: skip
 
 
-def _facts(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
+def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
     """What else decides what the run comes to."""
     facts = {}
     if job.classifier is not None:
@@ -179,7 +179,8 @@ def _facts(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
     return facts
 
 
-def _near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, int]:
+def near_duplicates_of(reader: InputReader, recipe: Recipe) -> dict[int, int]:
+    """See `pipelines.near_duplicates.near_duplicate_rows`."""
     from pipelines.near_duplicates import near_duplicate_rows  # scipy comes with it, which takes a second
 
     _log.info("comparing %d rows with each other", sum(source.rows for source in reader.inputs))

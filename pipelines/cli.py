@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import cli_bench, cli_corpora, cli_evaluation, cli_status, cli_training
+from pipelines import cli_bench, cli_corpora, cli_evaluation, cli_preview, cli_status, cli_training
 from pipelines.cli_logs import logged
 from schemas.errors import EXIT_FAULTS, EXIT_STOPPED, JobError, KindlingError
 from services import logs
@@ -53,6 +53,9 @@ def demo(path: Annotated[str, typer.Option("--to", help="where the run goes")] =
     from pipelines.demonstration import demo
 
     demo(path)
+
+
+app.command()(logged(cli_preview.preview))
 
 
 @app.command()

@@ -61,7 +61,28 @@ def plan_run(
     extend: bool,
     **facts: str,
 ) -> RunRecord:
-    """The run of a job in its output folder; run.json is on disk when this returns.
+    """The run of a job in its output folder, as `planned_run` has it; run.json is on disk when this returns.
+
+    Raises:
+        RunError: the folder holds another job's run, or cannot be written.
+    """
+    try:
+        run = planned_run(store, job, recipes, inputs, extend, **facts)
+        store.write_run(run)
+    except OSError as error:
+        raise _unwritable(store, error) from None
+    return run
+
+
+def planned_run(
+    store: ShardStore,
+    job: AugmentJob,
+    recipes: Mapping[str, Recipe],
+    inputs: list[InputSource],
+    extend: bool = False,
+    **facts: str,
+) -> RunRecord:
+    """The run that a job begins or resumes in its output folder, where nothing is written.
 
     A run that holds no row yet (its model was misspelt, say) gives way to whatever job comes next.
 
@@ -70,17 +91,14 @@ def plan_run(
         facts: what else identifies the run, and is not in its job.
 
     Raises:
-        RunError: the folder holds another job's run, or cannot be written.
+        RunError: the folder holds another job's run.
+        OSError: it cannot be read.
     """
     run = _new_run(job, recipes, inputs, facts)
-    try:
-        old = store.read_run()
-        if old is not None and store.holds_rows():
-            run = _extended(old, run, store.url) if extend else _resumed(old, run, store.url)
-        store.write_run(run)
-    except OSError as error:
-        raise _unwritable(store, error) from None
-    return run
+    old = store.read_run()
+    if old is None or not store.holds_rows():
+        return run
+    return _extended(old, run, store.url) if extend else _resumed(old, run, store.url)
 
 
 def work_rows(

@@ -65,7 +65,7 @@ class Endpoint:
         """
         told = {}
         for sample in (sample for family in self.registry.collect() for sample in family.samples):
-            if not sample.name.endswith(("_bucket", "_created")) and not math.isnan(sample.value):
+            if not sample.name.endswith(("_bucket", "_created", "_info")) and not math.isnan(sample.value):
                 labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items() if name != "run")
                 told[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return told

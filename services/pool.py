@@ -104,19 +104,26 @@ class ReplicaPool:
 
     Args:
         contexts: of the rows to come, by their variant.
+        adopt_at_most: so many of a warm pool's replicas; all by default.
 
     Attributes:
         restarts: replicas that were put in the place of dead ones.
     """
 
     def __init__(
-        self, model: Model, engine: dict[str, Any], cluster: Cluster, contexts: Mapping[str, RowContext]
+        self,
+        model: Model,
+        engine: dict[str, Any],
+        cluster: Cluster,
+        contexts: Mapping[str, RowContext],
+        adopt_at_most: int | None = None,
     ) -> None:
         self._contexts, self._job = contexts, uuid.uuid4().hex
         self._heard_at = time.monotonic()
         self._deaths: Counter[int] = Counter()
         self.restarts = 0
         name, actors = find_pool(model, engine)
+        actors = actors[:adopt_at_most]
         if actors:
             _log.info("using the warm pool %s: %d replicas", name, len(actors))
             if len(actors) < cluster.replicas:

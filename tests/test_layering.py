@@ -135,9 +135,9 @@ def test_every_folder_of_python_files_is_a_package():
         "pipelines",
         "pipelines/recipes",
         "pipelines/labelling",
+        "pipelines/previewing",
         "pipelines/evaluation",
         "pipelines/benchmarks",
-        "pipelines/evaluation",
     ],
 )
 def test_the_docstring_lists_the_files_of_its_package(package):

@@ -1,0 +1,111 @@
+"""Figures of all rows from some of them, with their intervals. Rows are drawn without putting any back."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import beta, t
+
+CONFIDENCE = 0.90
+# Rows from which on the slopes of a regression are worth their degrees of freedom.
+_LEAST_FOR_SLOPES = 8
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure, and between what it lies with the probability `CONFIDENCE`."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Interval":
+        """The same in another unit."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
+
+    def plus(self, exact: float) -> "Interval":
+        """With something added that is known."""
+        return Interval(self.value + exact, self.low + exact, self.high + exact)
+
+
+@dataclass(frozen=True)
+class Total:
+    """A sum, its standard error, and the degrees of freedom of that."""
+
+    value: float
+    error: float
+    degrees: float
+
+    def interval(self) -> Interval:
+        """What is summed here is never below 0."""
+        half = float(t.ppf((1 + CONFIDENCE) / 2, self.degrees)) * self.error
+        return Interval(self.value, max(self.value - half, 0.0), self.value + half)
+
+
+def count_of(count: int, seen: int, of: int) -> Interval:
+    """How many of `of` rows are what `count` of the `seen` ones are, by Clopper and Pearson's exact interval.
+
+    Raises:
+        ValueError: none was seen, and there are some.
+    """
+    if seen == of:
+        return Interval(count, count, count)
+    if not seen:
+        raise ValueError("a share of no rows")
+    tail, rest = (1 - CONFIDENCE) / 2, of - seen
+    low = beta.ppf(tail, count, seen - count + 1) if count else 0.0
+    high = beta.ppf(1 - tail, count + 1, seen - count) if count < seen else 1.0
+    return Interval(count + rest * count / seen, count + math.floor(rest * low), count + math.ceil(rest * high))
+
+
+def total_of(values: np.ndarray, known: np.ndarray, begun: np.ndarray, mean_known: float, rows: float) -> Total:
+    """The sum of a figure over all rows, from those that were run to their end: a regression estimate in two phases.
+
+    What a figure has in common with the length of the prompt is known of all rows, and whether the output is long is
+    known of all that were begun (Cochran, Sampling Techniques, 12.6): only the variance beyond these is left.
+
+    Args:
+        values: of the rows that were run, at least two.
+        known: length of the prompt, and whether the output is long, of the same rows: n x 2.
+        begun: the same of all rows that were begun, these among them: m x 2.
+        mean_known: mean length of all prompts.
+        rows: all of them.
+    """
+    n, m = len(values), len(begun)
+    left_by_first, first = _regression(values, known[:, :1])
+    left, both = _regression(values, known)
+    mean = values.mean() + float(both @ (begun.mean(0) - known.mean(0)))
+    mean += float(first[0] * (mean_known - begun[:, 0].mean()))
+    variance = left * (1 / n - 1 / m) + left_by_first * max(1 / m - 1 / rows, 0.0)
+    return Total(rows * mean, rows * math.sqrt(variance), n - 1 - int(np.count_nonzero(both)))
+
+
+def unless_too_few_differ(total: Total, values: np.ndarray, rows: float) -> Total:
+    """The same, but where a figure came out alike in all rows that were run: others may be nothing like these.
+
+    So many of them that, as often as an interval may be wrong, none would be among those that were run.
+    """
+    n = len(values)
+    if np.ptp(values) or n >= rows:
+        return total
+    unseen = 1 - ((1 - CONFIDENCE) / 2) ** (1 / n)
+    least = total.value * unseen / float(t.ppf((1 + CONFIDENCE) / 2, total.degrees))
+    return replace(total, error=math.hypot(total.error, least))
+
+
+def _regression(values: np.ndarray, known: np.ndarray) -> tuple[float, np.ndarray]:
+    """The variance that is left by what is known, and its slopes; those of too few rows are 0.
+
+    Each row is held against what the others say of it (the jackknife): few rows, and some far from the rest, fit
+    themselves better than they would fit new ones.
+    """
+    n, slopes, rest = len(values), np.zeros(known.shape[1]), values - values.mean()
+    columns = np.flatnonzero(np.ptp(known, axis=0)) if n >= _LEAST_FOR_SLOPES else np.array([], dtype=int)
+    leverage = np.full(n, 1 / n)
+    if columns.size:
+        centred = known[:, columns] - known[:, columns].mean(0)
+        inverse = np.linalg.pinv(centred)
+        slopes[columns] = inverse @ rest
+        rest = rest - centred @ slopes[columns]
+        leverage += np.einsum("ij,ji->i", centred, inverse)
+    return float(((rest / np.maximum(1 - leverage, 1 / n)) ** 2).mean()), slopes

@@ -1,0 +1,205 @@
+"""The rows that a preview runs: a seeded random sample of those that a job has left, even over prompts of all lengths.
+
+Many rows are looked at, which costs no engine: rendered, they say how long prompts are, how they begin alike, and which
+rows are refused before they are generated. Of those, few are drawn to be generated.
+"""
+
+import random
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import pyarrow as pa
+
+from pipelines.inputs import InputReader
+from schemas.rows import ERROR, IDENTITY, REJECTED, Drop, RowError, WorkRow, rule_of
+from schemas.run import RunRecord
+from services.records import RowContext
+from services.row_log import RowLog
+from services.store import ShardStore
+
+# So many that the mean of what is known of them is that of the whole job, within a percent or two.
+_MOST_LOOKED_AT = 2000
+# Held of each prompt, to be compared with the others; the beginnings that prompts have in common are shorter.
+_HELD_CHARACTERS = 16_384
+
+
+@dataclass
+class Candidate:
+    """A row that was looked at.
+
+    Attributes:
+        number: of its input row, counted over all sources.
+        refused: the state that it ends in before it is generated; "" for a row that is generated.
+        reason: why.
+        characters: of its prompt.
+        shared: leading characters of its prompt that another one has as well; all prompts of the job tell, so those
+            that were looked at.
+    """
+
+    work: WorkRow
+    number: int
+    refused: str = ""
+    reason: str = ""
+    characters: int = 0
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class Population:
+    """What a job has left, and some of it looked at.
+
+    Attributes:
+        left: rows without a terminal state.
+        done: the others.
+        looked_at: a random sample of those that are left, or all of them.
+    """
+
+    left: int
+    done: int
+    looked_at: list[Candidate]
+
+    def generated(self) -> list[Candidate]:
+        """Those looked at that are not refused before they are generated."""
+        return [candidate for candidate in self.looked_at if not candidate.refused]
+
+    @property
+    def to_generate(self) -> float:
+        """Rows of all that are left that are generated, as far as those looked at tell."""
+        return self.left * len(self.generated()) / len(self.looked_at)
+
+    def refused(self) -> dict[str, int]:
+        """Those looked at that are, by reason, the commonest first."""
+        reasons = Counter(rule_of(each.reason) for each in self.looked_at if each.refused)
+        return dict(reasons.most_common())
+
+    def draw(self, rows: int, seed: int) -> list[Candidate]:
+        """So many of those that are generated, or all there are: one from each stretch of their order by length."""
+        ordered = sorted(self.generated(), key=lambda each: (each.work.variant, each.characters, each.work.unit))
+        rows = min(rows, len(ordered))
+        ends = [len(ordered) * number // rows for number in range(rows + 1)] if rows else [0]
+        draw = random.Random(seed)
+        drawn = [ordered[draw.randrange(start, end)] for start, end in pairwise(ends)]
+        return sorted(drawn, key=lambda each: each.work.unit)
+
+    def others(self, drawn: list[Candidate], seed: int) -> list[Candidate]:
+        """Those that are generated and not among the drawn ones, in random order."""
+        units = {each.work.unit for each in drawn}
+        others = [each for each in self.generated() if each.work.unit not in units]
+        random.Random(seed).shuffle(others)
+        return others
+
+
+def look_at(
+    run: RunRecord,
+    reader: InputReader,
+    contexts: Mapping[str, RowContext],
+    numbers: list[tuple[int, int]],
+    left: int,
+    duplicates: Mapping[int, int],
+) -> Population:
+    """Renders rows.
+
+    Args:
+        contexts: of each variant of the run, in its order.
+        numbers: input rows and which of their outputs, from `drawn_numbers`.
+        duplicates: rows that are refused as near-duplicates.
+    """
+    outputs = [(sample, variant) for sample in range(run.samples) for variant in contexts]
+    cursor = reader.cursor()
+    looked_at, beginnings = [], []
+    read = -1
+    for number, output in numbers:
+        if read != number:
+            ((source, index, row),) = cursor.rows(number, number + 1)
+            read = number
+        sample, variant = outputs[output]
+        work = WorkRow(number * len(outputs) + output, 0, source, index, sample, row.values, row.fault, variant=variant)
+        candidate = Candidate(work, number)
+        text = _render(candidate, contexts[variant], number in duplicates)
+        looked_at.append(candidate)
+        beginnings.append(text[:_HELD_CHARACTERS])
+    _compare(looked_at, beginnings)
+    return Population(left, run.outputs - left, looked_at)
+
+
+def drawn_numbers(
+    store: ShardStore, run: RunRecord, committed: set[int], seed: int
+) -> tuple[list[tuple[int, int]], int]:
+    """Some of the rows that are left, drawn by the seed, or all of them.
+
+    Returns:
+        (number of the input row, number of its output) of each, in order; and how many are left in all.
+    """
+    log = RowLog(store)
+    done = {unit for shard in set(log.shards()) - committed for unit in _units(run, log.recover(shard))}
+    ranges = [(start, end) for shard, start, end in run.shard_ranges() if shard not in committed]
+    ends = list(accumulate((end - start) * run.outputs_per_row for start, end in ranges))
+    uncommitted = ends[-1] if ends else 0
+
+    def place(at: int) -> int:
+        shard = bisect_right(ends, at)
+        return ranges[shard][1] * run.outputs_per_row - ends[shard] + at
+
+    wanted = min(uncommitted, _MOST_LOOKED_AT + len(done))
+    units = (place(at) for at in sorted(random.Random(seed).sample(range(uncommitted), wanted)))
+    # Those that the log has fall out: what stays is as random.
+    drawn = [divmod(unit, run.outputs_per_row) for unit in units if unit not in done]
+    if len(drawn) > _MOST_LOOKED_AT:
+        drawn = sorted(random.Random(seed).sample(drawn, _MOST_LOOKED_AT))
+    return drawn, uncommitted - len(done)
+
+
+def _units(run: RunRecord, rows: pa.Table) -> list[int]:
+    first, starts = 0, {}
+    for source in run.inputs:
+        starts[source.source] = first
+        first += source.rows
+    variants = {name: number for number, name in enumerate(run.variant_names)}
+    return [
+        ((starts[source] + index) * run.samples + sample) * len(variants) + variants[variant]
+        for source, index, sample, variant in zip(*(rows[name].to_pylist() for name in IDENTITY), strict=True)
+    ]
+
+
+def _render(candidate: Candidate, context: RowContext, duplicate: bool) -> str:
+    """The prompt's text; "" for a row that is refused."""
+    work = candidate.work
+    try:
+        if work.values is None:
+            raise RowError(work.fault)
+        if duplicate:
+            raise Drop("near_duplicate")
+        prompt = context.recipe.render(work.values, context.seed_of(work))
+    except Drop as drop:
+        candidate.refused, candidate.reason = REJECTED, str(drop)
+        return ""
+    except RowError as error:
+        candidate.refused, candidate.reason = ERROR, str(error)
+        return ""
+    text = "\n".join(message["content"] for message in prompt.messages)
+    candidate.characters = len(text)
+    return text
+
+
+def _compare(looked_at: list[Candidate], beginnings: list[str]) -> None:
+    """Of each prompt, what it has in common with the one that is most like it: that is its neighbour in their order."""
+    order = sorted((n for n, each in enumerate(looked_at) if not each.refused), key=lambda n: beginnings[n])
+    for one, two in pairwise(order):
+        shared = _in_common(beginnings[one], beginnings[two])
+        for number in (one, two):
+            looked_at[number].shared = max(looked_at[number].shared, shared)
+
+
+def _in_common(one: str, two: str) -> int:
+    """Characters with which both begin."""
+    least, most = 0, min(len(one), len(two))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if one[:middle] == two[:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return least

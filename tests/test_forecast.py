@@ -1,0 +1,146 @@
+"""The forecast of `kindling preview`: its parts, and held against recorded runs that it has not seen."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.previewing.estimates import count_of, total_of, unless_too_few_differ
+from pipelines.previewing.forecast import forecast_of
+from pipelines.previewing.rows import Candidate, Population
+from pipelines.previewing.running import Begun, Ran, cut_off_at, to_begin
+from pipelines.previewing.step_costs import Wave, step_costs, work_done
+from schemas.rows import WorkRow
+from services.engine import EngineInfo
+from services.replay import ReplayedEngine
+from services.schedule import stretches
+
+RECORDINGS = Path(__file__).parent / "recordings"
+TRIALS, JOB_ROWS, LOOKED_AT, PREVIEWED = 40, 3000, 2000, 32
+REQUESTS = st.lists(st.tuples(st.integers(1, 900), st.integers(1, 60)), min_size=1, max_size=40)
+
+
+@given(REQUESTS, st.integers(1, 8), st.integers(8, 2000))
+def test_a_schedule_runs_every_request_once_and_to_its_end(requests, slots, batched):
+    prompts, outputs = zip(*requests, strict=True)
+    seen = list(stretches(prompts, outputs, slots, batched))
+    assert sorted(number for each in seen for number in each.finished) == list(range(len(requests)))
+    assert sum(each.steps * each.running for each in seen) == sum(outputs)
+    assert sum(each.prompt_tokens for each in seen) == sum(prompts)
+    assert max(each.running for each in seen) <= slots and min(each.steps for each in seen) > 0
+
+
+def test_the_costs_of_steps_are_learned_from_when_requests_end():
+    draw = np.random.default_rng(0)
+    prompts, outputs = draw.integers(50, 400, 64), np.append(draw.integers(5, 200, 32), draw.integers(5, 60, 32))
+    true = np.array([0.05, 0.09, 0.2, 0.0004])
+    seconds = work_done(prompts.tolist(), outputs.tolist(), 64, 2048, (1, 32, 64)) @ true
+    costs = step_costs(Wave(prompts, outputs, seconds), 32, 64, 2048)
+    assert costs.seconds == pytest.approx(true, rel=1e-6) and costs.knots == (1, 32, 64)
+    assert costs.step(48) == pytest.approx((0.09 + 0.2) / 2)
+    assert costs.noise == pytest.approx(0, abs=1e-12)
+
+
+def test_requests_that_all_end_at_once_tell_no_costs():
+    assert step_costs(Wave([10, 10], [5, 5], [1.0, 1.0]), 2, 8, 2048) is None
+
+
+@pytest.mark.parametrize(("count", "seen", "of"), [(0, 16, 1000), (16, 16, 1000), (1, 2, 10)])
+def test_what_was_not_seen_may_still_be(count, seen, of):
+    interval = count_of(count, seen, of)
+    assert interval.low < interval.high and interval.low <= interval.value <= interval.high
+    assert count <= interval.low and interval.high <= of - (seen - count)
+
+
+def test_a_total_of_rows_that_are_all_alike_is_no_certainty():
+    values, known = np.full(16, 256.0), np.zeros((16, 2))
+    total = unless_too_few_differ(total_of(values, known, known, 0.0, 1000), values, 1000)
+    assert total.interval().low < 0.9 * 256_000 < 256_000 == pytest.approx(total.value)
+    whole = unless_too_few_differ(total_of(values, known, known, 0.0, 16), values, 16)
+    assert whole.interval().low == whole.interval().high
+
+
+def test_totals_are_inside_their_intervals_as_often_as_they_say():
+    draw, inside, halves = np.random.default_rng(1), 0, {"with": [], "without": []}
+    for _ in range(400):
+        length = draw.normal(1000, 200, 2000)
+        values = np.where(draw.random(2000) < 0.5, 256, draw.integers(1, 200, 2000)) + 0.1 * length
+        rows, begun = draw.permutation(2000)[:32], draw.permutation(2000)[:48]
+        begun[:32] = rows
+        known = np.stack([length, values - 0.1 * length > 64], axis=1)
+        total = total_of(values[rows], known[rows], known[begun], length.mean(), 2000)
+        inside += total.interval().low <= values.sum() <= total.interval().high
+        halves["with"].append(total.error)
+        halves["without"].append(total_of(values[rows], 0 * known[rows], 0 * known[rows], 0.0, 2000).error)
+    assert 0.86 <= inside / 400 <= 0.96
+    assert np.median(halves["with"]) < 0.95 * np.median(halves["without"])
+
+
+@pytest.mark.parametrize("name", ["stories", "rewrites"])
+def test_forecasts_hold_on_recorded_runs(name):
+    recorded = Recorded(name)
+    trials = [recorded.trial(seed) for seed in range(TRIALS)]
+    inside = [interval.low <= seconds <= interval.high for interval, seconds in trials]
+    assert sum(inside) >= 0.85 * TRIALS
+    assert np.median([(interval.high - interval.low) / 2 / interval.value for interval, _ in trials]) <= 0.15
+
+
+class Recorded:
+    """A recorded run, of whose rows jobs are drawn; see tests/recordings/README.md."""
+
+    def __init__(self, name):
+        rows = pq.read_table(RECORDINGS / f"{name}-rows.parquet")
+        steps = pq.read_table(RECORDINGS / f"{name}-steps.parquet")
+        self.rows = {column: rows[column].to_numpy() for column in rows.column_names}
+        settings = {key.decode(): int(value) for key, value in rows.schema.metadata.items() if key != b"ARROW:schema"}
+        self.slots, self.max_tokens = settings.pop("max_num_seqs"), settings.pop("max_tokens")
+        self.info = EngineInfo(self.slots, 2048, "", {**settings, "enable_prefix_caching": True}, (), {})
+        columns = (steps[column].to_numpy() for column in ("seconds", "running", "prompt_tokens"))
+        self.engine = ReplayedEngine(*columns, self.slots, settings["max_num_batched_tokens"])
+
+    def trial(self, seed):
+        """The forecast of a job's serving time from a preview, and how long the job then takes."""
+        draw = random.Random(seed)
+        job = np.array(draw.choices(range(len(self.rows["output_tokens"])), k=JOB_ROWS))
+        looked_at = [self._candidate(unit, job[unit]) for unit in sorted(draw.sample(range(JOB_ROWS), LOOKED_AT))]
+        population = Population(JOB_ROWS, 0, looked_at)
+        drawn = population.draw(PREVIEWED, seed)
+        others = [each.work for each in population.others(drawn, seed)]
+        begun = to_begin(others, PREVIEWED, self.slots, JOB_ROWS)
+        cuts = [cut_off_at(self.max_tokens, sooner) for _, sooner in begun]
+        rows = [job[each.work.unit] for each in drawn] + [job[row.unit] for row, _ in begun]
+        records = self._run(rows, [self.max_tokens] * PREVIEWED + cuts, draw)
+        filling = [Begun(row.unit, *each) for (row, _), *each in zip(begun, records[PREVIEWED:], cuts, strict=True)]
+        ran = Ran(records[:PREVIEWED], filling, self.info, 0.0, 0.0, replicas=1, gpus=0, shared=False)
+        forecast = forecast_of(population, drawn, ran, 1, None, seed)
+        return forecast.serving_seconds, self._ends(job, self.rows["output_tokens"][job], draw).max()
+
+    def _run(self, rows, most_tokens, draw):
+        tokens = np.minimum(self.rows["output_tokens"][rows], most_tokens)
+        began, counts = datetime.now(UTC), {name: self.rows[name][rows] for name in ("prompt_tokens", "cached_tokens")}
+        return [
+            {
+                "prompt_tokens": counts["prompt_tokens"][number],
+                "cached_prompt_tokens": counts["cached_tokens"][number],
+                "output_tokens": tokens[number],
+                "started_at": began + timedelta(microseconds=number),
+                "duration_seconds": end,
+                "state": "accepted",
+                "attempts": 1,
+            }
+            for number, end in enumerate(self._ends(rows, tokens, draw))
+        ]
+
+    def _ends(self, rows, output_tokens, draw):
+        uncached = self.rows["prompt_tokens"][rows] - self.rows["cached_tokens"][rows]
+        return self.engine.run(uncached.tolist(), output_tokens.tolist(), draw.randrange(1 << 20))
+
+    def _candidate(self, unit, row):
+        work = WorkRow(unit, 0, "rows", unit, 0, {})
+        characters, shared = (int(self.rows[column][row]) for column in ("prompt_characters", "shared_characters"))
+        return Candidate(work, unit, characters=characters, shared=shared)
