@@ -32,7 +32,7 @@ def previewed(tmp_path_factory, ray_cluster):
     write_jsonl(folder / "rows.jsonl", rows)
     job = {
         "name": "previewed",
-        "input": {"path": str(folder / "rows.jsonl")},
+        "input": {"path": "rows.jsonl"},
         "recipe": "babylm_story",
         "model": {"id": "fake"},
         "sampling": {"max_tokens": 32},
@@ -41,9 +41,11 @@ def previewed(tmp_path_factory, ray_cluster):
         "output": {"path": str(folder / "run")},
         "metrics": {"port": 0},
     }
-    found = preview(job, rows=16)
-    traces = list(folder.glob("run*"))
-    augment(job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # a row's seed goes with the name of its file, and so do the lengths that are forecast
+        found = preview(job, rows=16)
+        traces = list(folder.glob("run*"))
+        augment(job)
     return found, str(folder / "run"), traces
 
 
@@ -120,12 +122,14 @@ def test_a_run_that_is_complete_or_of_another_job_is_refused(fake_job, ray_clust
     assert "seed: 0 -> 1" in other.value.cause
 
 
-def test_each_variant_of_a_sweep_has_its_share_of_the_rows(fake_job, ray_cluster):
-    found = preview({**fake_job, "sweep": {"max_tokens": [4, 32]}}, rows=16)
+def test_each_variant_of_a_sweep_has_its_share_of_the_rows(fake_job, ray_cluster, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    job = {**fake_job, "input": {"path": "contexts.jsonl"}, "sweep": {"max_tokens": [4, 32]}}
+    found = preview(job, rows=16)
     variants = [row.variant for row in found.rows]
     assert {variants.count(each) for each in set(variants)} == {8}
     assert found.forecast.rows == 80
-    augment({**fake_job, "sweep": {"max_tokens": [4, 32]}})
+    augment(job)
     written = rows_of(fake_job["output"]["path"])
     assert within(found.forecast.output_tokens, sum(row["output_tokens"] for row in written))
 
