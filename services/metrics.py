@@ -145,8 +145,8 @@ class JobMetrics(Endpoint):
             Gauge, "kindling_progress_ratio", "Share of the run's rows that are finished, 0 to 1"
         )
         self.eta = self._make(
-            Gauge, "kindling_eta_seconds", "Seconds to the last row at the present rate; NaN while there is none",
-            unknown=True,
+            Gauge, "kindling_eta_seconds",
+            "Seconds to the last row at the rate of the last ten minutes; NaN while there is none", unknown=True,
         )  # fmt: skip
         self.goodput = self._make(
             Gauge, "kindling_goodput_tokens_per_second",
