@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import select
+import signal
 import sys
 import threading
 import time
@@ -303,6 +304,8 @@ def on_terminal(command, environment, until, keys):
     """Runs a command on a terminal of 80 x 24, types keys when `until` is shown; its exit code and all it wrote."""
     child, terminal = pty.fork()
     if child == 0:
+        for number in (signal.SIGINT, signal.SIGHUP):  # who runs tests in the background may have them ignored
+            signal.signal(number, signal.SIG_DFL)
         os.chdir(ROOT)
         os.execvpe(command[0], command, cli_env(COLUMNS="80", LINES="24", **environment))
     written, typed, end = b"", False, time.monotonic() + 90

@@ -65,11 +65,17 @@ def evaluate_preference(session: Session) -> PreferenceReport:
             with session.told(name):
                 answers[name], _ = responses_of(job, model, PREFERENCE, prompts, url)
     if len(answers) < len(job.models):
-        _log.error("there is no questionnaire yet: it is of all models of the job, and some could not answer")
+        _log.error(
+            "there is no questionnaire yet: it is of all models of the job, and some could not answer. "
+            "Do what their errors say, or take them out of the job; the same command goes on"
+        )
         return PreferenceReport(None, None)
     asked = [number for number in range(len(prompts)) if all(each[number].text for each in answers.values())]
     if len(asked) < len(prompts):
-        _log.warning("%d prompts are left out, which a model did not answer", len(prompts) - len(asked))
+        _log.warning(
+            "%d prompts are left out, which a model did not answer: `kindling compare` of its runs below "
+            "responses/preference tells which; shorten them, or raise engine.max_model_len", len(prompts) - len(asked),
+        )  # fmt: skip
     texts = {name: [each[number].text or "" for number in asked] for name, each in answers.items()}
     folder = f"{job.output.path.rstrip('/')}/{PREFERENCE}"
     written = write_questionnaire(
