@@ -61,11 +61,12 @@ class Endpoint:
     def values(self) -> dict[str, float]:
         """What is told now, named as one would ask Prometheus: `{'kindling_rows_total{state="accepted"}': 40.0}`.
 
-        Without the label `run`, the buckets of histograms, and what is not known.
+        Without the label `run`, the buckets of histograms, and what is not known or without a bound: JSON has no such
+        numbers.
         """
         told = {}
         for sample in (sample for family in self.registry.collect() for sample in family.samples):
-            if not sample.name.endswith(("_bucket", "_created", "_info")) and not math.isnan(sample.value):
+            if not sample.name.endswith(("_bucket", "_created", "_info")) and math.isfinite(sample.value):
                 labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items() if name != "run")
                 told[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return told
