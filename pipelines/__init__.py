@@ -21,7 +21,7 @@
     previewing/           preview
     stopping.py           how a job is told to end, and how long it has
     pools.py              pool start, list, stop
-    benchmarks/           bench throughput, scale, chaos, determinism, classifier, train, blimp
+    benchmarks/           bench throughput, scale, chaos, determinism, classifier, train, blimp, watched
     demonstration.py      demo
     verification.py       verify
     run_status.py         status

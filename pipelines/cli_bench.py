@@ -94,6 +94,17 @@ def bench_blimp(
     _exit_unless(blimp(data, rounds))
 
 
+@app.command("watched")
+def bench_watched(
+    rows: Annotated[int, typer.Option(help="of each run")] = 64,
+    rounds: Annotated[int, typer.Option(help="runs of each of the two engines, on each of two cores")] = 4,
+) -> None:
+    """What it costs to be watched: processor time with and without metrics, as a share of the run's time."""
+    from pipelines.benchmarks.watched import watched
+
+    _exit_unless(watched(rows, rounds))
+
+
 def _exit_unless(goals_met: bool) -> None:
     if not goals_met:
         raise typer.Exit(EXIT_FAULTS)

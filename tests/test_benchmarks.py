@@ -14,6 +14,7 @@ from pipelines.benchmarks.dry_run import dry_run
 from pipelines.benchmarks.gpu import LIMITS, Shape, summarize, workloads_of, write_checkpoint
 from pipelines.benchmarks.report import Goal, conclude, ratio
 from pipelines.benchmarks.resume import resume
+from pipelines.benchmarks.watched import goals_of
 from pipelines.benchmarks.workloads import WORKLOADS, p3_openings
 from schemas.job import Model
 from schemas.rows import WorkRow
@@ -109,6 +110,20 @@ def test_training_goals_follow_from_the_samples():
     goals = training.goals_of(samples)
     assert [(round(goal.value, 3), goal.met) for goal in goals] == [(2.0, True), (1.005, True)]
     assert not all(goal.met for goal in training.goals_of({**samples, "kindling": runs(2.1, 1.0, 1.5, 1.6)}))
+
+
+def test_what_being_watched_costs_follows_from_the_samples():
+    def run(seconds, driver, replica):
+        return {"rows": 100, "seconds": seconds, "driver_seconds": driver, "replica_seconds": replica}
+
+    samples = {
+        "watched": [run(11, 0.5, 1.3), run(10, 0.5, 1.2), run(10, 0.5, 1.1)],
+        "alone": [run(10, 0.4, 1.0), run(10, 0.4, 1.0), run(10, 0.4, 1.0)],
+        "seconds_to_count_a_row": [0.001, 0.001, 0.002],
+    }
+    share, speed = goals_of(samples)
+    assert (share.value, share.met) == (pytest.approx((0.1 + 0.2 + 0.1) / 10), False)
+    assert (speed.value, speed.met) == (1.0, True)
 
 
 def test_the_rows_we_ship_are_enough_to_train_on():

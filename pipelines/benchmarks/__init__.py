@@ -20,6 +20,7 @@
     train.py          bench train: real tokens/s of training beside TRL's defaults
     train_arm.py      one run of one trainer
     blimp.py          bench blimp: minimal pairs beside lm-eval
+    watched.py        bench watched: what metrics cost
     gpu.py            raw vLLM and Kindling on one GPU (deploy/bench_gpu.sh)
     report.py         machine, ratios, goals, the last line
 
