@@ -174,8 +174,8 @@ def _sampling_params(sampling: dict[str, Any], seed: int) -> SamplingParams:
 
 
 class _RaySeries(ray_wrappers.RayPrometheusStatLogger):
-    """vLLM's own series on Ray's metrics port, without the one that is told anew for every token: the time to it from
-    the one before. Telling it would cost this process, which hands rows to the engine, more than all others together.
+    """vLLM's own series on Ray's metrics port, without the one that is told for every token: the time from the one
+    before. The others are told once a step or a request, by the process that hands rows to the engine.
     """
 
     def record(
