@@ -78,10 +78,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     recipes = recipes_of(job)
     reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
     store = ShardStore(job.output.path)
-    contexts = {
-        each.name: RowContext(recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name)
-        for each in job.variants()
-    }
+    contexts = contexts_of(job, recipes)
     # From here on a signal is a wish, and no exception in whatever runs at that moment.
     with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
         run = plan_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
@@ -163,6 +160,14 @@ def _generate(
             "", None, f"by a signal, at {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
+
+
+def contexts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, RowContext]:
+    """What is common to the rows of each variant, by its name."""
+    return {
+        each.name: RowContext(recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name)
+        for each in job.variants()
+    }
 
 
 def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:

@@ -14,7 +14,6 @@ nucleus.py       which tokens top_p leaves, found without sorting
 cpu_settings.py  what that gets on a CPU: cores, allocator, sizes
 fake_engine.py   one with a latency model in place of a neural one
 schedule.py      what an engine does step by step, without the time that it takes
-replay.py        one whose steps take as long as recorded ones took
 simulation.py    hundreds of those on a virtual clock
 models.py        from a model's name to a checkpoint and its revision
 embedded.py      the models that packages ship

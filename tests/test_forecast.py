@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from replayed_engine import ReplayedEngine
 
 from pipelines.previewing.estimates import count_of, total_of, unless_too_few_differ
 from pipelines.previewing.forecast import forecast_of
@@ -17,7 +18,6 @@ from pipelines.previewing.running import Begun, Ran, cut_off_at, to_begin
 from pipelines.previewing.step_costs import Wave, step_costs, work_done
 from schemas.rows import WorkRow
 from services.engine import EngineInfo
-from services.replay import ReplayedEngine
 from services.schedule import stretches
 
 RECORDINGS = Path(__file__).parent / "recordings"

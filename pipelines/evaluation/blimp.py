@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.blimp import PARADIGMS, compare
-from eval.intervals import Difference
 from pipelines.blimp import content_of, whole_paradigms
 from pipelines.evaluation.blimp_results import BLIMP, ModelBlimp, read_blimp, write_blimp
 from pipelines.evaluation.causal import Loaded, model_facts, spread_over_model
-from pipelines.evaluation.session import Session
+from pipelines.evaluation.session import Comparison, Session
 from schemas.errors import EngineError
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import fingerprint, identity_of
@@ -21,15 +20,6 @@ from services.minimal_pairs import MinimalPair, margins
 from services.store import ShardStore
 
 _log = logging.getLogger("kindling")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same pairs; `by` as `eval.blimp.compare` returns it."""
-
-    first: str
-    second: str
-    by: dict[str, dict[str, Difference]]
 
 
 @dataclass(frozen=True)

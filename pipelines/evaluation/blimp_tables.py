@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from eval.blimp import PARADIGMS
 from eval.intervals import Rate
-from pipelines.evaluation.blimp import BlimpReport, Comparison
+from pipelines.evaluation.blimp import BlimpReport
+from pipelines.evaluation.session import Comparison
 from pipelines.evaluation.tables import Figure, Table, p_value, points
 
 # What the paper's tables call the phenomena.

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.intervals import Difference
 from eval.sentiment import BLANK, compare
 from pipelines.evaluation.answers import Answer, read_answers
 from pipelines.evaluation.generation import responses_of, write_prompts
 from pipelines.evaluation.pool import spread
 from pipelines.evaluation.prompts import content_of, first_of_each, read_groups, read_prompts
 from pipelines.evaluation.sentiment_results import SENTIMENT, ModelSentiment, read_sentiment, write_sentiment
-from pipelines.evaluation.session import Session
+from pipelines.evaluation.session import Comparison, Session
 from schemas.emotions import EMOTIONS
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
@@ -29,15 +28,6 @@ _log = logging.getLogger("kindling")
 
 # Some hundred sentences: seconds of work, so that actors end together.
 _TEXTS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same prompts; `by` as `eval.sentiment.compare` returns it."""
-
-    first: str
-    second: str
-    by: dict[str, dict[str, Difference]]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from eval.intervals import Rate
 from eval.sentiment import OVERALL
-from pipelines.evaluation.sentiment import Comparison, SentimentReport
+from pipelines.evaluation.sentiment import SentimentReport
 from pipelines.evaluation.sentiment_results import ModelSentiment
+from pipelines.evaluation.session import Comparison
 from pipelines.evaluation.tables import Table, p_value, percent, points
 from schemas.errors import shorten
 

@@ -5,12 +5,22 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from eval.intervals import Difference
 from pipelines.evaluation.models import failures_told
 from pipelines.evaluation.progress import Progress
 from pipelines.evaluation.record import read_result
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from services.cluster import connected
 from services.store import ShardStore
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same prompts or pairs; `by` as the evaluation's `compare` in `eval` returns it."""
+
+    first: str
+    second: str
+    by: dict[str, dict[str, Difference]]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.augmentation import facts_of, near_duplicates_of
+from pipelines.augmentation import contexts_of, facts_of, near_duplicates_of
 from pipelines.inputs import InputReader
 from pipelines.jobfile import as_job
 from pipelines.plan import planned_run
@@ -89,10 +89,7 @@ def preview(
     recipes = recipes_of(job)
     reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
     store = ShardStore(job.output.path)
-    contexts = {
-        each.name: RowContext(recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name)
-        for each in job.variants()
-    }
+    contexts = contexts_of(job, recipes)
     try:
         planned = planned_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
         committed = read_index(store, planned).committed
