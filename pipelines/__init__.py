@@ -28,6 +28,7 @@
     run_history.py        how fast a run goes, from its files
     live_status.py        what the endpoint of a running job adds
     other_status.py       how far a training or a labelling is
+    evaluation_status.py  how far an evaluation is
     status_page.py        the page
     watching_status.py    status --watch
     dataset_export.py     export

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ def told_of(told: Told, found: "RunStatus", run: RunRecord) -> dict[str, Any]:
     """Attributes of a `RunStatus` that are newer than what was found on disk; what is not told is not among them."""
     replicas = _replicas(told, run)
     newer: dict[str, Any] = {
+        **paid(told.value),
         "in_flight": int(told.value("kindling_requests_in_flight") or 0),
         "last_row_at": max((each["last_rows_at"] for each in replicas if each["last_rows_at"]), default=None)
         or found.last_row_at,
@@ -61,6 +63,14 @@ def _replicas(told: Told, run: RunRecord) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return found
+
+
+def paid(value: Callable[[str], float | None]) -> dict[str, float | None]:
+    """`replica_hours` and `cost` from what `value` tells of two series."""
+    seconds, price = value("kindling_replica_seconds_total"), rounded(value("kindling_price_per_replica_hour"))
+    hours = None if seconds is None else seconds / 3600
+    cost = None if hours is None or price is None else round(hours * price, 2)
+    return {"replica_hours": hours and round(hours, 4), "cost": cost}
 
 
 def rounded(value: float | None) -> float | None:

@@ -12,14 +12,7 @@ from services.filesystem import is_local
 from services.metrics import SilentError, Told, ask
 from services.store import ShardStore
 
-_TRAIN_RECORD = "train.json"
-_OTHERS = {
-    "evaluate.json": (
-        "an evaluation",
-        "its README.md has the tables; the same `kindling evaluate` goes on with the rest",
-    ),
-    "composition.json": ("a composed corpus, which is there as a whole", "see its README.md"),
-}
+_TRAIN_RECORD, _COMPOSITION = "train.json", "composition.json"
 
 
 @dataclass(frozen=True)
@@ -106,15 +99,15 @@ def train_status(store: ShardStore) -> TrainStatus | None:
     return replace(found, source="endpoint", **_told(told, stages[done]))
 
 
-def refuse_others(store: ShardStore) -> None:
-    """Refuses folders that have no state to tell of.
+def refuse_composition(store: ShardStore) -> None:
+    """Refuses a composed corpus, which appears as a whole.
 
     Raises:
         RunError: this is one.
     """
-    for record, (what, remedy) in _OTHERS.items():
-        if store.fs.exists(store.path(record)):
-            raise RunError("RUN", store.url, f"this folder is {what}, and no run", remedy)
+    if store.fs.exists(store.path(_COMPOSITION)):
+        cause = "this folder is a composed corpus, which is there as a whole, and no run"
+        raise RunError("RUN", store.url, cause, "see its README.md")
 
 
 def _last_checkpoint(work: Path) -> dict[str, Any]:

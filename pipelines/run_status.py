@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.evaluation_status import EvaluateStatus, evaluate_status
 from pipelines.labelling.record import read_record
-from pipelines.live_status import iso, rounded, told_of
-from pipelines.other_status import LabelStatus, TrainStatus, label_status, refuse_others, train_status
+from pipelines.live_status import iso, paid, rounded, told_of
+from pipelines.other_status import LabelStatus, TrainStatus, label_status, refuse_composition, train_status
 from pipelines.run_history import read_history, spans_of_rows
 from pipelines.verification import open_run
 from schemas.rows import ACCEPTED, REJECTED, STATES, rule_of
@@ -43,6 +44,8 @@ class RunStatus:
         eta_seconds: to the last row, if the rest is like the last ten minutes; None before enough rows are through.
         eta_low_seconds, eta_high_seconds: a 90% interval of it; the second is None where the rates vary too much.
         last_row_at: when the last row came to its end, ISO 8601, UTC; None before the first.
+        replica_hours: that replicas were there, in all starts but killed ones; None before that is known.
+        cost: of these, at the job's price of an hour; None where it has none.
         replicas: how each one is: see `ReplicaNow`, and `node` and `cores`; none where that is not known.
         slowest_shards: the committed ones that took longest.
         open_shards: those that have a row and are not committed, the oldest first; only on a local file system.
@@ -70,6 +73,8 @@ class RunStatus:
     eta_low_seconds: float | None
     eta_high_seconds: float | None
     last_row_at: str | None
+    replica_hours: float | None
+    cost: float | None
     replicas: list[dict[str, Any]]
     slowest_shards: list[dict[str, Any]]
     open_shards: list[dict[str, Any]]
@@ -81,8 +86,8 @@ class RunStatus:
         return asdict(self)
 
 
-def status(url: str) -> RunStatus | TrainStatus | LabelStatus:
-    """How far a run, a training or a labelling is; nothing is written.
+def status(url: str) -> RunStatus | TrainStatus | LabelStatus | EvaluateStatus:
+    """How far a run, a training, a labelling or an evaluation is; nothing is written.
 
     Of a run it reads run.json, the index of committed shards, the manifests of those not in it, the log of open ones,
     and the endpoint that run.json names.
@@ -95,7 +100,9 @@ def status(url: str) -> RunStatus | TrainStatus | LabelStatus:
         return label_status(store, labels)
     if training := train_status(store):
         return training
-    refuse_others(store)
+    if evaluation := evaluate_status(store, _finished):
+        return evaluation
+    refuse_composition(store)
     run = open_run(store)
     found = _on_disk(store, run)
     if found.complete:
@@ -145,11 +152,17 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         eta_low_seconds=rounded(eta and eta.low),
         eta_high_seconds=rounded(eta and eta.high),
         last_row_at=iso(history.last_row_at),
+        **paid(run.last_metrics.get),
         replicas=[],
         slowest_shards=_slowest(table),
         open_shards=_open(run, logs),
         metrics=run.metrics,
     )
+
+
+def _finished(store: ShardStore) -> tuple[int, int]:
+    found = _on_disk(store, open_run(store))
+    return sum(found.rows.values()), found.rows_total
 
 
 def _logs(store: ShardStore, committed: set[int]) -> dict[int, pa.Table]:

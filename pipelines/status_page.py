@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from pipelines.evaluation_status import EvaluatedPart, EvaluateStatus
 from pipelines.other_status import LabelStatus, TrainStatus
 from pipelines.progress import counts_text
 from pipelines.run_status import RunStatus
 from schemas.errors import shorten
 from services.terminal import clock
 
-Status = RunStatus | TrainStatus | LabelStatus
+Status = RunStatus | TrainStatus | LabelStatus | EvaluateStatus
 
 # Of a list, where nothing bounds the page; `--json` has them all.
 _MOST_LINES = 10
@@ -36,6 +37,8 @@ def line(status: Status) -> str:
         return f"{shorten(status.name)}: {status.shards} of {status.shards_total} shards"
     if isinstance(status, TrainStatus):
         return f"{shorten(status.name)}: {_step(status)}{_left(status.eta_seconds, None, None)}"
+    if isinstance(status, EvaluateStatus):
+        return f"{shorten(status.name)}: {_parts_done(status)}"
     now = status.goodput_now_tokens_per_second
     rate = f", {now:,.0f} tokens/s" if now is not None else ""
     finished = f"{sum(status.rows.values()):,} of {status.rows_total:,} rows"
@@ -49,6 +52,11 @@ def _parts(status: Status, now: datetime, width: int) -> tuple[list[str], list[l
         return [line(status), _bar(status.shards, status.shards_total, width)], []
     if isinstance(status, TrainStatus):
         return _training(status, width), []
+    if isinstance(status, EvaluateStatus):
+        lines = [f"{status.name}: {_parts_done(status)}", _bar(_done(status), len(status.parts), width)]
+        failed = [f"{name}: {shorten(error)}" for name, error in status.failures.items()]
+        silent = [f"from disk: {status.silent}"] if status.silent else []
+        return lines + silent, [_evaluated(status.parts), _titled("failed", failed)]
     return _run(status, now, width), [_replicas(status, now), _rejects(status), _slowest(status), _open(status, now)]
 
 
@@ -80,6 +88,9 @@ def _run(status: RunStatus, now: datetime, width: int) -> list[str]:
         lines.append(
             f"left      {left.removeprefix(', ').removesuffix(' left') or 'not known before more rows are through'}"
         )
+    if status.replica_hours is not None:
+        price = "" if status.cost is None else f"{status.cost:,.2f}, "
+        lines.append(f"cost      {price}{status.replica_hours:,.3g} replica-hours")
     if not status.complete and status.last_row_at:
         lines.append(f"last row  {_ago(status.last_row_at, now)} ago")
     return lines
@@ -107,6 +118,31 @@ def _step(status: TrainStatus) -> str:
         return f"a training, complete: {', '.join(status.stages)}"
     at = "before its first step" if status.step is None else f"step {status.step} of {status.steps}"
     return f"a training, stage {status.stages[status.stage]} ({status.stage + 1} of {len(status.stages)}), {at}"
+
+
+def _parts_done(status: EvaluateStatus) -> str:
+    ended = "running" if status.source == "endpoint" else "complete" if status.complete else "not complete"
+    return f"an evaluation, {_done(status)} of {len(status.parts)} results, {ended}"
+
+
+def _done(status: EvaluateStatus) -> int:
+    return sum(part.done for part in status.parts)
+
+
+def _evaluated(parts: Sequence[EvaluatedPart]) -> list[str]:
+    """A line for each evaluation: its results, and how far those are that have begun."""
+    lines = []
+    for evaluation in dict.fromkeys(part.evaluation for part in parts):
+        mine = [part for part in parts if part.evaluation == evaluation]
+        begun = [f"; {part.model}: {how_far}" for part in mine if not part.done and (how_far := _how_far(part))]
+        lines.append(f"{evaluation:10}  {sum(part.done for part in mine)} of {len(mine)}{''.join(begun)}")
+    return lines
+
+
+def _how_far(part: EvaluatedPart) -> str:
+    if part.answers is not None and part.prompts is not None and part.answers < part.prompts:
+        return f"{part.answers:,} of {part.prompts:,} prompts answered"
+    return f"{part.examples:,} of {part.planned:,}" if part.examples and part.planned else ""
 
 
 def _state(status: RunStatus) -> str:

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import urllib.request
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,13 +16,14 @@ from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM, LlamaConf
 
 from eval.blimp import PARADIGMS, compare, rates_of
 from eval.harness import blimp_task, choices, evaluate_task, refuse_unknown
-from pipelines import evaluate
+from pipelines import evaluate, status
 from pipelines.benchmarks import blimp as bench
 from pipelines.blimp import whole_paradigms
 from pipelines.evaluation import blimp as evaluation
 from pipelines.evaluation import lm_eval_tasks
 from pipelines.evaluation.blimp_tables import blimp_tables
 from pipelines.jobfile import as_job
+from pipelines.status_page import page
 from schemas.errors import EngineError, JobError
 from schemas.evaluate import EvaluateJob
 from schemas.job import Model
@@ -347,7 +349,7 @@ def test_results_say_what_they_are_of(evaluated, loaded):
 
 def test_what_is_done_is_not_done_again_and_a_stopped_model_goes_on(evaluated, tiny, tmp_path, monkeypatch):
     _, job, report = evaluated
-    scored, told = [], []
+    scored, told, seen = [], [], []
 
     def here(session, name, work, units):
         """The pool, in this process; it breaks off after two units."""
@@ -357,6 +359,7 @@ def test_what_is_done_is_not_done_again_and_a_stopped_model_goes_on(evaluated, t
                 raise EngineError("cluster", None, "the machine went away", "again")
             scored.append(unit[0].paradigm)
             told.append(pairs_told(tmp_path / "out"))
+            seen.append(status(str(tmp_path / "out")))
             yield number, work(load_causal_model(session.models[name][0].model()), unit)
 
     monkeypatch.setattr(evaluation, "spread_over_model", here)
@@ -368,6 +371,14 @@ def test_what_is_done_is_not_done_again_and_a_stopped_model_goes_on(evaluated, t
     assert evaluate(fresh).as_json()["models"]["one"]["blimp"] == again.as_json()["models"]["one"]["blimp"]
     assert scored == ["wh_island", "npi_present_1", "stopped", "mine"]
     assert told == [(0, 60), (20, 60), (40, 60)]  # a later start counts from what is there
+    assert [(each.source, each.complete, each.parts[0].examples) for each in seen[:2]] == [
+        ("endpoint", False, 0), ("endpoint", False, 20),
+    ]  # fmt: skip
+    assert page(seen[2], datetime.now(UTC), 80)[::2] == [
+        "both: an evaluation, 0 of 1 results, running", "blimp       0 of 1; one: 40 of 60",
+    ]  # fmt: skip
+    ended = status(str(tmp_path / "out"))
+    assert (ended.source, ended.complete, ended.silent) == ("disk", True, "")
 
 
 def pairs_told(out):

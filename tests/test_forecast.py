@@ -1,5 +1,6 @@
 """The forecast of `kindling preview`: its parts, and held against recorded runs that it has not seen."""
 
+import math
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipelines.previewing.estimates import count_of, total_of, unless_too_few_di
 from pipelines.previewing.forecast import forecast_of
 from pipelines.previewing.rows import Candidate, Population
 from pipelines.previewing.running import Begun, Ran, cut_off_at, to_begin
+from pipelines.previewing.serving_time import Sample
 from pipelines.previewing.step_costs import Wave, step_costs, work_done
 from schemas.rows import WorkRow
 from services.engine import EngineInfo
@@ -63,6 +65,28 @@ def test_a_total_of_rows_that_are_all_alike_is_no_certainty():
     assert total.interval().low < 0.9 * 256_000 < 256_000 == pytest.approx(total.value)
     whole = unless_too_few_differ(total_of(values, known, known, 0.0, 16), values, 16)
     assert whole.interval().low == whole.interval().high
+
+
+def test_an_output_that_is_longer_than_all_seen_is_in_doubt_unless_max_tokens_forbids_it():
+    tokens = np.append(np.arange(20, 50), [150, 180])
+    known = np.stack([np.full(32, 100.0), np.minimum(tokens, 64), tokens >= 64], axis=1)
+
+    def interval(most_tokens, rows):
+        same = np.full(32, 100)
+        return (
+            Sample(same, same, same, same, tokens, most_tokens, known, known, 100.0, rows).total_by_output().interval()
+        )
+
+    cut_off, open_ended, whole = interval(180, 1000), interval(math.inf, 1000), interval(math.inf, 32)
+    assert cut_off.value == open_ended.value and open_ended.high > cut_off.high
+    assert whole.low == whole.high == tokens.sum()
+
+
+def test_of_few_rows_shorter_spans_tell_the_costs():
+    """Thirteen of sixteen come to their end together, as where nearly all outputs are cut off at max_tokens."""
+    outputs = np.array([4, 8, 12] + [40] * 13)
+    seconds = work_done([10] * 16, outputs.tolist(), 16, 2048, (1, 16)) @ np.array([0.1, 0.2, 0.0])
+    assert step_costs(Wave(np.full(16, 10), outputs, seconds), 16, 16, 2048).step(16) == pytest.approx(0.2)
 
 
 def test_totals_are_inside_their_intervals_as_often_as_they_say():
@@ -131,6 +155,7 @@ class Recorded:
                 "started_at": began + timedelta(microseconds=number),
                 "duration_seconds": end,
                 "state": "accepted",
+                "finish_reason": "length" if tokens[number] == self.max_tokens else "stop",
                 "attempts": 1,
             }
             for number, end in enumerate(self._ends(rows, tokens, draw))

@@ -21,11 +21,13 @@ from test_shard_index import UNCONTESTED, run_of
 from test_store import record
 
 from pipelines import augment, status
+from pipelines.evaluation.record import write_record
 from pipelines.other_status import LabelStatus, TrainStatus
 from pipelines.pace import Pace
 from pipelines.status_page import line, page
 from pipelines.watching_status import watch
 from schemas.errors import RunError
+from schemas.evaluate import EvaluateJob
 from schemas.rows import ACCEPTED, REJECTED, to_batch
 from services.metrics import JobMetrics, ReplicaNow, SilentError, ask
 from services.replica import Finished
@@ -290,10 +292,66 @@ def test_a_training_and_a_labelling_have_pages_too():
     assert line(LabelStatus("o", "l", False, 3, 7)) == "l: 3 of 7 shards"
 
 
-@pytest.mark.parametrize(("record_name", "words"), [("evaluate.json", "an evaluation"), ("composition.json", "corpus")])
-def test_folders_of_other_jobs_are_named(tmp_path, record_name, words):
-    (tmp_path / record_name).write_text("{}")
-    with pytest.raises(RunError, match=words):
+def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
+    job = EvaluateJob.model_validate(
+        {
+            "name": "e",
+            "models": [{"id": "fake", "name": "one"}, {"id": "fake", "name": "two"}],
+            "evaluations": ["sentiment", "preference", "lm_eval"],
+            "sentiment": {"prompts": "p.json"},
+            "preference": {"prompts": "p.json", "returned": ["*.json"]},
+            "lm_eval": {"tasks": ["piqa", "mnli"]},
+            "output": {"path": str(tmp_path)},
+        }
+    )
+    write_record(ShardStore(str(tmp_path)), job, {}, "127.0.0.1:1", "none")
+    for each in ("sentiment/one", "lm_eval/one/piqa", "lm_eval/two/piqa", "lm_eval/two/mnli"):
+        ShardStore(str(tmp_path)).write_text(f"results/{each}.json", "{}")
+    run = run_of(2)
+    write(tmp_path / "responses/sentiment/two", run, [spanned(i, NOON, 1.0) for i in range(6)])
+    found = status(str(tmp_path))
+    assert page(found, NOON, 100) == [
+        "e: an evaluation, 2 of 7 results, not complete",
+        "[" + "#" * 22 + "-" * 56 + "]",
+        "from disk: 127.0.0.1:1 is silent: the job ended or is elsewhere",
+        "sentiment   1 of 2; two: 6 of 8 prompts answered",
+        "preference  0 of 3",
+        "lm_eval     1 of 2; one: 1 of 2",
+    ]
+    # The last start came to its end without one model, of which there is no result, nor a questionnaire of all.
+    write_record(ShardStore(str(tmp_path)), job, {"two": "it is nowhere"})
+    assert not status(str(tmp_path)).complete  # of the other one not all is there
+    ShardStore(str(tmp_path)).write_text("results/lm_eval/one/mnli.json", "{}")
+    found = status(str(tmp_path))
+    assert found.complete and line(found) == "e: an evaluation, 3 of 7 results, complete"
+    assert page(found, NOON, 100)[-1] == "failed    two: it is nowhere"
+
+
+def test_what_replicas_cost_is_told_from_disk_and_from_the_endpoint(tmp_path, served):
+    mine, address = served()
+    run = run_of(1)
+    run.last_metrics = {"kindling_replica_seconds_total": 1800.0, "kindling_price_per_replica_hour": 2.5}
+    write(tmp_path, run, [])
+    found = status(str(tmp_path))
+    assert (found.replica_hours, found.cost) == (0.5, 1.25)
+    assert "cost      1.25, 0.5 replica-hours" in page(found, NOON, 80)
+    run.metrics, run.start_id = address, mine.start_id
+    ShardStore(str(tmp_path)).write_run(run)
+    mine.replica_seconds.inc(3600)
+    found = status(str(tmp_path))
+    assert (found.source, found.replica_hours, found.cost) == ("endpoint", 1.0, None)  # this start has no price
+
+
+def test_a_composed_corpus_is_named(tmp_path):
+    (tmp_path / "composition.json").write_text("{}")
+    with pytest.raises(RunError, match="corpus"):
+        status(str(tmp_path))
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{}", '{"job": {"name": 3}, "failures": {}}'])
+def test_a_record_of_an_evaluation_that_is_none_is_one_error(tmp_path, record):
+    (tmp_path / "evaluate.json").write_text(record)
+    with pytest.raises(RunError, match="evaluat"):
         status(str(tmp_path))
 
 

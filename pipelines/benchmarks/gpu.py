@@ -1,6 +1,6 @@
 """What one GPU gives, beside raw vLLM and beside its own limits: `deploy/bench_gpu.sh` runs this.
 
-    python -m pipelines.benchmarks.gpu --format gptq|fp8 [--model ID]
+    python -m pipelines.benchmarks.gpu --format gptq|fp8 [--model ID] [--watched]
 
 Without `--model` an engine of Mistral-7B's shape is filled with random weights (`load_format: dummy`): it is as fast as
 the real one, but writes nonsense and finds no end, so every row runs to its `max_tokens`. Prompts are p3's, over
@@ -20,6 +20,7 @@ from typing import Any
 
 from pipelines.benchmarks.arms import Baseline, Kindling
 from pipelines.benchmarks.report import Goal, conclude, ratio
+from pipelines.benchmarks.watched import watched
 from pipelines.benchmarks.workloads import Workload
 from schemas.emotions import EMOTIONS
 from schemas.job import Model
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-num-seqs", type=int, default=512)
+    parser.add_argument("--watched", action="store_true", help="what it costs to be watched, in place of raw vLLM")
     given = parser.parse_args()
     import torch
 
@@ -214,6 +216,8 @@ def main() -> None:
             model = Model(id=str(write_checkpoint(Path(scratch) / "mistral-7b", Shape(), given.format)),
                           quantization="fp8_per_tensor" if given.format == "fp8" else None)  # fmt: skip
             engine["load_format"] = "dummy"
+        if given.watched:
+            sys.exit(0 if watched(given.rows, given.rounds, model, engine, REWRITE_TOKENS) else 1)
         samples = measure(model, engine, workloads_of(given.rows), given.rounds, sorted(os.sched_getaffinity(0)))
     gpu = torch.cuda.get_device_name()
     facts, goals = summarize(samples, Shape(), given.format, gpu, given.max_num_seqs)

@@ -3,7 +3,8 @@
 The watched one has vLLM's own series on Ray's metrics port, and its job an endpoint that is read every second, which is
 fifteen times as often as the Prometheus that we ship does. A clock is too coarse for a hundredth, so processor time is
 compared: that of the replica's own process, which hands rows to its engine and tells vLLM's series, and the driver's.
-Counting rows cannot be turned off; what that takes is measured for itself.
+Counting rows cannot be turned off; what that takes is measured for itself. On a GPU the clock tells: it does not wait
+for a processor that counts.
 """
 
 import statistics
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,9 @@ from services.metrics import JobMetrics
 from services.store import ShardStore
 
 _ENGINE = {"max_model_len": 1024, "max_num_seqs": 16}
-_ENGINES = {"watched": _ENGINE, "alone": {**_ENGINE, "disable_log_stats": True}}
 _TOKENS = 64
+# Of a GPU, which both engines share; only one of them has rows at a time.
+_GPU_SHARE, _MEMORY_SHARE = 0.5, 0.42
 _COUNTED = 300
 # Reads the endpoint of a run, from when it is there until it is gone.
 _SCRAPER = """
@@ -45,33 +48,65 @@ while True:
 """
 
 
-def watched(rows: int, rounds: int) -> bool:
-    """Measures in alternating order, and returns whether the goal is met: less than a hundredth.
+@dataclass(frozen=True)
+class _Arm:
+    """An engine, and how it is asked for."""
+
+    model: Model
+    engine: dict[str, Any]
+    cluster: Cluster
+
+
+def watched(
+    rows: int, rounds: int, model: Model | None = None, engine: dict[str, Any] | None = None, tokens: int = _TOKENS
+) -> bool:
+    """Measures in alternating order, and returns whether the goals are met: less than a hundredth.
 
     Args:
-        rows: of each run, with 64 tokens each.
-        rounds: runs of each engine on each of two cores.
+        rows: of each run.
+        rounds: runs of each engine; without a GPU on each of two cores.
+        model: by default the embedded one.
+        engine: options of vLLM.
+        tokens: of each row.
     """
     contexts = [{"context": f"Boat {i} drifts down a river.", "emotion": EMOTIONS[i % 27]} for i in range(rows)]
-    sampling = {"temperature": 0.9, "top_p": 0.95, "max_tokens": _TOKENS, "ignore_eos": True}
+    sampling = {"temperature": 0.9, "top_p": 0.95, "max_tokens": tokens, "ignore_eos": True}
     workload = Workload("watched", "babylm_story", "p3", contexts, sampling)
-    samples: dict[str, Any] = {arm: [] for arm in _ENGINES}
+    engine = engine or _ENGINE
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, connected(None):
         folder = Path(scratch)
         workload.write(folder / "rows.jsonl")
-        # Each engine has a core of its own, and no two cores are alike: halfway they change places.
-        for turn, order in enumerate((list(_ENGINES), list(_ENGINES)[::-1])):
-            for arm in order:
-                warm_pool.start_pool(arm, Model(), _ENGINES[arm], Cluster(cpus_per_replica=1), idle_seconds=24 * 3600)
+        arms = _arms(model or Model(), engine)
+        samples: dict[str, Any] = {name: [] for name in arms}
+        orders = [list(arms)]
+        if not _on_gpu():  # each engine has a core of its own, and no two cores are alike: halfway they change places
+            orders.append(orders[0][::-1])
+        for turn, order in enumerate(orders):
+            for name in order:
+                arm = arms[name]
+                warm_pool.start_pool(name, arm.model, arm.engine, arm.cluster, idle_seconds=24 * 3600)
             for round_ in range(-1, rounds):  # the first one warms both up
-                for arm in order if round_ % 2 else order[::-1]:
-                    sample = _run(arm, workload, folder, f"{arm}-{turn}-{round_}")
-                    samples[arm] += [sample] if round_ >= 0 else []
-            for arm in order:
-                warm_pool.stop_pool(arm)
-        samples["seconds_to_count_a_row"] = _counting(folder / "watched-1-0")
-    settings = {"engine": _ENGINE, "rows": rows, "tokens_of_each": _TOKENS, "rounds": rounds}
+                for name in order if round_ % 2 else order[::-1]:
+                    sample = _run(name, arms[name], workload, folder, f"{name}-{turn}-{round_}")
+                    samples[name] += [sample] if round_ >= 0 else []
+            for name in order:
+                warm_pool.stop_pool(name)
+        samples["seconds_to_count_a_row"] = _counting(folder / "watched-0-0")
+    settings = {"engine": engine, "rows": rows, "tokens_of_each": tokens, "rounds": rounds}
     return conclude("watched", settings, samples, goals_of(samples))
+
+
+def _on_gpu() -> bool:
+    return bool(ray.cluster_resources().get("GPU"))
+
+
+def _arms(model: Model, engine: dict[str, Any]) -> dict[str, _Arm]:
+    if _on_gpu():
+        engine, cluster = {"gpu_memory_utilization": _MEMORY_SHARE, **engine}, Cluster(gpus_per_replica=_GPU_SHARE)
+    else:
+        cluster = Cluster(cpus_per_replica=1)
+    engines = {"watched": engine, "alone": {**engine, "disable_log_stats": True}}
+    return {name: _Arm(model, each, cluster) for name, each in engines.items()}
 
 
 def goals_of(samples: dict[str, Any]) -> list[Goal]:
@@ -91,8 +126,8 @@ def goals_of(samples: dict[str, Any]) -> list[Goal]:
     ]
 
 
-def _run(arm: str, workload: Workload, folder: Path, name: str) -> dict[str, float]:
-    (replica,) = warm_pool.find_pool(Model(), _ENGINES[arm])[1]
+def _run(which: str, arm: _Arm, workload: Workload, folder: Path, name: str) -> dict[str, float]:
+    (replica,) = warm_pool.find_pool(arm.model, arm.engine)[1]
     ray.get(replica.reset_prefix_cache.remote())
     process = psutil.Process(ray.get(replica.start.remote()).pids[0])
     job = {
@@ -101,13 +136,14 @@ def _run(arm: str, workload: Workload, folder: Path, name: str) -> dict[str, flo
         "recipe": workload.recipe,
         "prompt": workload.prompt,
         "sampling": workload.sampling,
-        "engine": _ENGINES[arm],
-        "cluster": {"cpus_per_replica": 1},
+        "model": arm.model.model_dump(),
+        "engine": arm.engine,
+        "cluster": arm.cluster.model_dump(),
         "output": {"path": str(folder / name), "rows_per_shard": 64},
-        "metrics": {"port": 0 if arm == "watched" else None},
+        "metrics": {"port": 0 if which == "watched" else None},
     }
     command = [sys.executable, "-c", _SCRAPER, str(folder / name / "run.json")]
-    scraper = subprocess.Popen(command) if arm == "watched" else None
+    scraper = subprocess.Popen(command) if which == "watched" else None
     driver, before = time.process_time(), process.cpu_times()
     summary = augment(job)
     driver, after = time.process_time() - driver, process.cpu_times()

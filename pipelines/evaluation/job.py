@@ -117,7 +117,7 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
     metrics, failures = EvaluateMetrics(job.name), {}
     with (
         served(metrics, job.metrics) as address,
-        claimed(store, job, address),
+        claimed(store, job, address, metrics.start_id),
         stop_signals(job.cluster.grace_seconds) as stop_within,
     ):
         models = located(job, failures)

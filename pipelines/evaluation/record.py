@@ -25,27 +25,29 @@ _RECORD = "evaluate.json"
 
 
 @contextmanager
-def claimed(store: ShardStore, job: EvaluateJob, metrics: str) -> Iterator[None]:
+def claimed(store: ShardStore, job: EvaluateJob, metrics: str, start_id: str) -> Iterator[None]:
     """Inside the block the folder is this process's alone, and has a record.
 
     Args:
         metrics: the `host:port` of the endpoint; empty for none.
+        start_id: that the endpoint tells.
 
     Raises:
         JobError: a relative output path would be lost.
         RunError: the folder holds something else, belongs to another process, or cannot be written.
     """
     refuse_lost_path(job.output.path, store.fs)
-    known = store.fs.exists(store.path(_RECORD))
-    if not known and not store.is_empty():
+    known = read_record(store)
+    if known is None and not store.is_empty():
         cause = f"the folder is not empty and holds no {_RECORD}"
         raise RunError("output.path", store.url, cause, "name a folder of its own")
     try:
         with leased(store):
-            if known:  # what an earlier start wrote stands until this one has come to its end
-                store.write_text(_RECORD, _json(_known(store) | {"metrics": metrics}))
-            else:
-                write_record(store, job, {}, metrics)
+            where = {"metrics": metrics, "start_id": start_id}
+            if known is None:
+                write_record(store, job, {}, **where)
+            else:  # what an earlier start wrote stands until this one has come to its end
+                store.write_text(_RECORD, _json(known | where))
             yield
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
@@ -53,7 +55,9 @@ def claimed(store: ShardStore, job: EvaluateJob, metrics: str) -> Iterator[None]
         raise RunError("output.path", store.url, cause, remedy) from None
 
 
-def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str], metrics: str = "") -> None:
+def write_record(
+    store: ShardStore, job: EvaluateJob, failures: Mapping[str, str], metrics: str = "", start_id: str = ""
+) -> None:
     """Writes evaluate.json, atomically."""
     record = {
         "format": 1,
@@ -63,14 +67,22 @@ def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str
         "versions": versions(),
         "failures": dict(failures),
         "metrics": metrics,
+        "start_id": start_id,
     }
     store.write_text(_RECORD, _json(record))
 
 
-def _known(store: ShardStore) -> dict[str, Any]:
+def read_record(store: ShardStore) -> dict[str, Any] | None:
+    """evaluate.json; None where there is none.
+
+    Raises:
+        RunError: it is no record.
+    """
     path = store.path(_RECORD)
     try:
         return {**json.loads(store.fs.cat_file(path))}
+    except FileNotFoundError:
+        return None
     except (ValueError, TypeError):
         remedy = "name another output.path, or move the file away"
         raise RunError(path, None, "it is no record of an evaluation", remedy) from None

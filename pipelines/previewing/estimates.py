@@ -37,9 +37,12 @@ class Total:
     degrees: float
 
     def interval(self) -> Interval:
-        """What is summed here is never below 0."""
+        """By the logarithm: what is summed here is never below 0, and few rows miss the longest more often than not."""
         half = float(t.ppf((1 + CONFIDENCE) / 2, self.degrees)) * self.error
-        return Interval(self.value, max(self.value - half, 0.0), self.value + half)
+        if self.value <= 0:  # a line through few rows may tell so of the others
+            return Interval(0.0, 0.0, half)
+        factor = math.exp(half / self.value)
+        return Interval(self.value, self.value / factor, self.value * factor)
 
 
 def count_of(count: int, seen: int, of: int) -> Interval:
@@ -61,13 +64,13 @@ def count_of(count: int, seen: int, of: int) -> Interval:
 def total_of(values: np.ndarray, known: np.ndarray, begun: np.ndarray, mean_known: float, rows: float) -> Total:
     """The sum of a figure over all rows, from those that were run to their end: a regression estimate in two phases.
 
-    What a figure has in common with the length of the prompt is known of all rows, and whether the output is long is
-    known of all that were begun (Cochran, Sampling Techniques, 12.6): only the variance beyond these is left.
+    What a figure has in common with the length of the prompt is known of all rows, and what it has with the first
+    tokens of the output of all that were begun (Cochran, Sampling Techniques, 12.6): only the variance beyond is left.
 
     Args:
         values: of the rows that were run, at least two.
-        known: length of the prompt, and whether the output is long, of the same rows: n x 2.
-        begun: the same of all rows that were begun, these among them: m x 2.
+        known: of the same rows the prompt's length, and what the begin of the output tells: n x k.
+        begun: the same of all rows that were begun, these among them: m x k.
         mean_known: mean length of all prompts.
         rows: all of them.
     """

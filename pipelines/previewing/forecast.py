@@ -94,7 +94,7 @@ def forecast_of(
     return Forecast(
         **counts,
         prompt_tokens=interval(sample.total(sample.prompt_tokens)),
-        output_tokens=interval(sample.total_by_output(sample.output_tokens)),
+        output_tokens=interval(sample.total_by_output()),
         start_seconds=ran.start_seconds,
         serving_seconds=serving,
         wall_seconds=wall,
@@ -128,7 +128,7 @@ def _rows_of(state: str, population: Population, ran: Ran | None) -> Interval:
 def _sample(population: Population, drawn: Sequence[Candidate], ran: Ran) -> Sample:
     """What was seen of the rows."""
     generated = population.generated()
-    # Of each variant the tokens at which others were cut off: a longer output is a long one.
+    # Of each variant the tokens at which others were cut off: up to there the length of theirs is known as well.
     longest: dict[str, int] = {}
     variants = {each.work.unit: each.work.variant for each in generated}
     for begun in ran.begun:
@@ -136,11 +136,11 @@ def _sample(population: Population, drawn: Sequence[Candidate], ran: Ran) -> Sam
         longest[variant] = max(longest.get(variant, 0), begun.tokens)
     characters = {each.work.unit: each.characters for each in generated}
     known = [
-        (each.characters, record["output_tokens"] >= longest.get(each.work.variant, 0))
+        _known(each.characters, record["output_tokens"], longest.get(each.work.variant, 0))
         for each, record in zip(drawn, ran.records, strict=True)
     ]
     begun = [
-        (characters[each.unit], each.record["output_tokens"] >= each.tokens)
+        _known(characters[each.unit], each.record["output_tokens"], each.tokens)
         for each in ran.begun
         if each.tokens == longest[variants[each.unit]] and each.record["state"] != ERROR
     ]
@@ -148,11 +148,21 @@ def _sample(population: Population, drawn: Sequence[Candidate], ran: Ran) -> Sam
         np.array([each.characters for each in drawn]),
         np.array([each.shared for each in drawn]),
         *(_column(ran.records, name) for name in _TOKENS),
+        # None is longer than one that was cut off at max_tokens.
+        most_tokens=max(each["output_tokens"] for each in ran.records) if _cut_off(ran) else math.inf,
         known=np.array(known, dtype=float),
         begun=np.array(known + begun, dtype=float),
         mean_characters=float(np.mean([each.characters for each in generated])),
         rows=population.to_generate,
     )
+
+
+def _known(characters: int, tokens: int, cut_off_at: int) -> tuple[int, int, bool]:
+    return characters, min(tokens, cut_off_at), tokens >= cut_off_at
+
+
+def _cut_off(ran: Ran) -> bool:
+    return any(record["finish_reason"] == "length" for record in ran.records)
 
 
 def _wave(ran: Ran) -> Wave:
@@ -177,7 +187,7 @@ def _notes(population: Population, ran: Ran, serving: Interval | None) -> Iterat
     if len(population.looked_at) == population.left and len(population.generated()) == len(ran.records):
         yield "all rows that are left were run: counts and tokens are theirs, and no estimates"
     if serving is None:
-        yield "too little was seen to tell the time, or an engine died meanwhile: give more rows, -n 16 or above"
+        yield "too little was seen to tell the time, or an engine died meanwhile: run more rows, -n 32"
     if ran.shared:
         yield "other jobs used the same engine meanwhile: alone the job is faster"
     if ran.replicas > 1 and not ran.gpus:

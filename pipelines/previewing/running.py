@@ -23,7 +23,7 @@ from services.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")
 
-# Rows that only fill the engine are cut off at this part of max_tokens. Every other one is cut off sooner, at one of so
+# Rows that only fill the engine are cut off at this part of max_tokens. One of three is cut off sooner, at one of so
 # many places: their ends tell what steps take while the engine is full and others are begun, as in the job.
 _CUT_OFF_AT, _SOONER = 1 / 3, 8
 
@@ -132,7 +132,7 @@ def run(
 def to_begin(others: Sequence[WorkRow], rows: int, slots: int, of: float) -> list[tuple[WorkRow, int]]:
     """Rows that fill an engine beside those that come to their end, and at which place each is cut off sooner, or 0.
 
-    They are so many that one follows on another until those rows come to their end: cut off at a quarter of max_tokens
+    They are so many that one follows on another until those rows come to their end: cut off at 0.28 of max_tokens
     on average, four in each slot that is left.
 
     Args:
@@ -142,7 +142,7 @@ def to_begin(others: Sequence[WorkRow], rows: int, slots: int, of: float) -> lis
     """
     full = min(slots, math.ceil(of))
     most = 4 * max(full - rows, 0)
-    return [(row, number // 2 % _SOONER + 1 if number % 2 else 0) for number, row in enumerate(others[:most])]
+    return [(row, number // 3 % _SOONER + 1 if number % 3 == 1 else 0) for number, row in enumerate(others[:most])]
 
 
 def cut_off_at(max_tokens: int, sooner: int) -> int:

@@ -6,7 +6,7 @@ job takes with its engines full; and what those do not explain is an interval.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,10 @@ class Sample:
         characters: of their prompts.
         shared: leading ones that the prompt of another row of the job has as well.
         cached: prompt tokens that were in the prefix cache.
-        known: length of the prompt, and whether the output is a long one; n x 2.
-        begun: the same of all rows that were begun, these among them; m x 2.
+        most_tokens: of an output, or infinity.
+        known: length of the prompt, the output's tokens up to where others were cut off, and whether it went on from
+            there; n x 3.
+        begun: the same of all rows that were begun, these among them; m x 3.
         mean_characters: of all prompts of the job.
         rows: of the whole job.
     """
@@ -64,6 +66,7 @@ class Sample:
     prompt_tokens: np.ndarray
     cached: np.ndarray
     output_tokens: np.ndarray
+    most_tokens: float
     known: np.ndarray
     begun: np.ndarray
     mean_characters: float
@@ -73,9 +76,20 @@ class Sample:
         """The sum of a figure over the whole job."""
         return total_of(values, self.known, self.begun, self.mean_characters, self.rows)
 
-    def total_by_output(self, values: np.ndarray) -> Total:
-        """The same of a figure that goes with the length of the outputs."""
-        return unless_too_few_differ(self.total(values), self.output_tokens, self.rows)
+    def total_by_output(self, of_token: float = 1.0, besides: np.ndarray | float = 0.0) -> Total:
+        """The sum of a figure that is so much for each output token, and something besides.
+
+        The next row has the longest output of all with the probability 1 / (n + 1), so the doubt is that of one row
+        more: as much longer than the longest as rows that went on when others were cut off did so on average.
+        """
+        tokens, n = self.output_tokens, len(self.output_tokens)
+        total = unless_too_few_differ(self.total(tokens * of_token + besides), tokens, self.rows)
+        if n >= self.rows:
+            return total
+        long = self.known[:, 2] > 0 if self.known[:, 2].any() else np.full(n, True)
+        went_on = (tokens - self.known[:, 1] * self.known[:, 2])[long].mean()
+        longest = min(tokens.max() + went_on, self.most_tokens)
+        return replace(total, error=math.hypot(total.error, self.rows * of_token * (longest - tokens[long].mean()) / n))
 
 
 def serving_time(sample: Sample, wave: Wave, replicas: int, size: EngineSize, seed: int) -> Total | None:
@@ -91,7 +105,7 @@ def serving_time(sample: Sample, wave: Wave, replicas: int, size: EngineSize, se
     uncached = uncached_tokens(sample, size)
     slots = usual_slots(sample, uncached, size)
     of_token = costs.step(slots) / slots
-    work = sample.total_by_output(sample.output_tokens * of_token + uncached * costs.seconds[-1])
+    work = sample.total_by_output(of_token, uncached * costs.seconds[-1])
     ramps = not_full(sample, uncached, replicas, slots, size.batched_tokens, costs.knots, seed)
     extra = ramps @ costs.seconds[:-1]
     late = _latest(extra, replicas)

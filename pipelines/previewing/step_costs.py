@@ -14,8 +14,9 @@ from scipy.optimize import nnls
 from services.schedule import stretches
 
 # Spans of time that are looked at, at most: what is slow for some steps is mostly slow for the next ones as well, and
-# only between long spans that shows.
-_MOST_SPANS = 8
+# only between long spans that shows. Where too few ends lie far enough apart, shorter ones have to do.
+_MOST_SPANS = (8, 16, 32)
+_LEAST_DEGREES = 3
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,13 @@ def step_costs(wave: Wave, to_their_end: int, slots: int, batched_tokens: int) -
     most = min(len(wave.output_tokens), slots)
     knots = tuple(sorted({1, min(to_their_end, most), most}))
     ends = work_done(wave.prompt_tokens, wave.output_tokens, slots, batched_tokens, knots)
-    work, seconds = _between(ends, np.sort(wave.finished))
+    finished = np.sort(wave.finished)
+    found = [_fitted(knots, *_between(ends, finished, spans)) for spans in _MOST_SPANS]
+    enough = (costs for costs in found if costs is not None and costs.degrees >= _LEAST_DEGREES)
+    return next(enough, found[-1])
+
+
+def _fitted(knots: tuple[int, ...], work: np.ndarray, seconds: np.ndarray) -> StepCosts | None:
     # The variance of a span's time goes with its steps.
     weights = 1 / np.sqrt(work[:, :-1].sum(1))
     x, y = work * weights[:, None], seconds * weights
@@ -102,10 +109,10 @@ def step_costs(wave: Wave, to_their_end: int, slots: int, batched_tokens: int) -
     return StepCosts(knots, costs, covariance, noise, degrees)
 
 
-def _between(ends: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _between(ends: np.ndarray, seconds: np.ndarray, spans: int) -> tuple[np.ndarray, np.ndarray]:
     """What was done, and how long it took, between ends that are far enough apart."""
     all_steps = ends[:, :-1].sum(1).round()
-    least, kept, at = all_steps[-1] / _MOST_SPANS, [], 0.0
+    least, kept, at = all_steps[-1] / spans, [], 0.0
     for number, steps in enumerate(all_steps):
         last_of_step = number + 1 == len(ends) or all_steps[number + 1] > steps
         if last_of_step and steps - at >= least:
