@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replayed_engine import ReplayedEngine
 
-from pipelines.previewing.estimates import count_of, total_of, unless_too_few_differ
+from pipelines.previewing.estimates import Known, count_of, total_of, unless_too_few_differ
 from pipelines.previewing.forecast import forecast_of
 from pipelines.previewing.rows import Candidate, Population
-from pipelines.previewing.running import Begun, Ran, cut_off_at, to_begin
+from pipelines.previewing.running import Begun, Ran, cut_off_at, place_of
 from pipelines.previewing.serving_time import Sample
 from pipelines.previewing.step_costs import Wave, step_costs, work_done
 from schemas.rows import WorkRow
 from services.engine import EngineInfo
+from services.replica import OVERSUBSCRIPTION
 from services.schedule import stretches
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -40,16 +41,16 @@ def test_a_schedule_runs_every_request_once_and_to_its_end(requests, slots, batc
 def test_the_costs_of_steps_are_learned_from_when_requests_end():
     draw = np.random.default_rng(0)
     prompts, outputs = draw.integers(50, 400, 64), np.append(draw.integers(5, 200, 32), draw.integers(5, 60, 32))
-    true = np.array([0.05, 0.09, 0.2, 0.0004])
-    seconds = work_done(prompts.tolist(), outputs.tolist(), 64, 2048, (1, 32, 64)) @ true
-    costs = step_costs(Wave(prompts, outputs, seconds), 32, 64, 2048)
-    assert costs.seconds == pytest.approx(true, rel=1e-6) and costs.knots == (1, 32, 64)
-    assert costs.step(48) == pytest.approx((0.09 + 0.2) / 2)
+    true = np.array([0.05, 0.2, 0.0004])
+    seconds = work_done(prompts.tolist(), outputs.tolist(), 64, 2048, (1, 64)) @ true
+    costs = step_costs(Wave(prompts, outputs, seconds), 64, 2048)
+    assert costs.seconds == pytest.approx(true, rel=1e-6) and costs.knots == (1, 64)
+    assert costs.step(22) == pytest.approx(0.05 + 0.15 / 3)
     assert costs.noise == pytest.approx(0, abs=1e-12)
 
 
 def test_requests_that_all_end_at_once_tell_no_costs():
-    assert step_costs(Wave([10, 10], [5, 5], [1.0, 1.0]), 2, 8, 2048) is None
+    assert step_costs(Wave([10, 10], [5, 5], [1.0, 1.0]), 8, 2048) is None
 
 
 @pytest.mark.parametrize(("count", "seen", "of"), [(0, 16, 1000), (16, 16, 1000), (1, 2, 10)])
@@ -60,7 +61,7 @@ def test_what_was_not_seen_may_still_be(count, seen, of):
 
 
 def test_a_total_of_rows_that_are_all_alike_is_no_certainty():
-    values, known = np.full(16, 256.0), np.zeros((16, 2))
+    values, known = np.full(16, 256.0), Known(np.zeros((16, 2)), np.zeros(16))
     total = unless_too_few_differ(total_of(values, known, known, 0.0, 1000), values, 1000)
     assert total.interval().low < 0.9 * 256_000 < 256_000 == pytest.approx(total.value)
     whole = unless_too_few_differ(total_of(values, known, known, 0.0, 16), values, 16)
@@ -69,7 +70,7 @@ def test_a_total_of_rows_that_are_all_alike_is_no_certainty():
 
 def test_an_output_that_is_longer_than_all_seen_is_in_doubt_unless_max_tokens_forbids_it():
     tokens = np.append(np.arange(20, 50), [150, 180])
-    known = np.stack([np.full(32, 100.0), np.minimum(tokens, 64), tokens >= 64], axis=1)
+    known = Known.of([(100, length >= 64, min(length, 64)) for length in tokens.tolist()])
 
     def interval(most_tokens, rows):
         same = np.full(32, 100)
@@ -82,11 +83,19 @@ def test_an_output_that_is_longer_than_all_seen_is_in_doubt_unless_max_tokens_fo
     assert whole.low == whole.high == tokens.sum()
 
 
+def test_one_short_output_among_long_ones_says_nothing_of_how_short_others_are():
+    tokens = np.append(np.full(15, 120), 39)
+    known = Known.of([(100, length >= 43, min(length, 43)) for length in tokens.tolist()])
+    begun = Known.of([(100, True, 43)] * 60 + [(100, False, 15)] * 40)
+    total = total_of(tokens, known, begun, 100.0, 1000, of_token=1.0)
+    assert total.value == pytest.approx(1000 * (0.6 * 120 + 0.4 * 15), rel=0.02)
+
+
 def test_of_few_rows_shorter_spans_tell_the_costs():
     """Thirteen of sixteen come to their end together, as where nearly all outputs are cut off at max_tokens."""
     outputs = np.array([4, 8, 12] + [40] * 13)
     seconds = work_done([10] * 16, outputs.tolist(), 16, 2048, (1, 16)) @ np.array([0.1, 0.2, 0.0])
-    assert step_costs(Wave(np.full(16, 10), outputs, seconds), 16, 16, 2048).step(16) == pytest.approx(0.2)
+    assert step_costs(Wave(np.full(16, 10), outputs, seconds), 16, 2048).step(16) == pytest.approx(0.2)
 
 
 def test_totals_are_inside_their_intervals_as_often_as_they_say():
@@ -96,11 +105,13 @@ def test_totals_are_inside_their_intervals_as_often_as_they_say():
         values = np.where(draw.random(2000) < 0.5, 256, draw.integers(1, 200, 2000)) + 0.1 * length
         rows, begun = draw.permutation(2000)[:32], draw.permutation(2000)[:48]
         begun[:32] = rows
-        known = np.stack([length, values - 0.1 * length > 64], axis=1)
-        total = total_of(values[rows], known[rows], known[begun], length.mean(), 2000)
+        tokens = values - 0.1 * length
+        table = np.stack([length, tokens > 64, np.minimum(tokens, 64)], axis=1)
+        total = total_of(values[rows], Known.of(table[rows]), Known.of(table[begun]), length.mean(), 2000, of_token=1.0)
         inside += total.interval().low <= values.sum() <= total.interval().high
         halves["with"].append(total.error)
-        halves["without"].append(total_of(values[rows], 0 * known[rows], 0 * known[rows], 0.0, 2000).error)
+        nothing = Known.of(0 * table[rows])
+        halves["without"].append(total_of(values[rows], nothing, nothing, 0.0, 2000).error)
     assert 0.86 <= inside / 400 <= 0.96
     assert np.median(halves["with"]) < 0.95 * np.median(halves["without"])
 
@@ -123,9 +134,10 @@ class Recorded:
         self.rows = {column: rows[column].to_numpy() for column in rows.column_names}
         settings = {key.decode(): int(value) for key, value in rows.schema.metadata.items() if key != b"ARROW:schema"}
         self.slots, self.max_tokens = settings.pop("max_num_seqs"), settings.pop("max_tokens")
+        self.batched_tokens = settings["max_num_batched_tokens"]
         self.info = EngineInfo(self.slots, 2048, "", {**settings, "enable_prefix_caching": True}, (), {})
         columns = (steps[column].to_numpy() for column in ("seconds", "running", "prompt_tokens"))
-        self.engine = ReplayedEngine(*columns, self.slots, settings["max_num_batched_tokens"])
+        self.engine = ReplayedEngine(*columns, self.slots, self.batched_tokens)
 
     def trial(self, seed):
         """The forecast of a job's serving time from a preview, and how long the job then takes."""
@@ -134,15 +146,30 @@ class Recorded:
         looked_at = [self._candidate(unit, job[unit]) for unit in sorted(draw.sample(range(JOB_ROWS), LOOKED_AT))]
         population = Population(JOB_ROWS, 0, looked_at)
         drawn = population.draw(PREVIEWED, seed)
-        others = [each.work for each in population.others(drawn, seed)]
-        begun = to_begin(others, PREVIEWED, self.slots, JOB_ROWS)
-        cuts = [cut_off_at(self.max_tokens, sooner) for _, sooner in begun]
-        rows = [job[each.work.unit] for each in drawn] + [job[row.unit] for row, _ in begun]
-        records = self._run(rows, [self.max_tokens] * PREVIEWED + cuts, draw)
-        filling = [Begun(row.unit, *each) for (row, _), *each in zip(begun, records[PREVIEWED:], cuts, strict=True)]
+        units = [each.work.unit for each in drawn] + [each.work.unit for each in population.others(drawn, seed)]
+        cuts = [cut_off_at(self.max_tokens, place_of(number)) for number in range(len(units) - PREVIEWED)]
+        most = [self.max_tokens] * PREVIEWED + cuts
+        begun = self._begun(job[units], most)
+        records = self._run(job[units[:begun]], most[:begun], draw)
+        filling = [Begun(*each) for each in zip(units[PREVIEWED:begun], records[PREVIEWED:], cuts, strict=False)]
         ran = Ran(records[:PREVIEWED], filling, self.info, 0.0, 0.0, replicas=1, gpus=0, shared=False)
         forecast = forecast_of(population, drawn, ran, 1, None, seed)
         return forecast.serving_seconds, self._ends(job, self.rows["output_tokens"][job], draw).max()
+
+    def _begun(self, rows, most_tokens):
+        """How many of the rows are begun before the first ones, which were asked for, have come to their end."""
+        done, left = 0, set(range(PREVIEWED))
+        for each in self._stretches(rows, np.minimum(self.rows["output_tokens"][rows], most_tokens)):
+            done, left = done + len(each.finished), left.difference(each.finished)
+            if not left:
+                break
+        return min(done + math.ceil(self.slots * OVERSUBSCRIPTION), len(rows))
+
+    def _stretches(self, rows, output_tokens):
+        return stretches(self._uncached(rows), output_tokens.tolist(), self.slots, self.batched_tokens)
+
+    def _uncached(self, rows):
+        return (self.rows["prompt_tokens"][rows] - self.rows["cached_tokens"][rows]).tolist()
 
     def _run(self, rows, most_tokens, draw):
         tokens = np.minimum(self.rows["output_tokens"][rows], most_tokens)
@@ -162,8 +189,7 @@ class Recorded:
         ]
 
     def _ends(self, rows, output_tokens, draw):
-        uncached = self.rows["prompt_tokens"][rows] - self.rows["cached_tokens"][rows]
-        return self.engine.run(uncached.tolist(), output_tokens.tolist(), draw.randrange(1 << 20))
+        return self.engine.run(self._uncached(rows), output_tokens.tolist(), draw.randrange(1 << 20))
 
     def _candidate(self, unit, row):
         work = WorkRow(unit, 0, "rows", unit, 0, {})

@@ -1,6 +1,7 @@
 """Figures of all rows from some of them, with their intervals. Rows are drawn without putting any back."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,24 +62,48 @@ def count_of(count: int, seen: int, of: int) -> Interval:
     return Interval(count + rest * count / seen, count + math.floor(rest * low), count + math.ceil(rest * high))
 
 
-def total_of(values: np.ndarray, known: np.ndarray, begun: np.ndarray, mean_known: float, rows: float) -> Total:
+@dataclass(frozen=True)
+class Known:
+    """What is known of rows without running them to their end.
+
+    Attributes:
+        facts: the prompt's length, and whether the output is a long one; n x 2.
+        first_tokens: of the output, up to where others were cut off; n.
+    """
+
+    facts: np.ndarray
+    first_tokens: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, bool, int]]) -> "Known":
+        """From length, whether it is long, and first tokens of each."""
+        table = np.array(rows, dtype=float).reshape(-1, 3)
+        return cls(table[:, :2], table[:, 2])
+
+
+def total_of(
+    values: np.ndarray, known: Known, begun: Known, mean_length: float, rows: float, of_token: float = 0.0
+) -> Total:
     """The sum of a figure over all rows, from those that were run to their end: a regression estimate in two phases.
 
-    What a figure has in common with the length of the prompt is known of all rows, and what it has with the first
-    tokens of the output of all that were begun (Cochran, Sampling Techniques, 12.6): only the variance beyond is left.
+    What a figure has in common with the length of the prompt is known of all rows. Of all that were begun it is known
+    what their first tokens come to, and what it has in common with whether the output is long (Cochran, Sampling
+    Techniques, 12.6). Only the variance beyond these is left.
 
     Args:
         values: of the rows that were run, at least two.
-        known: of the same rows the prompt's length, and what the begin of the output tells: n x k.
-        begun: the same of all rows that were begun, these among them: m x k.
-        mean_known: mean length of all prompts.
+        known: of the same rows.
+        begun: of all rows that were begun, these among them.
+        mean_length: of all prompts.
         rows: all of them.
+        of_token: what of the figure each token of the output is.
     """
-    n, m = len(values), len(begun)
-    left_by_first, first = _regression(values, known[:, :1])
-    left, both = _regression(values, known)
-    mean = values.mean() + float(both @ (begun.mean(0) - known.mean(0)))
-    mean += float(first[0] * (mean_known - begun[:, 0].mean()))
+    n, m = len(values), len(begun.facts)
+    left_by_first, first = _regression(values, known.facts[:, :1])
+    beyond = values - of_token * known.first_tokens
+    left, both = _regression(beyond, known.facts)
+    mean = beyond.mean() + float(both @ (begun.facts.mean(0) - known.facts.mean(0)))
+    mean += of_token * begun.first_tokens.mean() + float(first[0] * (mean_length - begun.facts[:, 0].mean()))
     variance = left * (1 / n - 1 / m) + left_by_first * max(1 / m - 1 / rows, 0.0)
     return Total(rows * mean, rows * math.sqrt(variance), n - 1 - int(np.count_nonzero(both)))
 

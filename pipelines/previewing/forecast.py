@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.previewing.estimates import CONFIDENCE, Interval, Total, count_of
+from pipelines.previewing.estimates import CONFIDENCE, Interval, Known, Total, count_of
 from pipelines.previewing.rows import Candidate, Population
 from pipelines.previewing.running import Ran, ends
 from pipelines.previewing.serving_time import EngineSize, Sample, serving_time
@@ -150,15 +150,15 @@ def _sample(population: Population, drawn: Sequence[Candidate], ran: Ran) -> Sam
         *(_column(ran.records, name) for name in _TOKENS),
         # None is longer than one that was cut off at max_tokens.
         most_tokens=max(each["output_tokens"] for each in ran.records) if _cut_off(ran) else math.inf,
-        known=np.array(known, dtype=float),
-        begun=np.array(known + begun, dtype=float),
+        known=Known.of(known),
+        begun=Known.of(known + begun),
         mean_characters=float(np.mean([each.characters for each in generated])),
         rows=population.to_generate,
     )
 
 
-def _known(characters: int, tokens: int, cut_off_at: int) -> tuple[int, int, bool]:
-    return characters, min(tokens, cut_off_at), tokens >= cut_off_at
+def _known(characters: int, tokens: int, cut_off_at: int) -> tuple[int, bool, int]:
+    return characters, tokens >= cut_off_at, min(tokens, cut_off_at)
 
 
 def _cut_off(ran: Ran) -> bool:

@@ -105,7 +105,7 @@ def preview(
     population = look_at(planned, _with_emotions(job, reader, numbers), contexts, numbers, left, duplicates)
     drawn = population.draw(rows, seed)
     others = [each.work for each in population.others(drawn, seed)]
-    ran = run(job, contexts, [each.work for each in drawn], others, population.to_generate) if drawn else None
+    ran = run(job, contexts, [each.work for each in drawn], others) if drawn else None
     shown = [_shown(each, record, contexts) for each, record in zip(drawn, ran.records if ran else [], strict=True)]
     forecast = forecast_of(population, drawn, ran, job.cluster.replicas, job.cluster.price_per_replica_hour, seed)
     return Preview(job.name, shown, len(population.looked_at), population.refused(), forecast)

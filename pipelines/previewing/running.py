@@ -26,6 +26,8 @@ _log = logging.getLogger("kindling")
 # Rows that only fill the engine are cut off at this part of max_tokens. One of three is cut off sooner, at one of so
 # many places: their ends tell what steps take while the engine is full and others are begun, as in the job.
 _CUT_OFF_AT, _SOONER = 1 / 3, 8
+# In which those that are begun come to their end: far more than a third of max_tokens takes.
+_DRAIN_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,12 @@ class Ran:
     shared: bool
 
 
-def run(
-    job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[WorkRow], others: Sequence[WorkRow], of: float
-) -> Ran:
+def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[WorkRow], others: Sequence[WorkRow]) -> Ran:
     """Runs the rows.
 
     Args:
         contexts: of each variant of the job.
-        others: rows that may be begun; as many are as fill the engine no further than the job will.
-        of: rows that the whole job generates.
+        others: rows that may be begun: one after another, until those that were asked for are there.
 
     Raises:
         EngineError: the model or engine cannot be started.
@@ -85,23 +84,27 @@ def run(
     places = range(_SOONER + 1)
     cut_off = {(name, each): _cut_off(context, each) for name, context in contexts.items() for each in places}
     known = {**contexts, **{context.variant: context for context in cut_off.values()}}
-    filling: dict[int, RowContext] = {}
+    asked_for, filling = {row.unit for row in rows}, dict[int, RowContext]()
     records: dict[int, dict[str, Any]] = {}
     up: list[float] = []
     with stop_signals(grace_seconds=0) as signalled, connected(job.cluster.address):
         _, warm = find_pool(job.model, job.engine)
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus
-        _log.info("running %d of %.0f rows, and others beside them that fill the engine", len(rows), of)
+        _log.info("running %d rows, and others beside them that fill the engine", len(rows))
         asked = monotonic()
         pool = ReplicaPool(job.model, job.engine, _one_of(job.cluster), known, adopt_at_most=1)
 
         def work() -> Iterator[WorkRow]:
             yield from rows
-            # Asked for when an engine is up, which tells how many it runs.
-            for row, sooner in to_begin(others, len(rows), pool.members[0].info.max_num_seqs, of / replicas):
-                filling[row.unit] = cut_off[row.variant, sooner]
+            for number, row in enumerate(others):
+                filling[row.unit] = cut_off[row.variant, place_of(number)]
                 yield replace(row, variant=filling[row.unit].variant)
+
+        def stop_within() -> float | None:
+            # The begun ones come to their end: short ones alone would tell of short outputs.
+            left = signalled()
+            return _DRAIN_SECONDS if left is None and asked_for <= records.keys() else left
 
         def sink(finished: Finished) -> None:
             records.update(zip(finished.units, finished.batch.to_pylist(), strict=True))
@@ -110,16 +113,19 @@ def run(
         try:
             with Bar("starting an engine", len(rows)) as bar:
                 most = len(rows) + len(others)
-                done = Coordinator(pool, known, work(), most, sink, signalled, lambda _: up.append(monotonic())).run()
+                Coordinator(pool, known, work(), most, sink, stop_within, lambda _: up.append(monotonic())).run()
             ended = monotonic()
             (member,) = pool.members
         finally:
             pool.stop()
-    if not done:
+        stopped = signalled() is not None
+    if stopped:
         raise StoppedError("", None, "by a signal; a preview keeps nothing", "the same command begins it anew")
     return Ran(
         records=[records[row.unit] for row in rows],
-        begun=[Begun(unit, records[unit], each.sampling["max_tokens"]) for unit, each in filling.items()],
+        begun=[
+            Begun(unit, records[unit], each.sampling["max_tokens"]) for unit, each in filling.items() if unit in records
+        ],
         info=member.info,
         start_seconds=up[0] - asked,
         overhead_seconds=max(ended - up[-1] - max(ends(records.values())), 0.0),
@@ -129,25 +135,14 @@ def run(
     )
 
 
-def to_begin(others: Sequence[WorkRow], rows: int, slots: int, of: float) -> list[tuple[WorkRow, int]]:
-    """Rows that fill an engine beside those that come to their end, and at which place each is cut off sooner, or 0.
-
-    They are so many that one follows on another until those rows come to their end: cut off at 0.28 of max_tokens
-    on average, four in each slot that is left.
-
-    Args:
-        rows: that come to their end.
-        slots: of the engine.
-        of: rows that it would run of the whole job.
-    """
-    full = min(slots, math.ceil(of))
-    most = 4 * max(full - rows, 0)
-    return [(row, number // 3 % _SOONER + 1 if number % 3 == 1 else 0) for number, row in enumerate(others[:most])]
+def place_of(number: int) -> int:
+    """The place at which such a row is cut off, by its number; 0 for where most are."""
+    return number // 3 % _SOONER + 1 if number % 3 == 1 else 0
 
 
-def cut_off_at(max_tokens: int, sooner: int) -> int:
-    """Tokens at which such a row is cut off."""
-    return max(math.ceil(max_tokens * _CUT_OFF_AT * (sooner / (_SOONER + 1) if sooner else 1)), 1)
+def cut_off_at(max_tokens: int, place: int) -> int:
+    """Tokens at which a row is cut off there."""
+    return max(math.ceil(max_tokens * _CUT_OFF_AT * (place / (_SOONER + 1) if place else 1)), 1)
 
 
 def ends(records: Iterable[Mapping[str, Any]]) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.previewing.estimates import Total, total_of, unless_too_few_differ
+from pipelines.previewing.estimates import Known, Total, total_of, unless_too_few_differ
 from pipelines.previewing.step_costs import Wave, shares, step_costs, work_done
 
 # A job's begin and end are simulated this often, with this many rows for each slot; what lies between is a sum.
@@ -54,9 +54,7 @@ class Sample:
         shared: leading ones that the prompt of another row of the job has as well.
         cached: prompt tokens that were in the prefix cache.
         most_tokens: of an output, or infinity.
-        known: length of the prompt, the output's tokens up to where others were cut off, and whether it went on from
-            there; n x 3.
-        begun: the same of all rows that were begun, these among them; m x 3.
+        known: of the same rows, and `begun` of all rows that were begun, these among them.
         mean_characters: of all prompts of the job.
         rows: of the whole job.
     """
@@ -67,29 +65,30 @@ class Sample:
     cached: np.ndarray
     output_tokens: np.ndarray
     most_tokens: float
-    known: np.ndarray
-    begun: np.ndarray
+    known: Known
+    begun: Known
     mean_characters: float
     rows: float
 
-    def total(self, values: np.ndarray) -> Total:
-        """The sum of a figure over the whole job."""
-        return total_of(values, self.known, self.begun, self.mean_characters, self.rows)
+    def total(self, values: np.ndarray, of_token: float = 0.0) -> Total:
+        """The sum of a figure over the whole job; see `total_of`."""
+        return total_of(values, self.known, self.begun, self.mean_characters, self.rows, of_token)
 
     def total_by_output(self, of_token: float = 1.0, besides: np.ndarray | float = 0.0) -> Total:
         """The sum of a figure that is so much for each output token, and something besides.
 
         The next row has the longest output of all with the probability 1 / (n + 1), so the doubt is that of one row
-        more: as much longer than the longest as rows that went on when others were cut off did so on average.
+        more: as much longer than the longest as long ones went on, on average, when others were cut off.
         """
         tokens, n = self.output_tokens, len(self.output_tokens)
-        total = unless_too_few_differ(self.total(tokens * of_token + besides), tokens, self.rows)
+        total = unless_too_few_differ(self.total(tokens * of_token + besides, of_token), tokens, self.rows)
         if n >= self.rows:
             return total
-        long = self.known[:, 2] > 0 if self.known[:, 2].any() else np.full(n, True)
-        went_on = (tokens - self.known[:, 1] * self.known[:, 2])[long].mean()
-        longest = min(tokens.max() + went_on, self.most_tokens)
-        return replace(total, error=math.hypot(total.error, self.rows * of_token * (longest - tokens[long].mean()) / n))
+        long, went_on = self.known.facts[:, 1] > 0, tokens - self.known.first_tokens
+        if not long.any():
+            long, went_on = np.full(n, True), tokens
+        more = min(tokens.max() + went_on[long].mean(), self.most_tokens) - tokens[long].mean()
+        return replace(total, error=math.hypot(total.error, self.rows * of_token * more / n))
 
 
 def serving_time(sample: Sample, wave: Wave, replicas: int, size: EngineSize, seed: int) -> Total | None:
@@ -99,7 +98,7 @@ def serving_time(sample: Sample, wave: Wave, replicas: int, size: EngineSize, se
         wave: all requests of the engine that was watched.
         seed: of what is drawn to simulate the job's end.
     """
-    costs = step_costs(wave, len(sample.output_tokens), size.slots, size.batched_tokens)
+    costs = step_costs(wave, size.slots, size.batched_tokens)
     if costs is None:
         return None
     uncached = uncached_tokens(sample, size)
@@ -109,7 +108,7 @@ def serving_time(sample: Sample, wave: Wave, replicas: int, size: EngineSize, se
     ramps = not_full(sample, uncached, replicas, slots, size.batched_tokens, costs.knots, seed)
     extra = ramps @ costs.seconds[:-1]
     late = _latest(extra, replicas)
-    tokens, prompts = (sample.total(each).value / replicas for each in (sample.output_tokens, uncached))
+    tokens, prompts = (each.value / replicas for each in (sample.total_by_output(), sample.total(uncached)))
     use = np.append(tokens / slots * shares(costs.knots, slots) + ramps.mean(0), prompts)
     of_rows = (work.error / replicas) ** 2
     of_steps = use @ costs.covariance @ use + costs.noise * max(use[:-1].sum(), 0.0)

@@ -1,8 +1,8 @@
 """What an engine's steps cost, learned from when its requests came to their end.
 
 How many steps an engine did by then, with how many requests, and what prompts it computed in them, is known without a
-clock (`services.schedule`). A prompt token is taken to cost so much, and a step so much as a line tells that bends once
-over the requests that run in it.
+clock (`services.schedule`). A prompt token is taken to cost so much, and a step so much as a line tells over the
+requests that run in it: an engine that is kept full shows little of how it bends, and little hangs on that.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class StepCosts:
     """Seconds of a step at each knot of the line, and of a prompt token.
 
     Attributes:
-        knots: running requests, where the line begins, bends and ends; beyond them it is level.
+        knots: running requests, where the line begins and ends; beyond them it is level.
         seconds: at each knot, and last those of a prompt token.
         covariance: of these estimates.
         noise: variance of the time of one step, beyond what the costs say.
@@ -79,14 +79,9 @@ def work_done(
     return np.array(ends)
 
 
-def step_costs(wave: Wave, to_their_end: int, slots: int, batched_tokens: int) -> StepCosts | None:
-    """The costs that explain best when the requests ended; None where there is too little to learn from.
-
-    Args:
-        to_their_end: how many of them were not cut off: so many run alone later on.
-    """
-    most = min(len(wave.output_tokens), slots)
-    knots = tuple(sorted({1, min(to_their_end, most), most}))
+def step_costs(wave: Wave, slots: int, batched_tokens: int) -> StepCosts | None:
+    """The costs that explain best when the requests ended; None where there is too little to learn from."""
+    knots = tuple(sorted({1, min(len(wave.output_tokens), slots)}))
     ends = work_done(wave.prompt_tokens, wave.output_tokens, slots, batched_tokens, knots)
     finished = np.sort(wave.finished)
     found = [_fitted(knots, *_between(ends, finished, spans)) for spans in _MOST_SPANS]
