@@ -152,7 +152,7 @@ class Recorded:
         begun = self._begun(job[units], most)
         records = self._run(job[units[:begun]], most[:begun], draw)
         filling = [Begun(*each) for each in zip(units[PREVIEWED:begun], records[PREVIEWED:], cuts, strict=False)]
-        ran = Ran(records[:PREVIEWED], filling, self.info, 0.0, 0.0, replicas=1, gpus=0, shared=False)
+        ran = Ran(records[:PREVIEWED], filling, self.info, 0.0, 0.0, 0.0, replicas=1, gpus=0, shared=False)
         forecast = forecast_of(population, drawn, ran, 1, None, seed)
         return forecast.serving_seconds, self._ends(job, self.rows["output_tokens"][job], draw).max()
 

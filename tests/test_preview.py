@@ -76,7 +76,8 @@ def test_cost_is_the_price_of_the_replicas_hours(previewed):
     assert forecast.cost.value == pytest.approx(forecast.wall_seconds.value / 1000)
     assert forecast.replica_hours.high == pytest.approx(forecast.wall_seconds.high / 3600)
     assert forecast.gpu_hours is None
-    assert forecast.wall_seconds.value == pytest.approx(forecast.serving_seconds.value + forecast.start_seconds)
+    besides = forecast.start_seconds + forecast.stop_seconds
+    assert forecast.wall_seconds.value == pytest.approx(forecast.serving_seconds.value + besides)
 
 
 def test_of_more_rows_than_there_are_all_are_run_and_counted(fake_job, ray_cluster):

@@ -30,7 +30,8 @@ class Forecast:
         errors: rows that cannot be generated.
         start_seconds: until an engine is up, as it took here.
         serving_seconds: from then until the last row is done.
-        wall_seconds: both.
+        stop_seconds: from then until the command ends, as it took here.
+        wall_seconds: all three.
         gpu_hours: None where the replicas have no GPUs.
         cost: None where the job file has no price.
         notes: what is to be known of these figures.
@@ -47,6 +48,7 @@ class Forecast:
     output_tokens: Interval | None = None
     start_seconds: float | None = None
     serving_seconds: Interval | None = None
+    stop_seconds: float | None = None
     wall_seconds: Interval | None = None
     replica_hours: Interval | None = None
     gpu_hours: Interval | None = None
@@ -89,7 +91,7 @@ def forecast_of(
     size = EngineSize.of(ran.info.max_num_seqs, ran.info.settings)
     time = serving_time(sample, _wave(ran), ran.replicas, size, seed) if _undisturbed(ran) else None
     serving = time and interval(time).plus(ran.overhead_seconds)
-    wall = serving and serving.plus(ran.start_seconds)
+    wall = serving and serving.plus(ran.start_seconds + ran.stop_seconds)
     hours = wall and wall.times(ran.replicas / _SECONDS_PER_HOUR)
     return Forecast(
         **counts,
@@ -97,6 +99,7 @@ def forecast_of(
         output_tokens=interval(sample.total_by_output()),
         start_seconds=ran.start_seconds,
         serving_seconds=serving,
+        stop_seconds=ran.stop_seconds,
         wall_seconds=wall,
         replica_hours=hours,
         gpu_hours=hours.times(ran.gpus) if hours and ran.gpus else None,

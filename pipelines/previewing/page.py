@@ -62,7 +62,7 @@ def figures_of(forecast: Forecast) -> Iterator[tuple[str, str]]:
             "wall time",
             (
                 f"{clock(wall.value)} ({clock(wall.low)} to {clock(wall.high)}) {replicas}, "
-                f"{clock(forecast.start_seconds or 0)} of it to start"
+                f"{clock((forecast.start_seconds or 0) + (forecast.stop_seconds or 0))} of it to start and to stop"
             ),
         )
         yield "replica-hours", _hours(forecast.replica_hours)

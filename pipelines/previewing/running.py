@@ -53,8 +53,9 @@ class Ran:
         records: rows of ROW_SCHEMA that came to their end, in the order asked for.
         begun: the others.
         info: of the engine.
-        start_seconds: until it was up; near 0 where a warm pool's was.
+        start_seconds: until it was up, Ray included; little where a warm pool's was.
         overhead_seconds: from then on, beyond the time from the first row's start to the last one's end.
+        stop_seconds: from the last row's end, until engine and Ray were left.
         replicas: that the whole job will have.
         gpus: of each.
         shared: whether other jobs used it meanwhile.
@@ -65,6 +66,7 @@ class Ran:
     info: EngineInfo
     start_seconds: float
     overhead_seconds: float
+    stop_seconds: float
     replicas: int
     gpus: float
     shared: bool
@@ -87,12 +89,12 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
     asked_for, filling = {row.unit for row in rows}, dict[int, RowContext]()
     records: dict[int, dict[str, Any]] = {}
     up: list[float] = []
+    asked = monotonic()
     with stop_signals(grace_seconds=0) as signalled, connected(job.cluster.address):
         _, warm = find_pool(job.model, job.engine)
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus
         _log.info("running %d rows, and others beside them that fill the engine", len(rows))
-        asked = monotonic()
         pool = ReplicaPool(job.model, job.engine, _one_of(job.cluster), known, adopt_at_most=1)
 
         def work() -> Iterator[WorkRow]:
@@ -128,6 +130,7 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
         ],
         info=member.info,
         start_seconds=up[0] - asked,
+        stop_seconds=monotonic() - ended,
         overhead_seconds=max(ended - up[-1] - max(ends(records.values())), 0.0),
         replicas=replicas,
         gpus=gpus,
