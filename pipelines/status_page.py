@@ -140,9 +140,9 @@ def _evaluated(parts: Sequence[EvaluatedPart]) -> list[str]:
 
 
 def _how_far(part: EvaluatedPart) -> str:
-    if part.answers is not None and part.prompts is not None and part.answers < part.prompts:
-        return f"{part.answers:,} of {part.prompts:,} prompts answered"
-    return f"{part.examples:,} of {part.planned:,}" if part.examples and part.planned else ""
+    if part.examples and part.planned:
+        return f"{part.examples:,} of {part.planned:,}"
+    return "" if part.answers is None else f"{part.answers:,} of {part.prompts:,} prompts answered"
 
 
 def _state(status: RunStatus) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 _log = logging.getLogger("kindling")
 
 _VERBOSITIES = ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY")
+_OWN_HANDLERS = ("transformers", "huggingface_hub")
+"""write their log to stderr themselves, once they are imported"""
 _NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
@@ -27,8 +29,26 @@ def set_up(structured: bool = False, dependencies: bool = False) -> None:
     logging.basicConfig(level=logging.INFO if dependencies else logging.ERROR, handlers=[handler], force=True)
     logging.captureWarnings(True)
     _log.setLevel(logging.INFO)
+    for library in _OWN_HANDLERS:
+        _hear(library)
     if structured:
         sys.excepthook = lambda *error: _log.critical("ended by a fault of Kindling's own", exc_info=error)
+
+
+class _Heard(logging.Logger):
+    """A library's, which gets no handler of its own and always passes on what is said."""
+
+    propagate = property(lambda self: True, lambda self, _: None)
+
+    def addHandler(self, hdlr: logging.Handler) -> None:
+        """See `logging.Logger.addHandler`."""
+
+
+def _hear(library: str) -> None:
+    before = logging.getLoggerClass()
+    logging.setLoggerClass(_Heard)
+    logging.getLogger(library)  # before the library is imported; where it was, it has its own already
+    logging.setLoggerClass(before)
 
 
 def set_environment() -> None:

@@ -104,6 +104,20 @@ def test_libraries_are_quiet_unless_asked_for_and_a_warning_says_that_it_is_one(
     assert (said["logger"], said["message"], said["pid"], said["level"]) == ("worker", "from afar", 7, "info")
 
 
+def test_libraries_that_write_their_own_log_are_heard_as_objects_too():
+    script = (
+        "from services import logs; logs.set_up(structured=True, dependencies=True); logs.set_environment();"
+        "import transformers, huggingface_hub;"
+        "transformers.utils.logging.get_logger('transformers.generation').info('of its own');"
+        "huggingface_hub.utils.logging.get_logger('huggingface_hub.file').info('from the hub')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=cli_env(), capture_output=True, text=True)
+    said = [json.loads(text) for text in done.stderr.splitlines()]
+    assert [(each["logger"], each["message"]) for each in said if each["logger"].startswith(("transf", "hugging"))] == [
+        ("transformers.generation", "of its own"), ("huggingface_hub.file", "from the hub"),
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_workers_are_heard_on_standard_error_and_the_result_stays_alone_on_standard_output():
     """A Ray of the command's own, whose worker says a word as vLLM does."""
