@@ -66,11 +66,12 @@ def _replicas(told: Told, run: RunRecord) -> list[dict[str, Any]]:
 
 
 def paid(value: Callable[[str], float | None]) -> dict[str, float | None]:
-    """`replica_hours` and `cost` from what `value` tells of two series."""
-    seconds, price = value("kindling_replica_seconds_total"), rounded(value("kindling_price_per_replica_hour"))
-    hours = None if seconds is None else seconds / 3600
-    cost = None if hours is None or price is None else round(hours * price, 2)
-    return {"replica_hours": hours and round(hours, 4), "cost": cost}
+    """`replica_hours` and `cost` from what `value` tells of two series; nothing where it does not know the first."""
+    seconds, price = value("kindling_replica_seconds_total"), value("kindling_price_per_replica_hour")
+    if seconds is None:
+        return {}
+    cost = None if price is None or not math.isfinite(price) else round(seconds / 3600 * price, 2)
+    return {"replica_hours": round(seconds / 3600, 4), "cost": cost}
 
 
 def rounded(value: float | None) -> float | None:

@@ -44,12 +44,12 @@ class RunStatus:
         eta_seconds: to the last row, if the rest is like the last ten minutes; None before enough rows are through.
         eta_low_seconds, eta_high_seconds: a 90% interval of it; the second is None where the rates vary too much.
         last_row_at: when the last row came to its end, ISO 8601, UTC; None before the first.
-        replica_hours: that replicas were there, in all starts but killed ones; None before that is known.
-        cost: of these, at the job's price of an hour; None where it has none.
         replicas: how each one is: see `ReplicaNow`, and `node` and `cores`; none where that is not known.
         slowest_shards: the committed ones that took longest.
         open_shards: those that have a row and are not committed, the oldest first; only on a local file system.
         metrics: address of the endpoint.
+        replica_hours: that replicas were there, in all starts but killed ones; None before that is known.
+        cost: of these, at the job's price of an hour; None where it has none.
     """
 
     run: str
@@ -73,12 +73,12 @@ class RunStatus:
     eta_low_seconds: float | None
     eta_high_seconds: float | None
     last_row_at: str | None
-    replica_hours: float | None
-    cost: float | None
     replicas: list[dict[str, Any]]
     slowest_shards: list[dict[str, Any]]
     open_shards: list[dict[str, Any]]
     metrics: str
+    replica_hours: float | None = None
+    cost: float | None = None
     kind: str = "augment"
 
     def as_json(self) -> dict[str, Any]:
@@ -152,11 +152,11 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         eta_low_seconds=rounded(eta and eta.low),
         eta_high_seconds=rounded(eta and eta.high),
         last_row_at=iso(history.last_row_at),
-        **paid(run.last_metrics.get),
         replicas=[],
         slowest_shards=_slowest(table),
         open_shards=_open(run, logs),
         metrics=run.metrics,
+        **paid(run.last_metrics.get),
     )
 
 

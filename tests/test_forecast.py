@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replayed_engine import ReplayedEngine
 
-from pipelines.previewing.estimates import Known, count_of, total_of, unless_too_few_differ
+from pipelines.previewing.estimates import Known, Total, count_of, total_of, unless_too_few_differ
 from pipelines.previewing.forecast import forecast_of
 from pipelines.previewing.rows import Candidate, Population
 from pipelines.previewing.running import Begun, Ran, cut_off_at, place_of
@@ -91,6 +91,65 @@ def test_one_short_output_among_long_ones_says_nothing_of_how_short_others_are()
     assert total.value == pytest.approx(1000 * (0.6 * 120 + 0.4 * 15), rel=0.02)
 
 
+@pytest.mark.parametrize(("value", "error"), [(1.0, 400.0), (0.0, 1.0), (-3.0, 1.0), (1.0, 1e-9)])
+def test_an_interval_is_bounded_and_not_below_0_however_little_is_known(value, error):
+    interval = Total(value, error, 1).interval()
+    assert 0 <= interval.low <= max(value, 0) <= interval.high <= 3 * max(value, 0) + 7 * error
+
+
+def record_of(number, tokens, state="accepted"):
+    """A row's record, so far as a forecast reads it."""
+    return {
+        "prompt_tokens": 50, "cached_prompt_tokens": 0, "output_tokens": tokens, "state": state,
+        "started_at": datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=number),
+        "duration_seconds": 0.01 * tokens,
+    }  # fmt: skip
+
+
+def ran_of(records, begun=(), undisturbed=True):
+    info = EngineInfo(8, 2048, "", {"max_num_batched_tokens": 2048}, (), {})
+    return Ran(records, list(begun), undisturbed, 400, info, 0.0, 0.0, 0.0, 1, 0.0, shared=False)
+
+
+def population_of(looked_at, left):
+    rows = [Candidate(WorkRow(unit, 0, "rows", unit, 0, {}), unit, characters=100) for unit in range(looked_at)]
+    return Population(left, 0, rows)
+
+
+def test_rows_that_end_in_error_have_no_tokens():
+    population, ratios, inside = population_of(400, 400), [], 0
+    for seed in range(40):
+        draw = random.Random(seed)
+        states = ["error" if draw.random() < 0.25 else "accepted" for _ in range(400)]
+        lengths = [0 if state == "error" else draw.randrange(50, 150) for state in states]
+        records = [record_of(unit, lengths[unit], states[unit]) for unit in range(32)]
+        begun = [Begun(unit, record_of(unit, min(lengths[unit], 60), states[unit]), 60) for unit in range(32, 160)]
+        found = forecast_of(population, population.looked_at[:32], ran_of(records, begun), 1, None, 0).output_tokens
+        ratios.append(found.value / sum(lengths))
+        inside += found.low <= sum(lengths) <= found.high
+    assert np.mean(ratios) == pytest.approx(1, abs=0.03) and inside >= 34
+
+
+def test_one_row_that_is_all_of_them_is_exact_and_one_of_many_tells_nothing():
+    records = [record_of(0, 20)]
+    for left, tokens in ((1, (20, 20, 20)), (40, None)):
+        population = population_of(left, left)
+        forecast = forecast_of(population, population.looked_at[:1], ran_of(records), 1, None, 0)
+        found = forecast.output_tokens
+        assert (found and (found.value, found.low, found.high)) == tokens
+    assert any("one row" in note for note in forecast.notes)
+
+
+def test_where_an_engine_died_no_time_is_told():
+    draw, population = random.Random(4), population_of(100, 100)
+    records = [record_of(unit, draw.randrange(20, 60)) for unit in range(16)]
+    for undisturbed in (True, False):
+        ran = ran_of(records, undisturbed=undisturbed)
+        forecast = forecast_of(population, population.looked_at[:16], ran, 1, None, 0)
+        assert (forecast.serving_seconds is None) != undisturbed and forecast.output_tokens
+    assert any("an engine died" in note for note in forecast.notes)
+
+
 def test_of_few_rows_shorter_spans_tell_the_costs():
     """Thirteen of sixteen come to their end together, as where nearly all outputs are cut off at max_tokens."""
     outputs = np.array([4, 8, 12] + [40] * 13)
@@ -167,7 +226,7 @@ class Recorded:
         begun = self._begun(job[units], most)
         records = self._run(job[units[:begun]], most[:begun], draw)
         filling = [Begun(*each) for each in zip(units[PREVIEWED:begun], records[PREVIEWED:], cuts, strict=False)]
-        ran = Ran(records[:PREVIEWED], filling, self.info, 0.0, 0.0, 0.0, replicas=1, gpus=0, shared=False)
+        ran = Ran(records[:PREVIEWED], filling, True, self.max_tokens, self.info, 0.0, 0.0, 0.0, 1, 0.0, shared=False)
         forecast = forecast_of(population, drawn, ran, 1, None, seed)
         return forecast.serving_seconds, self._ends(job, self.rows["output_tokens"][job], draw).max()
 
@@ -197,7 +256,6 @@ class Recorded:
                 "started_at": began + timedelta(microseconds=number),
                 "duration_seconds": end,
                 "state": "accepted",
-                "finish_reason": "length" if tokens[number] == self.max_tokens else "stop",
                 "attempts": 1,
             }
             for number, end in enumerate(self._ends(rows, tokens, draw))

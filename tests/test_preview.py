@@ -113,6 +113,14 @@ def test_of_a_run_that_is_partly_done_the_rest_is_forecast(fake_job, ray_cluster
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+def test_an_engine_that_dies_costs_the_time_and_no_row(fake_job, ray_cluster):
+    fake_job["engine"] = {"max_num_seqs": 4, "die_after_requests": 6}
+    found = preview(fake_job, rows=10)
+    assert len(found.rows) == 10 and {row.state for row in found.rows} == {"accepted"}
+    assert found.forecast.serving_seconds is None and found.forecast.output_tokens
+    assert any("an engine died" in note for note in found.forecast.notes)
+
+
 def test_a_run_that_is_complete_or_of_another_job_is_refused(fake_job, ray_cluster):
     augment(fake_job)
     with pytest.raises(JobError) as complete:

@@ -21,7 +21,7 @@ from test_shard_index import UNCONTESTED, run_of
 from test_store import record
 
 from pipelines import augment, status
-from pipelines.evaluation.record import write_record
+from pipelines.evaluation.record import claimed, write_record
 from pipelines.other_status import LabelStatus, TrainStatus
 from pipelines.pace import Pace
 from pipelines.status_page import line, page
@@ -327,14 +327,26 @@ def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
     assert page(found, NOON, 100)[-1] == "failed    two: it is nowhere"
 
 
+def test_an_evaluation_that_gets_another_model_is_not_complete_any_more(tmp_path):
+    store = ShardStore(str(tmp_path))
+    plain = {"name": "e", "models": [{"id": "fake", "name": "one"}], "evaluations": ["blimp"]}
+    plain["output"] = {"path": str(tmp_path)}
+    with claimed(store, EvaluateJob.model_validate(plain), "", ""):
+        store.write_text("results/blimp/one.json", "{}")
+    assert status(str(tmp_path)).complete
+    plain["models"].append({"id": "fake", "name": "two"})
+    with claimed(store, EvaluateJob.model_validate(plain), "", ""):
+        assert line(status(str(tmp_path))) == "e: an evaluation, 1 of 2 results, not complete"
+
+
 def test_what_replicas_cost_is_told_from_disk_and_from_the_endpoint(tmp_path, served):
     mine, address = served()
     run = run_of(1)
-    run.last_metrics = {"kindling_replica_seconds_total": 1800.0, "kindling_price_per_replica_hour": 2.5}
+    run.last_metrics = {"kindling_replica_seconds_total": 3600.0 * 250, "kindling_price_per_replica_hour": 0.04}
     write(tmp_path, run, [])
     found = status(str(tmp_path))
-    assert (found.replica_hours, found.cost) == (0.5, 1.25)
-    assert "cost      1.25, 0.5 replica-hours" in page(found, NOON, 80)
+    assert (found.replica_hours, found.cost) == (250, 10)
+    assert "cost      10.00, 250 replica-hours" in page(found, NOON, 80)
     run.metrics, run.start_id = address, mine.start_id
     ShardStore(str(tmp_path)).write_run(run)
     mine.replica_seconds.inc(3600)

@@ -37,17 +37,14 @@ def claimed(store: ShardStore, job: EvaluateJob, metrics: str, start_id: str) ->
         RunError: the folder holds something else, belongs to another process, or cannot be written.
     """
     refuse_lost_path(job.output.path, store.fs)
-    known = read_record(store)
-    if known is None and not store.is_empty():
+    if not store.fs.exists(store.path(_RECORD)) and not store.is_empty():
         cause = f"the folder is not empty and holds no {_RECORD}"
         raise RunError("output.path", store.url, cause, "name a folder of its own")
     try:
         with leased(store):
-            where = {"metrics": metrics, "start_id": start_id}
-            if known is None:
-                write_record(store, job, {}, **where)
-            else:  # what an earlier start wrote stands until this one has come to its end
-                store.write_text(_RECORD, _json(known | where))
+            # What failed in an earlier start stands until this one has come to its end.
+            known = read_record(store) or {}
+            write_record(store, job, known.get("failures", {}), metrics, start_id)
             yield
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
@@ -83,6 +80,9 @@ def read_record(store: ShardStore) -> dict[str, Any] | None:
         return {**json.loads(store.fs.cat_file(path))}
     except FileNotFoundError:
         return None
+    except OSError as error:
+        remedy = "name a folder that you may read"
+        raise RunError(path, None, f"cannot be read: {error.strerror or error}", remedy) from None
     except (ValueError, TypeError):
         remedy = "name another output.path, or move the file away"
         raise RunError(path, None, "it is no record of an evaluation", remedy) from None

@@ -38,12 +38,16 @@ class Total:
     degrees: float
 
     def interval(self) -> Interval:
-        """By the logarithm: what is summed here is never below 0, and few rows miss the longest more often than not."""
+        """By the logarithm: what is summed here is never below 0, and few rows miss the longest more often than not.
+
+        Where the error is as large as the value it goes on as a plain sum, which is bounded where an exponent is not.
+        """
+        if not self.error:
+            return Interval(self.value, self.value, self.value)
+        value = max(self.value, 0.0)  # a line through few rows may tell of less
         half = float(t.ppf((1 + CONFIDENCE) / 2, self.degrees)) * self.error
-        if self.value <= 0:  # a line through few rows may tell so of the others
-            return Interval(0.0, 0.0, half)
-        factor = math.exp(half / self.value)
-        return Interval(self.value, self.value / factor, self.value * factor)
+        high = value * math.exp(half / value) if half < value else math.e * value + half - value
+        return Interval(value, value**2 / high, high)
 
 
 def count_of(count: int, seen: int, of: int) -> Interval:
@@ -105,7 +109,7 @@ def total_of(
     mean = beyond.mean() + float(both @ (begun.facts.mean(0) - known.facts.mean(0)))
     mean += of_token * begun.first_tokens.mean() + float(first[0] * (mean_length - begun.facts[:, 0].mean()))
     variance = left * (1 / n - 1 / m) + left_by_first * max(1 / m - 1 / rows, 0.0)
-    return Total(rows * mean, rows * math.sqrt(variance), n - 1 - int(np.count_nonzero(both)))
+    return Total(rows * mean, rows * math.sqrt(variance), max(n - 1 - int(np.count_nonzero(both)), 1))
 
 
 def unless_too_few_differ(total: Total, values: np.ndarray, rows: float) -> Total:

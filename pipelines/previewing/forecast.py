@@ -80,6 +80,8 @@ def forecast_of(
     }
     if ran is None or not any(record["output_tokens"] for record in ran.records):
         return Forecast(**counts, notes=["none of the rows that were tried was generated: tokens and time are unknown"])
+    if len(ran.records) == 1 < population.to_generate:
+        return Forecast(**counts, notes=["only one row was generated, which tells nothing of how rows differ"])
     sample = _sample(population, drawn, ran)
     # How many rows are generated is a sample's word too, where not all were looked at.
     share = len(population.generated()) / len(population.looked_at)
@@ -89,7 +91,7 @@ def forecast_of(
         return replace(total, error=math.hypot(total.error, total.value * math.sqrt(doubt))).interval()
 
     size = EngineSize.of(ran.info.max_num_seqs, ran.info.settings)
-    time = serving_time(sample, _wave(ran), ran.replicas, size, seed) if _undisturbed(ran) else None
+    time = serving_time(sample, _wave(ran), ran.replicas, size, seed) if ran.undisturbed else None
     serving = time and interval(time).plus(ran.overhead_seconds)
     wall = serving and serving.plus(ran.start_seconds + ran.stop_seconds)
     hours = wall and wall.times(ran.replicas / _SECONDS_PER_HOUR)
@@ -145,14 +147,13 @@ def _sample(population: Population, drawn: Sequence[Candidate], ran: Ran) -> Sam
     begun = [
         _known(characters[each.unit], each.record["output_tokens"], each.tokens)
         for each in ran.begun
-        if each.tokens == longest[variants[each.unit]] and each.record["state"] != ERROR
+        if each.tokens == longest[variants[each.unit]]
     ]
     return Sample(
         np.array([each.characters for each in drawn]),
         np.array([each.shared for each in drawn]),
         *(_column(ran.records, name) for name in _TOKENS),
-        # None is longer than one that was cut off at max_tokens.
-        most_tokens=max(each["output_tokens"] for each in ran.records) if _cut_off(ran) else math.inf,
+        most_tokens=ran.most_tokens,
         known=Known.of(known),
         begun=Known.of(known + begun),
         mean_characters=float(np.mean([each.characters for each in generated])),
@@ -164,10 +165,6 @@ def _known(characters: int, tokens: int, cut_off_at: int) -> tuple[int, bool, in
     return characters, tokens >= cut_off_at, min(tokens, cut_off_at)
 
 
-def _cut_off(ran: Ran) -> bool:
-    return any(record["finish_reason"] == "length" for record in ran.records)
-
-
 def _wave(ran: Ran) -> Wave:
     """All requests in the order in which the engine got them, without those that it refused."""
     records = ran.records + [each.record for each in ran.begun]
@@ -175,11 +172,6 @@ def _wave(ran: Ran) -> Wave:
     order = [number for number in np.argsort(started, kind="stable") if records[number]["output_tokens"]]
     prompt, cached, output = (_column(records, name)[order] for name in _TOKENS)
     return Wave(prompt - cached, output, finished[order])
-
-
-def _undisturbed(ran: Ran) -> bool:
-    """Whether no engine died under the rows."""
-    return all(record["attempts"] <= 1 for record in ran.records + [each.record for each in ran.begun])
 
 
 def _column(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:

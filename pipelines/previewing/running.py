@@ -15,7 +15,7 @@ from services.cluster import connected
 from services.coordinator import Coordinator
 from services.engine import EngineInfo
 from services.placement import cpus_of_each, replica_spec
-from services.pool import ReplicaPool
+from services.pool import Member, ReplicaPool
 from services.records import RowContext
 from services.replica import OVERSUBSCRIPTION, Finished
 from services.terminal import Bar
@@ -26,8 +26,8 @@ _log = logging.getLogger("kindling")
 # Rows that only fill the engine are cut off at this part of max_tokens. One of three is cut off sooner, at one of so
 # many places: their ends tell what steps take while the engine is full and others are begun, as in the job.
 _CUT_OFF_AT, _SOONER = 1 / 3, 8
-# In which those that are begun come to their end: far more than a third of max_tokens takes.
-_DRAIN_SECONDS = 24 * 3600.0
+# Those that are begun may take as long to their end as the rows asked for took, or this: they are a third as long.
+_LEAST_DRAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Ran:
 
     Attributes:
         records: rows of ROW_SCHEMA that came to their end, in the order asked for.
-        begun: the others.
+        begun: the others; none where not all of them came to their end, as the short ones did first.
+        undisturbed: whether they did, and no engine died.
+        most_tokens: that an output may have.
         info: of the engine.
         start_seconds: until it was up, Ray included; little where a warm pool's was.
         overhead_seconds: from then on, beyond the time from the first row's start to the last one's end.
@@ -63,6 +65,8 @@ class Ran:
 
     records: list[dict[str, Any]]
     begun: list[Begun]
+    undisturbed: bool
+    most_tokens: int
     info: EngineInfo
     start_seconds: float
     overhead_seconds: float
@@ -88,8 +92,8 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
     known = {**contexts, **{context.variant: context for context in cut_off.values()}}
     asked_for, filling = {row.unit for row in rows}, dict[int, RowContext]()
     records: dict[int, dict[str, Any]] = {}
-    up: list[float] = []
-    asked = monotonic()
+    up: list[tuple[float, EngineInfo, int]] = []
+    asked, drain_until = monotonic(), math.inf
     with stop_signals(grace_seconds=0) as signalled, connected(job.cluster.address):
         _, warm = find_pool(job.model, job.engine)
         replicas = len(warm) or job.cluster.replicas
@@ -104,37 +108,49 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
                 yield replace(row, variant=filling[row.unit].variant)
 
         def stop_within() -> float | None:
-            # The begun ones come to their end: short ones alone would tell of short outputs.
+            nonlocal drain_until
             left = signalled()
-            return _DRAIN_SECONDS if left is None and asked_for <= records.keys() else left
+            if left is not None or not asked_for <= records.keys():
+                return left
+            # The begun ones come to their end: short ones alone would tell of short outputs.
+            if drain_until == math.inf:
+                drain_until = monotonic() + max(monotonic() - up[-1][0], _LEAST_DRAIN_SECONDS)
+            return max(drain_until - monotonic(), 0.0)
 
         def sink(finished: Finished) -> None:
             records.update(zip(finished.units, finished.batch.to_pylist(), strict=True))
             bar.update(description="rows", completed=sum(row.unit in records for row in rows))
 
+        def on_ready(member: Member) -> None:
+            up.append((monotonic(), member.info, member.share))
+
         try:
             with Bar("starting an engine", len(rows)) as bar:
                 most = len(rows) + len(others)
-                Coordinator(pool, known, work(), most, sink, stop_within, lambda _: up.append(monotonic())).run()
+                coordinator = Coordinator(pool, known, work(), most, sink, stop_within, on_ready)
+                coordinator.run()
             ended = monotonic()
-            (member,) = pool.members
+            undisturbed = not coordinator.in_flight and not pool.restarts and pool.members[0].phase == "serving"
         finally:
             pool.stop()
-        stopped = signalled() is not None
-    if stopped:
+    if not asked_for <= records.keys():
         raise StoppedError("", None, "by a signal; a preview keeps nothing", "the same command begins it anew")
+    begun = [
+        Begun(unit, records[unit], each.sampling["max_tokens"]) for unit, each in filling.items() if unit in records
+    ]
+    up_at, info, share = up[-1]
     return Ran(
         records=[records[row.unit] for row in rows],
-        begun=[
-            Begun(unit, records[unit], each.sampling["max_tokens"]) for unit, each in filling.items() if unit in records
-        ],
-        info=member.info,
-        start_seconds=up[0] - asked,
+        begun=begun if undisturbed else [],
+        undisturbed=undisturbed,
+        most_tokens=max(context.sampling["max_tokens"] for context in contexts.values()),
+        info=info,
+        start_seconds=up[0][0] - asked,
         stop_seconds=monotonic() - ended,
-        overhead_seconds=max(ended - up[-1] - max(ends(records.values())), 0.0),
+        overhead_seconds=max(ended - up_at - max(ends(records.values())), 0.0),
         replicas=replicas,
         gpus=gpus,
-        shared=member.share < math.ceil(member.info.max_num_seqs * OVERSUBSCRIPTION),
+        shared=share < math.ceil(info.max_num_seqs * OVERSUBSCRIPTION),
     )
 
 

@@ -53,7 +53,7 @@ class Sample:
         characters: of their prompts.
         shared: leading ones that the prompt of another row of the job has as well.
         cached: prompt tokens that were in the prefix cache.
-        most_tokens: of an output, or infinity.
+        most_tokens: that an output may have.
         known: of the same rows, and `begun` of all rows that were begun, these among them.
         mean_characters: of all prompts of the job.
         rows: of the whole job.

@@ -84,9 +84,10 @@ def step_costs(wave: Wave, slots: int, batched_tokens: int) -> StepCosts | None:
     knots = tuple(sorted({1, min(len(wave.output_tokens), slots)}))
     ends = work_done(wave.prompt_tokens, wave.output_tokens, slots, batched_tokens, knots)
     finished = np.sort(wave.finished)
-    found = [_fitted(knots, *_between(ends, finished, spans)) for spans in _MOST_SPANS]
-    enough = (costs for costs in found if costs is not None and costs.degrees >= _LEAST_DEGREES)
-    return next(enough, found[-1])
+    fits = (_fitted(knots, *_between(ends, finished, spans)) for spans in _MOST_SPANS)
+    found = [costs for costs in fits if costs is not None]
+    enough = (costs for costs in found if costs.degrees >= _LEAST_DEGREES)
+    return next(enough, max(found, key=lambda costs: costs.degrees, default=None))
 
 
 def _fitted(knots: tuple[int, ...], work: np.ndarray, seconds: np.ndarray) -> StepCosts | None:
