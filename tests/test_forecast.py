@@ -140,6 +140,14 @@ def test_one_row_that_is_all_of_them_is_exact_and_one_of_many_tells_nothing():
     assert any("one row" in note for note in forecast.notes)
 
 
+def test_no_more_tokens_are_forecast_than_rows_may_have():
+    population, most = population_of(100, 100), 400  # of `ran_of`
+    for tokens in ((most, most, most), (20, most, 30)):
+        ran = ran_of([record_of(unit, each) for unit, each in enumerate(tokens)])
+        found = forecast_of(population, population.looked_at[:3], ran, 1, None, 0).output_tokens
+        assert found.low <= found.value <= found.high == 100 * most
+
+
 def test_where_an_engine_died_no_time_is_told():
     draw, population = random.Random(4), population_of(100, 100)
     records = [record_of(unit, draw.randrange(20, 60)) for unit in range(16)]

@@ -1,5 +1,6 @@
 import errno
 import json
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from pipelines import label, verify
 from pipelines.input_files import input_files
 from pipelines.labelling import sentences as rules
+from pipelines.labelling.contexts import Tally
+from pipelines.labelling.progress import Progress
 from pipelines.labelling.ranges import lines_of, plan_ranges
 from pipelines.labelling.scoring import keep
 from pipelines.labelling.sentences import Segmenter
@@ -170,6 +173,32 @@ def test_a_raw_corpus_becomes_contexts(labelled_run):
         assert row["context"] in line
     record = json.loads((folder / "run" / "run.json").read_text())
     assert record["identity"]["classifier_revision"]
+
+
+def test_a_line_a_minute_comes_whether_a_shard_does_or_not(monkeypatch, caplog):
+    monkeypatch.setattr("pipelines.labelling.progress.LINE_SECONDS", 0.01)
+    caplog.set_level("INFO", "kindling")
+    tally = Tally()
+    tally.counts.update(shards=3, kept=30, sentences=90)  # of earlier starts, which say nothing of today's pace
+    progress = Progress("talk", tally, 10)
+
+    def next_line():
+        caplog.clear()
+        while not caplog.records:
+            time.sleep(0.01)
+        return caplog.records[0].getMessage(), caplog.records[0].facts
+
+    with progress.shown() as advance:
+        text, facts = next_line()
+        assert text == "3 of 10 shards, 30 of 90 sentences kept"
+        assert facts["event"] == "progress" and facts["eta_seconds"] is None
+        for _ in range(2):
+            tally.counts.update(shards=1, kept=10, sentences=30)
+            time.sleep(0.1)
+            advance()
+        _, facts = next_line()
+    assert (facts["run"], facts["shards"], facts["shards_total"], facts["kept"]) == ("talk", 5, 10, 50)
+    assert facts["eta_seconds"] >= 0.5  # five more, a tenth of a second each
 
 
 def test_a_run_goes_on_where_it_was_and_comes_to_the_same(labelled_run):

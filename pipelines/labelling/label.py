@@ -14,6 +14,7 @@ from pipelines.input_files import InputFile, input_files
 from pipelines.jobfile import as_job
 from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_manifest
+from pipelines.labelling.progress import Progress
 from pipelines.labelling.ranges import LineRange, plan_ranges
 from pipelines.labelling.record import LabelRecord, read_record, write_record
 from pipelines.labelling.scoring import labelled
@@ -145,11 +146,13 @@ def _own(manifest: ContextManifest, run: LabelRecord, store: ShardStore) -> Cont
 def _label(
     store: ShardStore, job: LabelJob, run: LabelRecord, left: list[LineRange], tally: Tally, lease: Lease
 ) -> None:
-    with connected(job.cluster.address), _interruptible():
+    progress = Progress(run.name, tally, len(run.ranges))
+    with connected(job.cluster.address), _interruptible(), progress.shown() as advance:
         for manifest, contexts in labelled(left, job, run.fingerprint):
             lease.check()
             commit(store, manifest, contexts)
             tally.add(manifest)
+            advance()
             facts = {
                 "event": "shard", "run": run.name, "shard": manifest.shard, "shards": tally.counts["shards"],
                 "shards_total": len(run.ranges), "kept": manifest.kept, "sentences": manifest.sentences,

@@ -28,6 +28,10 @@ class Interval:
         """With something added that is known."""
         return Interval(self.value + exact, self.low + exact, self.high + exact)
 
+    def at_most(self, bound: float) -> "Interval":
+        """Without what is known to be impossible."""
+        return Interval(min(self.value, bound), min(self.low, bound), min(self.high, bound))
+
 
 @dataclass(frozen=True)
 class Total:

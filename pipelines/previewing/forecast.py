@@ -98,7 +98,7 @@ def forecast_of(
     return Forecast(
         **counts,
         prompt_tokens=interval(sample.total(sample.prompt_tokens)),
-        output_tokens=interval(sample.total_by_output()),
+        output_tokens=interval(sample.total_by_output()).at_most(population.left * ran.most_tokens),
         start_seconds=ran.start_seconds,
         serving_seconds=serving,
         stop_seconds=ran.stop_seconds,

@@ -76,6 +76,56 @@ class Ran:
     shared: bool
 
 
+class _Rows:
+    """The rows that are asked for, the others that are begun after them, and what came of each.
+
+    Attributes:
+        contexts: of all of them, by their variant; those that are cut off have variants of their own.
+        most: rows that there may be.
+    """
+
+    def __init__(
+        self, contexts: Mapping[str, RowContext], asked_for: Sequence[WorkRow], others: Sequence[WorkRow]
+    ) -> None:
+        places = range(_SOONER + 1)
+        self._cut_off = {(name, each): _cut_off(context, each) for name, context in contexts.items() for each in places}
+        self.contexts = {**contexts, **{context.variant: context for context in self._cut_off.values()}}
+        self.most = len(asked_for) + len(others)
+        self._asked_for, self._others = asked_for, others
+        self._filling: dict[int, RowContext] = {}
+        self._records: dict[int, dict[str, Any]] = {}
+
+    def __iter__(self) -> Iterator[WorkRow]:
+        yield from self._asked_for
+        for number, row in enumerate(self._others):
+            context = self._filling[row.unit] = self._cut_off[row.variant, place_of(number)]
+            yield replace(row, variant=context.variant)
+
+    def take(self, finished: Finished) -> None:
+        """Keeps rows that came to their end."""
+        self._records.update(zip(finished.units, finished.batch.to_pylist(), strict=True))
+
+    def ended(self) -> list[dict[str, Any]]:
+        """Those that are asked for, so far, in their order."""
+        return [self._records[row.unit] for row in self._asked_for if row.unit in self._records]
+
+    def all_ended(self) -> bool:
+        """Whether all that are asked for are there."""
+        return len(self.ended()) == len(self._asked_for)
+
+    def begun(self) -> list[Begun]:
+        """The others, so far."""
+        return [
+            Begun(unit, self._records[unit], context.sampling["max_tokens"])
+            for unit, context in self._filling.items()
+            if unit in self._records
+        ]
+
+    def seconds(self) -> float:
+        """From the first one's start to the last one's end."""
+        return max(ends(self._records.values()))
+
+
 def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[WorkRow], others: Sequence[WorkRow]) -> Ran:
     """Runs the rows.
 
@@ -87,11 +137,7 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
         EngineError: the model or engine cannot be started.
         StoppedError: a signal came.
     """
-    places = range(_SOONER + 1)
-    cut_off = {(name, each): _cut_off(context, each) for name, context in contexts.items() for each in places}
-    known = {**contexts, **{context.variant: context for context in cut_off.values()}}
-    asked_for, filling = {row.unit for row in rows}, dict[int, RowContext]()
-    records: dict[int, dict[str, Any]] = {}
+    work = _Rows(contexts, rows, others)
     up: list[tuple[float, EngineInfo, int]] = []
     asked, drain_until = monotonic(), math.inf
     with stop_signals(grace_seconds=0) as signalled, connected(job.cluster.address):
@@ -99,18 +145,12 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus
         _log.info("running %d rows, and others beside them that fill the engine", len(rows))
-        pool = ReplicaPool(job.model, job.engine, _one_of(job.cluster), known, adopt_at_most=1)
-
-        def work() -> Iterator[WorkRow]:
-            yield from rows
-            for number, row in enumerate(others):
-                filling[row.unit] = cut_off[row.variant, place_of(number)]
-                yield replace(row, variant=filling[row.unit].variant)
+        pool = ReplicaPool(job.model, job.engine, _one_of(job.cluster), work.contexts, adopt_at_most=1)
 
         def stop_within() -> float | None:
             nonlocal drain_until
             left = signalled()
-            if left is not None or not asked_for <= records.keys():
+            if left is not None or not work.all_ended():
                 return left
             # The begun ones come to their end: short ones alone would tell of short outputs.
             if drain_until == math.inf:
@@ -118,36 +158,32 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
             return max(drain_until - monotonic(), 0.0)
 
         def sink(finished: Finished) -> None:
-            records.update(zip(finished.units, finished.batch.to_pylist(), strict=True))
-            bar.update(description="rows", completed=sum(row.unit in records for row in rows))
+            work.take(finished)
+            bar.update(description="rows", completed=len(work.ended()))
 
         def on_ready(member: Member) -> None:
             up.append((monotonic(), member.info, member.share))
 
         try:
             with Bar("starting an engine", len(rows)) as bar:
-                most = len(rows) + len(others)
-                coordinator = Coordinator(pool, known, work(), most, sink, stop_within, on_ready)
+                coordinator = Coordinator(pool, work.contexts, iter(work), work.most, sink, stop_within, on_ready)
                 coordinator.run()
             ended = monotonic()
             undisturbed = not coordinator.in_flight and not pool.restarts and pool.members[0].phase == "serving"
         finally:
             pool.stop()
-    if not asked_for <= records.keys():
+    if not work.all_ended():
         raise StoppedError("", None, "by a signal; a preview keeps nothing", "the same command begins it anew")
-    begun = [
-        Begun(unit, records[unit], each.sampling["max_tokens"]) for unit, each in filling.items() if unit in records
-    ]
     up_at, info, share = up[-1]
     return Ran(
-        records=[records[row.unit] for row in rows],
-        begun=begun if undisturbed else [],
+        records=work.ended(),
+        begun=work.begun() if undisturbed else [],
         undisturbed=undisturbed,
         most_tokens=max(context.sampling["max_tokens"] for context in contexts.values()),
         info=info,
         start_seconds=up[0][0] - asked,
         stop_seconds=monotonic() - ended,
-        overhead_seconds=max(ended - up_at - max(ends(records.values())), 0.0),
+        overhead_seconds=max(ended - up_at - work.seconds(), 0.0),
         replicas=replicas,
         gpus=gpus,
         shared=share < math.ceil(info.max_num_seqs * OVERSUBSCRIPTION),
