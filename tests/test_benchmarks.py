@@ -14,7 +14,7 @@ from pipelines.benchmarks.dry_run import dry_run
 from pipelines.benchmarks.gpu import LIMITS, Shape, summarize, workloads_of, write_checkpoint
 from pipelines.benchmarks.report import Goal, conclude, ratio
 from pipelines.benchmarks.resume import resume
-from pipelines.benchmarks.watched import goals_of
+from pipelines.benchmarks.watched import by_the_clock, goals_of
 from pipelines.benchmarks.workloads import WORKLOADS, p3_openings
 from schemas.job import Model
 from schemas.rows import WorkRow
@@ -113,17 +113,20 @@ def test_training_goals_follow_from_the_samples():
 
 
 def test_what_being_watched_costs_follows_from_the_samples():
-    def run(seconds, driver, replica):
-        return {"rows": 100, "seconds": seconds, "driver_seconds": driver, "replica_seconds": replica}
+    def run(turn, seconds, driver=0.4, replica=1.0):
+        return {"turn": turn, "rows": 100, "seconds": seconds, "driver_seconds": driver, "replica_seconds": replica}
 
     samples = {
-        "watched": [run(11, 0.5, 1.3), run(10, 0.5, 1.2), run(10, 0.5, 1.1)],
-        "alone": [run(10, 0.4, 1.0), run(10, 0.4, 1.0), run(10, 0.4, 1.0)],
+        "watched": [run(0, 12.1, 0.5, 1.3), run(0, 12, 0.5, 1.2), run(1, 10, 0.5, 1.1), run(1, 10, 0.5, 1.1)],
+        "alone": [run(0, 10), run(0, 10), run(1, 12), run(1, 12)],
         "seconds_to_count_a_row": [0.001, 0.001, 0.002],
     }
     share, speed = goals_of(samples)
-    assert (share.value, share.met) == (pytest.approx((0.1 + 0.2 + 0.1) / 10), False)
-    assert (speed.value, speed.met) == (1.0, True)
+    assert (share.value, share.met) == (pytest.approx((0.4 / 10 + 0.3 / 12) / 2), False)
+    # The core on which each engine runs makes a fifth; being watched next to nothing.
+    assert (speed.value, speed.met) == (pytest.approx((12 * 12 / 12.1 / 12) ** 0.25), True)
+    interval = by_the_clock(samples)
+    assert 0.98 < interval.low < speed.value < interval.high < 1.02
 
 
 def test_the_rows_we_ship_are_enough_to_train_on():
