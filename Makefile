@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo       set up, and run the main job on the embedded model (minutes)"
 	@echo "make test       set up, and run the tests that take minutes"
-	@echo "make test-full  set up, and run all tests"
+	@echo "make test-full  make test, then the slow tests, one at a time (an hour and a half)"
 	@echo "make setup      make or refresh .venv from deploy/locks"
 	@echo "make monitoring how to start Prometheus and Grafana here"
 	@echo "make lint       ruff, as the tests run it"
@@ -27,8 +27,8 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-full: setup
-	@$(BIN)/python -m pytest
+test-full: test
+	@$(BIN)/python -m pytest -m slow
 
 # Says it rather than doing it: both go on after this command, and their ports may be somebody's.
 MONITORING = deploy/monitoring
