@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from services.pool import Member, ReplicaPool
 from services.records import Recipe, RowContext
 from services.shard_index import ShardIndex, read_index
 from services.store import ShardStore
-from services.writer import ShardWriter
+from services.writer import ShardWriter, logged_rows
 
 if TYPE_CHECKING:
     from pipelines.fitting_emotions import FittingEmotions
@@ -86,13 +85,15 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         metrics.free_bytes.set_function(store.free_bytes)
         if (price := job.cluster.price_per_replica_hour) is not None:
             metrics.price.set(price)
+        progress, index = Progress(run, metrics), read_index(store, run)
+        # Before anybody may look: a counter that begins with less than was told is taken for one that was reset.
+        progress.on_committed_before(index.totals())
+        for rows in logged_rows(store, run, index.committed):
+            progress.on_logged_before(rows)
         with served(metrics, job.metrics) as run.metrics, _told_if_unwritable(store):
-            progress = Progress(run, metrics)
-            index = read_index(store, run)
             index.save_if_due()
-            progress.on_committed_before(index.totals())
             store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
-            if progress.finished < progress.total:
+            if progress.shards < run.shards:
                 with _last_metrics_kept(store, lease, run, metrics):
                     _generate(job, run, reader, store, lease, contexts, progress, index, signalled)
             else:
@@ -235,7 +236,8 @@ def _last_metrics_kept(store: ShardStore, lease: Lease, run: RunRecord, metrics:
     try:
         yield
     finally:
-        run.ended_at, run.last_metrics = datetime.now(UTC).isoformat(timespec="seconds"), metrics.values()
+        last = metrics.last()
+        run.ended_at, run.last_metrics = last["ended_at"], last["last_metrics"]
         # What hinders this has ended the job, and is told; each file system has errors of its own.
         with suppress(Exception):
             lease.check()

@@ -66,6 +66,7 @@ def _trained(
         "identity": identity,
         "versions": versions(),
         "report": report.as_json(),
+        **metrics.last(),
     }
     (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
     (folder / "README.md").write_text(classifier_card(record))

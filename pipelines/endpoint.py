@@ -1,5 +1,6 @@
 """The Prometheus endpoint of a job, as its section `metrics` asks for it."""
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from schemas.errors import JobError
 from schemas.job import Metrics
 from services.metrics import Endpoint
-from services.scrape_targets import announced
+from services.scrape_targets import announced, reachable
 
 _log = logging.getLogger("kindling")
 
@@ -17,10 +18,10 @@ def served(series: Endpoint, section: Metrics) -> Iterator[str]:
     """Inside the block the series can be read, and Prometheus finds them.
 
     Yields:
-        the `host:port`; empty where the job turns it off.
+        the `host:port` at which others find it; empty where the job turns it off.
 
     Raises:
-        JobError: the host is no address of this machine.
+        JobError: the host is no address of this machine, or the port is not for this user.
     """
     if section.port is None:
         yield ""
@@ -28,12 +29,24 @@ def served(series: Endpoint, section: Metrics) -> Iterator[str]:
     try:
         address, as_asked = series.serve(section.host, section.port)
     except OSError as error:
-        cause = f"no port can be opened there: {error.strerror or error}"
-        raise JobError("metrics.host", section.host, cause, "name an address of this machine") from None
-    taken = "" if as_asked else f"port {section.port} is in use; "
-    _log.log(logging.INFO if as_asked else logging.WARNING, "%smetrics are on http://%s/metrics", taken, address)
+        told = error.strerror or error
+        if error.errno == errno.EACCES:
+            remedy = "name one from 1024 on, or 0 for any that is free"
+            raise JobError("metrics.port", section.port, f"it cannot be opened: {told}", remedy) from None
+        cause, remedy = f"no port can be opened there: {told}", "name an address of this machine"
+        raise JobError("metrics.host", section.host, cause, remedy) from None
+    address = reachable(address)
+    if as_asked:
+        _log.info("metrics are on http://%s/metrics", address)
+    else:
+        _log.warning(
+            "port %d is in use: metrics are on http://%s/metrics, where Prometheus finds them by metrics.targets; tell "
+            "whoever asks for the port itself, or name another in metrics.port", section.port, address,
+        )  # fmt: skip
     try:
-        with found(address, section):
+        # Each start has series of its own: one that resumes may begin with less than was told before, where it lost
+        # rows that no shard had, and `rate` would take all of its rows for new ones.
+        with found(address, section, start=series.start_id):
             yield address
     finally:
         series.close()

@@ -66,12 +66,16 @@ def _train_rest(
     ):
         record["start_id"] = metrics.start_id
         write_record(folder, record)
-        for number in range(len(record["stages"]), len(job.stages)):
-            start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
-            stage = Stage(job, number, folder, precision, lambda: stop_within() is not None, metrics)
-            record["stages"].append(asdict(stage.train(start, sources[number], pairs.get(number, []))))
+        try:
+            for number in range(len(record["stages"]), len(job.stages)):
+                start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
+                stage = Stage(job, number, folder, precision, lambda: stop_within() is not None, metrics)
+                record["stages"].append(asdict(stage.train(start, sources[number], pairs.get(number, []))))
+                write_record(folder, record)
+                shutil.rmtree(folder / "work")
+        finally:
+            record.update(metrics.last())
             write_record(folder, record)
-            shutil.rmtree(folder / "work")
 
 
 def _refuse_unfit(job: TrainJob, path: str) -> None:

@@ -17,22 +17,19 @@ if TYPE_CHECKING:
 def told_of(told: Told, found: "RunStatus", run: RunRecord) -> dict[str, Any]:
     """Attributes of a `RunStatus` that are newer than what was found on disk; what is not told is not among them."""
     replicas = _replicas(told, run)
+    rows = {state: int(told.value("kindling_rows_total", state=state) or 0) for state in STATES}
+    rejects = Counter({rule: int(count) for rule, count in told.by("reason", "kindling_rejects_total").items()})
     newer: dict[str, Any] = {
         **paid(told.value),
+        "rows": rows,
+        "rejects": dict(rejects.most_common()),
+        "logged": sum(rows.values()) - sum(found.rows.values()) + found.logged,
+        "output_tokens": int(told.value("kindling_tokens_total", kind="output") or 0),
         "in_flight": int(told.value("kindling_requests_in_flight") or 0),
         "last_row_at": max((each["last_rows_at"] for each in replicas if each["last_rows_at"]), default=None)
         or found.last_row_at,
         "replicas": replicas,
     }
-    rows = {state: int(told.value("kindling_rows_total", state=state) or 0) for state in STATES}
-    if sum(rows.values()) >= sum(found.rows.values()):  # a start counts what is in the logs only when it opens a shard
-        rejects = Counter({rule: int(count) for rule, count in told.by("reason", "kindling_rejects_total").items()})
-        newer |= {
-            "rows": rows,
-            "rejects": dict(rejects.most_common()),
-            "logged": sum(rows.values()) - sum(found.rows.values()) + found.logged,
-            "output_tokens": int(told.value("kindling_tokens_total", kind="output") or 0),
-        }
     if bounds := told.by("bound", "kindling_eta_bound_seconds"):  # there are none before a start has any replica
         newer |= {
             "eta_seconds": rounded(told.value("kindling_eta_seconds")),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,10 +121,8 @@ def _last_checkpoint(work: Path) -> dict[str, Any]:
         return {}
     last = max(states, key=lambda state: state["global_step"])
     logged = {name: value for line in last.get("log_history", []) for name, value in line.items()}
-    return {
-        "step": last["global_step"], "steps": last.get("max_steps"), "loss": logged.get("loss"),
-        "held_out_loss": logged.get("eval_loss"),
-    }  # fmt: skip
+    losses = {"loss": logged.get("loss"), "held_out_loss": logged.get("eval_loss")}
+    return {"step": last["global_step"], "steps": last.get("max_steps"), **_finite(losses)}
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -139,5 +138,9 @@ def _told(told: Told, stage: str) -> dict[str, Any]:
         "tokens_per_second": "tokens_per_second", "eta_seconds": "eta_seconds",
     }  # fmt: skip
     values = {name: told.value(f"kindling_train_{series}", stage=stage) for name, series in names.items()}
-    known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-    return {name: int(value) if name in ("step", "steps") else value for name, value in known.items()}
+    return {name: int(value) if name in ("step", "steps") else value for name, value in _finite(values).items()}
+
+
+def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that are known and that JSON can hold: a training that diverged has losses that are neither."""
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

@@ -29,7 +29,7 @@ class Progress:
     """Counts rows and tokens as the writer takes them.
 
     Args:
-        run: the run; its committed shards are told by `on_committed_before`.
+        run: the run; what earlier starts left of it is told by `on_committed_before` and `on_logged_before`.
         metrics: the job's Prometheus series.
     """
 
@@ -65,6 +65,10 @@ class Progress:
         self.shards += totals.shards
         self.metrics.shards.inc(totals.shards)
 
+    def on_logged_before(self, batch: pa.RecordBatch) -> None:
+        """Counts rows that earlier starts finished in shards that are still open."""
+        self._count_rows(batch)
+
     def on_serving(self, member: Member) -> None:
         """A replica is up: rates count from the first one on."""
         self.metrics.replica_seconds.inc(member.up_seconds)
@@ -75,21 +79,9 @@ class Progress:
         """The last row is durable: the clock of the rates stands still."""
         self._ended_at = monotonic()
 
-    def on_rows(self, batch: pa.RecordBatch, recovered: bool) -> None:
+    def on_rows(self, batch: pa.RecordBatch) -> None:
         """Counts rows that were written to the log."""
-        states = Counter(batch["state"].to_pylist())
-        prompt, cached, output = (
-            pc.sum(batch[name]).as_py() or 0 for name in ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
-        )
-        with self._lock:
-            self._count(states, prompt, cached, output)
-        if states[REJECTED]:
-            reasons = pc.filter(batch["reason"], pc.equal(batch["state"], REJECTED)).to_pylist()
-            self._count_rejects(Counter(map(rule_of, reasons)))
-        accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
-        self.metrics.accepted_tokens.inc(accepted)
-        if recovered:
-            return
+        output, accepted = self._count_rows(batch)
         durations = [seconds for seconds in batch["duration_seconds"].to_pylist() if seconds]  # those sent to an engine
         for seconds in durations:
             self.metrics.seconds.observe(seconds)
@@ -178,6 +170,21 @@ class Progress:
             "goodput_tokens_per_second": round(rates.accepted_tokens, 1),
             "eta_seconds": round(eta.seconds, 1) if eta else None,
         }
+
+    def _count_rows(self, batch: pa.RecordBatch) -> tuple[int, int]:
+        """Returns the output tokens of all of them, and of those that are accepted."""
+        states = Counter(batch["state"].to_pylist())
+        prompt, cached, output = (
+            pc.sum(batch[name]).as_py() or 0 for name in ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
+        )
+        with self._lock:
+            self._count(states, prompt, cached, output)
+        if states[REJECTED]:
+            reasons = pc.filter(batch["reason"], pc.equal(batch["state"], REJECTED)).to_pylist()
+            self._count_rejects(Counter(map(rule_of, reasons)))
+        accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
+        self.metrics.accepted_tokens.inc(accepted)
+        return output, accepted
 
     def _count(self, counts: Any, prompt: int, cached: int, output: int) -> None:
         run = self.run.name

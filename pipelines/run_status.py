@@ -114,9 +114,10 @@ def status(url: str) -> RunStatus | TrainStatus | LabelStatus | EvaluateStatus:
 
 
 def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
+    logs = _logs(store)  # before the index: a shard that is committed meanwhile is in both, and not in neither
     index = read_index(store, run)
     shards, table = index.totals(), index.table()
-    logs = _logs(store, index.committed)
+    logs = {shard: rows for shard, rows in logs.items() if shard not in index.committed}
     logged = pa.concat_tables(logs.values()) if logs else None
     rows, rejects = Counter(shards.counts), Counter(shards.rejects)
     committed, output_tokens, accepted_tokens = sum(rows.values()), shards.output_tokens, shards.accepted_output_tokens
@@ -165,10 +166,9 @@ def _finished(store: ShardStore) -> tuple[int, int]:
     return sum(found.rows.values()), found.rows_total
 
 
-def _logs(store: ShardStore, committed: set[int]) -> dict[int, pa.Table]:
-    """What is in the logs; a crash right after a commit can leave the log of a shard that is committed."""
+def _logs(store: ShardStore) -> dict[int, pa.Table]:
     log = RowLog(store)
-    logs = {shard: log.recover(shard).select(_LOG_COLUMNS) for shard in sorted(set(log.shards()) - committed)}
+    logs = {shard: log.recover(shard).select(_LOG_COLUMNS) for shard in log.shards()}
     return {shard: rows for shard, rows in logs.items() if rows.num_rows}
 
 

@@ -30,6 +30,7 @@ writer.py        assembles shards and commits them
 store.py         the run folder
 lease.py         one driver at a time for a run folder
 row_log.py       finished rows of open shards
+units.py         which output of a run a finished row is
 shard_index.py   what is in each committed shard, in one file
 failpoints.py    places at which a test lets a process die
 filesystem.py    local and remote file systems, durable writing

@@ -5,6 +5,7 @@ Libraries are quiet: what one of them has to say names no key of a job and no re
 
 import json
 import logging
+import math
 import os
 import sys
 from datetime import UTC, datetime
@@ -132,7 +133,11 @@ class _Json(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, "facts", {}),
+            # JSON has neither NaN nor infinity.
+            **{
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in getattr(record, "facts", {}).items()
+            },
         }
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)

@@ -3,6 +3,7 @@
 Every series carries the label `run`. Names follow Prometheus' conventions: base units, `_total` for counters.
 """
 
+import errno
 import math
 import re
 import secrets
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -28,6 +30,16 @@ _MOST_BYTES = 16 << 20
 _ADDRESS = re.compile(r"[\w.:\[\]-]+:\d+")
 
 
+class _Registry(CollectorRegistry):
+    """Without `_created`: a counter that goes on where an earlier start was did not begin with this one."""
+
+    def collect(self) -> Iterator[Metric]:
+        """See `CollectorRegistry.collect`."""
+        for family in super().collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
 class Endpoint:
     """The series of a job, in a registry of its own so that two jobs of one process do not meet.
 
@@ -40,7 +52,7 @@ class Endpoint:
     """
 
     def __init__(self, run: str) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = _Registry()
         self.run, self.start_id = run, secrets.token_hex(8)
         start = self._make(Gauge, _START, "Which start of the job this is; always 1", "start_id")
         start.labels(run, self.start_id).set(1)
@@ -66,10 +78,14 @@ class Endpoint:
         """
         told = {}
         for sample in (sample for family in self.registry.collect() for sample in family.samples):
-            if not sample.name.endswith(("_bucket", "_created", "_info")) and math.isfinite(sample.value):
+            if not sample.name.endswith(("_bucket", "_info")) and math.isfinite(sample.value):
                 labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items() if name != "run")
                 told[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return told
+
+    def last(self) -> dict[str, Any]:
+        """What the record of a job keeps when it ends: `ended_at`, and the values of all series in `last_metrics`."""
+        return {"ended_at": datetime.now(UTC).isoformat(timespec="seconds"), "last_metrics": self.values()}
 
     def serve(self, host: str, port: int) -> tuple[str, bool]:
         """Opens the endpoint.
@@ -78,11 +94,13 @@ class Endpoint:
             (its `host:port`, whether that is the port asked for). A port that is taken is replaced by a free one.
 
         Raises:
-            OSError: the host is not an address of this machine.
+            OSError: the host is not an address of this machine, or the port none that this user may open.
         """
         try:
             self._server, self._thread = start_http_server(port, host, self.registry)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             self._server, self._thread = start_http_server(0, host, self.registry)
         given = self._server.server_port
         shown = f"[{host}]" if ":" in host else host

@@ -1,7 +1,7 @@
 """How Prometheus finds the jobs of a host by itself: each has a file in one folder, which its `file_sd_configs` names.
 
 A file is there for as long as its job runs. A killed job leaves its own, which Prometheus shows as down until the next
-job of the host takes it away.
+job of the same user takes it away.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ def announced(address: str, folder: str, **labels: str) -> Iterator[None]:
     A folder that cannot be written is a warning: whoever scrapes the address itself needs none.
 
     Args:
-        address: `host:port`; one that listens on all addresses is announced by the name of this host.
+        address: `host:port`, as `reachable` has it.
         labels: of all series that are found there.
     """
     with contextlib.ExitStack() as until_the_end:
         try:
             _open_folder(folder)
             _remove_stale(folder)
-            until_the_end.enter_context(_entry(folder, {"targets": [_reachable(address)], "labels": labels}))
+            until_the_end.enter_context(_entry(folder, {"targets": [address], "labels": labels}))
         except OSError as error:
             _log.warning(
                 "Prometheus will not find this job by itself, as %s cannot be written: %s. Name another folder in "
@@ -74,7 +74,8 @@ def _remove_stale(folder: str) -> None:
     for path in glob.glob(os.path.join(glob.escape(folder), f"{_PREFIX}*.json")):
         with contextlib.suppress(OSError):  # its job runs, or it is another user's
             # In a folder that all may write to it may be a pipe, or a link.
-            lock = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # To write: NFS locks no file that is open for reading alone.
+            lock = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
@@ -82,7 +83,8 @@ def _remove_stale(folder: str) -> None:
                 os.close(lock)
 
 
-def _reachable(address: str) -> str:
+def reachable(address: str) -> str:
+    """What others ask for: for one that listens on all addresses, the name of this host."""
     if address.startswith(_EVERY_ADDRESS):
         return f"{socket.gethostname()}:{address.rpartition(':')[2]}"
     return address

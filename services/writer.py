@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.rows import ACCEPTED, IDENTITY, ROW_SCHEMA, STATES
+from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from services.activity import pauses_of
 from services.lease import Lease
@@ -23,6 +23,7 @@ from services.replica import Finished
 from services.row_log import RowLog
 from services.shard_index import ShardIndex
 from services.store import ShardStore
+from services.units import Units
 
 # Messages that may wait for the writer; beyond that the coordinator waits, and with it dispatch.
 _QUEUE_LENGTH = 1024
@@ -69,7 +70,7 @@ class ShardWriter:
         index: the shards that are durable already, and which new ones are added to; a log that a crash left of one of
             them is removed.
         lease: asked before anything is written whether the run is still this driver's.
-        on_rows: called with each batch of rows that is kept, and whether an earlier process had finished them.
+        on_rows: called with each batch of rows that is kept; those that `logged_rows` tells are not among them.
         on_commit: called with each shard's manifest once it is durable.
     """
 
@@ -79,7 +80,7 @@ class ShardWriter:
         run: RunRecord,
         index: ShardIndex,
         lease: Lease,
-        on_rows: Callable[[pa.RecordBatch, bool], None],
+        on_rows: Callable[[pa.RecordBatch], None],
         on_commit: Callable[[Manifest], None],
     ) -> None:
         self._store, self._run, self._index, self._lease = store, run, index, lease
@@ -87,8 +88,7 @@ class ShardWriter:
         self._log = RowLog(store)
         for shard in index.committed.intersection(self._log.shards()):
             self._log.drop(shard)
-        self._first_rows = _first_rows(run)
-        self._variants = {name: number for number, name in enumerate(run.variant_names)}
+        self._units = Units(run)
         self._shards: dict[int, _OpenShard] = {}
         self._closing = threading.Event()
         self._queue: queue.Queue[Finished | int | None] = queue.Queue(_QUEUE_LENGTH)
@@ -104,14 +104,7 @@ class ShardWriter:
 
         To be called before a row of the shard is handed out.
         """
-        shard = _OpenShard(number, start, end)
-        for batch in self._log.recover(number).to_batches():
-            units = self._units_of(batch)
-            outputs = self._run.outputs_per_row
-            mine = [start * outputs <= unit < end * outputs for unit in units]
-            kept = shard.add([unit for unit, own in zip(units, mine, strict=True) if own], batch.filter(pa.array(mine)))
-            self._on_rows(kept, True)
-        self._shards[number] = shard
+        shard = self._shards[number] = _reopened(self._log, self._units, number, start, end)
         if self._is_full(shard):
             self._queue.put(number)
         return shard.seen
@@ -200,7 +193,7 @@ class ShardWriter:
             if self._is_full(shard):
                 full.append(shard)
         if kept:
-            self._on_rows(pa.concat_batches(kept), False)
+            self._on_rows(pa.concat_batches(kept))
         for shard in full:
             self._commit(shard)
 
@@ -217,24 +210,24 @@ class ShardWriter:
         self._index.add(manifest, table)
         self._index.save_if_due()
 
-    def _units_of(self, batch: pa.RecordBatch) -> list[int]:
-        identities = zip(*(batch[name].to_pylist() for name in IDENTITY), strict=True)
-        # A row of another input, or of a variant that is not there, belongs to no shard.
-        nowhere, number = -self._run.rows, self._variants.get
-        return [
-            ((self._first_rows.get(source, nowhere) + index) * self._run.samples + sample) * len(self._variants)
-            + number(variant, -self._run.outputs)
-            for source, index, sample, variant in identities
-        ]
+
+def logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> Iterator[pa.RecordBatch]:
+    """The rows that earlier starts finished in shards which are not committed, as a writer finds them."""
+    log, units = RowLog(store), Units(run)
+    logged = set(log.shards()) - committed
+    for number, start, end in run.shard_ranges():
+        if number in logged:
+            yield from _reopened(log, units, number, start, end).batches
 
 
-def _first_rows(run: RunRecord) -> dict[str, int]:
-    """Number of each source's first row among all input rows."""
-    first, numbers = 0, {}
-    for source in run.inputs:
-        numbers[source.source] = first
-        first += source.rows
-    return numbers
+def _reopened(log: RowLog, units: Units, number: int, start: int, end: int) -> _OpenShard:
+    """The shard with what the log has of it."""
+    shard = _OpenShard(number, start, end)
+    for batch in log.recover(number).to_batches():
+        found = units.of(batch)
+        mine = [start <= units.row_of(unit) < end for unit in found]
+        shard.add([unit for unit, own in zip(found, mine, strict=True) if own], batch.filter(pa.array(mine)))
+    return shard
 
 
 def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:

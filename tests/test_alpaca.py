@@ -372,7 +372,7 @@ def test_rejects_are_counted_by_their_rule():
     rules = ["url", "near_duplicate of row 1 of a", "near_duplicate of row 2 of a"]
     unsent = [failed_record(row, context, 1, rule, REJECTED) for row, rule in zip(rows, rules, strict=True)]
     metrics = JobMetrics("a")
-    Progress(run, metrics).on_rows(to_batch([*unsent, record_of("")]), recovered=False)
+    Progress(run, metrics).on_rows(to_batch([*unsent, record_of("")]))
 
     def sample(name, **labels):
         return metrics.registry.get_sample_value(name, {"run": "a", **labels})

@@ -95,6 +95,8 @@ def test_a_head_learns_what_it_is_shown_and_is_served(moods):
     assert not (folder / "moods" / "model.safetensors").exists()
     card = (folder / "moods" / "README.md").read_text()
     assert "macro-F1" in card
+    record = json.loads((folder / "moods" / "train.json").read_text())
+    assert record["last_metrics"]['kindling_train_steps_total{stage="0-classifier"}'] > 0
     assert "train.tsv" in card
 
 

@@ -417,6 +417,8 @@ def test_results_say_what_they_are_of(evaluated):
     assert rows[6]["response"] is None and "64" in rows[6]["fault"] and rows[6]["label"] is None
     for row in rows[:6]:
         assert row["label"] in PAPER_GROUPS[row["sentiment"]] and row["seed"] is not None and 0 < row["score"] <= 1
+    last = json.loads((out / "evaluate.json").read_text())["last_metrics"]
+    assert last['kindling_evaluate_examples_total{evaluation="sentiment",model="one"}'] == 7
     page = (out / "README.md").read_text()
     assert "| Instruction emotion | n | one: Positive (%) |" in page and "`gone` could not be evaluated" in page
     assert "two less one" in page and "| Grief | 2 |" in page

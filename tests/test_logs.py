@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import subprocess
 import sys
 import warnings
@@ -51,6 +52,18 @@ def test_a_log_collector_gets_an_object_a_line_with_the_figures_of_it(
     progress = [each for each in lines if each.get("event") == "progress"]
     assert progress and all(each["rows_total"] == 40 for each in progress)
     assert progress[-1]["rows"]["accepted"] >= progress[0]["rows"]["accepted"]
+
+
+def test_a_figure_that_is_none_is_null(set_up, capsys):
+    set_up(structured=True)
+    facts = {"loss": math.nan, "eta_seconds": math.inf, "step": 7}
+    logging.getLogger("kindling").info("a step", extra={"facts": facts})
+
+    def refuse(text):
+        raise ValueError(text)
+
+    said = json.loads(capsys.readouterr().err, parse_constant=refuse)
+    assert (said["loss"], said["eta_seconds"], said["step"]) == (None, None, 7)
 
 
 def test_an_error_is_an_object_too(tmp_path):

@@ -123,7 +123,7 @@ def told(prometheus):
 
 @needs_prometheus
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_a_real_prometheus_tells_of_a_job_equals_its_shards(job, prometheus, tmp_path):
+def test_what_a_real_prometheus_tells_of_a_job_equals_its_shards(job, prometheus, tmp_path, monkeypatch):
     run, faults, ended = job["output"]["path"], [], threading.Event()
 
     def look():
@@ -160,8 +160,18 @@ def test_what_a_real_prometheus_tells_of_a_job_equals_its_shards(job, prometheus
     assert not list(prometheus.targets.iterdir())
     wait_for(lambda: not prometheus.ask("targets")["activeTargets"])
 
+    # Whoever looks first at the next start finds what there is on disk, or its counters would seem to be reset.
+    left, opened = on_disk(run), {}
+    assert sum(left[0].values()) > left[2] * 8  # in open shards there are some, too
+
+    def opening(series, section):
+        opened.update(series.values())
+        return served(series, section)
+
+    monkeypatch.setattr("pipelines.augmentation.served", opening)
     job["engine"]["max_num_seqs"] = 256
     summary = augment(job)
+    check_counters(opened, *left)
     whole = ShardStore(run).read_run()
     rows, tokens, shards = on_disk(run)
     assert rows == {"accepted": 397, "rejected": 2, "error": 1} and shards == 50
@@ -182,6 +192,8 @@ def check_what_is_told(prometheus, run):
     rows, tokens, _ = on_disk(run)
     assert rows["accepted"] >= 17 and rows["rejected"] == 2 and rows["error"] == 1 and tokens >= 17 * 8
     record = ShardStore(run).read_run()
+    # Series of another start are others, so that no rate reaches from one into the next.
+    assert {labels["start"] for labels, _ in prometheus.series("kindling_rows_total")} == {record.start_id}
     # Gauges are set a moment after the counters.
     wait_for(lambda: prometheus.value("kindling_progress_ratio") == sum(rows.values()) / record.outputs)
     wait_for(lambda: prometheus.value("kindling_requests_in_flight") == 5)  # 1.1 times what the engine runs
@@ -234,11 +246,15 @@ def check_rules(prometheus):
     wait_for(lambda: {rule["health"] for rule in prometheus.ask("rules")["groups"][0]["rules"]} == {"ok"})
 
 
+def check_counters(told, rows, tokens, shards):
+    assert {state: told[f'kindling_rows_total{{state="{state}"}}'] for state in rows} == rows
+    assert told["kindling_accepted_output_tokens_total"] == tokens
+    assert told["kindling_shards_committed_total"] == shards
+
+
 def check_last_metrics(record, rows, tokens, shards):
     last = record.last_metrics
-    assert {state: last[f'kindling_rows_total{{state="{state}"}}'] for state in rows} == rows
-    assert last["kindling_accepted_output_tokens_total"] == tokens
-    assert last["kindling_shards_committed_total"] == shards
+    check_counters(last, rows, tokens, shards)
     assert last["kindling_price_per_replica_hour"] == 3600 and last["kindling_requests_in_flight"] == 0
 
 

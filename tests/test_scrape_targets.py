@@ -1,5 +1,6 @@
 """How Prometheus finds jobs: a file in a folder, for as long as the job runs."""
 
+import errno
 import json
 import logging
 import socket
@@ -11,6 +12,7 @@ import pytest
 from conftest import cli_env
 
 from pipelines.endpoint import served
+from schemas.errors import JobError
 from schemas.job import Metrics
 from services.metrics import JobMetrics
 from services.scrape_targets import announced
@@ -41,9 +43,37 @@ with announced("127.0.0.1:1", {str(targets)!r}):
     assert [each["targets"] for each in entries(targets)] == [["127.0.0.1:1"]]
     process.kill()
     process.communicate()
-    with announced("0.0.0.0:9400", str(targets), job="ray"):
-        assert entries(targets) == [{"targets": [f"{socket.gethostname()}:9400"], "labels": {"job": "ray"}}]
+    with announced("127.0.0.1:9400", str(targets), job="ray"):
+        assert entries(targets) == [{"targets": ["127.0.0.1:9400"], "labels": {"job": "ray"}}]
     assert [path.name for path in targets.iterdir()] == ["node_exporter.json"]
+
+
+def test_a_job_that_others_may_ask_is_told_of_by_the_name_of_its_host(targets):
+    series = JobMetrics("a")
+    with served(series, Metrics(port=0, host="0.0.0.0", targets=str(targets))) as address:
+        assert address.rpartition(":")[0] == socket.gethostname()
+        assert entries(targets) == [{"targets": [address], "labels": {"start": series.start_id}}]
+
+
+def test_a_port_that_is_taken_is_replaced_and_one_that_is_forbidden_is_an_error(caplog, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with caplog.at_level(logging.INFO, "kindling"), served(JobMetrics("a"), Metrics(port=port, targets=None)) as at:
+            assert at != f"127.0.0.1:{port}"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and f"port {port} is in use" in record.message and at in record.message
+    assert "metrics.port" in record.message
+
+    def forbidden(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("services.metrics.start_http_server", forbidden)
+    section = Metrics(port=80, targets=None)
+    with (
+        pytest.raises(JobError, match=r"(?s)metrics.port.*80.*Permission denied.*from 1024 on"),
+        served(JobMetrics("a"), section),
+    ):
+        pass
 
 
 def test_a_folder_of_targets_that_cannot_be_written_is_a_warning_and_no_end(targets, caplog):

@@ -290,9 +290,7 @@ def finished(shard, state=ACCEPTED):
 def write(store, run, shards):
     """The writer's own way from rows to shards; what ended it early, if anything."""
     ranges = {number: (start, end) for number, start, end in run.shard_ranges()}
-    writer = ShardWriter(
-        store, run, read_index(store, run), UNCONTESTED, lambda rows, recovered: None, lambda manifest: None
-    )
+    writer = ShardWriter(store, run, read_index(store, run), UNCONTESTED, lambda rows: None, lambda manifest: None)
     for shard in shards:
         writer.open(shard, *ranges[shard])
         writer.put(finished(shard, REJECTED if shard % 2 else ACCEPTED))
@@ -324,7 +322,7 @@ def test_rows_of_open_shards_stay_in_the_log_where_the_index_cannot_be_written(t
     (tmp_path / INDEX_PATH / "in the way").mkdir(parents=True)
     logged = threading.Event()
     writer = ShardWriter(
-        store, run, read_index(store, run), UNCONTESTED, lambda rows, recovered: logged.set(), lambda manifest: None
+        store, run, read_index(store, run), UNCONTESTED, lambda rows: logged.set(), lambda manifest: None
     )
     for shard in (0, 1):
         writer.open(shard, shard * ROWS, (shard + 1) * ROWS)
@@ -348,7 +346,7 @@ def test_a_deleted_shard_is_generated_again_and_no_other(tmp_path):
     write(store, run, range(5))
     (tmp_path / "run" / shard_path("data", 3)).unlink()
     index = read_index(store, run)
-    writer = ShardWriter(store, run, index, UNCONTESTED, lambda rows, recovered: None, lambda manifest: None)
+    writer = ShardWriter(store, run, index, UNCONTESTED, lambda rows: None, lambda manifest: None)
     recipes = {"default": BabylmStory("p1")}
     assert [row.unit for row in work_rows(run, reader, recipes, writer, index.committed)] == [12, 13, 14, 15]
     writer.close()

@@ -29,7 +29,7 @@ from pipelines.watching_status import watch
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob
 from schemas.rows import ACCEPTED, REJECTED, to_batch
-from services.metrics import JobMetrics, ReplicaNow, SilentError, ask
+from services.metrics import EvaluateMetrics, JobMetrics, ReplicaNow, SilentError, ask
 from services.replica import Finished
 from services.shard_index import read_index
 from services.store import ShardStore
@@ -254,6 +254,36 @@ def test_a_job_that_runs_tells_how_it_is(fake_job, in_the_background, monkeypatc
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_a_shard_that_is_committed_while_one_looks_is_counted_once(tmp_path, monkeypatch):
+    run = run_of(3)
+    write(tmp_path, run, [spanned(i, NOON + timedelta(seconds=i), 1.0) for i in range(6)])
+    assert (status(str(tmp_path)).shards, status(str(tmp_path)).logged) == (1, 2)
+    read = []
+
+    def late(store, record):
+        if not read:  # its driver finishes the open one, and the next, before the index is read
+            read.append(True)
+            write(tmp_path, run, [spanned(i, NOON + timedelta(seconds=i), 1.0) for i in range(6, 12)])
+        return read_index(store, record)
+
+    monkeypatch.setattr("pipelines.run_status.read_index", late)
+    found = status(str(tmp_path))
+    assert (found.shards, found.logged, found.rows[ACCEPTED]) == (3, 0, 12)
+
+
+def test_a_training_that_diverged_is_json_that_anybody_can_read(tmp_path):
+    record = {"name": "t", "job": {"stages": [{"kind": "clm"}]}, "stages": []}
+    (tmp_path / "train.json").write_text(json.dumps(record))
+    checkpoint = tmp_path / "work/0-clm/checkpoint-5"
+    checkpoint.mkdir(parents=True)
+    history = [{"loss": 9.0}, {"eval_loss": math.nan}]
+    state = {"global_step": 5, "max_steps": 9, "log_history": history}
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    found = status(str(tmp_path)).as_json()
+    assert json.loads(json.dumps(found, allow_nan=False))["held_out_loss"] is None
+    assert (found["step"], found["loss"]) == (5, 9.0)
+
+
 # The page
 
 
@@ -304,7 +334,7 @@ def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
             "output": {"path": str(tmp_path)},
         }
     )
-    write_record(ShardStore(str(tmp_path)), job, {}, "127.0.0.1:1", "none")
+    write_record(ShardStore(str(tmp_path)), job, {}, metrics="127.0.0.1:1", start_id="none")
     for each in ("sentiment/one", "lm_eval/one/piqa", "lm_eval/two/piqa", "lm_eval/two/mnli"):
         ShardStore(str(tmp_path)).write_text(f"results/{each}.json", "{}")
     run = run_of(2)
@@ -331,11 +361,11 @@ def test_an_evaluation_that_gets_another_model_is_not_complete_any_more(tmp_path
     store = ShardStore(str(tmp_path))
     plain = {"name": "e", "models": [{"id": "fake", "name": "one"}], "evaluations": ["blimp"]}
     plain["output"] = {"path": str(tmp_path)}
-    with claimed(store, EvaluateJob.model_validate(plain), "", ""):
+    with claimed(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
         store.write_text("results/blimp/one.json", "{}")
     assert status(str(tmp_path)).complete
     plain["models"].append({"id": "fake", "name": "two"})
-    with claimed(store, EvaluateJob.model_validate(plain), "", ""):
+    with claimed(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
         assert line(status(str(tmp_path))) == "e: an evaluation, 1 of 2 results, not complete"
 
 

@@ -88,6 +88,9 @@ def test_the_endpoint_tells_how_far_it_is_and_a_resumed_training_counts_on(job, 
     stopped = status(str(folder))
     assert (stopped.source, stopped.complete, stopped.steps) == ("disk", False, 400 * 7) and stopped.silent
     assert stopped.step == max(map(step_of, folder.glob("work/0-sft/checkpoint-*"))) and 0 < stopped.held_out_loss < 10
+    record = json.loads((folder / "train.json").read_text())
+    assert record["ended_at"] >= record["created_at"]
+    assert record["last_metrics"]['kindling_train_steps_total{stage="0-sft"}'] >= value("steps_total")
 
     # At the end of an epoch, which has seven steps, each token that is no padding has been counted once.
     checkpoint = next(at for at in folder.glob("work/0-sft/checkpoint-*") if step_of(at) % 14 == 0)

@@ -102,7 +102,7 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         run = plan_run(store, job, recipes, reader.inputs, extend=False)
         index = read_index(store, run)
         lease = held.enter_context(leased(store))
-        writer = ShardWriter(store, run, index, lease, lambda batch, recovered: None, lambda manifest: None)
+        writer = ShardWriter(store, run, index, lease, lambda batch: None, lambda manifest: None)
         pool = SimulatedPool(replicas, LatencyModel(**engine), _PROMPT_TOKENS, driver_seconds_per_row)
         sampling = job.sampling.model_dump()
         contexts = {name: RowContext(recipe, sampling, job.seed, job.model.id) for name, recipe in recipes.items()}

@@ -82,7 +82,7 @@ def _seconds_to_first_row(folder: Path) -> float:
         index = read_index(store, run)
         index.save_if_due()
         index.totals()
-        writer = ShardWriter(store, run, index, lease, lambda batch, recovered: None, lambda manifest: None)
+        writer = ShardWriter(store, run, index, lease, lambda batch: None, lambda manifest: None)
         row = next(work_rows(run, reader, recipes, writer, index.committed))
         seconds = time.monotonic() - began
         writer.close()

@@ -117,7 +117,7 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
     metrics, failures = EvaluateMetrics(job.name), {}
     with (
         served(metrics, job.metrics) as address,
-        claimed(store, job, address, metrics.start_id),
+        claimed(store, job, address, metrics),
         stop_signals(job.cluster.grace_seconds) as stop_within,
     ):
         models = located(job, failures)
@@ -131,7 +131,7 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
         report = EvaluationReport(
             store.url, job.name, **{kind: found.get(kind) for kind in _EVALUATIONS}, failures=failures
         )
-        write_record(store, job, failures)
+        write_record(store, job, failures, **metrics.last())
         store.write_text("README.md", _page(report))
     return report
 

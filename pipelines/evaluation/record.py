@@ -1,6 +1,6 @@
 """The folder of an evaluation: whose it is, and the results in it.
 
-evaluate.json                          the job as resolved, versions, what failed, where its metrics are while it runs
+evaluate.json                          the job as resolved, versions, what failed, where its metrics are, what they were
 README.md                              the tables
 results/<evaluation>/<model>.json      the figures of a model, and all that they depend on; its being there says that
                                        this evaluation of this model is done
@@ -10,7 +10,7 @@ responses/<evaluation>/<model>/        an augmentation run: what the model answe
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,18 +19,19 @@ from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import difference, fingerprint
 from services.lease import leased
+from services.metrics import EvaluateMetrics
 from services.store import ShardStore
 
 _RECORD = "evaluate.json"
 
 
 @contextmanager
-def claimed(store: ShardStore, job: EvaluateJob, metrics: str, start_id: str) -> Iterator[None]:
+def claimed(store: ShardStore, job: EvaluateJob, address: str, metrics: EvaluateMetrics) -> Iterator[None]:
     """Inside the block the folder is this process's alone, and has a record.
 
     Args:
-        metrics: the `host:port` of the endpoint; empty for none.
-        start_id: that the endpoint tells.
+        address: the `host:port` of the endpoint; empty for none.
+        metrics: the job's series.
 
     Raises:
         JobError: a relative output path would be lost.
@@ -43,19 +44,23 @@ def claimed(store: ShardStore, job: EvaluateJob, metrics: str, start_id: str) ->
     try:
         with leased(store):
             # What failed in an earlier start stands until this one has come to its end.
-            known = read_record(store) or {}
-            write_record(store, job, known.get("failures", {}), metrics, start_id)
-            yield
+            known = (read_record(store) or {}).get("failures", {})
+            told = {"metrics": address, "start_id": metrics.start_id}
+            write_record(store, job, known, **told)
+            try:
+                yield
+            except BaseException:
+                with suppress(OSError):  # what ended the job is told
+                    write_record(store, job, known, **told, **metrics.last())
+                raise
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
         remedy = "make room, or name a folder that you may write to; what is done is not done again"
         raise RunError("output.path", store.url, cause, remedy) from None
 
 
-def write_record(
-    store: ShardStore, job: EvaluateJob, failures: Mapping[str, str], metrics: str = "", start_id: str = ""
-) -> None:
-    """Writes evaluate.json, atomically."""
+def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str], **more: Any) -> None:
+    """Writes evaluate.json, atomically; `more` is where its metrics are, or what they were at the end."""
     record = {
         "format": 1,
         "name": job.name,
@@ -63,8 +68,7 @@ def write_record(
         "job": job.model_dump(mode="json"),
         "versions": versions(),
         "failures": dict(failures),
-        "metrics": metrics,
-        "start_id": start_id,
+        **more,
     }
     store.write_text(_RECORD, _json(record))
 

@@ -16,7 +16,6 @@ from pipelines.recipes import fields_of, optional_of, recipes_of
 from schemas.errors import JobError, RunError
 from schemas.job import AugmentJob
 from services.records import RowContext
-from services.shard_index import read_index
 from services.store import ShardStore
 
 _LEAST_ROWS = 2
@@ -92,8 +91,7 @@ def preview(
     contexts = contexts_of(job, recipes)
     try:
         planned = planned_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
-        committed = read_index(store, planned).committed
-        numbers, left = drawn_numbers(store, planned, committed, seed)
+        numbers, left = drawn_numbers(store, planned, seed)
     except OSError as error:
         cause = f"cannot be read: {error.strerror or error}"
         raise RunError("output.path", store.url, cause, "name a folder that you may read") from None

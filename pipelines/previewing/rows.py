@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-import pyarrow as pa
-
 from pipelines.inputs import InputReader
-from schemas.rows import ERROR, IDENTITY, REJECTED, Drop, RowError, WorkRow, rule_of
+from schemas.rows import ERROR, REJECTED, Drop, RowError, WorkRow, rule_of
 from schemas.run import RunRecord
 from services.records import RowContext
 from services.row_log import RowLog
+from services.shard_index import read_index
 from services.store import ShardStore
+from services.units import Units
 
 # So many that the mean of what is known of them is that of the whole job, within a percent or two.
 _MOST_LOOKED_AT = 2000
@@ -125,16 +125,16 @@ def look_at(
     return Population(left, run.outputs - left, looked_at)
 
 
-def drawn_numbers(
-    store: ShardStore, run: RunRecord, committed: set[int], seed: int
-) -> tuple[list[tuple[int, int]], int]:
+def drawn_numbers(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tuple[int, int]], int]:
     """Some of the rows that are left, drawn by the seed, or all of them.
 
     Returns:
         (number of the input row, number of its output) of each, in order; and how many are left in all.
     """
-    log = RowLog(store)
-    done = {unit for shard in set(log.shards()) - committed for unit in _units(run, log.recover(shard))}
+    log, units = RowLog(store), Units(run)
+    logged = {shard: units.of(log.recover(shard)) for shard in log.shards()}
+    committed = read_index(store, run).committed  # after the logs: a shard may be committed meanwhile
+    done = {unit for shard in logged.keys() - committed for unit in logged[shard] if unit >= 0}
     ranges = [(start, end) for shard, start, end in run.shard_ranges() if shard not in committed]
     ends = list(accumulate((end - start) * run.outputs_per_row for start, end in ranges))
     uncommitted = ends[-1] if ends else 0
@@ -144,24 +144,12 @@ def drawn_numbers(
         return ranges[shard][1] * run.outputs_per_row - ends[shard] + at
 
     wanted = min(uncommitted, _MOST_LOOKED_AT + len(done))
-    units = (place(at) for at in sorted(random.Random(seed).sample(range(uncommitted), wanted)))
+    places = sorted(random.Random(seed).sample(range(uncommitted), wanted))
     # Those that the log has fall out: what stays is as random.
-    drawn = [divmod(unit, run.outputs_per_row) for unit in units if unit not in done]
+    drawn = [divmod(unit, run.outputs_per_row) for unit in map(place, places) if unit not in done]
     if len(drawn) > _MOST_LOOKED_AT:
         drawn = sorted(random.Random(seed).sample(drawn, _MOST_LOOKED_AT))
     return drawn, uncommitted - len(done)
-
-
-def _units(run: RunRecord, rows: pa.Table) -> list[int]:
-    first, starts = 0, {}
-    for source in run.inputs:
-        starts[source.source] = first
-        first += source.rows
-    variants = {name: number for number, name in enumerate(run.variant_names)}
-    return [
-        ((starts[source] + index) * run.samples + sample) * len(variants) + variants[variant]
-        for source, index, sample, variant in zip(*(rows[name].to_pylist() for name in IDENTITY), strict=True)
-    ]
 
 
 def _render(candidate: Candidate, context: RowContext, duplicate: bool) -> str:
