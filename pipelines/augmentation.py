@@ -85,22 +85,23 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         metrics.free_bytes.set_function(store.free_bytes)
         if (price := job.cluster.price_per_replica_hour) is not None:
             metrics.price.set(price)
-        progress, index = Progress(run, metrics), read_index(store, run)
-        # Before anybody may look: a counter that begins with less than was told is taken for one that was reset.
-        progress.on_committed_before(index.totals())
-        for rows in logged_rows(store, run, index.committed):
-            progress.on_logged_before(rows)
-        with served(metrics, job.metrics) as run.metrics, _told_if_unwritable(store):
-            index.save_if_due()
-            store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
-            if progress.shards < run.shards:
-                with _last_metrics_kept(store, lease, run, metrics):
-                    _generate(job, run, reader, store, lease, contexts, progress, index, signalled)
-            else:
-                store.remove_logs()  # a driver that died right after the last commit left one
-                _log.info("%s is complete: nothing to do", store.url)
-            store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
-            return _summary(store, progress)
+        with _told_if_unwritable(store):
+            progress, index = Progress(run, metrics), read_index(store, run)
+            # Before anybody may look: a counter that begins with less than was told is taken for one that was reset.
+            progress.on_committed_before(totals := index.totals())
+            for rows in logged_rows(store, run, index.committed):
+                progress.on_logged_before(rows)
+            with served(metrics, job.metrics) as run.metrics:
+                index.save_if_due()
+                store.write_text("README.md", dataset_card(run, totals.counts, "data/*.parquet"))
+                if progress.shards < run.shards:
+                    with _last_metrics_kept(store, lease, run, metrics):
+                        _generate(job, run, reader, store, lease, contexts, progress, index, signalled)
+                else:
+                    store.remove_logs()  # a driver that died right after the last commit left one
+                    _log.info("%s is complete: nothing to do", store.url)
+                store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
+        return _summary(store, progress)
 
 
 def _generate(
