@@ -97,7 +97,7 @@ def bench_blimp(
 @app.command("watched")
 def bench_watched(
     rows: Annotated[int, typer.Option(help="of each run")] = 64,
-    rounds: Annotated[int, typer.Option(help="runs of each of the two engines, on each of two cores")] = 4,
+    rounds: Annotated[int, typer.Option(min=2, help="runs of each of the two engines, on each of two cores")] = 4,
 ) -> None:
     """What it costs to be watched: processor time with and without metrics, as a share of the run's time."""
     from pipelines.benchmarks.watched import watched

@@ -44,9 +44,7 @@ def served(series: Endpoint, section: Metrics) -> Iterator[str]:
             "whoever asks for the port itself, or name another in metrics.port", section.port, address,
         )  # fmt: skip
     try:
-        # Each start has series of its own: one that resumes may begin with less than was told before, where it lost
-        # rows that no shard had, and `rate` would take all of its rows for new ones.
-        with found(address, section, start=series.start_id):
+        with found(address, section):
             yield address
     finally:
         series.close()

@@ -2,6 +2,8 @@
 
 import shutil
 from collections import ChainMap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,15 +68,23 @@ def _train_rest(
     ):
         record["start_id"] = metrics.start_id
         write_record(folder, record)
-        try:
+        with _last_metrics_kept(folder, record, metrics):
             for number in range(len(record["stages"]), len(job.stages)):
                 start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
                 stage = Stage(job, number, folder, precision, lambda: stop_within() is not None, metrics)
                 record["stages"].append(asdict(stage.train(start, sources[number], pairs.get(number, []))))
                 write_record(folder, record)
                 shutil.rmtree(folder / "work")
-        finally:
-            record.update(metrics.last())
+
+
+@contextmanager
+def _last_metrics_kept(folder: Path, record: dict[str, Any], metrics: TrainMetrics) -> Iterator[None]:
+    """Writes to train.json how the training ended, beside what earlier starts told of stages that are done."""
+    try:
+        yield
+    finally:
+        record.update(metrics.last(record))
+        with suppress(OSError):  # what hinders this has ended the training, and is told
             write_record(folder, record)
 
 

@@ -142,7 +142,6 @@ class Progress:
         metrics.in_flight.set(sum(len(member.rows) for member in pool.members))
         if known := [member.kv_cache_usage for member in serving if not isnan(member.kv_cache_usage)]:
             metrics.kv_cache.set(fmean(known))
-        metrics.progress.set(self.finished / self.total)
         metrics.goodput.set(self.goodput())
         metrics.goodput_now.set(self.rates().accepted_tokens)
         eta = self.eta() or Eta(nan, nan, nan)
@@ -195,6 +194,7 @@ class Progress:
         self.metrics.tokens.labels(run, "prompt").inc(prompt)
         self.metrics.tokens.labels(run, "output").inc(output)
         self.metrics.cached.inc(cached)
+        self.metrics.progress.set(self.finished / self.total)
 
     def _count_rejects(self, reasons: dict[str, int]) -> None:
         for reason, rows in reasons.items():

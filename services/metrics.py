@@ -10,9 +10,10 @@ import secrets
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -23,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 # From a short answer on a GPU to a long one on a busy CPU.
 _SECONDS_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 
-_START = "kindling_start_info"
+_START = "start"
 # Of an endpoint that is there: milliseconds, or seconds where the machine is crowded. One that is not may never refuse.
 _ANSWER_SECONDS = 5.0
 _MOST_BYTES = 16 << 20
@@ -31,12 +32,27 @@ _ADDRESS = re.compile(r"[\w.:\[\]-]+:\d+")
 
 
 class _Registry(CollectorRegistry):
-    """Without `_created`: a counter that goes on where an earlier start was did not begin with this one."""
+    """Gives each series the label `start`.
+
+    A start that resumes may begin with less than was told before, where it lost rows that no shard had. Were it the
+    same series, `rate` would take all of its rows for new ones.
+    """
+
+    def __init__(self, start_id: str) -> None:
+        super().__init__()
+        self._start_id = start_id
 
     def collect(self) -> Iterator[Metric]:
-        """See `CollectorRegistry.collect`."""
+        """See `CollectorRegistry.collect`.
+
+        Without `_created`: a counter that goes on where an earlier start was did not begin with this one.
+        """
         for family in super().collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            family.samples = [
+                sample._replace(labels={**sample.labels, _START: self._start_id})
+                for sample in family.samples
+                if not sample.name.endswith("_created")
+            ]
             yield family
 
 
@@ -47,15 +63,13 @@ class Endpoint:
         run: value of the label `run`.
 
     Attributes:
-        start_id: told by the endpoint and written beside its address: who reads the address of an endpoint that is gone
-            may find another job's there, of the same name.
+        start_id: label `start` of each series, and written beside the endpoint's address: who reads the address of an
+            endpoint that is gone may find another job's there, of the same name.
     """
 
     def __init__(self, run: str) -> None:
-        self.registry = _Registry()
         self.run, self.start_id = run, secrets.token_hex(8)
-        start = self._make(Gauge, _START, "Which start of the job this is; always 1", "start_id")
-        start.labels(run, self.start_id).set(1)
+        self.registry = _Registry(self.start_id)
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -73,19 +87,25 @@ class Endpoint:
     def values(self) -> dict[str, float]:
         """What is told now, named as one would ask Prometheus: `{'kindling_rows_total{state="accepted"}': 40.0}`.
 
-        Without the label `run`, the buckets of histograms, and what is not known or without a bound: JSON has no such
+        Without the labels of all, the buckets of histograms, and what is not known or without a bound: JSON has no such
         numbers.
         """
         told = {}
         for sample in (sample for family in self.registry.collect() for sample in family.samples):
-            if not sample.name.endswith(("_bucket", "_info")) and math.isfinite(sample.value):
-                labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items() if name != "run")
+            if not sample.name.endswith("_bucket") and math.isfinite(sample.value):
+                own = {name: value for name, value in sample.labels.items() if name not in ("run", _START)}
+                labels = ",".join(f'{name}="{value}"' for name, value in own.items())
                 told[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return told
 
-    def last(self) -> dict[str, Any]:
-        """What the record of a job keeps when it ends: `ended_at`, and the values of all series in `last_metrics`."""
-        return {"ended_at": datetime.now(UTC).isoformat(timespec="seconds"), "last_metrics": self.values()}
+    def last(self, record: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """What the record of a job keeps when it ends: `ended_at`, and the values of all series in `last_metrics`.
+
+        Args:
+            record: as it was: what this start does not tell stays as an earlier one told it.
+        """
+        values = {**record.get("last_metrics", {}), **self.values()}
+        return {"ended_at": datetime.now(UTC).isoformat(timespec="seconds"), "last_metrics": values}
 
     def serve(self, host: str, port: int) -> tuple[str, bool]:
         """Opens the endpoint.
@@ -324,6 +344,10 @@ class Told:
         """The values of all series with that name, by one of their labels."""
         return {has[label]: value for told, has, value in self._samples if told == name and label in has}
 
+    def is_of(self, start_id: str) -> bool:
+        """Whether it is that start of a job."""
+        return any(has.get(_START) == start_id for _, has, _ in self._samples)
+
     def labels(self, name: str) -> list[dict[str, str]]:
         """Those of all series with that name."""
         return [has for told, has, _ in self._samples if told == name]
@@ -358,6 +382,6 @@ def ask(address: str, start_id: str) -> Told:
     except Exception:  # the parser has no error of its own, and whoever has the port now may answer anything
         raise SilentError(f"{address} is another program's: {elsewhere}") from None
     told = Told(samples)
-    if not start_id or told.value(_START, start_id=start_id) is None:
+    if not told.is_of(start_id):
         raise SilentError(f"{address} is another job's: {elsewhere}")
     return told

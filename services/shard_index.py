@@ -220,6 +220,8 @@ def _rejects(column: pa.ChunkedArray) -> dict[str, int]:
 
 def spans_of(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """From when to when the shards of an index were generated, in seconds; with a pause it takes several spans."""
+    if not table.num_rows:  # a new run's first row does not wait for pandas, which pyarrow imports for what follows
+        return np.empty(0), np.empty(0)
     paused = pc.greater(pc.list_value_length(table["pauses"]), 0)
     whole = table.filter(pc.invert(paused))
     starts, ends = (whole[name].cast(pa.int64()).to_numpy() / 1000 for name in ("started_at", "finished_at"))

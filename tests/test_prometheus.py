@@ -242,7 +242,7 @@ def check_every_query_of_the_dashboard(prometheus, tmp_path):
 
 def check_rules(prometheus):
     (group,) = prometheus.ask("rules")["groups"]
-    assert len(group["rules"]) == 6
+    assert len(group["rules"]) == 7
     wait_for(lambda: {rule["health"] for rule in prometheus.ask("rules")["groups"][0]["rules"]} == {"ok"})
 
 
@@ -290,14 +290,16 @@ def test_the_series_of_vllm_are_found_beside_those_of_the_job(fake_job, tmp_path
         text = urllib.request.urlopen(f"http://{ray[0]}/metrics", timeout=20).read().decode() if ray else ""
         series = {sample.name: sample.value for family in text_string_to_metric_families(text)
                   for sample in family.samples if sample.name.startswith("ray_vllm_")}  # fmt: skip
-        return series if series.get("ray_vllm_generation_tokens_total") else None
+        # Requests that began together end together, and for a moment none runs.
+        there = series.get("ray_vllm_generation_tokens_total") and series.get("ray_vllm_num_requests_running")
+        return series if there else None
 
     try:
         told = wait_for(vllm_tells, seconds=500)
     finally:
         process.terminate()
         process.communicate(timeout=100)
-    assert 0 < told["ray_vllm_num_requests_running"] <= 4 and 0 < told["ray_vllm_kv_cache_usage_perc"] <= 1
+    assert told["ray_vllm_num_requests_running"] <= 4 and 0 < told["ray_vllm_kv_cache_usage_perc"] <= 1
     assert told["ray_vllm_prompt_tokens_total"] > 100
     assert not [name for name in told if "inter_token" in name]
     assert 0 < ShardStore(job["output"]["path"]).read_run().last_metrics["kindling_kv_cache_usage_ratio"] <= 1

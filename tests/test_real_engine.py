@@ -181,7 +181,7 @@ def test_a_schema_binds_what_a_real_model_writes(tmp_path):
         "input": {"path": str(ROOT / "pipelines" / "data" / "demo_corpus.jsonl"), "limit": 12},
         "recipe": "template",
         "prompt": str(prompt),
-        "sampling": {"temperature": 0.9, "top_p": 0.95, "max_tokens": 24, "structured_outputs": {"json": schema}},
+        "sampling": {"temperature": 0.9, "top_p": 0.95, "max_tokens": 32, "structured_outputs": {"json": schema}},
         "engine": {"max_model_len": 512, "max_num_seqs": 8},
         "output": {"path": str(tmp_path / "run"), "rows_per_shard": 12},
         "metrics": {"port": None},
@@ -196,7 +196,7 @@ def test_a_schema_binds_what_a_real_model_writes(tmp_path):
     for row in accepted:
         Draft202012Validator(schema).validate(json.loads(row["text"]))
         assert row["finish_reason"] == "stop"
-    # 24 tokens are few: what did not come to its end is no JSON, and is told from what is.
+    # 32 tokens are few: what did not come to its end is no JSON, and is told from what is.
     assert {(row["reason"], row["finish_reason"]) for row in rejected} <= {("cut_off", "length")}
 
 

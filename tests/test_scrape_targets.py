@@ -49,10 +49,9 @@ with announced("127.0.0.1:1", {str(targets)!r}):
 
 
 def test_a_job_that_others_may_ask_is_told_of_by_the_name_of_its_host(targets):
-    series = JobMetrics("a")
-    with served(series, Metrics(port=0, host="0.0.0.0", targets=str(targets))) as address:
+    with served(JobMetrics("a"), Metrics(port=0, host="0.0.0.0", targets=str(targets))) as address:
         assert address.rpartition(":")[0] == socket.gethostname()
-        assert entries(targets) == [{"targets": [address], "labels": {"start": series.start_id}}]
+        assert entries(targets) == [{"targets": [address], "labels": {}}]
 
 
 def test_a_port_that_is_taken_is_replaced_and_one_that_is_forbidden_is_an_error(caplog, monkeypatch):

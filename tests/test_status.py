@@ -21,12 +21,12 @@ from test_shard_index import UNCONTESTED, run_of
 from test_store import record
 
 from pipelines import augment, status
-from pipelines.evaluation.record import claimed, write_record
+from pipelines.evaluation.record import claimed, read_record, write_record
 from pipelines.other_status import LabelStatus, TrainStatus
 from pipelines.pace import Pace
 from pipelines.status_page import line, page
 from pipelines.watching_status import watch
-from schemas.errors import RunError
+from schemas.errors import RunError, StoppedError
 from schemas.evaluate import EvaluateJob
 from schemas.rows import ACCEPTED, REJECTED, to_batch
 from services.metrics import EvaluateMetrics, JobMetrics, ReplicaNow, SilentError, ask
@@ -197,7 +197,7 @@ def test_whoever_else_has_the_port_is_told_of(served):
         ask(address, mine.start_id)
     with pytest.raises(SilentError, match="no endpoint"):
         ask(f"{real}/metrics?", mine.start_id)
-    assert ask(real, mine.start_id).value("kindling_start_info") == 1
+    assert ask(real, mine.start_id).value("kindling_progress_ratio", start=mine.start_id) == 0
 
 
 def test_each_replica_is_told_as_it_is_when_somebody_asks(served):
@@ -367,6 +367,21 @@ def test_an_evaluation_that_gets_another_model_is_not_complete_any_more(tmp_path
     plain["models"].append({"id": "fake", "name": "two"})
     with claimed(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
         assert line(status(str(tmp_path))) == "e: an evaluation, 1 of 2 results, not complete"
+
+
+def test_what_an_evaluation_told_last_outlives_a_start_that_tells_nothing(tmp_path):
+    store, series = ShardStore(str(tmp_path)), EvaluateMetrics("e")
+    plain = {"name": "e", "models": [{"id": "fake", "name": "one"}], "evaluations": ["blimp"]}
+    job = EvaluateJob.model_validate({**plain, "output": {"path": str(tmp_path)}})
+    series.examples.labels("e", "blimp", "one").inc(7)
+    name = 'kindling_evaluate_examples_total{evaluation="blimp",model="one"}'
+    for each in (series, EvaluateMetrics("e")):
+        with pytest.raises(StoppedError), claimed(store, job, "", each):
+            raise StoppedError("", None, "by a signal", "go on")
+        record = read_record(store)
+        assert record["last_metrics"][name] == 7 and record["ended_at"] and record["start_id"] == each.start_id
+    with claimed(store, job, "", EvaluateMetrics("e")):
+        assert read_record(store)["last_metrics"][name] == 7  # and so it is if this one is killed
 
 
 def test_what_replicas_cost_is_told_from_disk_and_from_the_endpoint(tmp_path, served):

@@ -47,7 +47,9 @@ def watched(job, folder, steps):
         address = json.loads((folder / "train.json").read_text())["metrics"]
         text = urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read().decode()
         for family in text_string_to_metric_families(text):
-            said.update({(s.name, tuple(sorted(s.labels.items()))): s.value for s in family.samples})
+            for sample in family.samples:
+                labels = {name: value for name, value in sample.labels.items() if name != "start"}
+                said[sample.name, tuple(sorted(labels.items()))] = sample.value
         return value("steps_total") >= steps and value("held_out_loss")
 
     def watch():

@@ -204,6 +204,8 @@ def main() -> None:
     parser.add_argument("--max-num-seqs", type=int, default=512)
     parser.add_argument("--watched", action="store_true", help="what it costs to be watched, in place of raw vLLM")
     given = parser.parse_args()
+    if given.watched and given.rounds < 2:
+        parser.error("--rounds: one round does not tell how much rounds differ; give 2 or more")
     import torch
 
     if not torch.cuda.is_available():

@@ -14,7 +14,7 @@ from pipelines.evaluation.models import located
 from pipelines.evaluation.preference import PreferenceReport, check_preference, evaluate_preference
 from pipelines.evaluation.preference_tables import preference_tables
 from pipelines.evaluation.progress import Progress
-from pipelines.evaluation.record import claimed, write_record
+from pipelines.evaluation.record import claimed, read_record, write_record
 from pipelines.evaluation.sentiment import SentimentReport, check_sentiment, evaluate_sentiment
 from pipelines.evaluation.sentiment_tables import sentiment_tables
 from pipelines.evaluation.session import Session
@@ -131,7 +131,7 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
         report = EvaluationReport(
             store.url, job.name, **{kind: found.get(kind) for kind in _EVALUATIONS}, failures=failures
         )
-        write_record(store, job, failures, **metrics.last())
+        write_record(store, job, failures, **metrics.last(read_record(store) or {}))
         store.write_text("README.md", _page(report))
     return report
 

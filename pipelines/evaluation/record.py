@@ -42,16 +42,19 @@ def claimed(store: ShardStore, job: EvaluateJob, address: str, metrics: Evaluate
         cause = f"the folder is not empty and holds no {_RECORD}"
         raise RunError("output.path", store.url, cause, "name a folder of its own")
     try:
-        with leased(store):
-            # What failed in an earlier start stands until this one has come to its end.
-            known = (read_record(store) or {}).get("failures", {})
+        with leased(store) as lease:
+            known = read_record(store) or {}
+            # What failed in an earlier start, and what it told at its end, stand until this one comes to its own.
+            last = {name: known[name] for name in ("ended_at", "last_metrics") if name in known}
             told = {"metrics": address, "start_id": metrics.start_id}
-            write_record(store, job, known, **told)
+            write_record(store, job, known.get("failures", {}), **told, **last)
             try:
                 yield
             except BaseException:
-                with suppress(OSError):  # what ended the job is told
-                    write_record(store, job, known, **told, **metrics.last())
+                with suppress(Exception):  # what ended the job is told; each file system has errors of its own
+                    lease.check()
+                    known = read_record(store) or {}
+                    write_record(store, job, known.get("failures", {}), **told, **metrics.last(known))
                 raise
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
