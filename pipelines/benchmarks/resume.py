@@ -17,7 +17,7 @@ from schemas.run import Manifest
 from services.shard_index import read_index
 from services.simulation import MODEL_RECORD
 from services.store import ShardStore, encode_shard, shard_path
-from services.writer import ShardWriter
+from services.writer import ShardWriter, logged_rows
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def _seconds_to_first_row(folder: Path) -> float:
         index = read_index(store, run)
         index.save_if_due()
         index.totals()
+        list(logged_rows(store, run, index.committed))
         writer = ShardWriter(store, run, index, lease, lambda batch: None, lambda manifest: None)
         row = next(work_rows(run, reader, recipes, writer, index.committed))
         seconds = time.monotonic() - began
