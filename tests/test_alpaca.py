@@ -375,7 +375,7 @@ def test_rejects_are_counted_by_their_rule():
     Progress(run, metrics).on_rows(to_batch([*unsent, record_of("")]))
 
     def sample(name, **labels):
-        return metrics.registry.get_sample_value(name, {"run": "a", **labels})
+        return metrics.registry.get_sample_value(name, {"run": "a", "start": metrics.start_id, **labels})
 
     assert sample("kindling_rows_total", state="rejected") == 4
     assert sample("kindling_rejects_total", reason="url") == 1

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from pipelines.recipes.babylm import BabylmStory
 from schemas.errors import EngineError, JobError, RunError, StoppedError
 from schemas.rows import ROW_SCHEMA, row_seed
 from services.fake_engine import fake_text
+from services.metrics import ask
 from services.row_log import RowLog
 from services.store import ShardStore
 
@@ -289,18 +289,16 @@ def test_metrics_equal_the_shards_while_the_job_runs(fake_job, tmp_path, ray_clu
     run = fake_job["output"]["path"]
     process = start(fake_job, tmp_path, ray_cluster)
     wait_for(lambda: finished_rows(run) > 0)
-    address, values = ShardStore(run).read_run().metrics, {}
+    record = ShardStore(run).read_run()
 
-    def accepted():
-        text = urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read().decode()
-        values.update(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-        return float(values['kindling_rows_total{run="fake",state="accepted"}'])
+    def value(name, **labels):
+        return ask(record.metrics, record.start_id).value(f"kindling_{name}", run="fake", **labels)
 
-    wait_for(lambda: accepted() > 4)
-    assert accepted() <= finished_rows(run)
-    assert float(values['kindling_replicas{run="fake",state="serving"}']) == 1
-    assert 0 < float(values['kindling_progress_ratio{run="fake"}']) < 1
-    assert float(values['kindling_requests_in_flight{run="fake"}']) >= 1
+    wait_for(lambda: value("rows_total", state="accepted") > 4)
+    assert value("rows_total", state="accepted") <= finished_rows(run)
+    assert value("replicas", state="serving") == 1
+    assert 0 < value("progress_ratio") < 1
+    assert value("requests_in_flight") >= 1
     process.kill()
     process.communicate()
 

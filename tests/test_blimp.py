@@ -2,8 +2,6 @@
 
 import json
 import random
-import re
-import urllib.request
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,6 +27,7 @@ from schemas.evaluate import EvaluateJob
 from schemas.job import Model
 from schemas.minimal_pairs import MinimalPairs
 from services.causal_model import load_causal_model
+from services.metrics import ask
 from services.minimal_pairs import MinimalPair, log_likelihoods, margins
 from services.prefix_trees import follows_trees
 
@@ -383,13 +382,9 @@ def test_what_is_done_is_not_done_again_and_a_stopped_model_goes_on(evaluated, t
 
 def pairs_told(out):
     """What the endpoint says of the model `one`: pairs that are scored, and all."""
-    address = json.loads((out / "evaluate.json").read_text())["metrics"]
-    text = urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read().decode()
-    labels = '{evaluation="blimp",model="one",run="both"}'
-    return tuple(
-        float(re.search(rf"^kindling_evaluate_{name}{re.escape(labels)} (\S+)$", text, re.MULTILINE)[1])
-        for name in ("examples_total", "planned_examples")
-    )
+    record = json.loads((out / "evaluate.json").read_text())
+    told, labels = ask(record["metrics"], record["start_id"]), {"evaluation": "blimp", "model": "one", "run": "both"}
+    return tuple(told.value(f"kindling_evaluate_{name}", **labels) for name in ("examples_total", "planned_examples"))
 
 
 @pytest.mark.slow
