@@ -1,6 +1,7 @@
 """The Prometheus endpoint of a job: the one file that touches prometheus_client.
 
-Every series carries the label `run`. Names follow Prometheus' conventions: base units, `_total` for counters.
+Every series carries the labels `run` and `start`. Names follow Prometheus' conventions: base units, `_total` for
+counters.
 """
 
 import errno
