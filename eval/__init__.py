@@ -1,13 +1,13 @@
-"""What measures models. Knows neither Ray nor run folders: plain values in, plain values out.
+"""Measures of models: plain values in, plain values out. Knows neither Ray nor run folders.
 
-Imports schemas and services; write `from eval.x import ...`, since the name shadows a builtin.
+Imports schemas and services. The name shadows a builtin: write `from eval.blimp import ...`, never `import eval.blimp`.
 
-intervals.py         rates and differences with their intervals
-sentiment.py         the emotions of responses, by the emotions of their prompts
-responses.py         how long and how varied texts are
-preference.py        what respondents of a blind questionnaire chose, by model
-returned_answers.py  reads the answers that came back
-blimp.py             which sentences of BLiMP's minimal pairs a model finds likelier, by phenomenon
-harness.py           any other task of lm-evaluation-harness: the one file that touches lm_eval
-logit_lens.py        what a model would say next after each of its layers
+sentiment.py        emotions of responses, by the emotions of their prompts
+variety.py          length and variety of texts
+blimp.py            accuracy on minimal pairs, by phenomenon
+preference.py       which model respondents of a blind questionnaire preferred
+questionnaire.py    writes a blind questionnaire (HTML page and key), and reads the answers sent back
+lm_eval_harness.py  tasks of lm-evaluation-harness: the only file that imports lm_eval
+logit_lens.py       the next token that each layer of a model would predict
+intervals.py        confidence intervals of rates and differences
 """

@@ -97,7 +97,7 @@ class BlimpRates:
 
 
 def right(margins: np.ndarray) -> np.ndarray:
-    """Whether each pair counts as right: its margin (`services.minimal_pairs.margins`) is not below 0."""
+    """Whether each pair counts as right: its margin (`services.models.minimal_pairs.margins`) is not below 0."""
     return margins >= 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.intervals import Rate, rate_of
-from eval.returned_answers import read_key, read_returned
+from eval.questionnaire import read_key, read_returned
 from schemas.errors import JobError
 from schemas.questionnaire import TIE, QuestionnaireKey
 

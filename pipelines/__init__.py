@@ -1,92 +1,47 @@
-"""Top floor: the jobs a person submits, each a plain Python call and a verb of `kindling`.
+"""Top layer: the jobs a person submits, each a verb of `kindling` and a Python call. Imports all other layers.
 
-    cli.py                `kindling VERB`, the same as `python -m pipelines VERB`
-    cli_bench.py          its verb bench
-    cli_corpora.py        the verbs stats and compare
-    cli_preview.py        the verb preview
-    cli_status.py         the verb status
-    cli_logs.py           the options of verbs that log
-    cli_training.py       the verb train
-    cli_evaluation.py     the verb evaluate
-    jobfile.py            reads a job file and its --set overrides
-    strict_yaml.py        the YAML that it is written in, within bounds
-    inputs.py             the input of a job as one sequence of rows
-    input_files.py        the files that it names
-    sources.py            the formats it comes in
-    lines.py              lines and CSV records, within bounds
-    recipes/              from a row to its prompt
-    plan.py               run.json: a new run or a resumed one, and the rows that are left
-    labelling/            label
-    augmentation.py       augment
-    previewing/           preview
-    stopping.py           how a job is told to end, and how long it has
-    pools.py              pool start, list, stop
-    benchmarks/           bench throughput, scale, chaos, determinism, classifier, train, blimp, watched
-    demonstration.py      demo
-    verification.py       verify
-    run_status.py         status
-    run_history.py        how fast a run goes, from its files
-    live_status.py        what the endpoint of a running job adds
-    other_status.py       how far a training or a labelling is
-    evaluation_status.py  how far an evaluation is
-    status_page.py        the page
-    watching_status.py    status --watch
-    dataset_export.py     export
-    composition.py        compose
-    corpus_parts.py       the parts of a corpus as documents
-    word_budget.py        how many words of each part, and which documents
-    prompt_export.py      export --format prompts
-    fitting_emotions.py   an emotion for each row that fits it
-    near_duplicates.py    texts that say almost the same as an earlier one
-    training.py           train
-    training_on_ray.py    several trainings at once, on Ray
-    training_task.py      one of them: a Ray task
-    classifier_training.py  an emotion classifier
-    language_training.py  a language model through its stages
-    training_stage.py     one of these
-    stage_report.py       what came of it
-    training_folder.py    the folder and record
-    training_rows.py      what it is trained on, and what is held out
-    blimp.py              minimal pairs that say whether a model keeps its grammar
-    labelled_texts.py     texts with their emotions, to train a classifier on
-    model_card.py         the model card
-    publishing.py         push
-    evaluation/           evaluate
-    corpora.py            what stats and compare read: runs, and files of others
-    corpus_stats.py       stats
-    tally.py              its counts, in bounded memory
-    stats_page.py         its tables
-    comparison.py         compare
-    comparison_page.py    its pages: terminal, Markdown, HTML
-    endpoint.py           the Prometheus endpoint of a job
-    printable.py          texts from data and models as a terminal or a page may show them
-    pace.py               how fast rows are finished, and how long the rest takes
-    progress.py           counting, the progress bar, log lines
-    card.py               the dataset cards
+The calls below are loaded when they are first used, so that `kindling --help` imports neither Ray nor Arrow.
 
-The calls are made available lazily, so that `kindling --help` imports neither Ray nor Arrow.
+cli/              the command line: `kindling VERB`, the same as `python -m pipelines VERB`
+labelling/        the verb label
+previewing/       the verb preview
+augmentation/     the verb augment
+run_status/       the verb status
+corpora/          the verbs stats, compare, compose
+publishing/       the verbs export, push; dataset and model cards
+training/         the verb train
+evaluation/       the verb evaluate
+benchmarks/       the verb bench
+verification.py   the verb verify
+demonstration.py  the verb demo
+pools.py          the verb pool
+jobfile.py        reads a job file (YAML) with its `--set` overrides
+run_folder.py     whose an output folder is, and whether a run in it may be resumed
+inputs/           input files as rows
+recipes/          from an input row to its prompt, and from a response to the text that is kept
+stopping.py       signals: how a job is asked to stop, and how much time it has
 """
 
 import importlib
 from typing import Any
 
 _CALLS = {
-    "augment": "pipelines.augmentation",
+    "augment": "pipelines.augmentation.augment",
     "label": "pipelines.labelling.label",
     "preview": "pipelines.previewing.preview",
-    "train": "pipelines.training",
-    "push": "pipelines.publishing",
-    "train_all": "pipelines.training_on_ray",
-    "evaluate": "pipelines.evaluation.job",
+    "train": "pipelines.training.train",
+    "push": "pipelines.publishing.hub",
+    "train_all": "pipelines.training.on_ray",
+    "evaluate": "pipelines.evaluation.evaluate",
     "demo": "pipelines.demonstration",
     "verify": "pipelines.verification",
-    "status": "pipelines.run_status",
-    "export": "pipelines.dataset_export",
-    "compose": "pipelines.composition",
-    "export_prompts": "pipelines.prompt_export",
-    "stats": "pipelines.corpus_stats",
-    "compare": "pipelines.comparison",
-    "save_comparison": "pipelines.comparison_page",
+    "status": "pipelines.run_status.status",
+    "export": "pipelines.publishing.export",
+    "compose": "pipelines.corpora.composition",
+    "export_prompts": "pipelines.publishing.export_prompts",
+    "stats": "pipelines.corpora.stats",
+    "compare": "pipelines.corpora.comparison",
+    "save_comparison": "pipelines.corpora.comparison_page",
     "start_pool": "pipelines.pools",
     "list_pools": "pipelines.pools",
     "stop_pool": "pipelines.pools",

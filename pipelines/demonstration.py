@@ -7,9 +7,10 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 
-from pipelines.augmentation import Summary, augment
-from schemas.job import AugmentJob, parse_job
-from services.store import ShardStore
+from pipelines.augmentation.augment import Summary, augment
+from schemas.augment import AugmentJob
+from schemas.job import parse_job
+from services.storage.store import ShardStore
 
 _SAMPLES_SHOWN = 4
 _SHOWN_CHARACTERS = 420
@@ -30,7 +31,8 @@ def demo_job(path: str) -> AugmentJob:
             "sampling": {"temperature": 0.9, "top_p": 0.95, "max_tokens": 160},
             "engine": {"max_model_len": 1024},
             "output": {"path": path, "rows_per_shard": 16},
-        }
+        },
+        AugmentJob,
     )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.jobfile import as_job
+from schemas.augment import AugmentJob
 from schemas.errors import EngineError
-from schemas.job import AugmentJob
-from services import warm_pool
 from services.cluster import connected
-from services.warm_pool import PoolState
+from services.replicas import warm_pool
+from services.replicas.warm_pool import PoolState
 
 _log = logging.getLogger("kindling")
 

@@ -13,12 +13,13 @@ import pyarrow as pa
 
 from pipelines.labelling.record import LabelRecord, read_record
 from pipelines.labelling.verification import faults_of
+from pipelines.run_folder import open_run
 from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
-from services.lease import leased
-from services.store import ShardStore, is_no_damage, shard_path
+from services.storage.lease import leased
+from services.storage.store import ShardStore, is_no_damage, shard_path
 
 _SET_ASIDE = "set-aside"
 
@@ -156,18 +157,6 @@ def _set_aside(store: ShardStore, verdict: Verdict) -> None:
         verdict.set_aside = verdict.set_aside or f"{_SET_ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
         store.move(path, f"{verdict.set_aside}/{path}")
         verdict.moved.append(path)
-
-
-def open_run(store: ShardStore) -> RunRecord:
-    """The run.json of a folder that must have one.
-
-    Raises:
-        RunError: it has none.
-    """
-    run = store.read_run()
-    if run is None:
-        raise RunError("RUN", store.url, "no run.json there", "name the output.path of a job")
-    return run
 
 
 def _foreign(run: RunRecord, manifest: Manifest, shard: int, start: int, end: int) -> Iterator[tuple[str, str]]:

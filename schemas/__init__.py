@@ -1,16 +1,19 @@
-"""Ground floor: what the other floors agree on. Imports nothing of ours, and no heavy library but pyarrow and pydantic.
+"""The ground layer: formats that all other layers share. Imports nothing of Kindling, and of heavy libraries only
+pyarrow and pydantic.
 
-errors.py       one exception family: key, value, cause, remedy, exit code
-emotions.py     the 28 GoEmotions labels and their three groups
-label.py        the job file of label
-train.py        the job file of train
-evaluate.py     the job file of evaluate
-minimal_pairs.py  where minimal pairs come from, in jobs of both
-job.py          the job file (YAML) as pydantic models; unknown keys are refused with the nearest known one
-sweep.py        a job's sweep: several prompts and sampling settings over the same rows
-rows.py         the Arrow schema of every shard, row identity, seeds
-questionnaire.py  the key of a blind questionnaire, and the answers that come back
-composition.py  the compose job (YAML), the record of a corpus, and the Arrow schema of its documents
-run.py          run.json and the manifest in each shard's footer
-fingerprint.py  which job keys identify a run and which only change its speed
+job.py            sections that several job files share (input, model, sampling, cluster), and their validation
+augment.py        the job file of `augment`
+sweep.py          the section `sweep`: several prompts and sampling settings over the same rows
+label.py          the job file of `label`
+compose.py        the job file of `compose`, the record of a corpus, the Arrow schema of its documents
+train.py          the job file of `train`
+evaluate.py       the job file of `evaluate`
+rows.py           the Arrow schema of every shard, row identity, seeds
+run.py            run.json, and the manifest in the footer of each shard
+fingerprint.py    which keys of a job identify a run, and which only change its speed
+questionnaire.py  the key of a blind questionnaire, and the answers that respondents send back
+minimal_pairs.py  the section `blimp`: where minimal pairs are read from
+emotions.py       the 28 GoEmotions labels and their three groups
+errors.py         the errors a person sees: key, value, cause, remedy, exit code
+text.py           texts of unknown origin, made safe to print and short enough for one line
 """

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from schemas.text import shorten
+
 EXIT_DONE = 0
 EXIT_FAULTS = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes
-
-_LONGEST_VALUE_SHOWN = 200
 
 
 class KindlingError(Exception):
@@ -58,14 +58,3 @@ class StoppedError(KindlingError):
     """The job stopped before its end and what is finished is kept; the same command resumes."""
 
     exit_code = EXIT_STOPPED
-
-
-def shorten(value: Any, most: int = _LONGEST_VALUE_SHOWN) -> str:
-    """A value on one line of an error: whatever is in a file, the error fits on one screen, and moves no cursor.
-
-    Args:
-        most: characters of it to show.
-    """
-    text = repr(value) if not isinstance(value, str) else value
-    text = text if len(text) <= most else text[:most] + "..."
-    return text if text.isprintable() else repr(text)[1:-1]

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from schemas.errors import JobError
-from schemas.sweep import Sweep, Variant, variants_of
 
 # What a link that carries its own permission has in its query: S3, Google, Azure, and plain tokens.
 _SIGNATURE = re.compile(r"[?&](x-amz-signature|x-goog-signature|sig|signature|token|access_token|api_key)=", re.I)
@@ -144,15 +143,6 @@ class Cluster(Section):
     """what an hour of one replica costs, with its GPUs, in whatever currency you reckon in; none says no cost"""
 
 
-class Output(Section):
-    """Where the run goes, and how large its shards are."""
-
-    path: Url
-    """the run folder: local, or a URL of any fsspec file system"""
-    rows_per_shard: int = Field(512, gt=0)
-    """input rows in one shard"""
-
-
 class Metrics(Section):
     """The Prometheus endpoint."""
 
@@ -163,44 +153,10 @@ class Metrics(Section):
     """folder in which Prometheus finds the jobs of this host (file_sd); null writes nothing there"""
 
 
-class AugmentJob(Section):
-    """An augmentation job: input rows through a recipe and a model into shards."""
-
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    input: Input
-    recipe: Literal["babylm_story", "alpaca_rewrite", "evaluation_prompts", "template", "messages"]
-    """messages: the column of that name holds chat messages, taken as they stand"""
-    prompt: str | None = None
-    """name of a shipped prompt (p1, p2, p3; v1, v2, v3; tasks), or the path of a Jinja file of your own"""
-    classifier: Classifier | None = Field(None, exclude_if=lambda classifier: classifier is None)
-    """for alpaca_rewrite: picks the positive emotion that fits a row's answer best"""
-    samples: int = Field(1, gt=0)
-    """outputs for each input row"""
-    model: Model = Model()
-    sampling: Sampling = Sampling()
-    sweep: Sweep | None = Field(None, exclude_if=lambda sweep: sweep is None)
-    """several prompts and sampling settings over the same rows: lists of values by key (`prompt`, and those of
-    `sampling`), of which every combination is a variant; or a list of combinations"""
-    engine: EngineArguments = {}
-    cluster: Cluster = Cluster()
-    output: Output
-    metrics: Metrics = Metrics()
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _sweepable(self) -> "AugmentJob":
-        self.variants()
-        return self
-
-    def variants(self) -> list[Variant]:
-        """What each row is generated with: the combinations of the sweep, or the job's own prompt and sampling."""
-        return variants_of(self.sweep, self.prompt, self.sampling)
-
-
 Job = TypeVar("Job", bound=Section)
 
 
-def parse_job(data: Any, kind: type[Job] = AugmentJob) -> Job:
+def parse_job(data: Any, kind: type[Job]) -> Job:
     """Validates a job as read from YAML.
 
     Args:

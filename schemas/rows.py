@@ -1,6 +1,7 @@
 """One Arrow schema for every shard, and what identifies a row."""
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,3 +144,35 @@ def to_batch(records: list[dict[str, Any]]) -> pa.RecordBatch:
     """
     columns = [pa.array([record[f.name] for record in records], type=f.type) for f in ROW_SCHEMA]
     return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
+
+
+@dataclass(frozen=True)
+class FinishedRows:
+    """Finished rows.
+
+    Attributes:
+        units: of each row.
+        shards: of each row.
+        encoded: the rows as one Arrow IPC batch of ROW_SCHEMA, which only the writer needs to read.
+        share: requests that the job may have in flight from now on.
+        kv_cache_usage: of the engine, now; see `Engine.kv_cache_usage`.
+    """
+
+    units: list[int]
+    shards: list[int]
+    encoded: bytes
+    share: int
+    kv_cache_usage: float = math.nan
+
+    @classmethod
+    def of(
+        cls, rows: list[WorkRow], batch: pa.RecordBatch, share: int = 0, kv_cache_usage: float = math.nan
+    ) -> "FinishedRows":
+        """The rows whose records `batch` holds."""
+        encoded = batch.serialize().to_pybytes()
+        return cls([row.unit for row in rows], [row.shard for row in rows], encoded, share, kv_cache_usage)
+
+    @property
+    def batch(self) -> pa.RecordBatch:
+        """The rows of ROW_SCHEMA."""
+        return pa.ipc.read_record_batch(pa.py_buffer(self.encoded), ROW_SCHEMA)

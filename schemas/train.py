@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.composition import Part
+from schemas.compose import Part
 from schemas.job import Metrics, Model, Section, Url
 from schemas.minimal_pairs import MinimalPairs
 

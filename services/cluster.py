@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import ray
 
-from schemas.errors import EngineError, shorten
-from services import logs
+from schemas.errors import EngineError
+from schemas.text import shorten
+from services.observability import logs
 
 # The object store only carries messages of a few KB; Ray would reserve 30% of the memory.
 _OBJECT_STORE_BYTES = 256 << 20

@@ -19,18 +19,13 @@ os.environ.update(
 for _name in ("RAY_ADDRESS", "HF_HOME", "XDG_CACHE_HOME", "LD_PRELOAD"):
     os.environ.pop(_name, None)
 
-import json
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-import psutil
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED_DATA = ROOT.parent / "shared" / "data"
-
+from tests.support.files import write_jsonl
+from tests.support.processes import cli_env
 
 # Of the fast tests these files take longest: they begin, so that the two processes of `make test` end together.
 _LONGEST_FILES = ["test_augment.py", "test_real_engine.py", "test_deaths.py", "test_pools.py", "test_labelling.py"]
@@ -89,49 +84,28 @@ def kindling(tmp_path):
     return run
 
 
-def cli_env(**more):
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny models gain nothing by more, and wait for each other's on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def write_jsonl(path, rows):
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Folder of a tiny GPT-2."""
+    from tests.support.tiny_models import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def write_job(path, job):
-    Path(path).write_text(json.dumps(job), encoding="utf-8")  # JSON is YAML
-    return str(path)
-
-
-def wait_for(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
-
-
-def finished_rows(run):
-    from pipelines import status
-    from schemas.errors import KindlingError
-
-    try:
-        return sum(status(run).rows.values())
-    except KindlingError:
-        return 0
-
-
-def gone(pids, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not any(map(_runs, pids)):
-            return True
-        time.sleep(0.2)
-    return False
-
-
-def _runs(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+@pytest.fixture
+def answers(tmp_path):
+    """60 instructions, each with the same kind of answer; a JSONL file."""
+    rows = [{"instruction": f"Say {i}.", "input": "" if i % 2 else "now", "text": f"Glad to: {i}!"} for i in range(60)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    return str(tmp_path / "rows.jsonl")

@@ -1,13 +1,13 @@
-"""Fine-tuning jobs. Imports schemas and services.
+"""Training of models. Imports schemas and services.
 
-emotion_classifier.py  a head on a sentence encoder, or both
-language_model.py      a causal language model, on TRL: the one file that touches trl
-labelled_head.py       logits and losses where there is a label, on a CPU
-causal_model.py        loads one or makes a new one, with a tokenizer that has what training takes
-progress.py            how far it is: terminal, Prometheus, TensorBoard
-watching.py            tells it of that, stopping, durable checkpoints
-grammar.py             whether a model still has its grammar
-by_length.py           the order of examples
+language_model.py      a causal language model by TRL: the only file that imports trl
+emotion_classifier.py  an emotion classifier: a head on a sentence encoder, or a whole sequence classifier
+initial_model.py       the model that a training starts from: loaded or new, with a tokenizer fit for training
 examples.py            from texts to token ids, in files that may be larger than memory
+length_batches.py      order of examples by length, so that batches hold little padding
+completion_loss.py     loss and logits computed only where a token has a label
+callbacks.py           callbacks of the trainer: progress, stopping, durable checkpoints
+grammar_guard.py       BLiMP pairs scored during a training, which stop it where grammar is lost
+progress.py            loss, speed and time left of a training: terminal, Prometheus, TensorBoard
 thresholds.py          thresholds of a multi-label classifier, and F1 at them
 """

@@ -19,11 +19,11 @@ from transformers import AutoModel, AutoTokenizer, get_cosine_schedule_with_warm
 from schemas.emotions import EMOTIONS
 from schemas.job import Model
 from schemas.train import ClassifierStage
-from services.classifier import batches_by_length, most_tokens, padded, told_if_unloadable
-from services.embedded import embedded_encoder
-from services.emotion_head import EmotionHead, HeadConfig, pooled, save_head
-from services.models import locate
-from services.terminal import Bar
+from services.models.checkpoints import locate
+from services.models.classifier import batches_by_length, most_tokens, padded, told_if_unloadable
+from services.models.embedded import embedded_encoder
+from services.models.emotion_head import EmotionHead, HeadConfig, pooled, save_head
+from services.observability.terminal import Bar
 from trainers.progress import LOG_STEPS, StageProgress
 from trainers.thresholds import best_thresholds, f1_by_label
 
@@ -93,7 +93,7 @@ class ClassifierReport:
 def train_classifier(
     stage: ClassifierStage, model: Model, data: Splits, seed: int, folder: Path, progress: StageProgress
 ) -> ClassifierReport:
-    """Trains, and writes the classifier to `folder`, which must be there; `services.classifier` loads it.
+    """Trains, and writes the classifier to `folder`, which must be there; `services.models.classifier` loads it.
 
     On one kind of machine the same data and seed give the same weights, bit for bit.
 

@@ -17,8 +17,8 @@ from datasets import Dataset
 from jinja2 import TemplateError
 
 from schemas.errors import EngineError
-from services.control import control_tokens, without_control
-from trainers.causal_model import begins_with_bos
+from services.engines.control_tokens import control_tokens, without_control
+from trainers.initial_model import begins_with_bos
 
 IGNORED = -100  # the label of a token that the loss is not of
 SPLITS = ("train", "dev")
@@ -54,7 +54,7 @@ Ids = tuple[list[int], list[int]]
 class Encoder:
     """Makes examples of rows, and counts what did not fit.
 
-    No text becomes a control token of the model (see services/control.py).
+    No text becomes a control token of the model (see services/engines/control_tokens.py).
 
     Args:
         tokenizer: of transformers, with an end-of-text token and, for prompts, a chat template.

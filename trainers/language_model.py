@@ -29,14 +29,14 @@ from trl import SFTConfig, SFTTrainer
 
 from schemas.errors import EngineError, RunError
 from schemas.train import ClmStage, Lora, Optimizer, SftStage
-from services.minimal_pairs import MinimalPair, right
-from trainers.by_length import ByLength
-from trainers.causal_model import Precision
+from services.models.minimal_pairs import MinimalPair, right
+from trainers.callbacks import WHOLE, Stop, Told, Whole, last_whole
+from trainers.completion_loss import fits, labelled_logits, labelled_losses, labels_of
 from trainers.examples import lengths_of
-from trainers.grammar import KEPT_LOSS, Grammar
-from trainers.labelled_head import fits, labelled_logits, labelled_losses, labels_of
+from trainers.grammar_guard import KEPT_LOSS, Grammar
+from trainers.initial_model import Precision
+from trainers.length_batches import ByLength
 from trainers.progress import LOG_STEPS, StageProgress
-from trainers.watching import WHOLE, Stop, Told, Whole, last_whole
 
 _log = logging.getLogger("kindling")
 
@@ -53,7 +53,7 @@ class Outcome:
         best_step: the step whose weights were kept.
         dev_losses: the loss on the held-out examples as Trainer averages it over batches, by step.
         stopped: whether it was told to stop before its end.
-        blimp: what became of its grammar, where that was looked at; see `trainers.grammar.Grammar.report`.
+        blimp: what became of its grammar, where that was looked at; see `trainers.grammar_guard.Grammar.report`.
     """
 
     before: np.ndarray

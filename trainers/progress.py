@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from services.metrics import TrainMetrics
-from services.terminal import LINE_SECONDS, Bar, clock
+from services.observability.metrics import TrainMetrics
+from services.observability.terminal import LINE_SECONDS, Bar, clock
 
 _log = logging.getLogger("kindling")
 

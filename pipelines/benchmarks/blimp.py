@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.blimp import rates_of, right
-from eval.harness import blimp_task, choices
+from eval.lm_eval_harness import blimp_task, choices
 from pipelines.benchmarks.report import Goal, Ratio, conclude, ratio
-from pipelines.blimp import whole_paradigms
+from pipelines.inputs.minimal_pairs import whole_paradigms
 from schemas.job import Model
 from schemas.minimal_pairs import MinimalPairs
-from services.causal_model import load_causal_model
-from services.minimal_pairs import margins
+from services.models.causal_lm import load_causal_model
+from services.models.minimal_pairs import margins
 
 PARADIGMS = ["adjunct_island", "anaphor_gender_agreement", "npi_present_1"]
 _BATCH_SIZES = [1, 32, 128]

@@ -22,15 +22,15 @@ from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from pipelines.benchmarks.report import Goal, conclude, ratio
-from pipelines.labelled_texts import read_splits
-from pipelines.training import train
+from pipelines.training.labelled_texts import read_splits
+from pipelines.training.train import train
 from schemas.emotions import EMOTIONS
 from schemas.job import Classifier
 from schemas.train import ClassifierStage, LabelledTexts, TrainJob
-from services.classifier import EmotionClassifier, load_classifier
-from services.document_scores import POOLINGS, score_documents
-from services.embedded import embedded_encoder
-from services.emotion_head import FILES, SHIPPED
+from services.models.classifier import EmotionClassifier, load_classifier
+from services.models.document_scores import POOLINGS, score_documents
+from services.models.embedded import embedded_encoder
+from services.models.emotion_head import FILES, SHIPPED
 from trainers.thresholds import f1_by_label
 
 _FINE_TUNING = {"encoder": "trained", "epochs": 1, "batch_size": 32, "encoder_learning_rate": 1e-4}

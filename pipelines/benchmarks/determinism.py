@@ -28,13 +28,13 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.augmentation import augment
+from pipelines.augmentation.augment import augment
 from pipelines.benchmarks.report import conclude
-from pipelines.run_status import status
+from pipelines.run_status.status import status
 from schemas.errors import KindlingError, RunError
 from schemas.job import Cluster, Model
-from services import warm_pool
 from services.cluster import connected
+from services.replicas import warm_pool
 
 Texts = dict[tuple[int, int], str]
 """by row and sample"""

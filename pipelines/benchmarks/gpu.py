@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.benchmarks.arms import Baseline, Kindling
 from pipelines.benchmarks.report import Goal, conclude, ratio
+from pipelines.benchmarks.throughput.arms import Baseline, Kindling
+from pipelines.benchmarks.throughput.workloads import Workload
 from pipelines.benchmarks.watched import watched
-from pipelines.benchmarks.workloads import Workload
 from schemas.emotions import EMOTIONS
 from schemas.job import Model
 from services.cluster import connected
-from services.embedded import embedded_checkpoint
+from services.models.embedded import embedded_checkpoint
 
 STORY_TOKENS, STORIES = 310, 33_098
 # Under 100 words, in this tokenizer about 1.35 tokens a word.

@@ -12,7 +12,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.plan import versions
+from pipelines.run_folder import versions
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from pipelines.benchmarks.report import Goal, conclude, ratio
 from pipelines.benchmarks.train_arm import BASE, KINDLING, TRL, TRL_CHECKPOINTING, WITHOUT, Spec
-from schemas.errors import EngineError, JobError, shorten
+from schemas.errors import EngineError, JobError
+from schemas.text import shorten
 
 SHIPPED = str(files("pipelines") / "recipes" / "prompts" / "alpaca_examples.jsonl")
 

@@ -21,10 +21,10 @@ from torch.utils.data import RandomSampler
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from schemas.train import Optimizer, SftStage, TrainModel
-from services.embedded import embedded_checkpoint
+from services.models.embedded import embedded_checkpoint
 from trainers import language_model
-from trainers.causal_model import load_model, load_tokenizer, resolved
 from trainers.examples import SPLITS, Encoder, Row, lengths_of, read_examples, write_examples
+from trainers.initial_model import load_model, load_tokenizer, resolved
 
 TRL, TRL_CHECKPOINTING, KINDLING, BASE = "trl", "trl, gradient checkpointing", "kindling", "before training"
 

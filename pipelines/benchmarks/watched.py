@@ -23,17 +23,17 @@ import psutil
 import ray
 from scipy.stats import t
 
-from pipelines.augmentation import augment
+from pipelines.augmentation.augment import augment
+from pipelines.augmentation.progress import Progress
 from pipelines.benchmarks.report import Goal, conclude
-from pipelines.benchmarks.workloads import Workload
+from pipelines.benchmarks.throughput.workloads import Workload
 from pipelines.previewing.estimates import CONFIDENCE, Interval
-from pipelines.progress import Progress
 from schemas.emotions import EMOTIONS
 from schemas.job import Cluster, Model
-from services import warm_pool
 from services.cluster import connected
-from services.metrics import JobMetrics
-from services.store import ShardStore
+from services.observability.metrics import JobMetrics
+from services.replicas import warm_pool
+from services.storage.store import ShardStore
 
 _ENGINE = {"max_model_len": 1024, "max_num_seqs": 16}
 _TOKENS = 64

@@ -4,30 +4,20 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from eval.blimp import PARADIGMS, compare
-from pipelines.blimp import content_of, whole_paradigms
-from pipelines.evaluation.blimp_results import BLIMP, ModelBlimp, read_blimp, write_blimp
-from pipelines.evaluation.causal import Loaded, model_facts, spread_over_model
-from pipelines.evaluation.session import Comparison, Session
+from pipelines.evaluation.blimp_results import BLIMP, BlimpReport, read_blimp, write_blimp
+from pipelines.evaluation.session import Comparison, Loaded, Session, model_facts, spread_over_model
+from pipelines.inputs.minimal_pairs import content_of, whole_paradigms
 from schemas.errors import EngineError
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import fingerprint, identity_of
-from services.minimal_pairs import MinimalPair, margins
-from services.store import ShardStore
+from services.models.minimal_pairs import MinimalPair, margins
+from services.storage.store import ShardStore
 
 _log = logging.getLogger("kindling")
-
-
-@dataclass(frozen=True)
-class BlimpReport:
-    """What came of the evaluation."""
-
-    models: list[ModelBlimp]
-    comparisons: list[Comparison]
 
 
 def check_blimp(job: EvaluateJob) -> None:

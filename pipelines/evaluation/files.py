@@ -5,14 +5,15 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.inputs import InputReader
-from pipelines.recipes.cells import text_cell, text_or_blank_cell
-from pipelines.sources import MOST_LIST_BYTES, suffix_of
+from pipelines.inputs.cells import text_cell, text_or_blank_cell
+from pipelines.inputs.formats import MOST_LIST_BYTES, suffix_of
+from pipelines.inputs.reader import InputReader
 from schemas.emotions import EMOTIONS
-from schemas.errors import JobError, shorten
+from schemas.errors import JobError
 from schemas.job import Input
 from schemas.rows import RowError
-from services.filesystem import resolve
+from schemas.text import shorten
+from services.storage.filesystem import resolve
 
 _REMEDY = "mend the file, or name another; docs/evaluation.md tells what is read"
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from schemas.errors import EngineError, StoppedError
 from schemas.evaluate import EvaluatedModel, EvaluateJob
-from services.models import locate
+from services.models.checkpoints import locate
 
 _log = logging.getLogger("kindling")
 

@@ -5,20 +5,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.preference import Preferences, tally
-from pipelines.evaluation.answers import Answer
-from pipelines.evaluation.generation import responses_of, write_prompts
+from eval.questionnaire import QUESTION, write_questionnaire
 from pipelines.evaluation.prompts import first_of_each, read_prompts
-from pipelines.evaluation.questionnaire import QUESTION, write_questionnaire
 from pipelines.evaluation.record import write_result
+from pipelines.evaluation.responses import Answer, responses_of, write_prompts
 from pipelines.evaluation.session import Session
+from pipelines.evaluation.tables import Table, percent
 from schemas.errors import JobError
 from schemas.evaluate import EvaluateJob, Preference
+from schemas.text import printable
 from services.cluster import connected
-from services.filesystem import resolve
+from services.storage.filesystem import resolve
 
 PREFERENCE = "preference"
 
 _log = logging.getLogger("kindling")
+
+
+_NO_DIFFERENCE = "No difference"
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,42 @@ def _files(pattern: str) -> list[str]:
     if not found:
         raise JobError("preference.returned", pattern, "no file is there", "name those that respondents sent back")
     return found
+
+
+def preference_tables(found: Preferences) -> list[Table]:
+    """All tables, the longest last."""
+    tables = [_choices(found), _pairs(found), _reasons(found)]
+    return [table for table in tables if table.rows]
+
+
+def _choices(found: Preferences) -> Table:
+    rows = [
+        [name, percent(chosen.share), str(chosen.count)]
+        for name, chosen in [*found.models.items(), (_NO_DIFFERENCE, found.ties)]
+    ]
+    return Table(
+        "Preferences of the respondents (as Table 4)", ["Model", "Preference (%)", "chosen"], rows,
+        f"Respondents: {found.respondents}. Prompts: {found.prompts}. Choices: {found.choices}; left blank, and not "
+        f"counted: {found.blanks}. Intervals: {found.intervals}.",
+    )  # fmt: skip
+
+
+def _pairs(found: Preferences) -> Table:
+    rows = [
+        [pair.first, pair.second, percent(pair.share), f"{pair.first_count} to {pair.second_count}"]
+        for pair in found.pairs
+    ]
+    note = "Of the choices of one of the two. Where neither was ever chosen, there is no line."
+    return Table("Two models at a time", ["Model", "over", "Preference (%)", "chosen"], rows, note)
+
+
+def _reasons(found: Preferences) -> Table:
+    groups = [*((name, chosen.reasons) for name, chosen in found.models.items()), (_NO_DIFFERENCE, found.ties.reasons),
+              ("Left blank", found.blank_reasons)]  # fmt: skip
+    rows = [[name, _line(reason.text), _line(reason.prompt)] for name, reasons in groups for reason in reasons]
+    return Table("Reasons", ["Chosen", "Reason", "Prompt"], rows)
+
+
+def _line(text: str) -> str:
+    """What a person or a model wrote, on one line."""
+    return " ".join(printable(text).split())

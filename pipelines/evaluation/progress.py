@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from services.metrics import EvaluateMetrics
-from services.terminal import LINE_SECONDS, Bar
+from services.observability.metrics import EvaluateMetrics
+from services.observability.terminal import LINE_SECONDS, Bar
 
 _log = logging.getLogger("kindling")
 

@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.plan import refuse_lost_path, versions
+from pipelines.run_folder import refuse_lost_path, versions
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import difference, fingerprint
-from services.lease import leased
-from services.metrics import EvaluateMetrics
-from services.store import ShardStore
+from services.observability.metrics import EvaluateMetrics
+from services.storage.lease import leased
+from services.storage.store import ShardStore
 
 _RECORD = "evaluate.json"
 

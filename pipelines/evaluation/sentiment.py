@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,33 +9,29 @@ import numpy as np
 import torch
 
 from eval.sentiment import BLANK, compare
-from pipelines.evaluation.answers import Answer, read_answers
-from pipelines.evaluation.generation import responses_of, write_prompts
-from pipelines.evaluation.pool import spread
 from pipelines.evaluation.prompts import content_of, first_of_each, read_groups, read_prompts
-from pipelines.evaluation.sentiment_results import SENTIMENT, ModelSentiment, read_sentiment, write_sentiment
+from pipelines.evaluation.responses import Answer, read_answers, responses_of, write_prompts
+from pipelines.evaluation.sentiment_results import (
+    SENTIMENT,
+    ModelSentiment,
+    SentimentReport,
+    read_sentiment,
+    write_sentiment,
+)
 from pipelines.evaluation.session import Comparison, Session
 from schemas.emotions import EMOTIONS
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
 from schemas.job import Classifier
-from services.classifier import EmotionClassifier, classifier_revision, load_classifier, with_absolute_path
 from services.cluster import connected
-from services.document_scores import score_documents
+from services.models.classifier import EmotionClassifier, classifier_revision, load_classifier, with_absolute_path
+from services.models.document_scores import score_documents
+from services.replicas.actors import spread
 
 _log = logging.getLogger("kindling")
 
 # Some hundred sentences: seconds of work, so that actors end together.
 _TEXTS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class SentimentReport:
-    """What came of the evaluation; `groups` in the order of the tables."""
-
-    groups: list[str]
-    models: list[ModelSentiment]
-    comparisons: list[Comparison]
 
 
 def check_sentiment(job: EvaluateJob) -> None:

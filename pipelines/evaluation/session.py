@@ -1,17 +1,27 @@
 """What an evaluation works with, and what all of them do alike: go on from the results that are there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
 
 from eval.intervals import Difference
 from pipelines.evaluation.models import failures_told
 from pipelines.evaluation.progress import Progress
 from pipelines.evaluation.record import read_result
 from schemas.evaluate import EvaluatedModel, EvaluateJob
+from schemas.job import Model
 from services.cluster import connected
-from services.store import ShardStore
+from services.models.causal_lm import load_causal_model
+from services.replicas.actors import spread
+from services.storage.store import ShardStore
+
+Unit = TypeVar("Unit")
+Done = TypeVar("Done")
+Loaded = tuple[torch.nn.Module, Any]
 
 
 @dataclass(frozen=True)
@@ -71,3 +81,24 @@ class Session:
                     with self.told(name):
                         measure(name)
         return [name for name in identities if name not in self.failures]
+
+
+"""a model and its tokenizer"""
+
+
+def spread_over_model(
+    session: Session, name: str, work: Callable[[Loaded, Unit], Done], units: Sequence[Unit]
+) -> Iterator[tuple[int, Done]]:
+    """`pool.spread` with a causal model of the job, loaded once in each actor."""
+    load = partial(_load, session.models[name][0].model())
+    return spread(load, work, units, session.job.cluster, session.stop_within)
+
+
+def model_facts(model: EvaluatedModel, revision: str) -> dict[str, Any]:
+    """What decides a model's scores."""
+    return {**model.model_dump(exclude={"name"}), "found": revision}
+
+
+def _load(model: Model, device: str, cores: int) -> Loaded:
+    torch.set_num_threads(cores)
+    return load_causal_model(model, device)

@@ -5,8 +5,8 @@ from collections import Counter
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from services.filesystem import write_atomic
-from services.store import ShardStore, parquet_bytes, shard_path
+from services.storage.filesystem import write_atomic
+from services.storage.store import ShardStore, parquet_bytes, shard_path
 
 _KEY = b"kindling.contexts"
 

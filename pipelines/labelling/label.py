@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.input_files import InputFile, input_files
+from pipelines.inputs.files import InputFile, input_files
+from pipelines.inputs.formats import SOURCE_OF_FORMAT
 from pipelines.jobfile import as_job
 from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_manifest
@@ -18,16 +19,15 @@ from pipelines.labelling.progress import Progress
 from pipelines.labelling.ranges import LineRange, plan_ranges
 from pipelines.labelling.record import LabelRecord, read_record, write_record
 from pipelines.labelling.scoring import labelled
-from pipelines.plan import refuse_lost_path, versions
-from pipelines.sources import SOURCE_OF_FORMAT
+from pipelines.run_folder import refuse_lost_path, versions
 from schemas.errors import JobError, RunError, StoppedError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import Input
 from schemas.label import LabelJob
-from services.classifier import classifier_revision
 from services.cluster import connected
-from services.lease import Lease, leased
-from services.store import ShardStore, shard_path
+from services.models.classifier import classifier_revision
+from services.storage.lease import Lease, leased
+from services.storage.store import ShardStore, shard_path
 
 _log = logging.getLogger("kindling")
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from pipelines.labelling.contexts import Tally
-from services.terminal import LINE_SECONDS, Bar, clock
+from services.observability.terminal import LINE_SECONDS, Bar, clock
 
 _log = logging.getLogger("kindling")
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.input_files import InputFile
-from pipelines.lines import MOST_ROW_BYTES
-from pipelines.sources import check_compression, is_compressed
+from pipelines.inputs.files import InputFile
+from pipelines.inputs.formats import check_compression, is_compressed
+from pipelines.inputs.lines import MOST_ROW_BYTES
 from schemas.errors import JobError
-from services.filesystem import is_local, resolve
+from services.storage.filesystem import is_local, resolve
 
 _BLOCK_BYTES = 1 << 20
 # A compressed file has no way in but its beginning, so it is one shard, whose sentences are held in memory.

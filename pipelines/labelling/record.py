@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.labelling.ranges import LineRange
 from schemas.errors import RunError
-from services.store import ShardStore
+from services.storage.store import ShardStore
 
 _NAME = "run.json"
 

@@ -15,10 +15,11 @@ from pipelines.labelling.contexts import CONTEXT_SCHEMA, ContextManifest
 from pipelines.labelling.ranges import LineRange, lines_of
 from pipelines.labelling.sentences import Segmenter
 from schemas.emotions import EMOTIONS
-from schemas.errors import JobError, KindlingError, StoppedError, shorten
+from schemas.errors import JobError, KindlingError, StoppedError
 from schemas.label import LabelCluster, LabelJob
-from services import logs
-from services.classifier import load_classifier, with_absolute_path
+from schemas.text import shorten
+from services.models.classifier import load_classifier, with_absolute_path
+from services.observability import logs
 
 _NEUTRAL = EMOTIONS.index("neutral")
 # A message between the steps: one row of one column, so that Ray Data has nothing to convert.

@@ -9,7 +9,7 @@ from pipelines.labelling.contexts import CONTEXT_SCHEMA, ContextManifest, read_m
 from pipelines.labelling.ranges import LineRange
 from pipelines.labelling.record import LabelRecord
 from schemas.errors import RunError, UnreadableError
-from services.store import ShardStore, is_no_damage, shard_path
+from services.storage.store import ShardStore, is_no_damage, shard_path
 
 
 def faults_of(store: ShardStore, run: LabelRecord, each: LineRange, kept: Counter[str]) -> Iterator[str]:

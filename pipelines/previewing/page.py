@@ -6,14 +6,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.comparison import ComparedRow, Comparison, Output
-from pipelines.comparison_page import save_comparison
+from pipelines.corpora.comparison import ComparedRow, Comparison, Output
+from pipelines.corpora.comparison_page import save_comparison
 from pipelines.previewing.estimates import Interval
 from pipelines.previewing.forecast import Forecast
 from pipelines.previewing.preview import Preview, PreviewedRow
-from pipelines.printable import printable
-from schemas.errors import shorten
-from services.terminal import clock
+from schemas.text import printable, shorten
+from services.observability.terminal import clock
 
 # Longer texts are cut there in a terminal; --json and a page have them whole.
 _LONGEST_SHOWN = 900

@@ -5,18 +5,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.augmentation import contexts_of, facts_of, near_duplicates_of
-from pipelines.inputs import InputReader
+from pipelines.augmentation.augment import contexts_of, facts_of, near_duplicates_of
+from pipelines.augmentation.plan import planned_run
+from pipelines.inputs.reader import InputReader
 from pipelines.jobfile import as_job
-from pipelines.plan import planned_run
 from pipelines.previewing.forecast import Forecast, forecast_of
 from pipelines.previewing.rows import Candidate, drawn_numbers, look_at
 from pipelines.previewing.running import run
 from pipelines.recipes import fields_of, optional_of, recipes_of
+from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
-from schemas.job import AugmentJob
-from services.records import RowContext
-from services.store import ShardStore
+from services.replicas.row_records import RowContext
+from services.storage.store import ShardStore
 
 _LEAST_ROWS = 2
 
@@ -112,7 +112,9 @@ def preview(
 def _with_emotions(job: AugmentJob, reader: InputReader, numbers: Sequence[tuple[int, int]]) -> InputReader:
     if job.classifier is None:
         return reader
-    from pipelines.fitting_emotions import FittingEmotions  # transformers comes with it, which takes seconds
+    from pipelines.augmentation.fitting_emotions import (
+        FittingEmotions,  # transformers comes with it, which takes seconds
+    )
 
     return FittingEmotions(reader, job.classifier, [(number, number + 1) for number in dict(numbers)])
 

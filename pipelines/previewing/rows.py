@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from pipelines.inputs import InputReader
+from pipelines.inputs.reader import InputReader
 from schemas.rows import ERROR, REJECTED, Drop, RowError, WorkRow, rule_of
 from schemas.run import RunRecord
-from services.records import RowContext
-from services.row_log import RowLog
-from services.shard_index import read_index
-from services.store import ShardStore
-from services.units import Units
+from services.replicas.row_records import RowContext
+from services.storage.output_ids import Units
+from services.storage.row_log import RowLog
+from services.storage.shard_index import read_index
+from services.storage.store import ShardStore
 
 # So many that the mean of what is known of them is that of the whole job, within a percent or two.
 _MOST_LOOKED_AT = 2000

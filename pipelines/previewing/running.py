@@ -8,18 +8,19 @@ from time import monotonic
 from typing import Any
 
 from pipelines.stopping import stop_signals
+from schemas.augment import AugmentJob
 from schemas.errors import StoppedError
-from schemas.job import AugmentJob, Cluster
-from schemas.rows import WorkRow
+from schemas.job import Cluster
+from schemas.rows import FinishedRows, WorkRow
 from services.cluster import connected
-from services.coordinator import Coordinator
-from services.engine import EngineInfo
-from services.placement import cpus_of_each, replica_spec
-from services.pool import Member, ReplicaPool
-from services.records import RowContext
-from services.replica import OVERSUBSCRIPTION, Finished
-from services.terminal import Bar
-from services.warm_pool import find_pool
+from services.engines.engine import EngineInfo
+from services.observability.terminal import Bar
+from services.replicas.coordinator import Coordinator
+from services.replicas.placement import cpus_of_each, replica_spec
+from services.replicas.replica import OVERSUBSCRIPTION
+from services.replicas.replica_pool import Member, ReplicaPool
+from services.replicas.row_records import RowContext
+from services.replicas.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")
 
@@ -101,7 +102,7 @@ class _Rows:
             context = self._filling[row.unit] = self._cut_off[row.variant, place_of(number)]
             yield replace(row, variant=context.variant)
 
-    def take(self, finished: Finished) -> None:
+    def take(self, finished: FinishedRows) -> None:
         """Keeps rows that came to their end."""
         self._records.update(zip(finished.units, finished.batch.to_pylist(), strict=True))
 
@@ -157,7 +158,7 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
                 drain_until = monotonic() + max(monotonic() - up[-1][0], _LEAST_DRAIN_SECONDS)
             return max(drain_until - monotonic(), 0.0)
 
-        def sink(finished: Finished) -> None:
+        def sink(finished: FinishedRows) -> None:
             work.take(finished)
             bar.update(description="rows", completed=len(work.ended()))
 

@@ -1,8 +1,8 @@
 """What an engine's steps cost, learned from when its requests came to their end.
 
 How many steps an engine did by then, with how many requests, and what prompts it computed in them, is known without a
-clock (`services.schedule`). A prompt token is taken to cost so much, and a step so much as a line tells over the
-requests that run in it: an engine that is kept full shows little of how it bends, and little hangs on that.
+clock (`pipelines.previewing.engine_steps`). A prompt token is taken to cost so much, and a step so much as a line tells
+over the requests that run in it: an engine that is kept full shows little of how it bends, and little hangs on that.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from services.schedule import stretches
+from pipelines.previewing.engine_steps import stretches
 
 # Spans of time that are looked at, at most: what is slow for some steps is mostly slow for the next ones as well, and
 # only between long spans that shows. Where too few ends lie far enough apart, shorter ones have to do.
@@ -67,7 +67,7 @@ def work_done(
 ) -> np.ndarray:
     """What an engine did until each request's end, in the order of these: steps by knot, and prompt tokens.
 
-    The arguments but for `knots` are those of `services.schedule.stretches`.
+    The arguments but for `knots` are those of `pipelines.previewing.engine_steps.stretches`.
     """
     by_running = [shares(knots, running) for running in range(slots + 1)]
     done, ends = np.zeros(len(knots) + 1), []

@@ -1,27 +1,26 @@
-"""Recipes: from an input row to the prompt that is sent, and from what the model wrote to the text that is kept.
+"""Recipes: from an input row to the prompt that is sent, and from a response to the text that is kept.
 
-    babylm.py               a children's story from a sentence and its emotion (prompts/p1 to p3)
-    alpaca.py               the answer of an instruction, said again with an emotion (prompts/v1 to v3)
-    alpaca_cleaning.py      which of its rows are refused
-    meta_talk.py            what models say round a text, cut off
-    evaluation_prompts.py   tasks whose answers carry an emotion (prompts/tasks)
-    task_list.py            tasks out of what a model writes when asked for a list of them
-    template.py             the user's own Jinja file over any columns
-    messages.py             a column of chat messages, taken as they stand
-    jinja.py                prompts as Jinja templates: loaded, sandboxed, hashed
-    sandbox.py              Jinja, fenced in: a render does bounded work
-    allowed.py              what a template may use, and what each use costs
-    shipped.py              the data that shipped prompts show, and the variables that a prompt may use
-    cells.py                what a cell of the input must be, for all of them
+babylm.py              a children's story from a sentence and its emotion (prompts/p1 to p3)
+alpaca.py              the answer to an instruction, written again with an emotion (prompts/v1 to v3)
+alpaca_cleaning.py     rules by which Alpaca rows are refused
+meta_talk.py           cuts off what models say around a text
+evaluation_prompts.py  tasks whose answers carry an emotion (prompts/tasks)
+task_list.py           reads tasks from the list that a model wrote
+template.py            the user's own Jinja file over any columns
+messages.py            a column of chat messages, taken as they are
+jinja_prompt.py        prompts as Jinja templates: loaded and hashed
+jinja_sandbox.py       the template sandbox: a render does bounded work and runs no code
+jinja_allowed.py       the filters and methods that a template may use, and what each costs
+shipped_prompts.py     examples that shipped prompts show, and variables that a prompt may use
 
 A recipe is pickled to every replica and works there.
 """
 
 from collections.abc import Mapping
 
+from schemas.augment import AugmentJob
 from schemas.errors import JobError
-from schemas.job import AugmentJob
-from services.records import Recipe
+from services.replicas.row_records import Recipe
 
 
 def recipes_of(job: AugmentJob) -> dict[str, Recipe]:

@@ -2,13 +2,13 @@
 
 from typing import Any, Literal
 
+from pipelines.inputs.cells import labels_cell, text_cell, text_or_blank_cell
 from pipelines.recipes.alpaca_cleaning import fault_of, without_markers
-from pipelines.recipes.cells import labels_cell, text_cell, text_or_blank_cell
 from pipelines.recipes.meta_talk import without_talk
-from pipelines.recipes.shipped import by_emotion, load_prompt, read_data
+from pipelines.recipes.shipped_prompts import by_emotion, load_prompt, read_data
 from schemas.emotions import POSITIVE
 from schemas.rows import Drop, Prompt, RowError
-from services.records import Recipe
+from services.replicas.row_records import Recipe
 
 _VARIABLES = ("instruction", "input", "output", "emotion", "examples", "max_words")
 # Every version of the paper's prompt asks for fewer words than this.
@@ -26,8 +26,8 @@ class AlpacaRewrite(Recipe):
     Args:
         prompt: v1, v2, v3, or a Jinja file. Where it shows `max_words`, a text of that many words is rejected.
         emotion: where a row's emotion comes from. given: its field `emotion` (a label, or a list of which the first is
-            asked for); fitting: the same, picked by a classifier (`pipelines.fitting_emotions`); drawn: one of the
-            positive ones, by the row's seed.
+            asked for); fitting: the same, picked by a classifier
+            (`pipelines.augmentation.fitting_emotions`); drawn: one of the positive ones, by the row's seed.
     """
 
     optional = ("input",)
@@ -44,7 +44,7 @@ class AlpacaRewrite(Recipe):
         self.prompt_hash = self._prompt.hash
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
-        """See `services.records.Recipe`."""
+        """See `services.replicas.row_records.Recipe`."""
         instruction, given, output, labels = self._checked(values, seed)
         variables = {
             "instruction": instruction,
@@ -58,7 +58,7 @@ class AlpacaRewrite(Recipe):
         return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
 
     def compared(self, values: dict[str, Any]) -> tuple[str, str]:
-        """See `services.records.Recipe`."""
+        """See `services.replicas.row_records.Recipe`."""
         try:
             instruction, given, _, _ = self._checked(values, seed=0)
         except (RowError, Drop):
@@ -71,7 +71,7 @@ class AlpacaRewrite(Recipe):
         return str(labels[0] if isinstance(labels, list) and labels else labels)
 
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
-        """See `services.records.Recipe`."""
+        """See `services.replicas.row_records.Recipe`."""
         kept, talk = without_talk(text)
         if not kept:
             raise Drop("empty_text")

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from pipelines.recipes.cells import labels_cell, text_cell
-from pipelines.recipes.shipped import by_emotion, load_prompt, read_data
+from pipelines.inputs.cells import labels_cell, text_cell
+from pipelines.recipes.shipped_prompts import by_emotion, load_prompt, read_data
 from schemas.rows import Prompt
-from services.records import Recipe
+from services.replicas.row_records import Recipe
 
 _VARIABLES = ("context", "emotion", "examples", "fixed_examples", "genre", "character")
 # Of these emotions p1 and p2 show an example each, whatever emotion they ask for.
@@ -32,7 +32,7 @@ class BabylmStory(Recipe):
         self.prompt_hash = self._prompt.hash
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
-        """See `services.records.Recipe`."""
+        """See `services.replicas.row_records.Recipe`."""
         context, labels = text_cell(values, "context"), labels_cell(values, "emotion")
         # The seed is a hash: its residues are all as likely, and each genre meets each character.
         rest, genre = divmod(seed, len(self._genres))

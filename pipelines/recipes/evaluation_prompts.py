@@ -4,11 +4,11 @@ import json
 import random
 from typing import Any
 
-from pipelines.recipes.cells import labels_cell
-from pipelines.recipes.shipped import load_prompt, read_data
+from pipelines.inputs.cells import labels_cell
+from pipelines.recipes.shipped_prompts import load_prompt, read_data
 from pipelines.recipes.task_list import tasks_of
 from schemas.rows import Drop, Prompt
-from services.records import Recipe
+from services.replicas.row_records import Recipe
 
 _VARIABLES = ("emotion", "number", "forms", "setting", "examples")
 # The paper asks for 30 at once, and once. Small models repeat themselves long before; further ones are further samples.
@@ -32,7 +32,7 @@ class EvaluationPrompts(Recipe):
         self.prompt_hash = self._prompt.hash
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
-        """See `services.records.Recipe`."""
+        """See `services.replicas.row_records.Recipe`."""
         labels = labels_cell(values, "emotion")
         draw = random.Random(seed)
         variables = {

@@ -3,9 +3,9 @@
 import hashlib
 from typing import Any
 
-from pipelines.recipes.cells import messages_cell
+from pipelines.inputs.cells import messages_cell
 from schemas.rows import Prompt, RowError
-from services.records import Recipe
+from services.replicas.row_records import Recipe
 
 
 class Messages(Recipe):
@@ -16,7 +16,7 @@ class Messages(Recipe):
     fields = ("messages",)
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
-        """See `services.records.Recipe`."""
+        """See `services.replicas.row_records.Recipe`."""
         messages = messages_cell(values, "messages")
         if messages[-1]["role"] == "assistant":
             raise RowError("the last message is the assistant's: there is nothing to answer")

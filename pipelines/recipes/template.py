@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
-from pipelines.recipes.jinja import JinjaPrompt
-from schemas.errors import JobError, shorten
+from pipelines.recipes.jinja_prompt import JinjaPrompt
+from schemas.errors import JobError
 from schemas.rows import Drop, Prompt, RowError
-from services.records import Recipe
+from schemas.text import shorten
+from services.replicas.row_records import Recipe
 
 # Enough to tell values apart; a whole document need not be kept for it.
 _PREFIX_CHARACTERS = 200
@@ -36,7 +37,7 @@ class Template(Recipe):
         self.fields = self._prompt.variables
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
-        """See `services.records.Recipe`."""
+        """See `services.replicas.row_records.Recipe`."""
         for field in self.fields:
             value = values.get(field)
             if value is None:
@@ -52,7 +53,7 @@ class Template(Recipe):
         return str(values.get(first))[:_PREFIX_CHARACTERS] if first else ""
 
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
-        """See `services.records.Recipe`."""
+        """See `services.replicas.row_records.Recipe`."""
         if self._structured:
             if cut_off:
                 raise Drop("cut_off")

@@ -1,0 +1,93 @@
+"""An emotion for each row that fits what it says: the positive one that a classifier scores best on its answer."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pipelines.inputs.cells import text_or_blank_cell
+from pipelines.inputs.formats import InputRow
+from pipelines.inputs.reader import InputCursor, InputReader
+from schemas.emotions import EMOTIONS, POSITIVE
+from schemas.job import Classifier
+from schemas.rows import RowError
+from services.models.classifier import load_classifier
+from services.models.document_scores import score_documents
+
+_log = logging.getLogger("kindling")
+
+_POSITIVE = [number for number, emotion in enumerate(EMOTIONS) if emotion in POSITIVE]
+# Scored at a time: enough to sort by length.
+_MOST_ROWS, _MOST_CHARACTERS = 2048, 4 << 20
+
+
+class FittingEmotions:
+    """An input whose rows have one field more, `emotion`; they are scored when this is made.
+
+    Args:
+        reader: the input; its field `output` is what is scored.
+        section: the classifier.
+        ranges: of rows that are scored, in order; the others have just any emotion.
+        on_batch: called after each batch; what it raises ends the scoring.
+
+    Raises:
+        EngineError: the classifier is not there, or has other labels.
+    """
+
+    def __init__(
+        self,
+        reader: InputReader,
+        section: Classifier,
+        ranges: Sequence[tuple[int, int]],
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.inputs = reader.inputs
+        self._reader = reader
+        _log.info("picking an emotion for each of %d rows", sum(end - start for start, end in ranges))
+        classifier = load_classifier(section)
+        self._emotions = np.zeros(sum(source.rows for source in self.inputs), dtype=np.uint8)
+        cursor = reader.cursor()
+        texts = ((n, _text(row)) for start, end in ranges for n, (*_, row) in enumerate(cursor.rows(start, end), start))
+        for batch in _batches(texts):
+            scores = score_documents(classifier, [text for _, text in batch])
+            self._emotions[[number for number, _ in batch]] = np.take(_POSITIVE, scores[:, _POSITIVE].argmax(1))
+            on_batch()
+
+    def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
+        """See `InputReader.rows`."""
+        return self.cursor().rows(start, end)
+
+    def cursor(self) -> "_Cursor":
+        """See `InputReader.cursor`."""
+        return _Cursor(self._reader.cursor(), self._emotions)
+
+
+class _Cursor:
+    def __init__(self, cursor: InputCursor, emotions: np.ndarray) -> None:
+        self._cursor, self._emotions = cursor, emotions
+
+    def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
+        for number, (source, index, row) in enumerate(self._cursor.rows(start, end), start):
+            if row.values is not None:
+                row = InputRow({**row.values, "emotion": EMOTIONS[self._emotions[number]]})
+            yield source, index, row
+
+
+def _batches(texts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    batch, characters = [], 0
+    for number, text in texts:
+        batch.append((number, text))
+        characters += len(text)
+        if len(batch) == _MOST_ROWS or characters >= _MOST_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _text(row: InputRow) -> str:
+    """The answer; "" for a row that will be refused anyhow."""
+    try:
+        return text_or_blank_cell(row.values or {}, "output")
+    except RowError:
+        return ""

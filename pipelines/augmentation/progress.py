@@ -1,0 +1,238 @@
+"""How far a job is: counted once, told to the terminal or the log, and to Prometheus."""
+
+import logging
+import threading
+from collections import Counter
+from math import isnan, nan
+from statistics import fmean
+from time import monotonic
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.augmentation.eta import Eta, Pace, Rates
+from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, rule_of
+from schemas.run import Manifest, RunRecord
+from services.observability.metrics import JobMetrics
+from services.observability.terminal import LINE_SECONDS, Bar, clock
+from services.replicas.replica_pool import Member, ReplicaPool
+from services.storage.shard_index import Totals
+
+_log = logging.getLogger("kindling")
+
+# Gauges and the bar are set this often.
+_PUBLISH_SECONDS = 0.2
+
+
+class Progress:
+    """Counts rows and tokens as the writer takes them.
+
+    Args:
+        run: the run; what earlier starts left of it is told by `on_committed_before` and `on_logged_before`.
+        metrics: the job's Prometheus series.
+    """
+
+    def __init__(self, run: RunRecord, metrics: JobMetrics) -> None:
+        self.run, self.metrics = run, metrics
+        self.total = run.outputs
+        self.rows: Counter[str] = Counter()
+        self.shards = 0
+        self.output_tokens = 0
+        self.generated_here = 0
+        self.coordinator_seconds = self.writer_seconds = 0.0
+        self._accepted_tokens_here = 0
+        self._lock = threading.Lock()
+        self._serving_since: float | None = None
+        self._ended_at: float | None = None
+        self._pace = Pace()
+        self._told_at = -_PUBLISH_SECONDS
+        self._published_at = monotonic()
+        self._restarts = 0
+        # Whoever pays wants to know of all starts.
+        metrics.replica_seconds.inc(run.last_metrics.get("kindling_replica_seconds_total", 0))
+
+    @property
+    def finished(self) -> int:
+        """Rows that reached a terminal state, in all starts of the run."""
+        return sum(self.rows.values())
+
+    def on_committed_before(self, totals: Totals) -> None:
+        """Counts the shards that earlier starts committed, so that counters equal the shards."""
+        self._count(totals.counts, totals.prompt_tokens, totals.cached_prompt_tokens, totals.output_tokens)
+        self.metrics.accepted_tokens.inc(totals.accepted_output_tokens)
+        self._count_rejects(totals.rejects)
+        self.shards += totals.shards
+        self.metrics.shards.inc(totals.shards)
+
+    def on_logged_before(self, batch: pa.RecordBatch) -> None:
+        """Counts rows that earlier starts finished in shards that are still open."""
+        self._count_rows(batch)
+
+    def on_serving(self, member: Member) -> None:
+        """A replica is up: rates count from the first one on."""
+        self.metrics.replica_seconds.inc(member.up_seconds)
+        self._serving_since = self._serving_since or monotonic()
+        self._pace.begin(self._serving_since)
+
+    def on_end(self) -> None:
+        """The last row is durable: the clock of the rates stands still."""
+        self._ended_at = monotonic()
+
+    def on_rows(self, batch: pa.RecordBatch) -> None:
+        """Counts rows that were written to the log."""
+        output, accepted = self._count_rows(batch)
+        durations = [seconds for seconds in batch["duration_seconds"].to_pylist() if seconds]  # those sent to an engine
+        for seconds in durations:
+            self.metrics.seconds.observe(seconds)
+        self.generated_here += batch.num_rows
+        self._accepted_tokens_here += accepted
+        self._pace.add(monotonic(), batch.num_rows, output, accepted, max(durations, default=0.0))
+
+    def on_commit(self, manifest: Manifest) -> None:
+        """Counts a shard that is durable now."""
+        self.shards += 1
+        self.metrics.shards.inc()
+        facts = {
+            "event": "shard",
+            "run": self.run.name,
+            **manifest.model_dump(include={"shard", "counts", "output_tokens", "started_at", "finished_at"}),
+        }
+        _log.info("shard %d committed: %s", manifest.shard, counts_text(manifest.counts), extra={"facts": facts})
+
+    def rates(self) -> Rates:
+        """Those of the last minute; zero before the first row."""
+        return self._pace.rates(self._ended_at or monotonic())
+
+    def eta(self) -> Eta | None:
+        """When the last row will be finished; None before there is a rate."""
+        return self._pace.eta(self._ended_at or monotonic(), self.total - self.finished)
+
+    def goodput(self) -> float:
+        """Output tokens of accepted rows a second, since the first replica of this start was up."""
+        return self._accepted_tokens_here / self.serving_seconds if self.serving_seconds else 0.0
+
+    @property
+    def serving_seconds(self) -> float:
+        """Seconds since the first replica was up; engine start-up is told apart."""
+        if self._serving_since is None:
+            return 0.0
+        return (self._ended_at or monotonic()) - self._serving_since
+
+    def due(self) -> bool:
+        """Whether it is time to show and publish again; asked thousands of times a second."""
+        now = monotonic()
+        if now - self._told_at < _PUBLISH_SECONDS:
+            return False
+        self._told_at = now
+        return True
+
+    def publish(self, pool: ReplicaPool) -> None:
+        """Tells what the replicas are at, and sets the gauges."""
+        metrics, run = self.metrics, self.run.name
+        serving = [member for member in pool.members if member.phase == "serving"]
+        starting = sum(member.phase == "starting" for member in pool.members)
+        now = monotonic()
+        metrics.replica_seconds.inc(len(serving) * (now - self._published_at))
+        self._published_at = now
+        metrics.replicas.labels(run, "serving").set(len(serving))
+        metrics.replicas.labels(run, "starting").set(starting)
+        metrics.restarts.inc(pool.restarts - self._restarts)
+        self._restarts = pool.restarts
+        metrics.in_flight.set(sum(len(member.rows) for member in pool.members))
+        if known := [member.kv_cache_usage for member in serving if not isnan(member.kv_cache_usage)]:
+            metrics.kv_cache.set(fmean(known))
+        metrics.goodput.set(self.goodput())
+        metrics.goodput_now.set(self.rates().accepted_tokens)
+        eta = self.eta() or Eta(nan, nan, nan)
+        metrics.eta.set(eta.seconds)
+        metrics.eta_bound.labels(run, "low").set(eta.low)
+        metrics.eta_bound.labels(run, "high").set(eta.high)
+
+    def line(self) -> str:
+        """`312/400 rows (2 errors), 148 tokens/s, about 00:35 left`."""
+        eta = self.eta()
+        failed = f" ({self.rows[ERROR]} errors)" if self.rows[ERROR] else ""
+        left = f", about {clock(eta.seconds)} left" if eta else ""
+        return f"{self.finished}/{self.total} rows{failed}, {self.rates().output_tokens:.0f} output tokens/s{left}"
+
+    def facts(self) -> dict[str, Any]:
+        """The same for a program that reads the log."""
+        eta, rates = self.eta(), self.rates()
+        return {
+            "event": "progress",
+            "run": self.run.name,
+            "rows": dict(self.rows),
+            "rows_total": self.total,
+            "shards": self.shards,
+            "output_tokens_per_second": round(rates.output_tokens, 1),
+            "goodput_tokens_per_second": round(rates.accepted_tokens, 1),
+            "eta_seconds": round(eta.seconds, 1) if eta else None,
+        }
+
+    def _count_rows(self, batch: pa.RecordBatch) -> tuple[int, int]:
+        """Returns the output tokens of all of them, and of those that are accepted."""
+        states = Counter(batch["state"].to_pylist())
+        prompt, cached, output = (
+            pc.sum(batch[name]).as_py() or 0 for name in ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
+        )
+        with self._lock:
+            self._count(states, prompt, cached, output)
+        if states[REJECTED]:
+            reasons = pc.filter(batch["reason"], pc.equal(batch["state"], REJECTED)).to_pylist()
+            self._count_rejects(Counter(map(rule_of, reasons)))
+        accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
+        self.metrics.accepted_tokens.inc(accepted)
+        return output, accepted
+
+    def _count(self, counts: Any, prompt: int, cached: int, output: int) -> None:
+        run = self.run.name
+        for state in STATES:
+            self.rows[state] += counts.get(state, 0)
+            self.metrics.rows.labels(run, state).inc(counts.get(state, 0))
+        self.output_tokens += output
+        self.metrics.tokens.labels(run, "prompt").inc(prompt)
+        self.metrics.tokens.labels(run, "output").inc(output)
+        self.metrics.cached.inc(cached)
+        self.metrics.progress.set(self.finished / self.total)
+
+    def _count_rejects(self, reasons: dict[str, int]) -> None:
+        for reason, rows in reasons.items():
+            self.metrics.rejects.labels(self.run.name, reason).inc(rows)
+
+
+class Display:
+    """Shows a Progress on stderr: a bar on a terminal, plain lines in a log."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bar = Bar("starting engines", progress.total)
+        self._told_at = monotonic()
+
+    def __enter__(self) -> "Display":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.update(serving=True)
+        self._bar.__exit__(*exc)
+
+    def update(self, serving: bool) -> None:
+        """Shows what there is to show now; cheap to call often."""
+        progress = self._progress
+        if self._bar.shown:
+            eta = progress.eta()
+            note = f"{progress.rates().output_tokens:.0f} tok/s" + (f", {clock(eta.seconds)} left" if eta else "")
+            self._bar.update(
+                completed=progress.finished, note=note if serving else "",
+                description="rows" if serving else "starting engines",
+            )  # fmt: skip
+        elif monotonic() - self._told_at > LINE_SECONDS:
+            self._told_at = monotonic()
+            facts = progress.facts() if serving else {"event": "starting", "run": progress.run.name}
+            _log.info("%s", progress.line() if serving else "engines are starting", extra={"facts": facts})
+
+
+def counts_text(counts: Any) -> str:
+    """`510 accepted, 2 error`, without the states that no row has."""
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state)) or "no rows"

@@ -1,0 +1,72 @@
+"""The command line. Each verb imports what it needs when it runs, so that `--help` answers at once."""
+
+import shlex
+import signal
+import sys
+from typing import NoReturn
+
+import typer
+
+from pipelines.cli import bench, corpora, models, runs
+from schemas.errors import EXIT_STOPPED, KindlingError
+from services.observability import logs
+
+_TYPER_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="kindling",
+    help="Distributed batch generation: a corpus in, committed Parquet shards out, through vLLM on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# In the order in which `--help` lists them: that in which a person needs them.
+_VERBS = (
+    runs.demo,
+    runs.label,
+    runs.preview,
+    runs.augment,
+    runs.status,
+    runs.verify,
+    corpora.stats,
+    corpora.compare,
+    corpora.export,
+    corpora.compose,
+    models.train,
+    models.evaluate,
+    models.push,
+)
+for _verb in _VERBS:
+    app.command()(_verb)
+app.add_typer(runs.pool_app, name="pool")
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Entry point of `kindling`: runs a verb, and shows errors without a traceback."""
+    logs.set_up()
+    # Where no job has set a grace for it, SIGTERM ends the command as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except KindlingError as error:
+        what = "stopped" if error.exit_code == EXIT_STOPPED else "error"
+        logs.tell(f"{what}: {error}", event=what, **error.facts())
+        _exit(error.exit_code)
+    except SystemExit as ended:
+        # Typer's way of telling of Ctrl-C, and Ray's of SIGTERM.
+        if ended.code not in (_TYPER_INTERRUPTED, signal.SIGTERM):
+            raise
+        logs.tell("stopped", event="stopped")
+        _exit(EXIT_STOPPED)
+
+
+def _exit(code: int) -> NoReturn:
+    if code == EXIT_STOPPED:
+        from pipelines.jobfile import without_secret
+
+        command = shlex.join(["kindling", *map(without_secret, sys.argv[1:])])
+        logs.tell(f"resume with: {command}", event="resume", command=command)
+    sys.exit(code)

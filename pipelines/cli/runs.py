@@ -1,0 +1,181 @@
+"""The verbs about runs: demo, label, preview, augment, status, verify, pool."""
+
+import shutil
+import sys
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import Address, Job, Json, Run, Set, logged, print_json
+from schemas.errors import EXIT_FAULTS
+
+pool_app = typer.Typer(help="Engines that stay up between jobs: start, list, stop.", no_args_is_help=True)
+AnyRun = Annotated[str, typer.Argument(metavar="RUN", help="the run folder, or a training's: the job's output.path")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="again and again, until the run is complete or Ctrl-C")]
+WatchJson = Annotated[
+    bool, typer.Option("--json", help="print one JSON object on standard output; with --watch one a line")
+]
+# A file or a pipe takes lines of any length.
+_UNCUT = 10_000
+
+
+@logged
+def preview(
+    job: Job,
+    overrides: Set = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="rows to run")] = 16,
+    seed: Annotated[int, typer.Option(help="draws them: the same seed, the same rows")] = 0,
+    show: Annotated[int, typer.Option(min=0, help="rows to show in the terminal")] = 4,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FILE", help="a new file for the page: .md or .html")
+    ] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="rows were added at the end of the input")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a few rows of a job, and forecast the whole: tokens, time, cost, rejects; writes nothing to its output."""
+    from rich.console import Console
+
+    from pipelines.corpora.comparison_page import page_of
+    from pipelines.jobfile import load_job
+    from pipelines.previewing.page import preview_page, save_preview
+    from pipelines.previewing.preview import preview
+
+    if to is not None:
+        page_of(to)  # before the work is done
+    found = preview(load_job(job, overrides), count, seed, extend)
+    if to is not None:
+        save_preview(found, to)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        Console().print(preview_page(found, show))
+
+
+@logged
+def demo(path: Annotated[str, typer.Option("--to", help="where the run goes")] = "runs/demo") -> None:
+    """The whole main job on the embedded model and a small built-in corpus."""
+    from pipelines.demonstration import demo
+
+    demo(path)
+
+
+@logged
+def augment(
+    job: Job,
+    overrides: Set = None,
+    extend: Annotated[bool, typer.Option("--extend", help="rows were added at the end of the input")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run or resume an augmentation job."""
+    from pipelines.augmentation.augment import augment
+    from pipelines.augmentation.progress import counts_text
+    from pipelines.jobfile import load_job
+
+    summary = augment(load_job(job, overrides), extend=extend)
+    if as_json:
+        return print_json(summary.as_json())
+    print(f"{summary.run}: {counts_text(summary.rows)}, {summary.shards} shards, {summary.output_tokens} output tokens")
+    if summary.generated:
+        rate = f"{summary.tokens_per_second:.0f} output tokens/s"
+        print(f"this start: {summary.generated} rows in {summary.serving_seconds:.0f} s of serving, {rate}")
+
+
+@logged
+def label(job: Job, overrides: Set = None, as_json: Json = False) -> None:
+    """Raw text to sentences to contexts with emotions."""
+    from pipelines.jobfile import load_job
+    from pipelines.labelling.label import label
+    from schemas.label import LabelJob
+
+    summary = label(load_job(job, overrides, LabelJob))
+    if as_json:
+        return print_json(summary.as_json())
+    counts = summary.counts
+    print(f"{summary.run}: {counts['kept']} of {counts['sentences']} sentences kept, from {counts['lines']} lines; "
+          f"{counts['neutral']} neutral, {counts['unsure']} below the threshold")  # fmt: skip
+    for source, each in summary.sources.items():
+        print(f"  {source}: {each['kept']} of {each['sentences']}")
+    for rule, number in summary.dropped.items():
+        print(f"  dropped {number} x {rule}")
+
+
+def verify(
+    run: Run,
+    repair: Annotated[bool, typer.Option("--repair", help="set damaged shards aside, to be made again")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove that every input row has exactly one terminal state and every shard is whole; exit 1 otherwise."""
+    from pipelines.augmentation.progress import counts_text
+    from pipelines.verification import verify
+
+    verdict = verify(run, repair)
+    if as_json:
+        print_json(verdict.as_json())
+    else:
+        for fault in verdict.faults:
+            print(f"{fault.path}: {fault.cause}")
+        state = f"{len(verdict.faults)} faults" if verdict.faults else "whole"
+        print(f"{run}: {state}; {verdict.shards} shards, {counts_text(verdict.rows)}")
+        if verdict.moved:
+            print(f"set aside {len(verdict.moved)} files in {run}/{verdict.set_aside}; run the job again to make them")
+    if verdict.faults:
+        raise typer.Exit(EXIT_FAULTS)
+
+
+@pool_app.command("start")
+@logged
+def pool_start(
+    job: Job,
+    overrides: Set = None,
+    name: Annotated[str | None, typer.Option(help="name of the pool; by default the job's")] = None,
+    idle_minutes: Annotated[float, typer.Option(help="the pool ends after so long without a job")] = 60.0,
+) -> None:
+    """Start the engines of a job's model, engine and cluster sections, and leave them running for the jobs to come."""
+    from pipelines.jobfile import load_job
+    from pipelines.pools import start_pool
+
+    start_pool(load_job(job, overrides), name, idle_minutes)
+
+
+@pool_app.command("list")
+def pool_list(address: Address = None, as_json: Json = False) -> None:
+    """The pools of the cluster, and what they are at."""
+    from dataclasses import asdict
+
+    from pipelines.pools import list_pools
+
+    pools = list_pools(address)
+    if as_json:
+        return print_json({"pools": [asdict(pool) for pool in pools]})
+    if not pools:
+        print("no pool runs")
+    for pool in pools:
+        starting = f", {pool.starting} of them starting" if pool.starting else ""
+        used = f"{pool.jobs} jobs, {pool.in_flight} requests in flight" if pool.jobs else ""
+        state = used or f"idle for {pool.idle_seconds / 60:.1f} min"
+        print(f"{pool.name}: {pool.model}, {pool.replicas} replicas{starting}, {state}")
+
+
+@pool_app.command("stop")
+def pool_stop(name: Annotated[str, typer.Argument(metavar="NAME")], address: Address = None) -> None:
+    """End a pool; jobs that use it go on with engines of their own."""
+    from pipelines.pools import stop_pool
+
+    print(f"{name}: {stop_pool(name, address)} replicas stopped")
+
+
+def status(run: AnyRun, watch: Watch = False, as_json: WatchJson = False) -> None:
+    """Progress, goodput, ETA, replicas, rejects; from disk, and from the job's endpoint while it runs."""
+    if watch:
+        from pipelines.run_status.watch import watch as watch_run
+
+        return watch_run(run, as_json)
+    from pipelines.run_status.page import now, page
+    from pipelines.run_status.status import status as status_of
+
+    found = status_of(run)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNCUT
+        print("\n".join(page(found, now(), width)))

@@ -1,0 +1,176 @@
+"""What `kindling compare` shows: in a terminal, as Markdown, as HTML.
+
+Texts come from data and models, so none may be more than text: no control character reaches a terminal, no markup
+reaches a page, and the HTML has no script and has the browser load nothing.
+"""
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.corpora.comparison import ComparedRow, Comparison, Output
+from schemas.errors import JobError, RunError
+from schemas.rows import ACCEPTED
+from schemas.text import printable
+from services.storage.filesystem import resolve, write_atomic
+
+# In a terminal, as many outputs stand beside each other as have room for short lines.
+_LEAST_WIDTH = 32
+# Longer texts are cut there; the other forms have them whole.
+_LONGEST_SHOWN = 4000
+# What may begin markup in Markdown, besides what HTML escapes.
+_MARKUP = re.compile(r"([\\`*_\[\]|~$#])")
+# The name of the one variant of a job that has no others.
+_ONLY_VARIANT = "default"
+
+
+def comparison_page(comparison: Comparison, width: int) -> Group:
+    """Each row with its outputs beside each other, for a terminal of that many columns."""
+    parts: list[RenderableType] = [Text(line) for line in _heading(comparison)]
+    for row in comparison.rows:
+        parts += [Text(), Rule(Text(_title(row), style="bold"), align="left", style="dim")]
+        parts += [Text(_cut(f"{name}: {value}")) for name, value in _inputs(row.inputs)]
+        beside = max(width // _LEAST_WIDTH, 1)
+        parts += [_beside(row.outputs[at : at + beside]) for at in range(0, len(row.outputs), beside)]
+    return Group(*parts)
+
+
+def save_comparison(comparison: Comparison, to: str) -> None:
+    """Writes a comparison to a new file: Markdown where its name ends with .md, HTML where it ends with .html.
+
+    Raises:
+        JobError: the name has another ending.
+        RunError: a file is there already, or the place cannot be written.
+    """
+    page = page_of(to)(comparison)
+    fs, path = resolve(to, "--to")
+    if fs.exists(path):
+        raise RunError("--to", to, "there is a file there already", "name another one, or remove it")
+    try:
+        write_atomic(fs, path, page.encode())
+    except OSError as error:
+        cause = f"cannot be written: {error.strerror or error}"
+        raise RunError("--to", to, cause, "name a file in a folder that you may write to") from None
+
+
+def page_of(to: str) -> Callable[[Comparison], str]:
+    """What makes the page that the ending of a file name asks for.
+
+    Raises:
+        JobError: there is none.
+    """
+    ending = next((ending for ending in _PAGES if to.endswith(ending)), None)
+    if ending is None:
+        raise JobError("--to", to, "its ending does not tell the format", "let it end with .md or .html")
+    return _PAGES[ending]
+
+
+def markdown_page(comparison: Comparison) -> str:
+    """One table a row, as the paper's appendices have them."""
+    lines = [f"# {_markdown(_name(comparison))}", "", *(f"- {_markdown(line)}" for line in _heading(comparison))]
+    for row in comparison.rows:
+        lines += ["", f"## {_markdown(_title(row))}", ""]
+        lines += [f"- **{_markdown(name)}**: {_markdown(value)}" for name, value in _inputs(row.inputs)]
+        lines += ["", "| run | what became of it | output |", "| --- | --- | --- |"]
+        for output in row.outputs:
+            facts = "\n".join(_facts(output))
+            cells = (_label(output), facts, printable(output.text))
+            lines.append(f"| {' | '.join(map(_markdown, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def html_page(comparison: Comparison) -> str:
+    """One page that needs no other file."""
+    source = (files("pipelines.corpora") / "comparison.html.jinja").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+    rows = [
+        {
+            "title": _title(row),
+            "inputs": list(_inputs(row.inputs)),
+            "outputs": [
+                {
+                    "label": _label(output),
+                    "accepted": output.state == ACCEPTED,
+                    "facts": list(_facts(output)),
+                    "text": printable(output.text),
+                }
+                for output in row.outputs
+            ],
+        }
+        for row in comparison.rows
+    ]
+    return template.render(name=_name(comparison), heading=list(_heading(comparison)), rows=rows) + "\n"
+
+
+_PAGES = {".md": markdown_page, ".html": html_page}
+
+
+def _name(comparison: Comparison) -> str:
+    return printable(f"Comparison of {', '.join(comparison.runs)}")
+
+
+def _heading(comparison: Comparison) -> Iterator[str]:
+    """What differs between the runs, and what they do not have in common."""
+    for key, values in comparison.differences.items():
+        yield printable(f"{key}: {' | '.join(map(_text, values))}")
+    for source in comparison.left_out:
+        yield printable(f"not compared: {source}, which not all of these runs were made from")
+
+
+def _title(row: ComparedRow) -> str:
+    return printable(f"row {row.number}: {row.source}, row {row.row_index}")
+
+
+def _inputs(inputs: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in inputs.items():
+        yield printable(name), printable(_text(value))
+
+
+def _beside(outputs: list[Output]) -> Table:
+    table = Table(expand=True, show_lines=True)
+    for output in outputs:
+        table.add_column(Text(_label(output)), ratio=1, overflow="fold")
+    table.add_row(*(Text("\n".join(_facts(output)), style="dim") for output in outputs))
+    table.add_row(*(Text(_cut(printable(output.text))) for output in outputs))
+    return table
+
+
+def _label(output: Output) -> str:
+    """The run's name, and what tells its outputs of one row apart."""
+    variant = [output.variant] if output.variant not in ("", _ONLY_VARIANT) else []
+    sample = [f"sample {output.sample}"] if output.sample else []
+    return printable(", ".join([output.run, *variant, *sample]))
+
+
+def _facts(output: Output) -> Iterator[str]:
+    """What became of the row, how long it took, and what only this output was made from."""
+    refused = output.state != ACCEPTED and output.reason
+    yield printable(f"{output.state}: {output.reason}" if refused else output.state)
+    if output.duration_seconds is not None:
+        cut_off = ", cut off" if output.finish_reason == "length" else ""
+        yield f"{output.duration_seconds:.2f} s, {output.output_tokens} tokens{cut_off}"
+    for name, value in _inputs(output.inputs):
+        yield f"{name}: {value}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
+    left = len(text) - _LONGEST_SHOWN
+    return text if left <= 0 else f"{text[:_LONGEST_SHOWN]} ... and {left} characters more"
+
+
+def _markdown(text: str) -> str:
+    """As it stands in a heading, a list or a cell of a table."""
+    return _MARKUP.sub(r"\\\1", html.escape(text, quote=False)).replace("\n", "<br>")

@@ -1,0 +1,189 @@
+"""`kindling compose`: a training corpus from parts, to a budget of words."""
+
+import hashlib
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pipelines.corpora.documents import Document, Documents, documents_of
+from pipelines.corpora.word_budget import Choice, Survey, survey, words_asked
+from pipelines.jobfile import as_job
+from pipelines.publishing.dataset_card import corpus_card
+from pipelines.run_folder import refuse_lost_path, versions
+from schemas.compose import CORPUS_SCHEMA, ComposeJob, Composition, PartRecord
+from schemas.errors import JobError, RunError
+from schemas.fingerprint import difference, fingerprint, identity_of
+from services.storage.filesystem import resolve, whole_folder, write_atomic
+
+_log = logging.getLogger("kindling")
+
+_RECORD = "composition.json"
+# What a data file holds at most, and with it memory: some 30 MB of text, or many short lines.
+_FILE_CHARACTERS = 32 << 20
+_FILE_DOCUMENTS = 1 << 18
+
+
+def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
+    """Writes the corpus of a job, or finds it there.
+
+    Its parts take turns, so that any beginning of it is made up as the whole is. The same job over the same parts gives
+    the same documents in the same order.
+
+    Args:
+        job: the job, the same as a dict, or the path of a job file.
+
+    Raises:
+        KindlingError: the job, a part or the output folder is at fault; of a local folder nothing is left then.
+    """
+    job = as_job(job, ComposeJob)
+    words_asked(job, {})
+    fs, root = resolve(job.output.path, "output.path")
+    refuse_lost_path(job.output.path, fs)
+    parts = {name: documents_of(name, part) for name, part in job.parts.items()}
+    record = _planned(job, parts)
+    if there := _there(fs, root, record):
+        _log.info("%s is there already: nothing to do", job.output.path)
+        return there
+    surveys = {name: _surveyed(name, part, job.seed) for name, part in parts.items()}
+    asked = words_asked(job, {name: found.words for name, found in surveys.items()})
+    choices = {name: Choice(found, asked[name], job.seed) for name, found in surveys.items()}
+    chosen = {name: filter(choices[name].takes, part) for name, part in parts.items()}
+    record.parts = {name: _part_record(parts[name], found, asked[name]) for name, found in surveys.items()}
+    try:
+        with whole_folder(fs, root) as folder:
+            for number, table in enumerate(_tables(_in_turn(chosen, record.parts), record)):
+                name, data = f"data/train-{number:05d}.parquet", _parquet(table)
+                write_atomic(fs, f"{folder}/{name}", data)
+                record.files[name] = hashlib.sha256(data).hexdigest()
+            write_atomic(fs, f"{folder}/README.md", corpus_card(record).encode())
+            write_atomic(fs, f"{folder}/{_RECORD}", f"{record.model_dump_json(indent=2)}\n".encode())
+    except OSError as error:
+        cause = f"cannot be written: {error.strerror or error}"
+        raise RunError("output.path", job.output.path, cause, "make room, or name another folder") from None
+    return record
+
+
+def _planned(job: ComposeJob, parts: Mapping[str, Documents]) -> Composition:
+    """The record of the corpus before anything is counted."""
+    resolved = job.model_dump(mode="json")
+    for section in resolved["parts"].values():
+        if section["input"]:
+            del section["input"]["storage_options"]  # what reaches a file system may be a secret
+    identity = identity_of(resolved, content={name: part.content for name, part in parts.items()})
+    return Composition(
+        name=job.name,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        job=resolved,
+        fingerprint=fingerprint(identity),
+        identity=identity,
+        words_budget=job.words,
+        words=0,
+        documents=0,
+        parts={},
+        files={},
+        versions=versions(),
+    )
+
+
+def _there(fs: fsspec.AbstractFileSystem, root: str, new: Composition) -> Composition | None:
+    """The same corpus, where it is there already.
+
+    Raises:
+        RunError: something else is.
+    """
+    remedy = "name another output.path, or move away what is there"
+    path = new.job["output"]["path"]
+    if not fs.exists(root) or (fs.isdir(root) and not fs.ls(root)):
+        return None
+    try:
+        old = Composition.model_validate_json(fs.cat_file(f"{root}/{_RECORD}"))
+    except (OSError, ValidationError):
+        raise RunError("output.path", path, f"there is something there that has no {_RECORD} of ours", remedy) from None
+    if old.fingerprint == new.fingerprint:
+        return old
+    changes = "".join(f"\n    {change}" for change in difference(old.identity, new.identity))
+    raise RunError("output.path", path, f"the folder holds another corpus:{changes}", remedy)
+
+
+def _surveyed(name: str, part: Documents, seed: int) -> Survey:
+    found = survey(part, seed)
+    if not found.words:
+        cause = f"none of its {found.unreadable} documents can be read; {found.first_unreadable}"
+        if not found.unreadable:
+            cause = "it has no documents"
+        raise JobError(f"parts.{name}", None, cause, "mend it (text must be UTF-8), or leave the part out")
+    return found
+
+
+def _part_record(part: Documents, found: Survey, asked: int) -> PartRecord:
+    return PartRecord(
+        content=part.content,
+        complete=part.complete,
+        documents_there=found.documents,
+        words_there=found.words,
+        words_asked=asked,
+        documents=0,
+        words=0,
+        share=0.0,
+        unreadable=found.unreadable,
+        first_unreadable=found.first_unreadable,
+    )
+
+
+def _in_turn(
+    chosen: Mapping[str, Iterator[Document]], parts: Mapping[str, PartRecord]
+) -> Iterator[tuple[str, Document]]:
+    """The documents of all parts, each time of the one that is furthest from its end; counts them into `parts`."""
+    wanted = {name: min(parts[name].words_asked, parts[name].words_there) for name in sorted(parts)}
+    while wanted:
+        name = min(wanted, key=lambda name: parts[name].words / wanted[name])
+        document = next(chosen[name], None)
+        if document is None:
+            del wanted[name]
+            continue
+        parts[name].documents += 1
+        parts[name].words += document.words
+        yield name, document
+
+
+def _tables(documents: Iterator[tuple[str, Document]], record: Composition) -> Iterator[pa.Table]:
+    """The documents in files' worth; fills in the sums of the record on the way."""
+    rows: list[tuple[str, Document]] = []
+    characters = 0
+    for name, document in documents:
+        rows.append((name, document))
+        characters += len(document.text)
+        if characters >= _FILE_CHARACTERS or len(rows) >= _FILE_DOCUMENTS:
+            yield _table(rows)
+            rows, characters = [], 0
+    if rows:
+        yield _table(rows)
+    record.words = sum(part.words for part in record.parts.values())
+    if not record.words:
+        cause = "no document is short enough for what is asked of its part"
+        raise JobError("words", record.words_budget, cause, "raise the budget")
+    record.documents = sum(part.documents for part in record.parts.values())
+    for part in record.parts.values():
+        part.share = part.words / record.words
+
+
+def _table(rows: list[tuple[str, Document]]) -> pa.Table:
+    columns = {
+        field.name: [name if field.name == "part" else getattr(document, field.name) for name, document in rows]
+        for field in CORPUS_SCHEMA
+    }
+    return pa.table(columns, schema=CORPUS_SCHEMA)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()

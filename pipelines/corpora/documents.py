@@ -1,0 +1,143 @@
+"""The parts of a corpus as streams of documents: accepted rows of a run, or rows of any input."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipelines.inputs.cells import text_cell
+from pipelines.inputs.reader import InputReader
+from schemas.compose import Part
+from schemas.errors import JobError, RunError
+from schemas.rows import RowError
+from schemas.text import shorten
+from services.storage.store import ShardStore, shard_path
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document, and where it lies; see CORPUS_SCHEMA.
+
+    Attributes:
+        fault: why it cannot be read; it has no text then.
+    """
+
+    text: str
+    words: int
+    fingerprint: str
+    source: str
+    row_index: int
+    sample: int = 0
+    variant: str = ""
+    fault: str = ""
+
+
+class Documents(Protocol):
+    """A part that is there.
+
+    Attributes:
+        content: the name of each thing that it is read from, and what identifies that.
+        complete: whether all is there that will be.
+    """
+
+    content: dict[str, str]
+    complete: bool
+
+    def __iter__(self) -> Iterator[Document]:
+        """All of them, in the order of their input; may be asked for again."""
+        ...
+
+
+def documents_of(name: str, part: Part) -> Documents:
+    """The documents of a part.
+
+    Raises:
+        KindlingError: nothing is there, or it cannot be read.
+    """
+    return RunDocuments(name, part) if part.run is not None else _InputDocuments(name, part)
+
+
+class RunDocuments:
+    """The accepted rows of the shards that are committed now."""
+
+    def __init__(self, name: str, part: Part) -> None:
+        self._store, self._variant = ShardStore(part.run), part.variant
+        run = self._store.read_run()
+        if run is None:
+            cause, remedy = "no run.json there", "name the output.path of an augmentation job"
+            raise JobError(f"parts.{name}.run", part.run, cause, remedy)
+        if part.variant not in (None, *run.variant_names):
+            remedy = f"its variants are {shorten('; '.join(run.variant_names))}"
+            raise JobError(f"parts.{name}.variant", part.variant, "the run has no such variant", remedy)
+        sizes = self._store.sizes()
+        if not sizes:
+            raise JobError(f"parts.{name}.run", part.run, "it has no shard yet", "run its job, or leave the part out")
+        self._shards, self._fingerprint = sorted(sizes), run.fingerprint
+        self.complete = len(sizes) == run.shards
+        # What is committed is never rewritten but by a repair; its times tell that.
+        times = [(shard, size, self._store.manifest(shard).finished_at) for shard, size in sorted(sizes.items())]
+        digest = blake2b(repr(times).encode(), digest_size=16).hexdigest()
+        self.content = {part.run: f"run {run.fingerprint}, {len(sizes)} shards, {digest}"}
+
+    def __iter__(self) -> Iterator[Document]:
+        for row in self.rows(["text", "source", "row_index", "sample", "variant"]):
+            yield _document(self._fingerprint, **row)
+
+    def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Its rows; `variant` must be among the columns.
+
+        Raises:
+            RunError: a shard cannot be read.
+        """
+        for shard in self._shards:
+            path = shard_path("data", shard)
+            try:
+                for batch in self._store.batches(path, columns):
+                    for row in batch.to_pylist():
+                        if self._variant in (None, row["variant"]):
+                            yield row
+            except (OSError, pa.ArrowException) as error:
+                remedy = "`kindling verify` lists all damage, and repairs it"
+                cause = f"it cannot be read: {shorten(str(error))}"
+                raise RunError(self._store.path(path), None, cause, remedy) from None
+
+
+class _InputDocuments:
+    complete = True
+
+    def __init__(self, name: str, part: Part) -> None:
+        self._name = name
+        with self._told():
+            self._reader = InputReader(part.input, ["text"])
+        self._contents = {source.source: source.content for source in self._reader.inputs}
+        self.content = {source.source: f"{source.rows} rows, {source.content}" for source in self._reader.inputs}
+
+    def __iter__(self) -> Iterator[Document]:
+        end = sum(source.rows for source in self._reader.inputs)
+        with self._told():
+            for source, index, row in self._reader.rows(0, end):
+                fingerprint = self._contents[source]
+                if row.values is None:
+                    yield Document("", 0, fingerprint, source, index, fault=row.fault)
+                else:
+                    yield _document(fingerprint, row.values["text"], source, index)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """An error of the input names the part that it is of."""
+        try:
+            yield
+        except JobError as error:
+            raise JobError(f"parts.{self._name}.{error.key}", error.value, error.cause, error.remedy) from None
+
+
+def _document(fingerprint: str, text: Any, source: str, row_index: int, sample: int = 0, variant: str = "") -> Document:
+    place = (fingerprint, source, row_index, sample, variant)
+    try:
+        text = text_cell({"text": text}, "text")
+    except RowError as error:
+        return Document("", 0, *place, fault=str(error))
+    return Document(text, len(text.split()), *place)

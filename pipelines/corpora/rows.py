@@ -1,0 +1,167 @@
+"""The corpora that `stats` reads and the runs that `compare` reads: what a name stands for, and the rows in it."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.inputs.files import input_files
+from pipelines.inputs.formats import SOURCE_OF_FORMAT, Skip, Source
+from pipelines.inputs.reader import UNREADABLE
+from pipelines.run_folder import open_run
+from schemas.errors import JobError, RunError
+from schemas.job import Input
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE
+from schemas.run import RunRecord
+from schemas.text import shorten
+from services.storage.filesystem import resolve
+from services.storage.store import ShardStore, shard_path
+
+# What the rows of a run are told apart by, unless other columns are asked for.
+RUN_BREAKDOWNS = ("prompt_id", "variant", "emotion", "source")
+_RUN_TEXT = "text"
+
+
+@dataclass
+class CorpusRows:
+    """The rows of a run or of files, each as its text and what it is told apart by.
+
+    Attributes:
+        name: as the corpus was named.
+        by: the columns that rows are told apart by.
+        complete: whether a run has all its shards; None for what is no run.
+        without_text: rows so far whose text is null or no text.
+        unreadable: rows so far that cannot be read (broken JSON).
+    """
+
+    name: str
+    by: list[str]
+    complete: bool | None
+    text_column: str
+    sources: list[Source]
+    without_text: int = field(default=0, init=False)
+    unreadable: int = field(default=0, init=False)
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        """(text, value of each column of `by`) of the rows that have text.
+
+        Raises:
+            RunError: a file is damaged or lacks a column.
+        """
+        for values in self._values():
+            text = values.get(self.text_column)
+            if isinstance(text, str):
+                yield _encodable(text), *(_value(values, name) for name in self.by)
+            else:
+                self.without_text += 1
+
+    def _values(self) -> Iterator[dict[str, Any]]:
+        for source in self.sources:
+            try:
+                for row in source.rows(self._columns_in(source), Skip()):
+                    if row.values is None:
+                        self.unreadable += 1
+                    else:
+                        yield row.values
+            except UNREADABLE as error:
+                raise damaged(source.name, error) from None
+
+    def _columns_in(self, source: Source) -> list[str]:
+        there = source.columns()
+        columns = []
+        for option, name in [("--text-column", self.text_column), *(("--by", name) for name in self.by)]:
+            column = name if name in there else name.partition(".")[0]
+            if there and column not in there:
+                cause = f"{source.name} has no such column; it has {shorten(', '.join(there))}"
+                raise RunError(option, name, cause, "name one of these")
+            columns.append(column)
+        return list(dict.fromkeys(columns))
+
+
+def corpus_rows(name: str, text_column: str, by: Sequence[str] | None) -> CorpusRows:
+    """The rows of a run folder (committed and accepted ones), or of files.
+
+    Args:
+        name: a run folder; a file, folder or glob of Parquet, JSONL, CSV or text; local or a URL.
+        text_column: of what is no run.
+        by: None stands for RUN_BREAKDOWNS in a run and for nothing elsewhere.
+
+    Raises:
+        RunError: nothing is there, or a run has no committed shard yet.
+    """
+    fs, root = resolve(name, "RUN")
+    if not fs.exists(f"{root}/run.json"):
+        return CorpusRows(name, list(dict.fromkeys(by or ())), None, text_column, _files(name))
+    store, run, committed = open_committed(name)
+    paths = (store.path(shard_path(FOLDER_OF_STATE[ACCEPTED], shard)) for shard in sorted(committed))
+    sources = [SOURCE_OF_FORMAT["parquet"](path, store.fs, path) for path in paths]
+    by = RUN_BREAKDOWNS if by is None else dict.fromkeys(by)
+    return CorpusRows(name, list(by), len(committed) == run.shards, _RUN_TEXT, sources)
+
+
+def open_committed(name: str) -> tuple[ShardStore, RunRecord, set[int]]:
+    """A run folder, its run.json, and the numbers of its committed shards.
+
+    Raises:
+        RunError: it holds no run, or no shard of it is committed.
+    """
+    store = ShardStore(name)
+    run = open_run(store)
+    committed = store.committed()
+    if not committed:
+        remedy = "wait for its first one: `kindling status` tells how far it is"
+        raise RunError("RUN", name, "no shard of this run is committed yet", remedy)
+    return store, run, committed
+
+
+def damaged(path: str, error: Exception) -> RunError:
+    """The error of a file that cannot be read."""
+    first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    remedy = "`kindling verify` lists all damage of a run; repair any other file, or leave it out"
+    return RunError(path, None, f"cannot be read: {shorten(first_line)}", remedy)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The last part of each path; where these are not all different, the paths as they are."""
+    last = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
+    return last if len(set(last)) == len(last) else list(names)
+
+
+def _files(name: str) -> list[Source]:
+    fs, root = resolve(name, "RUN")
+    if runs := fs.glob(f"{root}/*/run.json"):
+        named = " ".join(f"{name.rstrip('/')}/{path.split('/')[-2]}" for path in sorted(runs))
+        raise RunError("RUN", name, "it is a folder of runs", f"name the runs: {shorten(named)}")
+    section = Input.model_construct(path=name)  # unvalidated: a secret in a URL is refused in what is kept alone
+    try:
+        return [SOURCE_OF_FORMAT[file.format](file.name, file.fs, file.path) for file in input_files(section)]
+    except JobError as error:
+        remedy = "name a run folder, or files whose endings tell that they are Parquet, JSONL, CSV or text"
+        raise RunError("RUN", name, f"it is no run, and no corpus: {error.cause}", remedy) from None
+
+
+def _value(values: Mapping[str, Any], name: str) -> str:
+    """The value of a column, or of a key in a struct or JSON object, as text.
+
+    Of a list it is the first element, as recipes ask for the first emotion.
+    """
+    value = values.get(name)
+    if name not in values:
+        column, _, key = name.partition(".")
+        value = _object(values.get(column)).get(key)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        value = next(iter(value), None)
+    return "" if value is None else _encodable(str(value))
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _encodable(text: str) -> str:
+    # JSON can smuggle in half of a surrogate pair, which no frame can hold.
+    return text if text.isascii() else text.encode(errors="replace").decode()

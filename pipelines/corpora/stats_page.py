@@ -1,0 +1,106 @@
+"""What `kindling stats` shows in a terminal: corpora side by side, as a whole and in parts, and how stories begin."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.corpora.rows import short_names
+from pipelines.corpora.stats import Composition, Corpus, Stats
+from schemas.text import shorten
+
+# In a narrower terminal the commonest opening of each part would be folded into a tower.
+_WIDE = 100
+# A table of more parts is no longer read; --json has them all.
+_MOST_PARTS = 30
+_LONGEST_NAME = 40
+
+
+def stats_page(stats: Stats, width: int) -> Group:
+    """A table of the corpora; one for each column that tells rows apart, where it has several values; the openings.
+
+    Args:
+        width: of the terminal, in characters.
+    """
+    corpora = stats.corpora
+    names = [shorten(name, _LONGEST_NAME) for name in short_names([corpus.corpus for corpus in corpora])]
+    whole = _table("corpus", openings=True)
+    for name, corpus in zip(names, corpora, strict=True):
+        whole.add_row(Text(name), *_figures(corpus.whole), _opening(corpus.whole))
+    notes = chain.from_iterable(_notes(name, corpus) for name, corpus in zip(names, corpora, strict=True))
+    columns = dict.fromkeys(column for corpus in corpora for column in corpus.by)
+    return Group(
+        whole,
+        *(Text(note) for note in notes),
+        *chain.from_iterable(_parts(column, names, corpora, width >= _WIDE) for column in columns),
+        _openings(names, corpora),
+    )
+
+
+def _table(*headers: str, openings: bool) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for header in headers:
+        table.add_column(Text(header), overflow="fold")
+    for header in ("stories", "words", "a story", "unique"):
+        table.add_column(header, justify="right", no_wrap=True)
+    if openings:
+        table.add_column("commonest opening")
+    return table
+
+
+def _figures(part: Composition) -> Iterable[str]:
+    yield f"{part.stories:,}"
+    yield f"{part.words:,}"
+    yield "-" if part.average_words is None else f"{part.average_words:.1f}"
+    yield f"{part.unique_words:,}"
+
+
+def _opening(part: Composition) -> Text:
+    return Text(f"{part.openings[0].share:.1%} {part.openings[0].words}" if part.openings else "-")
+
+
+def _notes(name: str, corpus: Corpus) -> Iterable[str]:
+    if corpus.complete is False:
+        yield f"{name}: the run is not complete; what is committed so far was counted"
+    if corpus.without_text:
+        yield f"{name}: {corpus.without_text:,} rows without text were left out"
+    if corpus.unreadable:
+        yield f"{name}: {corpus.unreadable:,} rows that cannot be read were left out"
+
+
+def _parts(column: str, names: Sequence[str], corpora: Sequence[Corpus], openings: bool) -> Iterable[Table | Text]:
+    """One line for each value and corpus; nothing where there is one value, which is the whole again."""
+    values: dict[str, int] = {}
+    for corpus in corpora:
+        for value, part in corpus.by.get(column, {}).items():
+            values[value] = values.get(value, 0) + part.stories
+    if len(values) < 2:
+        return
+    table = _table(column, *(["corpus"] if len(corpora) > 1 else []), openings=openings)
+    largest = sorted(values, key=lambda value: (-values[value], value))[:_MOST_PARTS]
+    for value in largest:
+        shown = Text(shorten(value, _LONGEST_NAME) or "(none)")
+        for name, corpus in zip(names, corpora, strict=True):
+            if part := corpus.by.get(column, {}).get(value):
+                table.add_row(
+                    shown, *([Text(name)] if len(corpora) > 1 else []), *_figures(part),
+                    *([_opening(part)] if openings else []),
+                )  # fmt: skip
+                shown = Text()
+    yield from (Text(), table)
+    if more := len(values) - len(largest):
+        yield Text(f"and {more:,} more: --json has them all")
+
+
+def _openings(names: Sequence[str], corpora: Sequence[Corpus]) -> Group:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("how stories begin")
+    table.add_column("stories", justify="right")
+    table.add_column("share", justify="right")
+    for name, corpus in zip(names, corpora, strict=True):
+        table.add_row(Text(f"{name}: {corpus.whole.distinct_openings:,} different openings", style="bold"))
+        for opening in corpus.whole.openings:
+            table.add_row(f"  {opening.words}", f"{opening.stories:,}", f"{opening.share:.1%}")
+    return Group(Text(), table)

@@ -1,0 +1,162 @@
+"""What the logit lens found as an HTML page and as PNG pictures: for each text, the models beside each other.
+
+Texts and tokens come from data and models, so none may be more than text: no markup reaches the page, which has no
+script and has the browser load nothing, and no formula reaches the picture.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from eval.logit_lens import Lens
+from services.storage.filesystem import resolve, write_atomic
+
+# What a reader would not see.
+_BREAKS = str.maketrans({"\n": "↵", "\t": "⇥"})
+_SPACE = "␣"
+# White is 0, this is 1; black on it is well read. The page has the same.
+_SURE = "#5b9bf0"
+# Of the picture, in inches but for the font's points. Longer tokens are cut there; the page has them whole.
+_FONT_SIZE = 7
+_CHARACTER, _ROW = 0.07, 0.17
+_LONGEST_TOKEN = 14
+# Models whose pictures are wider together stand one below the other.
+_WIDEST = 30
+
+
+def save_lens_pages(folder: str, models: Mapping[str, Sequence[Lens]]) -> None:
+    """Writes logit_lens.html, with every text, and logit_lens-N.png for each text, into a folder.
+
+    Args:
+        models: the lenses of each model, by the name to be shown.
+    """
+    fs, path = resolve(folder, "output.path")
+    write_atomic(fs, os.path.join(path, "logit_lens.html"), html_page(models).encode())
+    for number, panels in enumerate(_by_text(models).values()):
+        write_atomic(fs, os.path.join(path, f"logit_lens-{number}.png"), png_picture(panels))
+
+
+def html_page(models: Mapping[str, Sequence[Lens]]) -> str:
+    """One page that needs no other file: a heading for each text, below it the models beside each other."""
+    source = (files("pipelines.evaluation") / "logit_lens.html.jinja").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+    texts = [
+        {"text": _printable(text), "panels": [_panel(name, lens) for name, lens in panels.items()]}
+        for text, panels in _by_text(models).items()
+    ]
+    return template.render(name=_printable(f"Logit lens of {', '.join(models)}"), texts=texts, sure=_SURE) + "\n"
+
+
+def png_picture(panels: Mapping[str, Lens]) -> bytes:
+    """One text as a picture, the models beside each other, each with its own tokens."""
+    from matplotlib.figure import Figure
+
+    edges = [_column_edges(lens) for lens in panels.values()]
+    widths, heights = [each[-1] for each in edges], [_ROW * len(lens.top) for lens in panels.values()]
+    # Beside them their layers' names; above and below them their names, the tokens that were read, the scale.
+    beside = sum(widths) <= _WIDEST
+    if beside:
+        figure = Figure(figsize=(sum(widths) + len(widths), max(heights) + 1), layout="constrained")
+        axes = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
+    else:
+        figure = Figure(figsize=(max(widths) + 1, sum(heights) + len(heights)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for axis, across, (name, lens) in zip(axes, edges, panels.items(), strict=True):
+        mesh = _draw(axis, across, lens)
+        axis.set_title(_printable(name), fontsize=_FONT_SIZE + 3, parse_math=False)
+    bar = figure.colorbar(mesh, ax=list(axes), location="bottom", shrink=min(4 / figure.get_figwidth(), 1), aspect=40)
+    bar.set_label("probability of the likeliest next token; bold: already the token of the output", fontsize=_FONT_SIZE)
+    bar.ax.tick_params(labelsize=_FONT_SIZE)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # Signs that its font lacks are boxes in the picture; the page has them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _column_edges(lens: Lens) -> np.ndarray:
+    """In inches, so that each column has room for its longest token."""
+    rows = [_row(lens.tokens, lens.token_ids), *map(_row, lens.top, lens.top_ids)]
+    longest = [max(len(_cut(token)) for token in column) for column in zip(*rows, strict=True)]
+    return np.cumsum([0, *(_CHARACTER * (1 + max(length, 2)) for length in longest)])
+
+
+def _draw(axis: Any, edges: np.ndarray, lens: Lens) -> Any:
+    """One model's picture, the embeddings at the bottom."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("sure", ["white", _SURE])
+    rows = _ROW * np.arange(len(lens.top) + 1)
+    mesh = axis.pcolormesh(edges, rows, lens.probability, cmap=colours, vmin=0, vmax=1, edgecolors="white")
+    axis.set_aspect("equal", anchor="S")
+    axis.set_frame_on(False)
+    axis.tick_params(length=0)
+    across, up = (edges[:-1] + edges[1:]) / 2, (rows[:-1] + rows[1:]) / 2
+    axis.set_yticks(up, _layer_names(lens), fontsize=_FONT_SIZE)
+    axis.set_xticks(across, map(_cut, _row(lens.tokens, lens.token_ids)), fontsize=_FONT_SIZE, parse_math=False)
+    for layer, (top, ids) in enumerate(zip(lens.top, lens.top_ids, strict=True)):
+        for position, token in enumerate(_row(top, ids)):
+            weight = "bold" if lens.settled[layer, position] else "normal"
+            axis.text(
+                across[position], up[layer], _cut(token), ha="center", va="center", fontsize=_FONT_SIZE,
+                fontweight=weight, parse_math=False,
+            )  # fmt: skip
+    return mesh
+
+
+def _by_text(models: Mapping[str, Sequence[Lens]]) -> dict[str, dict[str, Lens]]:
+    """Each text with the models that read it; one that refused it, for its length say, is not there."""
+    texts: dict[str, dict[str, Lens]] = {}
+    for name, lenses in models.items():
+        for lens in lenses:
+            texts.setdefault(lens.text, {})[name] = lens
+    return texts
+
+
+def _panel(name: str, lens: Lens) -> dict[str, Any]:
+    """What the page shows of a model, the last layer first."""
+    tokens = _row(lens.tokens, lens.token_ids)
+    final = _row(lens.top[-1], lens.top_ids[-1])
+    rows = []
+    for layer, label in enumerate(_layer_names(lens)):
+        cells = [
+            {
+                "token": token,
+                "settled": bool(lens.settled[layer, at]),
+                "percent": f"{lens.probability[layer, at]:.1%}",
+                "title": f"layer {label}, after {tokens[at]}\n{token}: {lens.probability[layer, at]:.2%}\n"
+                f"{final[at]}, the output: {lens.final_probability[layer, at]:.2%}\n"
+                f"entropy {lens.entropy[layer, at]:.2f} bits",
+            }
+            for at, token in enumerate(_row(lens.top[layer], lens.top_ids[layer]))
+        ]
+        rows.insert(0, {"label": label, "cells": cells})
+    return {"name": _printable(name), "tokens": tokens, "rows": rows}
+
+
+def _layer_names(lens: Lens) -> list[str]:
+    return ["embeddings", *(str(layer) for layer in range(1, len(lens.top)))]
+
+
+def _row(tokens: Sequence[str], ids: np.ndarray) -> list[str]:
+    """Tokens as a person reads them; one without a text, as a vocabulary's padding, by its number."""
+    return [_readable(token) or f"[{number}]" for token, number in zip(tokens, ids, strict=True)]
+
+
+def _readable(token: str) -> str:
+    return _printable(token.replace(" ", _SPACE))
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in text.translate(_BREAKS))
+
+
+def _cut(token: str) -> str:
+    return token if len(token) <= _LONGEST_TOKEN else f"{token[: _LONGEST_TOKEN - 1]}…"

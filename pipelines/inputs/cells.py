@@ -1,0 +1,74 @@
+"""What a cell of the input must be; anything else sends its row to errors/, and the job goes on."""
+
+from typing import Any
+
+from schemas.emotions import EMOTIONS
+from schemas.rows import RowError
+from schemas.text import shorten
+
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+def text_cell(values: dict[str, Any], field: str) -> str:
+    """The field's text.
+
+    Raises:
+        RowError: the cell is null, not text, blank, or no valid Unicode.
+    """
+    text = text_or_blank_cell(values, field)
+    if not text:
+        raise RowError(f"{field} is null" if values.get(field) is None else f"{field} is blank")
+    return text
+
+
+def text_or_blank_cell(values: dict[str, Any], field: str) -> str:
+    """The field's text; "" where the cell is absent, null or blank.
+
+    Raises:
+        RowError: the cell is not text, or no valid Unicode.
+    """
+    value = values.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RowError(f"{field} is {type(value).__name__}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RowError(f"{field} is not valid Unicode") from None
+    return value if value.strip() else ""
+
+
+def labels_cell(values: dict[str, Any], field: str) -> list[str]:
+    """The field's emotions: a label, or a list of them.
+
+    Raises:
+        RowError: there is no label, or one that GoEmotions does not have.
+    """
+    labels = values.get(field)
+    labels = labels if isinstance(labels, list) else [text_cell(values, field)]
+    if not labels:
+        raise RowError(f"{field} has no label")
+    for label in labels:
+        if label not in EMOTIONS:
+            raise RowError(f"{field} {shorten(repr(label))} is not one of the 28 GoEmotions labels")
+    return labels
+
+
+def messages_cell(values: dict[str, Any], field: str) -> list[dict[str, str]]:
+    """The field's chat messages, each with its role and content alone.
+
+    Raises:
+        RowError: it is no list of them, a role is not known, or a message is no text.
+    """
+    messages = values.get(field)
+    if not isinstance(messages, list) or not messages:
+        raise RowError(f"{field} is not a list of chat messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise RowError(f"message {number} is {type(message).__name__}, not an object with role and content")
+        if message.get("role") not in _ROLES:
+            role = shorten(repr(message.get("role")))
+            raise RowError(f"message {number} has the role {role}, not one of {', '.join(_ROLES)}")
+        text_cell(message, "content")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]

@@ -1,0 +1,98 @@
+"""`kindling export`: the accepted rows of a run as a dataset of their own, ready for load_dataset and the Hub."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.publishing.dataset_card import dataset_card
+from pipelines.run_folder import open_run, read_part
+from schemas.errors import RunError
+from schemas.rows import FOLDER_OF_STATE, ROW_SCHEMA
+from services.storage.filesystem import resolve, write_atomic
+from services.storage.shard_index import read_index
+from services.storage.store import ShardStore, shard_path
+
+# About 100 MB of stories a file: few files for the Hub, and one fits in memory.
+_ROWS_PER_FILE = 65_536
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote: the folder, its data files relative to it, and their rows."""
+
+    to: str
+    files: list[str]
+    rows: int
+    complete: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for `--json`."""
+        return asdict(self)
+
+
+def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parquet") -> Exported:
+    """Copies the committed accepted rows of a run, in input order, with a dataset card.
+
+    Args:
+        url: the run folder.
+        to: a folder that is empty or not there yet; local or a URL.
+
+    Raises:
+        RunError: no run there, a damaged shard, or a destination that holds something.
+    """
+    store = ShardStore(url)
+    run = open_run(store)
+    fs, root = resolve(to, "--to")
+    if fs.exists(root) and (not fs.isdir(root) or fs.ls(root)):
+        raise RunError("--to", to, "there is something there already", "name a folder that is empty or not there yet")
+    counts = read_index(store, run).totals().counts
+    files, rows = [], 0
+    try:
+        for number, table in enumerate(_tables(store)):
+            name = f"data/train-{number:05d}.{file_format}"
+            write_atomic(fs, f"{root}/{name}", _ENCODERS[file_format](table))
+            files.append(name)
+            rows += table.num_rows
+        card = dataset_card(run, counts, f"data/*.{file_format}")
+        write_atomic(fs, f"{root}/README.md", card.encode())
+    except OSError as error:
+        cause = f"cannot be written: {error.strerror or error}"
+        raise RunError("--to", to, cause, "make room, or name a folder that you may write to") from None
+    return Exported(to, files, rows, sum(counts.values()) == run.outputs)
+
+
+def _tables(store: ShardStore) -> Iterator[pa.Table]:
+    """Committed accepted rows in files' worth; at least one, maybe empty, so that load_dataset finds the columns."""
+    batches: list[pa.RecordBatch] = []
+    waiting, given = 0, 0
+    for shard in sorted(store.committed()):
+        part = read_part(store, shard_path(FOLDER_OF_STATE["accepted"], shard)).to_batches()
+        batches += part
+        waiting += sum(batch.num_rows for batch in part)
+        while waiting >= _ROWS_PER_FILE:
+            table = pa.Table.from_batches(batches, ROW_SCHEMA)
+            yield table.slice(0, _ROWS_PER_FILE)
+            given += 1
+            batches = table.slice(_ROWS_PER_FILE).to_batches()
+            waiting -= _ROWS_PER_FILE
+    if waiting or not given:
+        yield pa.Table.from_batches(batches, ROW_SCHEMA)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def _jsonl(table: pa.Table) -> bytes:
+    lines = (json.dumps(row, ensure_ascii=False, default=lambda value: value.isoformat()) for row in table.to_pylist())
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+_ENCODERS = {"parquet": _parquet, "jsonl": _jsonl}

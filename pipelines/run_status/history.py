@@ -1,0 +1,93 @@
+"""When the rows of a run came to their end, as its files tell: how fast it goes, also where nobody answers any more."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.augmentation.eta import HISTORY_SECONDS, Eta, Pace, Rates
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE, STATES
+from services.storage.store import ShardStore, shard_path
+from services.storage.time_spans import pauses_of
+
+_COLUMNS = ["state", "output_tokens", "started_at", "duration_seconds"]
+# More than one look at a run should read; of a fast run this is less than the history.
+_MOST_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class History:
+    """The last minutes of work.
+
+    Attributes:
+        last_row_at: when the last row came to its end, in seconds of the Unix clock; None before the first.
+    """
+
+    last_row_at: float | None
+    rates: Rates
+    eta: Eta | None
+
+
+def read_history(store: ShardStore, shards: pa.Table, logs: list[pa.Table], left: int) -> History:
+    """The history up to the last row; pauses between starts do not count.
+
+    Args:
+        shards: entries of the shard index.
+        logs: of the shards that are still open.
+        left: rows that are not finished.
+    """
+    recent, since = _recent(shards)
+    tables = [*(log.select(_COLUMNS) for log in logs), *(table for shard in recent for table in _read(store, shard))]
+    rows = pa.concat_tables(tables) if tables else None
+    if rows is None or not rows.num_rows:
+        return History(None, Rates(), None)
+    starts, ends = spans_of_rows(rows)
+    pauses = pauses_of(starts, ends)
+    pace = Pace()
+    pace.begin(float(_working(max(since, float(starts.min())), pauses)))
+    _add(pace, rows, _working(ends, pauses))
+    last = float(ends.max())
+    now = float(_working(last, pauses))
+    return History(last, pace.rates(now), pace.eta(now, left))
+
+
+def spans_of_rows(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """From when to when each row was with its engine, in seconds of the Unix clock."""
+    starts = rows["started_at"].cast(pa.int64()).to_numpy() / 1e6
+    return starts, starts + rows["duration_seconds"].to_numpy()
+
+
+def _recent(shards: pa.Table) -> tuple[list[dict[str, Any]], float]:
+    """The shards that ended last; and since when every row that came to its end is in one of them or in a log."""
+    latest = shards.select(["shard", "finished_at", *STATES]).sort_by([("finished_at", "descending")])
+    ended = latest["finished_at"].cast(pa.int64()).to_numpy() / 1000
+    rows = np.cumsum(sum(latest[state].to_numpy() for state in STATES))
+    left_out = np.flatnonzero((rows > _MOST_ROWS) | (ended < ended[:1] - HISTORY_SECONDS))
+    first = max(left_out[0].item(), 1) if len(left_out) else len(ended)  # one at least, however large it is
+    return latest.slice(0, first).to_pylist(), float(ended[first]) if first < len(ended) else 0.0
+
+
+def _read(store: ShardStore, entry: dict[str, Any]) -> list[pa.Table]:
+    try:
+        folders = [folder for state, folder in FOLDER_OF_STATE.items() if entry[state]]
+        return [store.read(shard_path(folder, entry["shard"]), _COLUMNS) for folder in folders]
+    except (OSError, pa.ArrowException):  # lost or damaged, which is for `verify` to tell
+        return []
+
+
+def _working(times: np.ndarray | float, pauses: np.ndarray) -> np.ndarray:
+    """Times on a clock that stands still in pauses."""
+    return np.asarray(times) - sum(np.clip(times - begin, 0, end - begin) for begin, end in pauses)
+
+
+def _add(pace: Pace, rows: pa.Table, ends: np.ndarray) -> None:
+    order = np.argsort(ends)
+    tokens, durations = (rows[name].to_numpy()[order] for name in ("output_tokens", "duration_seconds"))
+    accepted = pc.equal(rows["state"], ACCEPTED).to_numpy()[order]
+    ends = ends[order]
+    firsts = np.flatnonzero(np.diff(np.floor(ends), prepend=-np.inf))  # of those that ended within one second
+    sums = (np.add.reduceat(each, firsts) for each in (np.ones_like(tokens), tokens, tokens * accepted))
+    for moment in zip(ends[firsts], *sums, np.maximum.reduceat(durations, firsts), strict=True):
+        pace.add(*(each.item() for each in moment))

@@ -1,0 +1,95 @@
+"""Trains a language model through the stages of a job; the folder is told of in training_folder.py."""
+
+import shutil
+from collections import ChainMap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.inputs.minimal_pairs import described, sample_of
+from pipelines.run_folder import refuse_lost_path
+from pipelines.stopping import stop_signals
+from pipelines.training.folder import alone, begun, finish, logged, record_of, unwritable, write_record
+from pipelines.training.rows import Answers, Documents, sources_of
+from pipelines.training.stage import LanguageModelReport, Stage, StageReport
+from schemas.train import TrainJob
+from services.models.checkpoints import locate
+from services.models.minimal_pairs import MinimalPair
+from services.observability.endpoint import served
+from services.observability.metrics import TrainMetrics
+from trainers import initial_model
+
+_FS = LocalFileSystem()
+
+
+def train_stages(job: TrainJob) -> LanguageModelReport:
+    """Trains, or goes on where it was stopped; what is done is not done again.
+
+    Raises:
+        KindlingError: the job, its data or its model is at fault, or the folder holds something else.
+        StoppedError: a signal came; the same command goes on.
+    """
+    refuse_lost_path(job.output.path, _FS)
+    folder = Path(job.output.path).expanduser().absolute()
+    sources = [sources_of(number, stage, job.seed) for number, stage in enumerate(job.stages)]
+    contents = {str(number): dict(ChainMap(*(part.content for part in parts))) for number, parts in enumerate(sources)}
+    pairs = {n: sample_of(f"stages.{n}.blimp", s.blimp, job.seed) for n, s in enumerate(job.stages) if s.blimp}
+    for number, sample in pairs.items():
+        contents[str(number)]["minimal pairs"] = described(sample)  # a blank: no part has that name
+    path, revision = locate(job.model)
+    _refuse_unfit(job, path)
+    try:
+        with alone(folder):
+            record = begun(folder, record_of(job, contents, revision, initial_model.resolved(job.precision)))
+            if len(record["stages"]) < len(job.stages):
+                _train_rest(job, folder, record, path, sources, pairs)
+            finish(folder, record)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    return LanguageModelReport(str(folder), [StageReport(**stage) for stage in record["stages"]])
+
+
+def _train_rest(
+    job: TrainJob, folder: Path, record: dict[str, Any], path: str, sources: list[list[Documents | Answers]],
+    pairs: dict[int, list[MinimalPair]],
+) -> None:  # fmt: skip
+    """Trains the stages that are not done, each from the model that the one before it left."""
+    precision = initial_model.resolved(record["precision"])
+    metrics = TrainMetrics(job.name)
+    with (
+        logged(folder),
+        served(metrics, job.metrics) as record["metrics"],
+        stop_signals(grace_seconds=0) as stop_within,
+    ):
+        record["start_id"] = metrics.start_id
+        write_record(folder, record)
+        with _last_metrics_kept(folder, record, metrics):
+            for number in range(len(record["stages"]), len(job.stages)):
+                start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
+                stage = Stage(job, number, folder, precision, lambda: stop_within() is not None, metrics)
+                record["stages"].append(asdict(stage.train(start, sources[number], pairs.get(number, []))))
+                write_record(folder, record)
+                shutil.rmtree(folder / "work")
+
+
+@contextmanager
+def _last_metrics_kept(folder: Path, record: dict[str, Any], metrics: TrainMetrics) -> Iterator[None]:
+    """Writes to train.json how the training ended, beside what earlier starts told of stages that are done."""
+    try:
+        yield
+    finally:
+        record.update(metrics.last(record))
+        with suppress(OSError):  # what hinders this has ended the training, and is told
+            write_record(folder, record)
+
+
+def _refuse_unfit(job: TrainJob, path: str) -> None:
+    """Refuses at the start what the model cannot do in a later stage."""
+    shape = initial_model.shape_of(path, job.model, initial_model.load_tokenizer(path, job.model))
+    for number, stage in enumerate(job.stages):
+        initial_model.example_length(stage.max_length, shape, f"stages.{number}.max_length")
+        initial_model.refuse_unknown_layers(stage.lora, shape, f"stages.{number}.lora")

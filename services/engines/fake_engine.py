@@ -1,0 +1,177 @@
+"""An engine without a model: the interface of the real one, and a latency model in place of the arithmetic.
+
+For scale tests and simulation. Its text is a pure function of messages, seed and max_tokens, so a checker can
+recompute any row.
+"""
+
+import asyncio
+import difflib
+import hashlib
+import os
+import random
+import time
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from schemas.errors import EngineError
+from schemas.rows import RowError
+from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
+
+_WORDS = [
+    "sun",
+    "moon",
+    "river",
+    "stone",
+    "little",
+    "garden",
+    "bird",
+    "window",
+    "morning",
+    "quiet",
+    "friend",
+    "lantern",
+    "apple",
+    "blanket",
+    "hill",
+    "door",
+    "rain",
+    "song",
+    "boat",
+    "feather",
+    "kite",
+    "button",
+    "story",
+    "summer",
+    "shadow",
+    "path",
+    "candle",
+    "meadow",
+    "cloud",
+    "whistle",
+]
+
+# Lengths of its texts, all as likely.
+SHORTEST_WORDS, LONGEST_WORDS = 8, 64
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Seconds that a batched engine takes, and its limits; the keys of `engine` in a job with `model.id: fake`.
+
+    A request takes `start_seconds + prompt_tokens / prefill_tokens_per_second + output_tokens * step_seconds`, and
+    waits while `max_num_seqs` others run.
+    """
+
+    max_num_seqs: int = 32
+    max_model_len: int = 2048
+    start_seconds: float = 0.0
+    prefill_tokens_per_second: float = 50_000.0
+    step_seconds: float = 0.0005
+    die_at_start: bool = False
+    die_after_requests: int = 0
+    """end the engine when this many requests were served; 0: never"""
+    poison: str = ""
+    """end the engine under each prompt that has this word; "": under none"""
+    journal: str = ""
+    """file to which a line is added as a request begins to run, and one when it is done: see `journal_line`"""
+
+    def request_seconds(self, prompt_tokens: int, output_tokens: int) -> float:
+        """What one request takes once it runs."""
+        prefill = self.start_seconds + prompt_tokens / self.prefill_tokens_per_second
+        return prefill + output_tokens * self.step_seconds
+
+
+class FakeEngine:
+    """See the module.
+
+    Raises:
+        EngineError: `spec.engine` has a key that the latency model does not know.
+        EngineDeadError: it was told to die at its start.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        known = [f.name for f in fields(LatencyModel)]
+        for key, value in spec.engine.items():
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                remedy = f"did you mean `engine.{close[0]}`?" if close else f"the keys here are {', '.join(known)}"
+                raise EngineError(f"engine.{key}", value, "the fake engine does not know this key", remedy)
+        self._latency = LatencyModel(**spec.engine)
+        if self._latency.die_at_start:
+            raise EngineDeadError("the fake engine was told to die at its start")
+        # Appended to by all engines of a job, and by a killed one up to its last line.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        self._journal = os.open(self._latency.journal, flags, 0o644) if self._latency.journal else None
+        self._slots = asyncio.Semaphore(self._latency.max_num_seqs)
+        self._served = self._running = 0
+        self.info = EngineInfo(
+            max_num_seqs=self._latency.max_num_seqs,
+            max_model_len=self._latency.max_model_len,
+            model_revision="fake-1",
+            settings={"device": "fake", "cores": list(spec.cores)},
+            pids=(os.getpid(),),
+            versions={},
+        )
+
+    async def prepare(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        """See `Engine.prepare`. A whitespace word counts as a token."""
+        prompt_tokens = _tokens(messages)
+        if prompt_tokens + 1 > self._latency.max_model_len:
+            limit = self._latency.max_model_len
+            raise RowError(f"the prompt has {prompt_tokens} tokens and the model takes at most {limit}")
+        return messages
+
+    async def generate(self, prompt: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+        """See `Engine.generate`."""
+        started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
+        began, prompt_tokens = clock(), _tokens(prompt)
+        text, finish_reason = fake_text(prompt, seed, sampling["max_tokens"])
+        output_tokens = len(text.split())
+        async with self._slots:
+            self._note("start", seed)
+            self._running += 1
+            try:
+                await asyncio.sleep(self._latency.request_seconds(prompt_tokens, output_tokens))
+            finally:
+                self._running -= 1
+            self._served += 1
+        if self._latency.poison and any(self._latency.poison in message["content"] for message in prompt):
+            raise EngineDeadError(f"the fake engine was told to die of the word {self._latency.poison!r}")
+        if 0 < self._latency.die_after_requests < self._served:
+            raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
+        self._note("end", seed)
+        return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, clock() - began)
+
+    def kv_cache_usage(self) -> float:
+        """See `Engine.kv_cache_usage`. Each request takes as much as any other."""
+        return self._running / self._latency.max_num_seqs
+
+    async def reset_prefix_cache(self) -> bool:
+        """Nothing to forget."""
+        return True
+
+    async def stop(self) -> None:
+        """Nothing to free."""
+
+    def _note(self, event: str, seed: int) -> None:
+        if self._journal is not None:
+            os.write(self._journal, journal_line(event, seed))
+
+
+def _tokens(messages: list[dict[str, str]]) -> int:
+    return sum(len(message["content"].split()) for message in messages)
+
+
+def journal_line(event: str, seed: int) -> bytes:
+    """`start` or `end`, the row's seed, seconds since 1970, and the process: in one write, so that lines stay whole."""
+    return f"{event} {seed} {time.time():.6f} {os.getpid()}\n".encode()
+
+
+def fake_text(messages: list[dict[str, str]], seed: int, max_tokens: int) -> tuple[str, str]:
+    """The text and finish reason that the fake engine answers with: words drawn by prompt and seed."""
+    content = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    draw = random.Random(hashlib.blake2b(f"{seed}\n{content}".encode(), digest_size=8).digest())
+    length = draw.randint(SHORTEST_WORDS, LONGEST_WORDS)
+    words = [draw.choice(_WORDS) for _ in range(min(length, max_tokens))]
+    return " ".join(words), "length" if length > max_tokens else "stop"

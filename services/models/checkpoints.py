@@ -1,0 +1,144 @@
+"""From a model as a job names it to a checkpoint on this machine, and what identifies its content."""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from schemas.errors import EngineError
+from schemas.job import Model
+from schemas.text import shorten
+from services.models.embedded import embedded_checkpoint
+
+_WEIGHT_SUFFIXES = {".safetensors", ".gguf", ".bin", ".pt"}
+_SAFE_SUFFIXES = {".safetensors", ".gguf"}
+_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_TOKENIZER_FILES = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken", "*.py")
+_PROBE_BYTES = 1 << 20
+# More than the largest tokenizer.json there is.
+_MOST_JSON_BYTES = 64 << 20
+
+
+def locate(model: Model) -> tuple[str, str]:
+    """Where vLLM finds a model, and its revision.
+
+    Returns:
+        (path or hub id, revision). The revision is the hub commit, or for a local folder a hash: of its small files
+        whole, of each weight file its size and its first and last MiB.
+
+    Raises:
+        EngineError: the model is not there, or is none that can be served safely.
+    """
+    if model.id == "embedded":
+        path = embedded_checkpoint()
+        return str(path), content_hash(path)
+    path = Path(os.path.expanduser(model.id))
+    if path.is_dir():
+        _check_folder(path, model)
+        return str(path), content_hash(path)
+    if model.id.startswith((".", "/", "~")) or model.id.count("/") > 1:
+        raise EngineError(
+            "model.id", model.id, "no such folder", "name a checkpoint folder that every node has, or a hub id"
+        )
+    return model.id, _hub_commit(model)
+
+
+def _check_folder(folder: Path, model: Model) -> None:
+    if not (folder / "config.json").is_file():
+        raise EngineError(
+            "model.id", model.id, "this folder holds no config.json", "name a folder with a Hugging Face checkpoint"
+        )
+    for path in sorted(folder.glob("*.json")):
+        _check_json(path, model)
+    suffixes = {path.suffix for path in folder.iterdir()}
+    if suffixes & _PICKLE_SUFFIXES and not suffixes & _SAFE_SUFFIXES:
+        raise EngineError(
+            "model.id", model.id, "its weights are pickles, and a pickle can run any code when it is loaded",
+            "convert them to safetensors where you trust them: load the model and call "
+            "model.save_pretrained(folder, safe_serialization=True)",
+        )  # fmt: skip
+    if not any(next(folder.glob(name), None) for name in _TOKENIZER_FILES):
+        raise EngineError("model.id", model.id, "this folder holds no tokenizer", "save the model's tokenizer into it")
+
+
+def _check_json(path: Path, model: Model) -> None:
+    remedy = "fetch the model again"
+    try:
+        if path.stat().st_size > _MOST_JSON_BYTES:
+            cause = f"its {path.name} is larger than {_MOST_JSON_BYTES >> 20} MiB"
+            raise EngineError("model.id", model.id, cause, remedy)
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        cause = f"its {path.name} cannot be read: {shorten(str(error))}"
+        raise EngineError("model.id", model.id, cause, remedy) from None
+    if not isinstance(content, dict) and path.name == "config.json":
+        raise EngineError("model.id", model.id, "its config.json is not a JSON object", remedy)
+
+
+def _hub_commit(model: Model) -> str:
+    try:
+        config = Path(hf_hub_download(model.id, "config.json", revision=model.revision))
+    except GatedRepoError:
+        raise EngineError(
+            "model.id",
+            model.id,
+            "the hub asks for a licence agreement",
+            "accept it on the model's page and set HF_TOKEN",
+        ) from None
+    except RevisionNotFoundError:
+        raise EngineError(
+            "model.revision", model.revision, f"{model.id} has no such revision", "name a commit, tag or branch of it"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise EngineError(
+            "model.id",
+            model.id,
+            "no such model on the hub or on this machine",
+            "check the id; private ones need HF_TOKEN",
+        ) from None
+    except LocalEntryNotFoundError:
+        raise EngineError(
+            "model.id",
+            model.id,
+            "the model is not in this machine's hub cache, and the hub cannot be reached",
+            "download it where there is a network, or name a local folder",
+        ) from None
+    except EntryNotFoundError:
+        raise EngineError(
+            "model.id", model.id, "the repository holds no config.json", "name a model repository"
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise EngineError("model.id", model.id, f"the hub did not answer: {error}", "try again later") from None
+    _check_json(config, model)
+    # The hub cache keeps each file under snapshots/<commit>/.
+    return config.parent.name
+
+
+def content_hash(folder: Path, leave_out: Collection[str] = ()) -> str:
+    """Identifies a checkpoint folder without reading gigabytes; see `locate`.
+
+    Args:
+        leave_out: names of files that change nothing.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in leave_out):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            if path.suffix in _WEIGHT_SUFFIXES and path.stat().st_size > 2 * _PROBE_BYTES:
+                digest.update(file.read(_PROBE_BYTES))
+                file.seek(-_PROBE_BYTES, 2)
+            while chunk := file.read(_PROBE_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()

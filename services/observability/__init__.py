@@ -1,0 +1,8 @@
+"""What a running job shows: metrics, log lines, terminal.
+
+metrics.py         all Prometheus series, and the reader of an endpoint: the only file that imports prometheus_client
+endpoint.py        serves the metrics of a job while it runs
+scrape_targets.py  files by which Prometheus finds the jobs of this machine
+logs.py            log lines on standard error, as text or JSON
+terminal.py        progress bar on a terminal, a line a minute elsewhere
+"""

@@ -1,0 +1,12 @@
+"""The run folder on disk or in an object store.
+
+store.py         paths, shards and run.json of a run folder
+shard_writer.py  assembles finished rows into shards and commits them
+row_log.py       log of finished rows whose shard is still open
+shard_index.py   index of all committed shards in one file; can be rebuilt
+lease.py         lets one driver at a time write to a run folder
+output_ids.py    number of each output of a run: input row, sample, variant
+time_spans.py    time in which rows were with an engine, without pauses between starts
+filesystem.py    local and remote file systems, durable writing
+failpoints.py    points at which a test kills the process
+"""

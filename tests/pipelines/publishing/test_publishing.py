@@ -1,0 +1,133 @@
+"""`kindling push`, against a small stand-in for the Hub on loopback."""
+
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from pipelines.publishing.hub import push
+from schemas.errors import EXIT_STOPPED, EXIT_USAGE, RunError
+
+TOKEN = "hf_not_to_be_told"
+SENT = {"README.md": "# The card", "config.json": "{}", "model.safetensors": "weights", "tokenizer.json": "{}"}
+KEPT = ["train.json", "train.lock", "stages/0-clm/model.safetensors", "work/0-clm/x", "tensorboard/0-clm/events"]
+
+
+class Hub(ThreadingHTTPServer):
+    """Answers what a push asks, and keeps what it was sent."""
+
+    def __init__(self, private=True, refuses=False):
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.private, self.refuses = private, refuses
+        self.created, self.files, self.tokens = {}, {}, set()
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc):
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, path, body):
+        if path == "/api/repos/create":
+            self.created = json.loads(body)
+            return {"url": f"{self.endpoint}/me/tiny", "name": "me/tiny", "id": "1"}
+        if path.endswith("/preupload/main"):
+            names = [each["path"] for each in json.loads(body)["files"]]
+            return {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+        if "/commit/" in path:
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = [line["value"] for line in lines if line["key"] == "file"]
+            self.files = {each["path"]: base64.b64decode(each["content"]).decode() for each in files}
+            url = f"{self.endpoint}/me/tiny/commit/{'0' * 40}"
+            return {"success": True, "commitOid": "0" * 40, "commitUrl": url, "hookOutput": ""}
+        return {"id": "me/tiny", "modelId": "me/tiny", "private": self.private, "sha": "1" * 40, "siblings": []}
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.tokens.add(self.headers["Authorization"])
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
+        answer = json.dumps({"error": "no"} if self.server.refuses else self.server.answer(self.path, body)).encode()
+        self.send_response(403 if self.server.refuses else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder as `train` leaves it."""
+    folder = tmp_path / "student"
+    record = {"job": {"stages": [{}]}, "stages": [{}]}
+    for name, text in {**dict.fromkeys(KEPT, "kept"), **SENT, "train.json": json.dumps(record)}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def pushed(kindling, model, monkeypatch):
+    def run(endpoint, *options, token=TOKEN):
+        for name, value in {"HF_ENDPOINT": endpoint, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}.items():
+            monkeypatch.setenv(name, value)
+        done = kindling("push", model, "me/tiny", *options)
+        assert TOKEN not in done.stdout + done.stderr and "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def test_the_model_and_its_card_go_to_a_private_repository(pushed):
+    with Hub() as hub:
+        done = pushed(hub.endpoint, "--json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["private"], told["files"]) == (True, sorted(SENT))
+        assert hub.created["visibility"] == "private"
+        assert hub.files == SENT
+        assert f"Bearer {TOKEN}" in hub.tokens
+
+
+def test_a_public_repository_takes_nothing_that_was_not_meant_for_it(pushed):
+    with Hub(private=False) as hub:
+        refused = pushed(hub.endpoint)
+        assert refused.returncode == EXIT_USAGE and "--public" in refused.stderr
+        assert hub.files == {}
+        assert pushed(hub.endpoint, "--public").returncode == 0
+        assert hub.created["visibility"] == "public" and hub.files == SENT
+
+
+def test_a_hub_that_refuses_or_is_not_there_is_one_clear_error(pushed):
+    with Hub(refuses=True) as hub:
+        refused = pushed(hub.endpoint)
+        assert refused.returncode == EXIT_USAGE and "403" in refused.stderr and "whoami" in refused.stderr
+    gone = pushed(hub.endpoint)
+    assert gone.returncode == EXIT_STOPPED and "resume with: kindling push" in gone.stderr
+    stranger = pushed(hub.endpoint, token="")
+    assert stranger.returncode == EXIT_USAGE and "hf auth login" in stranger.stderr
+
+
+def test_what_is_no_trained_model_is_not_sent(model, tmp_path):
+    (model / "train.json").write_text(json.dumps({"job": {"stages": [{}, {}]}, "stages": [{}]}))
+    with pytest.raises(RunError, match="not done"):
+        push(str(model), "me/tiny")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="kindling export"):
+        push(str(tmp_path / "run"), "me/tiny")
+    with pytest.raises(RunError, match=r"no train\.json"):
+        push(str(tmp_path), "me/tiny")

@@ -1,0 +1,118 @@
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.recipes.babylm import BabylmStory
+from pipelines.recipes.messages import Messages
+from pipelines.recipes.template import Template
+from schemas.rows import WorkRow
+from services.replicas.dispatch_window import DispatchWindow
+
+
+def rows(prefixes):
+    return iter([WorkRow(unit, 0, "s", unit, 0, {}, prefix=prefix) for unit, prefix in enumerate(prefixes)])
+
+
+def drained(window, replica=0, most=1):
+    taken = []
+    while lease := window.take(replica, most):
+        taken += lease
+    return taken
+
+
+def test_rows_of_one_prefix_follow_each_other():
+    window = DispatchWindow(rows("abcabcabc"), size=9)
+    assert [row.prefix for row in drained(window, most=2)] == list("aaabbbccc")
+    assert window.empty
+
+
+def test_without_prefixes_rows_come_in_input_order():
+    assert [row.unit for row in drained(DispatchWindow(rows([""] * 100), size=16), most=7)] == list(range(100))
+
+
+def test_replicas_take_different_prefixes():
+    window = DispatchWindow(rows("ababababab"), size=10)
+    taken = [(replica, row.prefix) for _ in range(5) for replica in (0, 1) for row in window.take(replica, 1)]
+    assert set(taken) == {(0, "a"), (1, "b")}
+
+
+def test_more_replicas_than_prefixes_share_them():
+    window = DispatchWindow(rows("aaaaaa"), size=6)
+    assert [len(window.take(replica, 2)) for replica in range(3)] == [2, 2, 2]
+
+
+def test_a_common_prefix_does_not_starve_the_others():
+    window = DispatchWindow(rows(["a", "b"] + ["a"] * 1000), size=8)
+    units = [row.unit for row in drained(window)]
+    assert units.index(1) < 10
+
+
+def test_rows_of_a_dead_replica_come_first_and_its_prefix_is_free():
+    window = DispatchWindow(rows("aabb"), size=4)
+    lease = window.take(0, 1)
+    window.put_back(lease)
+    window.forget(0)
+    assert not window.empty
+    assert window.take(1, 2)[0] is lease[0]
+    assert {row.prefix for row in drained(window, 1)} == {"a", "b"} or window.empty
+
+
+def test_no_more_rows_are_planned_than_it_looks_ahead():
+    planned = count()
+    endless = (WorkRow(unit, 0, "s", unit, 0, {}) for unit in planned)
+    window = DispatchWindow(endless, size=32)
+    for _ in range(10):
+        window.take(0, 3)
+    assert next(planned) <= 30 + 32
+
+
+@given(
+    st.lists(st.sampled_from("abcde"), max_size=200),
+    st.integers(1, 64),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.booleans()), min_size=1),
+)
+def test_every_row_is_given_exactly_once(prefixes, size, steps):
+    window = DispatchWindow(rows(prefixes), size)
+    given_out = []
+    for replica, most, dies in steps:
+        lease = window.take(replica, most)
+        assert len(lease) <= most
+        if dies:
+            window.put_back(lease)
+            window.forget(replica)
+        else:
+            given_out += lease
+    given_out += drained(window, 9, 5)
+    assert sorted(row.unit for row in given_out) == list(range(len(prefixes)))
+    assert window.empty
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "prefix"),
+    [
+        ("Task. {{ topic }}: {{ text }}", {"topic": "sea", "text": "x"}, "sea"),
+        ("{% if style %}{{ text }}{% endif %}", {"style": 3, "text": "x"}, "3"),
+        ("the same for all", {}, ""),
+    ],
+)
+def test_a_template_is_told_apart_by_what_stands_first_in_it(tmp_path, template, values, prefix):
+    path = tmp_path / "prompt.jinja"
+    path.write_text(template)
+    assert Template(str(path)).prefix(values) == prefix
+
+
+def test_recipes_tell_prompts_apart_by_what_they_begin_with():
+    story = BabylmStory("p3")
+    assert story.prefix({"context": "x", "emotion": ["joy", "love"]}) == story.prefix({"emotion": "joy"}) == "joy"
+    assert {story.prefix(values) for values in ({}, {"emotion": []}, {"emotion": 3})} == {"None", "[]", "3"}
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert Messages().prefix({"messages": chat}) == "Be brief."
+    assert [Messages().prefix({"messages": m}) for m in (chat[1:], [], None, ["x"])] == ["", "", "", ""]
+
+
+def test_prefixes_that_are_done_are_forgotten():
+    window = DispatchWindow(rows(map(str, range(1000))), size=8)
+    assert len(drained(window, most=2)) == 1000
+    assert len(window._held) <= 1
