@@ -13,7 +13,7 @@ help:
 	@echo "make test-full  make test, then the slow tests, one at a time (an hour and a half)"
 	@echo "make setup      make or refresh .venv from deploy/locks"
 	@echo "make monitoring how to start Prometheus and Grafana here"
-	@echo "make lint       ruff, as the tests run it"
+	@echo "make lint       ruff and mypy, as the tests run them"
 	@echo "make audit      bill of materials of .venv, and its known vulnerabilities (needs a network)"
 	@echo "make lock       make the lock files again from pyproject.toml"
 
@@ -47,7 +47,7 @@ monitoring:
 	@echo "Without either: curl http://127.0.0.1:9400/metrics, or where the job says. More: docs/monitoring.md"
 
 lint: setup
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-annotate --no-header \
 	--extra embedded --extra dev --excludes deploy/locks/excludes-embedded.txt
@@ -61,4 +61,4 @@ audit: setup
 	$(BIN)/uv tool run pip-audit==2.10.1 --vulnerability-service osv --skip-editable --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
