@@ -104,7 +104,7 @@ class Baseline:
         self._log = log
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as spec:
             json.dump({"engine": engine, "cores": cores, "model": model.model_dump()}, spec)
-        command = [sys.executable, "-m", f"pipelines.benchmarks.{module}", spec.name]
+        command = [sys.executable, "-m", f"pipelines.benchmarks.throughput.{module}", spec.name]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
