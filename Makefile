@@ -10,7 +10,8 @@ BIN := .venv/bin
 help:
 	@echo "make demo       set up, and run the main job on the embedded model (minutes)"
 	@echo "make test       set up, and run the tests that take minutes"
-	@echo "make test-full  make test, then the slow tests, one at a time (an hour and a half)"
+	@echo "make test-full  make test, then all slow tests, one at a time (an hour and a half)"
+	@echo "make test-full PART=storage   only the slow tests with that word in their folder, file or name"
 	@echo "make setup      make or refresh .venv from deploy/locks"
 	@echo "make monitoring how to start Prometheus and Grafana here"
 	@echo "make lint       ruff and mypy, as the tests run them"
@@ -27,8 +28,13 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
+ifdef PART
+test-full: setup
+	@$(BIN)/python -m pytest -m slow -k "$(PART)"
+else
 test-full: test
 	@$(BIN)/python -m pytest -m slow
+endif
 
 # Says it rather than doing it: both go on after this command, and their ports may be somebody's.
 MONITORING = deploy/monitoring
@@ -44,7 +50,7 @@ monitoring:
 		echo "      GF_SERVER_HTTP_ADDR=127.0.0.1 GRAFANA/bin/grafana server --homepath GRAFANA"; \
 	fi
 	@echo "Then: http://127.0.0.1:9090/targets shows the jobs that run, http://127.0.0.1:3000/d/kindling the dashboard."
-	@echo "Without either: curl http://127.0.0.1:9400/metrics, or where the job says. More: docs/monitoring.md"
+	@echo "Without either: curl http://127.0.0.1:9400/metrics, or where the job says. More: docs/watch.md"
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

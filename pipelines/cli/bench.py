@@ -60,7 +60,7 @@ def bench_determinism(
 
 @app.command("classifier")
 def bench_classifier(
-    data: Annotated[str, typer.Option(help="folder with GoEmotions, contexts and stories; see docs/labelling.md")],
+    data: Annotated[str, typer.Option(help="folder with GoEmotions, contexts and stories; see docs/label.md")],
     stories: Annotated[int, typer.Option(help="that are scored")] = 2000,
     sentences: Annotated[int, typer.Option(help="of each run of the throughput")] = 4000,
     rounds: Annotated[int, typer.Option(help="of the throughput")] = 3,

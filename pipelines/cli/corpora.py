@@ -23,7 +23,7 @@ def stats(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Composition of corpora side by side: stories, words, unique words, how stories begin; docs/corpus.md."""
+    """Composition of corpora side by side: stories, words, unique words, how stories begin; docs/corpora.md."""
     from rich.console import Console
 
     from pipelines.corpora.stats import stats

@@ -107,7 +107,7 @@ def push(
 
 @logged
 def evaluate(job: Job, overrides: Set = None, as_json: Json = False) -> None:
-    """Measure models, or responses that are there already; docs/evaluation.md."""
+    """Measure models, or responses that are there already; docs/evaluate.md."""
     from rich.console import Console
 
     from pipelines.evaluation.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""`kindling stats`: what corpora are made of, side by side. docs/corpus.md defines every figure."""
+"""`kindling stats`: what corpora are made of, side by side. docs/corpora.md defines every figure."""
 
 import tempfile
 from collections import Counter

@@ -15,7 +15,7 @@ from schemas.rows import RowError
 from schemas.text import shorten
 from services.storage.filesystem import resolve
 
-_REMEDY = "mend the file, or name another; docs/evaluation.md tells what is read"
+_REMEDY = "mend the file, or name another; docs/evaluate.md tells what is read"
 
 
 def is_json(url: str) -> bool:

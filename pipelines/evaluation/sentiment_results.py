@@ -209,7 +209,7 @@ def _variety(models: Sequence[ModelSentiment]) -> Table:
         "repetition in a response": lambda model: _share(model.variety.repetition),
     }
     rows = [[name, *(shown(model) for model in models)] for name, shown in lines.items()]
-    note = "Shares are 0 to 1; docs/evaluation.md tells what each is of. A blank response has no sentiment."
+    note = "Shares are 0 to 1; docs/evaluate.md tells what each is of. A blank response has no sentiment."
     return Table("The responses themselves", ["", *(model.name for model in models)], rows, note)
 
 

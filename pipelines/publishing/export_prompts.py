@@ -65,7 +65,7 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
     run = open_run(store)
     if run.job["recipe"] != "evaluation_prompts":
         cause = f"the run was made by the recipe {run.job['recipe']}, which makes no prompts"
-        raise RunError("--format", "prompts", cause, "name a run of evaluation_prompts; see docs/jobs.md")
+        raise RunError("--format", "prompts", cause, "name a run of evaluation_prompts; see docs/job-file.md")
     fs, path = resolve(to, "--to")
     if fs.exists(path):
         raise RunError("--to", to, "there is something there already", "name a file that is not there yet")

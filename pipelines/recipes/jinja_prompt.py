@@ -49,7 +49,7 @@ class JinjaPrompt:
             self._template: Template | None = None if other else Sandbox().from_string(self._text)
         except TemplateSyntaxError as error:
             cause = f"not valid Jinja at line {error.lineno}: {shorten(error.message or '')}"
-            raise JobError("prompt", prompt, cause, "correct the template; see docs/jobs.md") from None
+            raise JobError("prompt", prompt, cause, "correct the template; see docs/job-file.md") from None
         except Exception as error:  # too much, nested too deeply for Jinja or Python, or a number too long for them
             cause = f"it cannot be compiled: {type(error).__name__}: {shorten(str(error))}"
             raise JobError("prompt", prompt, cause, "make the template simpler") from None

@@ -51,7 +51,7 @@ def test_every_alert_has_a_case():
 def test_every_series_is_in_the_manual_and_what_is_asked_for_is_there():
     families = [family for kind in Endpoint.__subclasses__() for family in kind("a").registry.collect()]
     series = {family.name + ("_total" if family.type == "counter" else "") for family in families}
-    manual = (ROOT / "docs" / "monitoring.md").read_text()
+    manual = (ROOT / "docs" / "watch.md").read_text()
     assert [name for name in sorted(series) if f"`{name}" not in manual] == []
     asked = json.dumps(PANELS) + (MONITORING / "alerts.yml").read_text()
     named = {name.removesuffix("_bucket") for name in re.findall(r"\bkindling_\w+", asked)}
