@@ -18,7 +18,14 @@ from pydantic import ValidationError
 
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint
-from schemas.questionnaire import LONGEST_REASON, TIE, KeyPrompt, QuestionnaireKey, ReturnedAnswer, ReturnedAnswers
+from schemas.questionnaire import (
+    MAX_REASON_CHARACTERS,
+    TIE,
+    KeyPrompt,
+    QuestionnaireKey,
+    ReturnedAnswer,
+    ReturnedAnswers,
+)
 from schemas.run import Record
 from schemas.text import printable
 from services.storage.filesystem import resolve, write_atomic
@@ -109,7 +116,7 @@ def _html(content: Mapping[str, Any], identity: str) -> str:
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
     return page.render(
         question=content["question"],
-        data={**content, "questionnaire": identity, "tie": TIE, "longest_reason": LONGEST_REASON},
+        data={**content, "questionnaire": identity, "tie": TIE, "longest_reason": MAX_REASON_CHARACTERS},
         style=style,
         script=script,
         style_hash=_hash(style),

@@ -8,7 +8,7 @@ from schemas.job import Classifier, Cluster, EngineArguments, Input, Metrics, Mo
 from schemas.sweep import Sweep, Variant, variants_of
 
 
-class Output(Section):
+class AugmentOutput(Section):
     """Where the run goes, and how large its shards are."""
 
     path: Url
@@ -37,7 +37,7 @@ class AugmentJob(Section):
     `sampling`), of which every combination is a variant; or a list of combinations"""
     engine: EngineArguments = Field(default={})
     cluster: Cluster = Cluster()
-    output: Output
+    output: AugmentOutput
     metrics: Metrics = Metrics()
     seed: int = 0
 

@@ -37,7 +37,7 @@ class Part(Section):
         return self
 
 
-class Destination(Section):
+class ComposeOutput(Section):
     """Where a corpus goes."""
 
     path: Url
@@ -53,7 +53,7 @@ class ComposeJob(Section):
     parts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], Part] = Field(min_length=1)
     seed: int = 0
     """draws the documents of a part that has more than is asked of it"""
-    output: Destination
+    output: ComposeOutput
 
 
 class PartRecord(Record):

@@ -1,34 +1,35 @@
-"""The errors a person sees. Each names the key, the value, the cause and the remedy, and fits on one screen."""
+"""Errors that a person sees. Each names the key, the value, the cause and the remedy, and fits on one screen."""
 
 from typing import Any
 
 from schemas.text import shorten
 
+# Exit codes of the command line.
 EXIT_DONE = 0
-EXIT_FAULTS = 1
+EXIT_FAULTS = 1  # the command ended, and found faults or could not do a part of its work
 EXIT_USAGE = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes
 
 
 class KindlingError(Exception):
-    """An error with a remedy.
+    """Base of all errors that have a remedy.
 
     Args:
-        key: what the error is about: a job key such as `input.path`, a file, an option. May be empty.
-        value: the value found there, or None where there is none to show.
-        cause: what is wrong with it, in one sentence.
-        remedy: what to do about it, in one sentence.
+        key: name of the faulty thing: a job key such as `input.path`, a file, an option. May be empty.
+        value: value of that key, or None where there is none to show.
+        cause: reason of the error, in one sentence.
+        remedy: steps that repair it, in one sentence.
     """
 
     exit_code = EXIT_USAGE
 
     def __init__(self, key: str, value: Any, cause: str, remedy: str) -> None:
-        # All four go to Exception.args so that the error survives pickling between Ray processes.
+        # All four go to Exception.args: pickle rebuilds an exception from its args, and Ray pickles errors.
         super().__init__(key, value, cause, remedy)
         self.key, self.value, self.cause, self.remedy = key, value, cause, remedy
 
-    def facts(self) -> dict[str, str]:
-        """The same for a program that reads the log."""
+    def log_fields(self) -> dict[str, str]:
+        """Returns key, value, cause and remedy as separate fields of a JSON log line."""
         value = "" if self.value is None else shorten(self.value)
         return {"key": shorten(self.key), "value": value, "cause": self.cause, "remedy": self.remedy}
 
@@ -39,22 +40,22 @@ class KindlingError(Exception):
 
 
 class JobError(KindlingError):
-    """The job file, an option or the input is wrong; what was finished before is kept."""
+    """Fault of the job file, an option or the input. Finished work is kept."""
 
 
 class RunError(KindlingError):
-    """The run folder does not fit the job, or cannot be read or written."""
+    """Fault of a run folder: it does not fit the job, or cannot be read or written."""
 
 
 class UnreadableError(RunError):
-    """A file of the run cannot be read for the file system's sake, which says nothing of what it holds."""
+    """Failure of the file system to read a file of the run. The file's content may be whole."""
 
 
 class EngineError(KindlingError):
-    """The model or the engine could not be started, or keeps dying."""
+    """Failure of the model or the engine: it does not start, or keeps dying."""
 
 
 class StoppedError(KindlingError):
-    """The job stopped before its end and what is finished is kept; the same command resumes."""
+    """Stop of a job before its end. Finished work is kept, and the same command resumes."""
 
     exit_code = EXIT_STOPPED

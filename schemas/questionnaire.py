@@ -8,7 +8,7 @@ from schemas.run import Record
 
 TIE = "tie"
 """the choice "no difference"; every other choice is the id of an answer"""
-LONGEST_REASON = 2000
+MAX_REASON_CHARACTERS = 2000
 """characters; the page lets nobody write more"""
 
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -55,4 +55,4 @@ class ReturnedAnswer(Record):
     """ids of the answers, in the order shown"""
     choice: str | None
     """id of the best one, TIE, or None where nothing was chosen"""
-    reason: Annotated[str, Field(max_length=LONGEST_REASON)]
+    reason: Annotated[str, Field(max_length=MAX_REASON_CHARACTERS)]

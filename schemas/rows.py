@@ -64,7 +64,7 @@ class RowError(Exception):
     """
 
 
-class Drop(Exception):
+class RowRejection(Exception):
     """Quality control refuses this row, before it is generated or after; the job goes on without it.
 
     Args:

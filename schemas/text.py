@@ -1,27 +1,26 @@
-"""Texts from data, models and errors as a terminal, a page or one line of an error may show them."""
+"""Texts of unknown origin (data, models, libraries' errors), made safe to print and short enough for one line."""
 
 from typing import Any
 
-_LONGEST_VALUE_SHOWN = 200
-
-
+_MAX_CHARACTERS = 200
 # Joiners inside emoji and some scripts are invisible and do no harm.
 _JOINERS = "\u200c\u200d"
 
 
-def shorten(value: Any, most: int = _LONGEST_VALUE_SHOWN) -> str:
-    """A value on one line of an error: whatever is in a file, the error fits on one screen, and moves no cursor.
+def shorten(value: Any, max_characters: int = _MAX_CHARACTERS) -> str:
+    """Returns a value as text for one line of an error: printable characters alone, so that it moves no cursor.
 
     Args:
-        most: characters of it to show.
+        value: a text, or any value whose `repr` is to be shown.
+        max_characters: number of characters to keep; "..." follows where some are cut off.
     """
     text = repr(value) if not isinstance(value, str) else value
-    text = text if len(text) <= most else text[:most] + "..."
+    text = text if len(text) <= max_characters else text[:max_characters] + "..."
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def printable(text: str) -> str:
-    """Text that moves no cursor and turns no line round, in one or more lines."""
+    """Returns a text without control characters and direction marks; its line ends stay."""
     lines = text.replace("\r\n", "\n").split("\n")
     return "\n".join("".join(map(_printable_character, line)) for line in lines)
 

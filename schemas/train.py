@@ -82,7 +82,7 @@ class Lora(Section):
     """names of the layers that get one"""
 
 
-class Blimp(MinimalPairs):
+class GrammarGuard(MinimalPairs):
     """Keeps no weights that have lost grammar: minimal pairs are scored at each evaluation."""
 
     pairs: int = Field(1000, gt=0)
@@ -106,7 +106,7 @@ class LanguageStage(Section):
     lora: Lora | None = None
     kl: float = Field(0.0, ge=0)
     """weight of the KL divergence from the stage's first model, which keeps its language; 0 leaves it out"""
-    blimp: Blimp | None = Field(None, exclude_if=lambda blimp: blimp is None)
+    blimp: GrammarGuard | None = Field(None, exclude_if=lambda blimp: blimp is None)
     """of the evaluations whose model still has its grammar, the one with the lowest loss is kept"""
 
 

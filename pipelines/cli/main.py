@@ -53,7 +53,7 @@ def main() -> None:
         app()
     except KindlingError as error:
         what = "stopped" if error.exit_code == EXIT_STOPPED else "error"
-        logs.tell(f"{what}: {error}", event=what, **error.facts())
+        logs.tell(f"{what}: {error}", event=what, **error.log_fields())
         _exit(error.exit_code)
     except SystemExit as ended:
         # Typer's way of telling of Ctrl-C, and Ray's of SIGTERM.

@@ -68,7 +68,9 @@ def _show(trained: list["Trained"], as_json: bool) -> None:
         _print_table(trained)
     for each in trained:
         if each.error is not None:
-            logs.tell(f"{each.name} {each.state}: {each.error}", event=each.state, job=each.name, **each.error.facts())
+            logs.tell(
+                f"{each.name} {each.state}: {each.error}", event=each.state, job=each.name, **each.error.log_fields()
+            )
     stopped = sum(each.state == "stopped" for each in trained)
     if stopped:
         cause = f"{stopped} of {len(trained)} trainings are not at their end"

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.augmentation.augment import augment
 from pipelines.evaluation.files import emotion_of, is_json, lists_by_emotion, read_json, read_table, text_of
 from pipelines.evaluation.prompts import EmotionPrompt
-from schemas.augment import AugmentJob, Output
+from schemas.augment import AugmentJob, AugmentOutput
 from schemas.errors import JobError, RunError
 from schemas.evaluate import EvaluatedModel, EvaluateJob, Responses
 from schemas.job import Input, Metrics
@@ -154,7 +154,7 @@ def responses_of(
             sampling=job.sampling,
             engine=job.engine,
             cluster=job.cluster,
-            output=Output(path=url),
+            output=AugmentOutput(path=url),
             metrics=_free_port(job.metrics),
             seed=job.seed,
         )

@@ -17,14 +17,14 @@ from schemas.job import Input
 from schemas.minimal_pairs import MinimalPairs
 from schemas.rows import RowError
 from schemas.text import shorten
-from schemas.train import Blimp
+from schemas.train import GrammarGuard
 from services.models.minimal_pairs import MinimalPair
 from trainers.grammar_guard import fewest_pairs
 
 _FIELDS = ["sentence_good", "sentence_bad"]
 
 
-def sample_of(key: str, section: Blimp, seed: int) -> list[MinimalPair]:
+def sample_of(key: str, section: GrammarGuard, seed: int) -> list[MinimalPair]:
     """As many pairs as a job asks for, or all there are: equally many of each paradigm, drawn by the seed.
 
     Args:

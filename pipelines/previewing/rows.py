@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from pipelines.inputs.reader import InputReader
-from schemas.rows import ERROR, REJECTED, Drop, RowError, WorkRow, rule_of
+from schemas.rows import ERROR, REJECTED, RowError, RowRejection, WorkRow, rule_of
 from schemas.run import RunRecord
 from services.replicas.row_records import RowContext
 from services.storage.output_ids import Units
@@ -159,10 +159,10 @@ def _render(candidate: Candidate, context: RowContext, duplicate: bool) -> str:
         if work.values is None:
             raise RowError(work.fault)
         if duplicate:
-            raise Drop("near_duplicate")
+            raise RowRejection("near_duplicate")
         prompt = context.recipe.render(work.values, context.seed_of(work))
-    except Drop as drop:
-        candidate.refused, candidate.reason = REJECTED, str(drop)
+    except RowRejection as rejection:
+        candidate.refused, candidate.reason = REJECTED, str(rejection)
         return ""
     except RowError as error:
         candidate.refused, candidate.reason = ERROR, str(error)

@@ -7,7 +7,7 @@ from pipelines.recipes.alpaca_cleaning import fault_of, without_markers
 from pipelines.recipes.meta_talk import without_talk
 from pipelines.recipes.shipped_prompts import by_emotion, load_prompt, read_data
 from schemas.emotions import POSITIVE
-from schemas.rows import Drop, Prompt, RowError
+from schemas.rows import Prompt, RowError, RowRejection
 from services.replicas.row_records import Recipe
 
 _VARIABLES = ("instruction", "input", "output", "emotion", "examples", "max_words")
@@ -61,7 +61,7 @@ class AlpacaRewrite(Recipe):
         """See `services.replicas.row_records.Recipe`."""
         try:
             instruction, given, _, _ = self._checked(values, seed=0)
-        except (RowError, Drop):
+        except (RowError, RowRejection):
             return "", ""
         return instruction, given
 
@@ -74,9 +74,9 @@ class AlpacaRewrite(Recipe):
         """See `services.replicas.row_records.Recipe`."""
         kept, talk = without_talk(text)
         if not kept:
-            raise Drop("empty_text")
+            raise RowRejection("empty_text")
         if self._short and len(kept.split()) >= _MAX_WORDS:
-            raise Drop("too_many_words")
+            raise RowRejection("too_many_words")
         return kept, talk
 
     def _checked(self, values: dict[str, Any], seed: int) -> tuple[str, str, str, list[str]]:
@@ -85,8 +85,8 @@ class AlpacaRewrite(Recipe):
         given = without_markers(text_or_blank_cell(values, "input"))
         output = text_or_blank_cell(values, "output")
         if fault := fault_of(instruction, given, output):
-            raise Drop(fault)
+            raise RowRejection(fault)
         labels = labels_cell(values, "emotion") if self._emotion_given else [_DRAWN[seed % len(_DRAWN)]]
         if labels[0] not in self._examples:
-            raise Drop("emotion_not_positive")
+            raise RowRejection("emotion_not_positive")
         return instruction, given, output, labels

@@ -7,7 +7,7 @@ from typing import Any
 from pipelines.inputs.cells import labels_cell
 from pipelines.recipes.shipped_prompts import load_prompt, read_data
 from pipelines.recipes.task_list import tasks_of
-from schemas.rows import Drop, Prompt
+from schemas.rows import Prompt, RowRejection
 from services.replicas.row_records import Recipe
 
 _VARIABLES = ("emotion", "number", "forms", "setting", "examples")
@@ -56,6 +56,6 @@ class EvaluationPrompts(Recipe):
         for task in tasks:
             (shown if task in self._draws["examples"] else own).append(task)
         if not own:
-            raise Drop("no_tasks")
+            raise RowRejection("no_tasks")
         rest += [task["instruction"] for task in shown]
         return json.dumps(own, ensure_ascii=False), "\n".join(rest)

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.recipes.jinja_prompt import JinjaPrompt
 from schemas.errors import JobError
-from schemas.rows import Drop, Prompt, RowError
+from schemas.rows import Prompt, RowError, RowRejection
 from schemas.text import shorten
 from services.replicas.row_records import Recipe
 
@@ -56,11 +56,11 @@ class Template(Recipe):
         """See `services.replicas.row_records.Recipe`."""
         if self._structured:
             if cut_off:
-                raise Drop("cut_off")
+                raise RowRejection("cut_off")
             try:
                 json.loads(text)
             except (ValueError, RecursionError):
-                raise Drop("not_json") from None
+                raise RowRejection("not_json") from None
         return text, ""
 
 

@@ -14,7 +14,7 @@ from pipelines.corpora.documents import RunDocuments, documents_of
 from pipelines.corpora.word_budget import Choice, Survey, survey, words_asked
 from pipelines.inputs.cells import messages_cell, text_cell, text_or_blank_cell
 from pipelines.inputs.reader import InputReader
-from schemas.compose import ComposeJob, Destination, Part
+from schemas.compose import ComposeJob, ComposeOutput, Part
 from schemas.errors import JobError
 from schemas.rows import ROW_SCHEMA, RowError
 from schemas.text import shorten
@@ -69,7 +69,7 @@ class Documents:
         if self._words is None:
             asked = {name: part.words for name, part in self._sections.items()}
             return {name: words if isinstance(words, int) else there[name] for name, words in asked.items()}
-        job = ComposeJob(name="stage", words=self._words, parts=dict(self._sections), output=Destination(path="-"))
+        job = ComposeJob(name="stage", words=self._words, parts=dict(self._sections), output=ComposeOutput(path="-"))
         with _told_of(self._key):
             return words_asked(job, there)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from schemas.rows import REJECTED, Drop, FinishedRows, RowError, WorkRow, to_batch
+from schemas.rows import REJECTED, FinishedRows, RowError, RowRejection, WorkRow, to_batch
 from services.engines.cpu_cores import CoreClaim
 from services.engines.engine import Engine, EngineDeadError, EngineInfo, EngineSpec
 from services.engines.fake_engine import FakeEngine
@@ -296,7 +296,7 @@ class Replica:
                 if row.values is None:
                     raise RowError(row.fault)
                 if row.refused:
-                    raise Drop(row.refused)
+                    raise RowRejection(row.refused)
                 prompt = context.recipe.render(row.values, seed)
                 prepared = await self._engine.prepare(prompt.messages)
             generation = await self._engine.generate(prepared, context.sampling, seed)
@@ -307,8 +307,8 @@ class Replica:
                 each.news.set()
                 each.many.set()
             return
-        except Drop as drop:
-            record = failed_record(row, context, seed, str(drop), REJECTED)
+        except RowRejection as rejection:
+            record = failed_record(row, context, seed, str(rejection), REJECTED)
         except RowError as error:
             record = failed_record(row, context, seed, str(error))
         except Exception as error:  # a row that is never answered would hang its job

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from schemas.rows import ACCEPTED, ERROR, REJECTED, Drop, Prompt, WorkRow, row_seed
+from schemas.rows import ACCEPTED, ERROR, REJECTED, Prompt, RowRejection, WorkRow, row_seed
 from schemas.sweep import DEFAULT_VARIANT
 from services.engines.engine import Generation
 
@@ -33,7 +33,7 @@ class Recipe(Protocol):
 
         Raises:
             RowError: this row has no prompt: a null or non-text cell, say.
-            Drop: a rule of the recipe refuses it.
+            RowRejection: a rule of the recipe refuses it.
         """
         ...
 
@@ -55,7 +55,7 @@ class Recipe(Protocol):
             cut_off: it was stopped before its end, by `max_tokens` or the model's own limit.
 
         Raises:
-            Drop: a rule of the recipe refuses the text.
+            RowRejection: a rule of the recipe refuses the text.
         """
         return text, ""
 
@@ -83,8 +83,8 @@ def finished_record(
     state = ACCEPTED
     try:
         text, reason = context.recipe.finish(generation.text, cut_off=generation.finish_reason == "length")
-    except Drop as drop:
-        text, state, reason = generation.text, REJECTED, str(drop)
+    except RowRejection as rejection:
+        text, state, reason = generation.text, REJECTED, str(rejection)
     return {
         **_lineage(row, context, seed),
         # A recipe may have decoded what the model wrote, half a surrogate pair as well.

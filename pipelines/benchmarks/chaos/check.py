@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.recipes import recipe_of
 from schemas.augment import AugmentJob
 from schemas.job import parse_job
-from schemas.rows import Drop, RowError, row_seed
+from schemas.rows import RowError, RowRejection, row_seed
 from services.engines.fake_engine import fake_text
 from services.replicas.row_records import Recipe
 
@@ -99,7 +99,7 @@ def _outcome(job: AugmentJob, recipe: Recipe, row: dict[str, Any], seed: int) ->
         return "accepted", recipe.finish(fake_text(messages, seed, job.sampling.max_tokens)[0])[0]
     except RowError:
         return "error", None
-    except Drop:
+    except RowRejection:
         return "rejected", None
 
 

@@ -23,7 +23,7 @@ from schemas.augment import AugmentJob
 from schemas.emotions import POSITIVE
 from schemas.errors import JobError
 from schemas.job import parse_job
-from schemas.rows import REJECTED, Drop, RowError, WorkRow, to_batch
+from schemas.rows import REJECTED, RowError, RowRejection, WorkRow, to_batch
 from schemas.run import RunRecord
 from services.engines.engine import Generation
 from services.observability.metrics import JobMetrics
@@ -48,7 +48,7 @@ def text_of(prompt):
 
 
 def dropped(call):
-    with pytest.raises(Drop) as raised:
+    with pytest.raises(RowRejection) as raised:
         call()
     return str(raised.value)
 
@@ -244,8 +244,8 @@ def test_most_of_a_real_corpus_is_kept_and_rendered():
     for row in rows:
         try:
             texts.add(text_of(recipe.render(row, 0)))
-        except Drop as drop:
-            drops[str(drop)] += 1
+        except RowRejection as rejection:
+            drops[str(rejection)] += 1
     assert len(texts) > 0.98 * len(rows) and set(drops) >= {"url", "unseen_image", "other_task"}
 
 

@@ -16,7 +16,7 @@ from pipelines.recipes.evaluation_prompts import EvaluationPrompts
 from pipelines.recipes.task_list import tasks_of
 from schemas.emotions import EMOTIONS
 from schemas.errors import RunError
-from schemas.rows import ACCEPTED, REJECTED, Drop, RowError, row_seed, to_batch
+from schemas.rows import ACCEPTED, REJECTED, RowError, RowRejection, row_seed, to_batch
 from schemas.run import InputSource, RunRecord
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, SHARED_DATA
@@ -247,13 +247,13 @@ def test_the_text_that_is_kept_is_a_json_list_and_the_reason_says_what_is_not_in
 
 @pytest.mark.parametrize("text", ["", "Joy is a feeling.", "1. Joy\n2. Rain"])
 def test_an_answer_without_a_task_is_refused_by_name(recipe, text):
-    with pytest.raises(Drop, match=r"^no_tasks$"):
+    with pytest.raises(RowRejection, match=r"^no_tasks$"):
         recipe.finish(text)
 
 
 def test_an_example_that_the_model_repeats_is_no_task_of_its_own(recipe):
     examples = "\n".join(line for line in asked(recipe).splitlines() if line.startswith("Instruction: "))
-    with pytest.raises(Drop):
+    with pytest.raises(RowRejection):
         recipe.finish(examples)
     text, reason = recipe.finish(f"{examples}\nInstruction: {P}")
     assert json.loads(text) == [{"instruction": POEM, "input": ""}] and len(reason.split("\n")) == 2

@@ -17,7 +17,7 @@ from schemas.augment import AugmentJob
 from schemas.emotions import EMOTIONS, NEGATIVE, NEUTRAL, POSITIVE
 from schemas.errors import JobError
 from schemas.job import parse_job
-from schemas.rows import Drop, RowError, row_seed
+from schemas.rows import RowError, RowRejection, row_seed
 
 # Of rows whose prompts draw nothing by it.
 SEED = 7
@@ -190,8 +190,8 @@ def test_shipped_jobs_render_the_corpora_they_name(name, rejected, monkeypatch):
     for number, (_, _, row) in enumerate(reader.rows(0, sum(source.rows for source in reader.inputs))):
         try:
             found.append(text_of(recipe.render(row.values, number)))
-        except Drop as drop:
-            drops.append(str(drop))
+        except RowRejection as rejection:
+            drops.append(str(rejection))
     assert len(set(found)) == len(found) >= 16 and drops == rejected
 
 
@@ -414,7 +414,7 @@ def structured(tmp_path, schema=SCHEMA, recipe="template"):
 
 
 def dropped(recipe, text, cut_off=False):
-    with pytest.raises(Drop) as raised:
+    with pytest.raises(RowRejection) as raised:
         recipe.finish(text, cut_off)
     return str(raised.value)
 
