@@ -64,15 +64,15 @@ _PARADIGMS: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Paradigm:
     """Where a paradigm belongs."""
 
     phenomenon: str
     field: str
 
 
-PARADIGMS: dict[str, Place] = {
-    name: Place(phenomenon, field)
+PARADIGMS: dict[str, Paradigm] = {
+    name: Paradigm(phenomenon, field)
     for phenomenon, fields in _PARADIGMS.items()
     for field, names in fields.items()
     for name in names.split()
@@ -96,12 +96,12 @@ class BlimpRates:
     ties: int
 
 
-def right(margins: np.ndarray) -> np.ndarray:
+def correct_pairs(margins: np.ndarray) -> np.ndarray:
     """Whether each pair counts as right: its margin (`services.models.minimal_pairs.margins`) is not below 0."""
     return margins >= 0
 
 
-def rates_of(margins: Mapping[str, np.ndarray]) -> BlimpRates:
+def blimp_rates(margins: Mapping[str, np.ndarray]) -> BlimpRates:
     """Rates of a model.
 
     Args:
@@ -116,7 +116,7 @@ def rates_of(margins: Mapping[str, np.ndarray]) -> BlimpRates:
     return BlimpRates(names[OVERALL][OVERALL], names["field"], names["phenomenon"], names["paradigm"], ties)
 
 
-def compare(
+def compare_blimp(
     first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, dict[str, Difference]]:
     """How much more often the second model is right, on the same pairs: by phenomenon, field, paradigm and overall.
@@ -133,7 +133,7 @@ def compare(
 
 def _parts(margins: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Whether pairs are right: by the kind of a part, then by part."""
-    found = {name: right(each) for name, each in margins.items()}
+    found = {name: correct_pairs(each) for name, each in margins.items()}
     if not found:
         raise ValueError("no pairs")
     places = {name: PARADIGMS[name] for name in PARADIGMS if name in found}

@@ -68,11 +68,11 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool], seed: int) 
     only_first, only_second = int((change < 0).sum()), int((change > 0).sum())
     telling = change.size > 1 and (only_first or only_second)
     low, high = _bootstrap_counts(only_first, only_second, change.size, seed) if telling else (None, None)
-    p = mcnemar(only_first, only_second)
+    p = mcnemar_p_value(only_first, only_second)
     return Difference(float(change.mean()), low, high, int(change.size), only_first, only_second, p)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """McNemar's exact test, two-sided: the p-value. Where no pair differs it is 1."""
     differ = only_first + only_second
     return float(binomtest(only_first, differ, 0.5).pvalue) if differ else 1.0
@@ -86,7 +86,7 @@ def _bootstrap_counts(only_first: int, only_second: int, n: int, seed: int) -> t
     return float(low), float(high)
 
 
-def bootstrap_mean(values: Sequence[float] | np.ndarray, seed: int) -> tuple[float, float]:
+def bootstrap_mean_interval(values: Sequence[float] | np.ndarray, seed: int) -> tuple[float, float]:
     """The interval of a mean, by percentiles of resampled means. Of paired data give the differences.
 
     Raises:

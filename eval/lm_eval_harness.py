@@ -20,7 +20,7 @@ _STDERR = "_stderr"
 
 
 @dataclass(frozen=True)
-class Score:
+class TaskScore:
     """One figure of a task or of a task in it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Score:
     version: str
 
 
-def refuse_unknown(tasks: Sequence[str | Mapping[str, Any]]) -> None:
+def refuse_unknown_tasks(tasks: Sequence[str | Mapping[str, Any]]) -> None:
     """Refuses tasks that lm-eval does not know, before anything is loaded.
 
     Raises:
@@ -64,7 +64,7 @@ def refuse_unknown(tasks: Sequence[str | Mapping[str, Any]]) -> None:
 
 def evaluate_task(
     model: Any, tokenizer: Any, task: str | Mapping[str, Any], limit: int | None, batch_size: int
-) -> list[Score]:
+) -> list[TaskScore]:
     """The figures of a task or group, in lm-eval's order.
 
     Args:
@@ -76,7 +76,7 @@ def evaluate_task(
     """
     found = _evaluated(model, tokenizer, [task], limit, batch_size)
     return [
-        Score(
+        TaskScore(
             task=name, metric=metric.removesuffix(",none"), value=float(value),
             stderr=_number(figures.get(_STDERR.join(_split(metric)))),
             n=found["n-samples"].get(name, {}).get("effective"), shots=found["n-shot"].get(name),
@@ -88,7 +88,7 @@ def evaluate_task(
     ]  # fmt: skip
 
 
-def choices(
+def choice_log_likelihoods(
     model: Any, tokenizer: Any, tasks: Sequence[str | Mapping[str, Any]], limit: int | None, batch_size: int
 ) -> dict[str, np.ndarray]:
     """What lm-eval finds for each choice of each document: by task, log-likelihoods of shape (documents, choices).

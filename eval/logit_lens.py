@@ -17,13 +17,13 @@ import torch
 from schemas.errors import EngineError, JobError
 
 # More columns than that nobody reads. Logits (tokens x vocabulary) are in memory for one layer at a time.
-MOST_TOKENS = 100
+MAX_TOKENS = 100
 # Of the logits. The same operations run twice, so that most often there is no difference at all.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Lens:
+class LensReading:
     """What stands on top in each layer at each position. Layer 0 is the embeddings, the last one is the model's output.
 
     The arrays have the shape (layers + 1, positions); what is at a position is about the token after it.
@@ -56,7 +56,7 @@ class Lens:
         return (layers * ~self.settled).max(axis=0)
 
 
-def logit_lens(model: Any, tokenizer: Any, text: str) -> Lens:
+def logit_lens(model: Any, tokenizer: Any, text: str) -> LensReading:
     """Reads a text through the lens.
 
     Args:
@@ -64,14 +64,14 @@ def logit_lens(model: Any, tokenizer: Any, text: str) -> Lens:
         text: read as it is, without a chat template.
 
     Raises:
-        JobError: the text has no token, or more than `MOST_TOKENS`, or more than the model takes.
+        JobError: the text has no token, or more than `MAX_TOKENS`, or more than the model takes.
         EngineError: the model is not built as a row of blocks, or its last layer does not give its own logits.
     """
     model.eval()
     ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or MOST_TOKENS
-    if not 0 < ids.shape[1] <= min(MOST_TOKENS, context):
-        cause = f"it has {ids.shape[1]} tokens, and the lens takes from 1 to {min(MOST_TOKENS, context)} of this model"
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or MAX_TOKENS
+    if not 0 < ids.shape[1] <= min(MAX_TOKENS, context):
+        cause = f"it has {ids.shape[1]} tokens, and the lens takes from 1 to {min(MAX_TOKENS, context)} of this model"
         raise JobError("logit_lens.texts", text, cause, "give a sentence or two")
     with torch.inference_mode():
         layers = _layers(model, ids)
@@ -82,7 +82,7 @@ def logit_lens(model: Any, tokenizer: Any, text: str) -> Lens:
     )
     show = _shown(tokenizer)
     token_ids = ids[0].cpu().numpy()
-    return Lens(
+    return LensReading(
         text=text, token_ids=token_ids, tokens=[show(token) for token in token_ids], top_ids=top_ids,
         top=[[show(token) for token in layer] for layer in top_ids], probability=probability,
         final_probability=final_probability, entropy=entropy,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.intervals import Rate, rate_of
-from eval.questionnaire import read_key, read_returned
+from eval.questionnaire import read_key, read_returned_answers
 from schemas.errors import JobError
 from schemas.questionnaire import TIE, QuestionnaireKey
 
@@ -29,7 +29,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChoiceCount:
     """How often one model's answer, or "no difference", was chosen.
 
     Attributes:
@@ -42,7 +42,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Two models compared: of the choices of one of the two, the share that are of the first."""
 
     first: str
@@ -70,9 +70,9 @@ class Preferences:
     prompts: int
     choices: int
     blanks: int
-    models: dict[str, Chosen]
-    ties: Chosen
-    pairs: list[Pair]
+    models: dict[str, ChoiceCount]
+    ties: ChoiceCount
+    pairs: list[ModelPair]
     blank_reasons: list[Reason]
     intervals: str
 
@@ -81,7 +81,7 @@ class Preferences:
         return asdict(self)
 
 
-def tally(key: str, returned: Sequence[str], seed: int = 0) -> Preferences:
+def count_preferences(key: str, returned: Sequence[str], seed: int = 0) -> Preferences:
     """Counts the files that respondents sent back.
 
     Args:
@@ -94,7 +94,7 @@ def tally(key: str, returned: Sequence[str], seed: int = 0) -> Preferences:
             respondent; or nothing was chosen in any of them.
     """
     of_key = read_key(key)
-    files = read_returned(of_key, returned)
+    files = read_returned_answers(of_key, returned)
     columns = [*of_key.models, TIE]
     counts = np.zeros((len(files), len(of_key.prompts), len(columns)))
     reasons: dict[str | None, list[Reason]] = {column: [] for column in [*columns, None]}
@@ -128,14 +128,14 @@ def _preferences(
         )
     resampled = dict(zip(totals, _resampled(counts, seed).T, strict=True))
 
-    def chosen(name: str) -> Chosen:
+    def chosen(name: str) -> ChoiceCount:
         share = _share(totals[name], choices, resampled[name], sum(resampled.values()))
-        return Chosen(totals[name], share, reasons[name])
+        return ChoiceCount(totals[name], share, reasons[name])
 
-    def pair(first: str, second: str) -> Pair:
+    def pair(first: str, second: str) -> ModelPair:
         both = totals[first] + totals[second]
         share = _share(totals[first], both, resampled[first], resampled[first] + resampled[second])
-        return Pair(first, second, totals[first], totals[second], share)
+        return ModelPair(first, second, totals[first], totals[second], share)
 
     models = sorted(key.models, key=lambda model: -totals[model])
     return Preferences(

@@ -30,8 +30,8 @@ from schemas.run import Record
 from schemas.text import printable
 from services.storage.filesystem import resolve, write_atomic
 
-PAGE, KEY = "questionnaire.html", "questionnaire.key.json"
-QUESTION = "Which response to the instruction is the best?"
+PAGE_NAME, KEY_NAME = "questionnaire.html", "questionnaire.key.json"
+DEFAULT_QUESTION = "Which response to the instruction is the best?"
 
 
 # No file of answers comes near it; a file of another kind is not read to its end.
@@ -46,7 +46,7 @@ class Questionnaire:
 
     Attributes:
         page: what respondents get.
-        key: what they must not get; `eval.preference.tally` needs it.
+        key: what they must not get; `eval.preference.count_preferences` needs it.
         fingerprint: sha256 over all that the page shows.
     """
 
@@ -57,10 +57,10 @@ class Questionnaire:
 
 def write_questionnaire(
     prompts: Sequence[str],
-    answers_by_model: Mapping[str, Sequence[str]],
+    responses_by_model: Mapping[str, Sequence[str]],
     folder: str,
     seed: int,
-    question: str = QUESTION,
+    question: str = DEFAULT_QUESTION,
 ) -> Questionnaire:
     """Writes the page and its key into a folder. The same arguments give the same page.
 
@@ -74,8 +74,8 @@ def write_questionnaire(
         JobError: there is no prompt, there are fewer than two models, or one has another number of answers.
         RunError: the key of another questionnaire lies there, or the folder cannot be written.
     """
-    _check(prompts, answers_by_model)
-    answers = {model: list(answers_by_model[model]) for model in sorted(answers_by_model)}
+    _check(prompts, responses_by_model)
+    answers = {model: list(responses_by_model[model]) for model in sorted(responses_by_model)}
     # The ids, and the order they give, depend on who wrote what: nobody can find them again from the page alone.
     secret = fingerprint({"seed": seed, "question": question, "prompts": list(prompts), "answers": answers})
     asked, keys = [], []
@@ -89,14 +89,14 @@ def write_questionnaire(
     return _write(folder, key, _html(content, key.questionnaire))
 
 
-def _check(prompts: Sequence[str], answers_by_model: Mapping[str, Sequence[str]]) -> None:
+def _check(prompts: Sequence[str], responses_by_model: Mapping[str, Sequence[str]]) -> None:
     if not prompts:
         raise JobError("preference.prompts", None, "there is none to ask about", "give at least one")
-    if len(answers_by_model) < 2:
+    if len(responses_by_model) < 2:
         raise JobError(
-            "models", ", ".join(answers_by_model), "a preference needs two models or more", "name another one"
+            "models", ", ".join(responses_by_model), "a preference needs two models or more", "name another one"
         )
-    for model, answers in answers_by_model.items():
+    for model, answers in responses_by_model.items():
         if model == TIE:
             raise JobError("models", model, "the name stands for no difference", "give the model another name")
         if len(answers) != len(prompts):
@@ -131,7 +131,7 @@ def _hash(source: str) -> str:
 
 def _write(folder: str, key: QuestionnaireKey, page: str) -> Questionnaire:
     fs, root = resolve(folder, "folder")
-    page_path, key_path = os.path.join(root, PAGE), os.path.join(root, KEY)
+    page_path, key_path = os.path.join(root, PAGE_NAME), os.path.join(root, KEY_NAME)
     key_bytes = (json.dumps(key.model_dump(), indent=1) + "\n").encode()
     try:
         # Answers to a page that was handed out are worth nothing without its key.
@@ -142,7 +142,7 @@ def _write(folder: str, key: QuestionnaireKey, page: str) -> Questionnaire:
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
         raise RunError(folder, None, cause, "name a folder that you may write to") from None
-    return Questionnaire(os.path.join(folder, PAGE), os.path.join(folder, KEY), key.questionnaire)
+    return Questionnaire(os.path.join(folder, PAGE_NAME), os.path.join(folder, KEY_NAME), key.questionnaire)
 
 
 def read_key(path: str) -> QuestionnaireKey:
@@ -154,7 +154,7 @@ def read_key(path: str) -> QuestionnaireKey:
     return _read("the questionnaire's key", path, QuestionnaireKey, "the questionnaire.key.json of these answers")
 
 
-def read_returned(key: QuestionnaireKey, returned: Sequence[str]) -> list[ReturnedAnswers]:
+def read_returned_answers(key: QuestionnaireKey, returned: Sequence[str]) -> list[ReturnedAnswers]:
     """The files that respondents sent back, in that order; each answers all prompts of the key, and nothing else.
 
     Raises:

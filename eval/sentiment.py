@@ -62,7 +62,7 @@ def top_labels(scores: np.ndarray, texts: Sequence[str]) -> list[str]:
     return [EMOTIONS[label] if text.strip() else BLANK for text, label in zip(texts, best, strict=True)]
 
 
-def rates_of(
+def sentiment_rates(
     labels: Sequence[str], emotions: Sequence[str] | None, groups: Mapping[str, Collection[str]]
 ) -> SentimentRates:
     """The rates of one model.
@@ -90,7 +90,7 @@ def rates_of(
     return SentimentRates(rates(found), by_group, where(emotions, sorted(set(emotions))))
 
 
-def compare(
+def compare_sentiment(
     first: Sequence[str],
     second: Sequence[str],
     emotions: Sequence[str] | None,

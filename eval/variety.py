@@ -41,7 +41,7 @@ class Variety:
     repetition: float | None
 
 
-def variety_of(texts: Sequence[str]) -> Variety:
+def measure_variety(texts: Sequence[str]) -> Variety:
     """Measures texts.
 
     Raises:

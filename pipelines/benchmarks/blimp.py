@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from eval.blimp import rates_of, right
-from eval.lm_eval_harness import blimp_task, choices
+from eval.blimp import blimp_rates, correct_pairs
+from eval.lm_eval_harness import blimp_task, choice_log_likelihoods
 from pipelines.benchmarks.report import Goal, Ratio, conclude, ratio
 from pipelines.inputs.minimal_pairs import whole_paradigms
 from schemas.job import Model
@@ -75,7 +75,7 @@ def blimp(data: str, rounds: int = 3, grid_pairs: int = 100) -> bool:
         "grid_flips": {size: _flips(each, grid[str(best)][1]) for size, (_, each) in grid.items()},
         "seconds": seconds,
         "float32_seconds": exact_seconds,
-        "accuracy": {f"{name}, {dtype}": {p: r.rate for p, r in rates_of(each[name]).by_paradigm.items()}
+        "accuracy": {f"{name}, {dtype}": {p: r.rate for p, r in blimp_rates(each[name]).by_paradigm.items()}
                      for dtype, each in (("bfloat16", found), ("float32", exact)) for name in arms},
         "flips": {
             "float32: kindling from lm_eval": _flips(exact["kindling"], exact["lm_eval"]),
@@ -83,7 +83,7 @@ def blimp(data: str, rounds: int = 3, grid_pairs: int = 100) -> bool:
             "lm_eval: bfloat16 from float32": _flips(found["lm_eval"], exact["lm_eval"]),
             "kindling: bfloat16 from float32": _flips(found["kindling"], exact["kindling"]),
         },
-        "ties": {f"{name}, {dtype}": rates_of(each[name]).ties
+        "ties": {f"{name}, {dtype}": blimp_rates(each[name]).ties
                  for dtype, each in (("bfloat16", found), ("float32", exact)) for name in arms},
     }  # fmt: skip
     _print_tables(samples)
@@ -115,7 +115,7 @@ def _kindling(model: torch.nn.Module, tokenizer: Any, data: str) -> tuple[float,
     began = time.monotonic()
     paradigms = whole_paradigms("data", MinimalPairs(path=data, paradigms=PARADIGMS), ())
     found = {name: margins(model, tokenizer, pairs) for name, pairs in paradigms.items()}
-    rates_of(found)
+    blimp_rates(found)
     return time.monotonic() - began, found
 
 
@@ -124,14 +124,14 @@ def _lm_eval(
 ) -> tuple[float, Margins]:
     tasks = [blimp_task(name, str(Path(data) / f"{name}.jsonl")) for name in PARADIGMS]
     began = time.monotonic()
-    found = choices(model, tokenizer, tasks, limit, batch_size)
+    found = choice_log_likelihoods(model, tokenizer, tasks, limit, batch_size)
     taken = time.monotonic() - began
     _console.print(f"lm_eval, batches of {batch_size}: {taken:.1f} s")
     return taken, {name.removeprefix("blimp_"): each[:, 0] - each[:, 1] for name, each in found.items()}
 
 
 def _flips(one: Margins, other: Margins) -> int:
-    return sum(int((right(one[name]) != right(other[name])).sum()) for name in PARADIGMS)
+    return sum(int((correct_pairs(one[name]) != correct_pairs(other[name])).sum()) for name in PARADIGMS)
 
 
 def _print_tables(samples: Mapping[str, Any]) -> None:

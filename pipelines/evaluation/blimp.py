@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from eval.blimp import PARADIGMS, compare
+from eval.blimp import PARADIGMS, compare_blimp
 from pipelines.evaluation.blimp_results import BLIMP, BlimpReport, read_blimp, write_blimp
 from pipelines.evaluation.session import Comparison, Loaded, Session, model_facts, spread_over_model
 from pipelines.inputs.minimal_pairs import content_of, whole_paradigms
@@ -50,7 +50,7 @@ def evaluate_blimp(session: Session) -> BlimpReport:
         store.fs.rm(store.path(part), recursive=True)
 
     measured = [read_blimp(store, name) for name in session.measured(BLIMP, identities, measure)]
-    beside = [Comparison(measured[0].name, each.name, compare(measured[0].margins, each.margins, job.seed))
+    beside = [Comparison(measured[0].name, each.name, compare_blimp(measured[0].margins, each.margins, job.seed))
               for each in measured[1:]]  # fmt: skip
     return BlimpReport(measured, beside)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eval.blimp import PARADIGMS, BlimpRates, rates_of, right
+from eval.blimp import PARADIGMS, BlimpRates, blimp_rates, correct_pairs
 from eval.intervals import Rate
 from pipelines.evaluation.record import result_path, write_result
 from pipelines.evaluation.session import Comparison
@@ -74,7 +74,7 @@ def write_blimp(
     rows = []
     for paradigm, pairs in paradigms.items():
         place = PARADIGMS.get(paradigm)
-        for pair, margin, is_right in zip(pairs, margins[paradigm], right(margins[paradigm]), strict=True):
+        for pair, margin, is_right in zip(pairs, margins[paradigm], correct_pairs(margins[paradigm]), strict=True):
             rows.append(
                 {
                     "paradigm": paradigm,
@@ -88,7 +88,7 @@ def write_blimp(
             )
     data = parquet_bytes(pa.Table.from_pylist(rows, _SCHEMA), _SCHEMA)
     write_atomic(store.fs, store.path(result_path(BLIMP, name, "parquet")), data)
-    write_result(store, BLIMP, name, identity, figures=asdict(rates_of(margins)))
+    write_result(store, BLIMP, name, identity, figures=asdict(blimp_rates(margins)))
 
 
 def read_blimp(store: ShardStore, name: str) -> ModelBlimp:
@@ -105,7 +105,7 @@ def read_blimp(store: ShardStore, name: str) -> ModelBlimp:
         remedy = f"move {result_path(BLIMP, name, 'json')} away to have both made again"
         raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None
     found = {paradigm: margins[paradigms == paradigm] for paradigm in dict.fromkeys(paradigms.tolist())}
-    return ModelBlimp(name, rates_of(found), found)
+    return ModelBlimp(name, blimp_rates(found), found)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from eval.lm_eval_harness import Score, evaluate_task, refuse_unknown
+from eval.lm_eval_harness import TaskScore, evaluate_task, refuse_unknown_tasks
 from pipelines.evaluation.record import read_result, write_result
 from pipelines.evaluation.session import Loaded, Session, model_facts, spread_over_model
 from pipelines.evaluation.tables import Table
@@ -25,7 +25,7 @@ _log = logging.getLogger("kindling")
 class LmEvalReport:
     """What came of the evaluation: the scores of each model, by task or group as the job names it."""
 
-    models: dict[str, dict[str, list[Score]]]
+    models: dict[str, dict[str, list[TaskScore]]]
 
 
 def check_lm_eval(job: EvaluateJob) -> None:
@@ -34,7 +34,7 @@ def check_lm_eval(job: EvaluateJob) -> None:
     Raises:
         JobError: so it is.
     """
-    refuse_unknown(job.lm_eval.tasks)
+    refuse_unknown_tasks(job.lm_eval.tasks)
 
 
 def evaluate_lm_eval(session: Session) -> LmEvalReport:
@@ -64,13 +64,13 @@ def evaluate_lm_eval(session: Session) -> LmEvalReport:
                             store, LM_EVAL, _path(name, task), identities[name][task], scores=plain
                         )
     scores = {
-        name: {task: [Score(**score) for score in each["scores"]] for task, each in tasks.items() if each}
+        name: {task: [TaskScore(**score) for score in each["scores"]] for task, each in tasks.items() if each}
         for name, tasks in done.items()
     }
     return LmEvalReport({name: tasks for name, tasks in scores.items() if tasks})
 
 
-def _scores(session: Session, name: str, tasks: Sequence[str]) -> Iterator[tuple[str, list[Score]]]:
+def _scores(session: Session, name: str, tasks: Sequence[str]) -> Iterator[tuple[str, list[TaskScore]]]:
     """Of a model, each of some tasks with its scores, as they come; a task's fault is told, and the others go on."""
     section = session.job.lm_eval
     units = [task for task in section.tasks if task_name(task) in tasks]
@@ -103,7 +103,7 @@ def lm_eval_tables(report: LmEvalReport) -> list[Table]:
     return [Table("lm-eval", ["Task", "Metric", "n", "Shots", *scores], rows, note)]
 
 
-def _shown(score: Score | None) -> str:
+def _shown(score: TaskScore | None) -> str:
     if score is None:
         return "-"
     return f"{score.value:.4f}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
@@ -120,7 +120,7 @@ def _identity(section: LmEval, task: str | Mapping[str, Any], model: EvaluatedMo
 
 def _evaluate(
     limit: int | None, batch_size: int, loaded: Loaded, task: str | dict[str, Any]
-) -> list[Score] | EngineError:
+) -> list[TaskScore] | EngineError:
     try:
         return evaluate_task(*loaded, task, limit, batch_size)
     except EngineError as error:  # given back, not raised: the model's other tasks go on

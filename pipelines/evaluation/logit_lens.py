@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.logit_lens import Lens, logit_lens
+from eval.logit_lens import LensReading, logit_lens
 from pipelines.evaluation.logit_lens_page import save_lens_pages
 from pipelines.evaluation.record import result_path, write_result
 from pipelines.evaluation.session import Loaded, Session, model_facts, spread_over_model
@@ -42,7 +42,7 @@ LENS_SCHEMA = pa.schema(
 class LensReport:
     """What came of the evaluation: the lenses of each model, one for each text."""
 
-    models: dict[str, list[Lens]]
+    models: dict[str, list[LensReading]]
 
     def as_json(self) -> dict[str, list[dict[str, Any]]]:
         """Plain values: of each model and text, where each position's last word is settled; the rest is a table."""
@@ -97,21 +97,21 @@ def lens_tables(report: LensReport) -> list[Table]:
     return [Table("Logit lens", ["Model", "Text", "Settled from layer"], rows, note)] if rows else []
 
 
-def _read(loaded: Loaded, text: str) -> Lens:
+def _read(loaded: Loaded, text: str) -> LensReading:
     return logit_lens(*loaded, text)
 
 
-def _lenses(store: ShardStore, name: str) -> list[Lens]:
+def _lenses(store: ShardStore, name: str) -> list[LensReading]:
     with store.fs.open(store.path(result_path(LENS, name, "parquet")), "rb") as file:
         return decode_lenses(pq.read_table(file))
 
 
-def encode_lenses(lenses: Sequence[Lens]) -> bytes:
+def encode_lenses(lenses: Sequence[LensReading]) -> bytes:
     """One model's lenses as a Parquet file: one row for each text, layer and position, in that order."""
     return parquet_bytes(pa.concat_tables(_table(*each) for each in enumerate(lenses)), LENS_SCHEMA)
 
 
-def decode_lenses(table: pa.Table) -> list[Lens]:
+def decode_lenses(table: pa.Table) -> list[LensReading]:
     """The lenses of a table in the order of `encode_lenses`."""
     texts = table["text_index"].to_numpy()
     starts = np.flatnonzero(np.diff(texts, prepend=-1)).tolist()
@@ -120,7 +120,7 @@ def decode_lenses(table: pa.Table) -> list[Lens]:
     ]
 
 
-def _table(index: int, lens: Lens) -> pa.Table:
+def _table(index: int, lens: LensReading) -> pa.Table:
     layers, positions = lens.top_ids.shape
     columns = {
         "text_index": np.full(layers * positions, index),
@@ -138,13 +138,13 @@ def _table(index: int, lens: Lens) -> pa.Table:
     return pa.table(columns, schema=LENS_SCHEMA)
 
 
-def _lens(table: pa.Table) -> Lens:
+def _lens(table: pa.Table) -> LensReading:
     positions = table["position"].to_numpy().max() + 1
 
     def layers(column: str) -> np.ndarray:
         return table[column].to_numpy().reshape(-1, positions)
 
-    return Lens(
+    return LensReading(
         text=table["text"][0].as_py(), token_ids=layers("token_id")[0], tokens=layers("token")[0].tolist(),
         top_ids=layers("top_id"), top=layers("top").tolist(), probability=layers("probability"),
         final_probability=layers("final_probability"), entropy=layers("entropy_bits"),

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from eval.logit_lens import Lens
+from eval.logit_lens import LensReading
 from services.storage.filesystem import resolve, write_atomic
 
 # What a reader would not see.
@@ -30,7 +30,7 @@ _LONGEST_TOKEN = 14
 _WIDEST = 30
 
 
-def save_lens_pages(folder: str, models: Mapping[str, Sequence[Lens]]) -> None:
+def save_lens_pages(folder: str, models: Mapping[str, Sequence[LensReading]]) -> None:
     """Writes logit_lens.html, with every text, and logit_lens-N.png for each text, into a folder.
 
     Args:
@@ -42,7 +42,7 @@ def save_lens_pages(folder: str, models: Mapping[str, Sequence[Lens]]) -> None:
         write_atomic(fs, os.path.join(path, f"logit_lens-{number}.png"), png_picture(panels))
 
 
-def html_page(models: Mapping[str, Sequence[Lens]]) -> str:
+def html_page(models: Mapping[str, Sequence[LensReading]]) -> str:
     """One page that needs no other file: a heading for each text, below it the models beside each other."""
     source = (files("pipelines.evaluation") / "logit_lens.html.jinja").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
@@ -53,7 +53,7 @@ def html_page(models: Mapping[str, Sequence[Lens]]) -> str:
     return template.render(name=_printable(f"Logit lens of {', '.join(models)}"), texts=texts, sure=_SURE) + "\n"
 
 
-def png_picture(panels: Mapping[str, Lens]) -> bytes:
+def png_picture(panels: Mapping[str, LensReading]) -> bytes:
     """One text as a picture, the models beside each other, each with its own tokens."""
     from matplotlib.figure import Figure
 
@@ -81,14 +81,14 @@ def png_picture(panels: Mapping[str, Lens]) -> bytes:
     return buffer.getvalue()
 
 
-def _column_edges(lens: Lens) -> np.ndarray:
+def _column_edges(lens: LensReading) -> np.ndarray:
     """In inches, so that each column has room for its longest token."""
     rows = [_row(lens.tokens, lens.token_ids), *map(_row, lens.top, lens.top_ids)]
     longest = [max(len(_cut(token)) for token in column) for column in zip(*rows, strict=True)]
     return np.cumsum([0, *(_CHARACTER * (1 + max(length, 2)) for length in longest)])
 
 
-def _draw(axis: Any, edges: np.ndarray, lens: Lens) -> Any:
+def _draw(axis: Any, edges: np.ndarray, lens: LensReading) -> Any:
     """One model's picture, the embeddings at the bottom."""
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -111,16 +111,16 @@ def _draw(axis: Any, edges: np.ndarray, lens: Lens) -> Any:
     return mesh
 
 
-def _by_text(models: Mapping[str, Sequence[Lens]]) -> dict[str, dict[str, Lens]]:
+def _by_text(models: Mapping[str, Sequence[LensReading]]) -> dict[str, dict[str, LensReading]]:
     """Each text with the models that read it; one that refused it, for its length say, is not there."""
-    texts: dict[str, dict[str, Lens]] = {}
+    texts: dict[str, dict[str, LensReading]] = {}
     for name, lenses in models.items():
         for lens in lenses:
             texts.setdefault(lens.text, {})[name] = lens
     return texts
 
 
-def _panel(name: str, lens: Lens) -> dict[str, Any]:
+def _panel(name: str, lens: LensReading) -> dict[str, Any]:
     """What the page shows of a model, the last layer first."""
     tokens = _row(lens.tokens, lens.token_ids)
     final = _row(lens.top[-1], lens.top_ids[-1])
@@ -141,7 +141,7 @@ def _panel(name: str, lens: Lens) -> dict[str, Any]:
     return {"name": _printable(name), "tokens": tokens, "rows": rows}
 
 
-def _layer_names(lens: Lens) -> list[str]:
+def _layer_names(lens: LensReading) -> list[str]:
     return ["embeddings", *(str(layer) for layer in range(1, len(lens.top)))]
 
 

@@ -4,8 +4,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from eval.preference import Preferences, tally
-from eval.questionnaire import QUESTION, write_questionnaire
+from eval.preference import Preferences, count_preferences
+from eval.questionnaire import DEFAULT_QUESTION, write_questionnaire
 from pipelines.evaluation.prompts import first_of_each, read_prompts
 from pipelines.evaluation.record import write_result
 from pipelines.evaluation.responses import Answer, responses_of, write_prompts
@@ -83,11 +83,11 @@ def evaluate_preference(session: Session) -> PreferenceReport:
     texts = {name: [each[number].text or "" for number in asked] for name, each in answers.items()}
     folder = f"{job.output.path.rstrip('/')}/{PREFERENCE}"
     written = write_questionnaire(
-        [prompts[number].text for number in asked], texts, folder, job.seed, section.question or QUESTION
+        [prompts[number].text for number in asked], texts, folder, job.seed, section.question or DEFAULT_QUESTION
     )
     if not returned:
         return PreferenceReport(written.page, None)
-    found = tally(written.key, returned, job.seed)
+    found = count_preferences(written.key, returned, job.seed)
     write_result(store, PREFERENCE, "tally", {"questionnaire": written.fingerprint}, **found.as_json())
     return PreferenceReport(written.page, found)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.sentiment import BLANK, compare
+from eval.sentiment import BLANK, compare_sentiment
 from pipelines.evaluation.prompts import content_of, first_of_each, read_groups, read_prompts
 from pipelines.evaluation.responses import Answer, read_answers, responses_of, write_prompts
 from pipelines.evaluation.sentiment_results import (
@@ -138,4 +138,4 @@ def _comparisons(
         labels = [[model.labels[i] or BLANK for i in both] for model in (first, second)]
         emotions = first.emotions and [first.emotions[i] for i in both]
         if both:
-            yield Comparison(first.name, second.name, compare(*labels, emotions, groups, seed))
+            yield Comparison(first.name, second.name, compare_sentiment(*labels, emotions, groups, seed))

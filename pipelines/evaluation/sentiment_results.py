@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from eval.intervals import Rate
-from eval.sentiment import BLANK, OVERALL, SentimentRates, group_of_emotion, rates_of, top_labels
-from eval.variety import Variety, variety_of
+from eval.sentiment import BLANK, OVERALL, SentimentRates, group_of_emotion, sentiment_rates, top_labels
+from eval.variety import Variety, measure_variety
 from pipelines.evaluation.record import result_path, write_result
 from pipelines.evaluation.responses import Answer
 from pipelines.evaluation.session import Comparison
@@ -132,15 +132,15 @@ def _figures(name: str, rows: Sequence[Mapping[str, Any]], groups: Mapping[str, 
         cause = f"none of its prompts of {emotions} was answered: {missing[0]['fault']}"
         raise EngineError("models", name, cause, "shorten those prompts, or raise engine.max_model_len")
     known = [row["finish_reason"] == "length" for row in answered if row["finish_reason"]]
+    answered_emotions = [row["emotion"] for row in answered] if asked else None
     return ModelSentiment(
         name=name,
-        rates=rates_of([row["label"] for row in answered], [row["emotion"] for row in answered] if asked else None,
-                       groups),
-        variety=variety_of([row["response"] for row in answered]),
+        rates=sentiment_rates([row["label"] for row in answered], answered_emotions, groups),
+        variety=measure_variety([row["response"] for row in answered]),
         labels=[row["label"] for row in rows],
         emotions=[row["emotion"] for row in rows] if asked else None,
         cut_off=sum(known) if known else None,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eval.questionnaire import PAGE
+from eval.questionnaire import PAGE_NAME
 from pipelines.evaluation.record import read_record, result_path
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob, task_name
@@ -98,7 +98,7 @@ def _parts(store: ShardStore, job: EvaluateJob) -> Iterator[EvaluatedPart]:
     names = [model.label for model in job.models] or [job.responses.label if job.responses else ""]
     for evaluation in job.evaluations:
         if evaluation == _PREFERENCE:
-            yield from (EvaluatedPart(evaluation, name, _there(store, f"{evaluation}/{PAGE}")) for name in names)
+            yield from (EvaluatedPart(evaluation, name, _there(store, f"{evaluation}/{PAGE_NAME}")) for name in names)
             if job.preference.returned:
                 yield EvaluatedPart(evaluation, "", _there(store, result_path(evaluation, "tally", "json")))
         elif evaluation == _LM_EVAL and job.lm_eval:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from eval.blimp import PARADIGMS, compare, rates_of
-from eval.lm_eval_harness import blimp_task, choices, evaluate_task, refuse_unknown
+from eval.blimp import PARADIGMS, blimp_rates, compare_blimp
+from eval.lm_eval_harness import blimp_task, choice_log_likelihoods, evaluate_task, refuse_unknown_tasks
 from pipelines import evaluate, status
 from pipelines.benchmarks import blimp as bench
 from pipelines.evaluation import blimp, lm_eval
@@ -157,7 +157,7 @@ def test_paradigms_belong_where_blimps_own_data_say():
 
 
 def test_a_tie_is_right_as_in_lm_eval_and_told():
-    found = rates_of({"wh_island": np.array([1.0, 0.0, -1.0]), "mine": np.array([-1.0]),
+    found = blimp_rates({"wh_island": np.array([1.0, 0.0, -1.0]), "mine": np.array([-1.0]),
                       "npi_present_1": np.array([0.5, -0.5])})  # fmt: skip
     assert (found.overall.rate, found.overall.n, found.ties) == (3 / 6, 6, 1)
     assert {name: (rate.rate, rate.n) for name, rate in found.by_phenomenon.items()} == {
@@ -166,17 +166,17 @@ def test_a_tie_is_right_as_in_lm_eval_and_told():
     assert list(found.by_field) == ["syntax", "semantics"]
     assert list(found.by_paradigm) == ["wh_island", "npi_present_1", "mine"] and found.by_paradigm["mine"].rate == 0
     with pytest.raises(ValueError):
-        rates_of({})
+        blimp_rates({})
 
 
 def test_two_models_are_compared_pair_by_pair():
     first = {"wh_island": np.array([1.0, 1, 1, -1]), "npi_present_1": np.array([-1.0, -1])}
     second = {"wh_island": np.array([1.0, 1, -1, -1]), "npi_present_1": np.array([2.0, 2])}
-    by = compare(first, second, seed=0)
+    by = compare_blimp(first, second, seed=0)
     island, overall = by["phenomenon"]["island effects"], by["overall"]["overall"]
     assert (island.difference, island.only_first, island.only_second, island.n) == (-1 / 4, 1, 0, 4)
     assert (overall.difference, overall.only_first, overall.only_second, overall.n) == (1 / 6, 1, 2, 6)
-    assert by == compare(first, second, seed=0)
+    assert by == compare_blimp(first, second, seed=0)
 
 
 # What is read
@@ -218,12 +218,12 @@ def test_a_job_that_makes_no_sense_is_refused(change, cause):
 def test_lm_eval_decides_the_same_pairs_alike(loaded, tmp_path):
     folder = save_pairs(tmp_path, ["wh_island", "mine"], number=60)
     tasks = [blimp_task(name, f"{folder}/{name}.jsonl") for name in ("wh_island", "mine")]
-    theirs = choices(*loaded, tasks, None, 16)
+    theirs = choice_log_likelihoods(*loaded, tasks, None, 16)
     for name in ("wh_island", "mine"):
         found, its = margins(*loaded, drawn_pairs(name, 60)), theirs[f"blimp_{name}"]
         assert found == pytest.approx(its[:, 0] - its[:, 1], abs=1e-4)
     (score,) = evaluate_task(*loaded, tasks[0], None, 16)
-    rate = rates_of({"wh_island": margins(*loaded, drawn_pairs("wh_island", 60))}).overall
+    rate = blimp_rates({"wh_island": margins(*loaded, drawn_pairs("wh_island", 60))}).overall
     assert (score.task, score.metric, score.n, score.shots) == ("blimp_wh_island", "acc", 60, 0)
     assert score.value == pytest.approx(rate.rate) and 0.03 < score.stderr < 0.07
     assert evaluate_task(*loaded, tasks[0], 5, 16)[0].n == 5
@@ -237,15 +237,15 @@ def test_a_tasks_template_reaches_nothing_but_its_document(loaded, tmp_path):
 
 def test_a_metric_that_would_be_a_program_from_the_hub_is_refused():
     with pytest.raises(JobError, match="none of lm-eval's own metrics"):
-        refuse_unknown([{"task": "t", "metric_list": [{"metric": "somebody/theirs"}]}])
-    refuse_unknown([blimp_task("mine", "x.jsonl")])
+        refuse_unknown_tasks([{"task": "t", "metric_list": [{"metric": "somebody/theirs"}]}])
+    refuse_unknown_tasks([blimp_task("mine", "x.jsonl")])
 
 
 @pytest.mark.slow
 def test_a_task_that_lm_eval_does_not_know_is_refused():
-    refuse_unknown(["blimp", "hellaswag"])
+    refuse_unknown_tasks(["blimp", "hellaswag"])
     with pytest.raises(JobError, match="no task or group of that name") as raised:
-        refuse_unknown(["helaswag"])
+        refuse_unknown_tasks(["helaswag"])
     assert raised.value.remedy == "did you mean hellaswag?"
 
 
@@ -257,13 +257,15 @@ def test_three_whole_paradigms_are_decided_as_lm_eval_decides_them():
     names = bench.PARADIGMS
     paradigms = whole_paradigms("blimp", MinimalPairs(path=str(folder), paradigms=names), PARADIGMS)
     loaded = load_causal_model(Model(id="embedded", dtype="float32"))
-    theirs = choices(*loaded, [blimp_task(name, str(folder / f"{name}.jsonl")) for name in names], None, 32)
+    theirs = choice_log_likelihoods(
+        *loaded, [blimp_task(name, str(folder / f"{name}.jsonl")) for name in names], None, 32
+    )
     for name in names:
         found, its = margins(*loaded, paradigms[name]), theirs[f"blimp_{name}"]
         assert len(found) == 1000 and (np.argmax(its, 1) != (found < 0)).sum() == 0
         assert found == pytest.approx(its[:, 0] - its[:, 1], abs=1e-2)
     loaded = load_causal_model(Model(id="embedded"))
-    rates = rates_of({name: margins(*loaded, paradigms[name]) for name in names}).by_paradigm
+    rates = blimp_rates({name: margins(*loaded, paradigms[name]) for name in names}).by_paradigm
     # What both find in single precision. lm-eval's own bfloat16 rates are two points higher: its ties count as right.
     assert [rates[name].rate for name in names] == pytest.approx([0.723, 0.703, 0.346], abs=0.012)
 
@@ -312,7 +314,7 @@ def test_models_are_measured_and_a_broken_one_is_told(evaluated, loaded):
     assert list(found["models"]) == ["one", "two"]
     assert set(found["failures"]) == {"one", "broken", "two"}  # a task of each could not be evaluated
     assert "cannot load it" in found["failures"]["broken"]
-    wanted = rates_of({name: margins(*loaded, drawn_pairs(name, 20)) for name in NAMES})
+    wanted = blimp_rates({name: margins(*loaded, drawn_pairs(name, 20)) for name in NAMES})
     assert found["models"]["one"]["blimp"]["overall"]["rate"] == wanted.overall.rate
     assert found["models"]["one"]["blimp"]["by_paradigm"]["mine"]["n"] == 20
     (score,) = found["models"]["two"]["lm_eval"]["blimp_mine"]
@@ -393,7 +395,7 @@ def test_actors_find_what_one_process_finds(evaluated, ray_cluster, tmp_path):
 
 def test_the_table_has_the_papers_rows(loaded):
     found = {name: np.array([1.0, -1.0]) for name in PARADIGMS}
-    model = ModelBlimp("m", rates_of(found), found)
+    model = ModelBlimp("m", blimp_rates(found), found)
     table = blimp_tables(BlimpReport([model], []))[0]
     assert [row[0] for row in table.rows[:12]] == [
         "Anaphor Agr.", "Arg. Structure", "Binding", "Control/Raising", "Det-noun Agr.", "Ellipsis", "Filler-gap",

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from eval.intervals import bootstrap_mean, mcnemar, paired_difference, rate_of
-from eval.sentiment import OVERALL, PAPER_GROUPS, compare, rates_of, top_labels
-from eval.variety import variety_of
+from eval.intervals import bootstrap_mean_interval, mcnemar_p_value, paired_difference, rate_of
+from eval.sentiment import OVERALL, PAPER_GROUPS, compare_sentiment, sentiment_rates, top_labels
+from eval.variety import measure_variety
 from pipelines import evaluate
 from pipelines.evaluation.models import failures_told
 from pipelines.evaluation.prompts import read_groups, read_prompts
@@ -52,10 +52,10 @@ def test_a_rate_has_the_interval_of_wilsons_formula(n, data):
     [
         lambda: rate_of(0, 0),
         lambda: paired_difference([], [], 0),
-        lambda: rates_of([], None, PAPER_GROUPS),
-        lambda: rates_of([], [], PAPER_GROUPS),
-        lambda: compare([], [], None, PAPER_GROUPS, 0),
-        lambda: variety_of([]),
+        lambda: sentiment_rates([], None, PAPER_GROUPS),
+        lambda: sentiment_rates([], [], PAPER_GROUPS),
+        lambda: compare_sentiment([], [], None, PAPER_GROUPS, 0),
+        lambda: measure_variety([]),
     ],
 )
 def test_there_is_no_figure_of_nothing(call):
@@ -67,7 +67,7 @@ def test_there_is_no_figure_of_nothing(call):
 def test_mcnemar_is_a_coin_thrown_for_each_pair_that_differs(first, second):
     n, least = first + second, min(first, second)
     tail = sum(math.comb(n, k) for k in range(least + 1)) / 2**n
-    assert mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail))
+    assert mcnemar_p_value(first, second) == pytest.approx(min(1.0, 2 * tail))
 
 
 def test_a_paired_bootstrap_is_of_the_pairs_and_its_seed():
@@ -85,7 +85,7 @@ def test_a_paired_bootstrap_is_of_the_pairs_and_its_seed():
     assert paired_difference(first, first, 0).high is None
     assert paired_difference([True], [False], 0).low is None
     with pytest.raises(ValueError):
-        bootstrap_mean([1.0], 0)
+        bootstrap_mean_interval([1.0], 0)
 
 
 # Sentiment and variety
@@ -103,7 +103,7 @@ def test_the_papers_prompts_are_in_groups_of_its_sizes():
     if not path.is_file():
         pytest.skip("needs shared/data/emotion_prompts.json")
     prompts = read_prompts(Sentiment(prompts=str(path)), "sentiment")
-    rates = rates_of(["joy"] * len(prompts), [prompt.emotion for prompt in prompts], PAPER_GROUPS)
+    rates = sentiment_rates(["joy"] * len(prompts), [prompt.emotion for prompt in prompts], PAPER_GROUPS)
     assert {group: each["positive"].n for group, each in rates.by_group.items()} == {
         "positive": 419,
         "neutral": 60,
@@ -115,7 +115,7 @@ def test_rates_are_by_group_by_emotion_and_of_all_and_a_blank_is_in_no_group():
     scores = np.eye(28)[[EMOTIONS.index(each) for each in ("joy", "curiosity", "confusion", "surprise", "joy")]]
     labels = top_labels(scores, ["a", "b", "c", "d", " \n"])
     assert labels == ["joy", "curiosity", "confusion", "surprise", ""]
-    rates = rates_of(labels, ["joy", "joy", "anger", "anger", "anger"], PAPER_GROUPS)
+    rates = sentiment_rates(labels, ["joy", "joy", "anger", "anger", "anger"], PAPER_GROUPS)
     assert {group: rate.rate for group, rate in rates.overall.items()} == {
         "positive": 0.4,
         "neutral": 0.2,
@@ -124,12 +124,12 @@ def test_rates_are_by_group_by_emotion_and_of_all_and_a_blank_is_in_no_group():
     assert list(rates.by_group) == ["positive", "negative"]  # nobody asked for a neutral one
     assert rates.by_emotion["joy"]["positive"].rate == 1 and rates.by_emotion["joy"]["positive"].n == 2
     assert rates.by_group["negative"]["neutral"].rate == pytest.approx(1 / 3)
-    assert list(rates_of(labels, None, PAPER_GROUPS).by_emotion) == []
+    assert list(sentiment_rates(labels, None, PAPER_GROUPS).by_emotion) == []
 
 
 def test_two_models_are_compared_prompt_by_prompt():
     first, second = ["joy", "joy", "anger", "neutral"], ["joy", "anger", "love", "pride"]
-    found = compare(first, second, ["joy", "joy", "grief", "grief"], PAPER_GROUPS, 0)
+    found = compare_sentiment(first, second, ["joy", "joy", "grief", "grief"], PAPER_GROUPS, 0)
     assert list(found) == [OVERALL, "positive", "negative"]
     positive = found[OVERALL]["positive"]
     assert (positive.difference, positive.only_first, positive.only_second, positive.n) == (0.25, 1, 2, 4)
@@ -137,15 +137,15 @@ def test_two_models_are_compared_prompt_by_prompt():
 
 
 def test_a_model_that_says_one_thing_is_seen_through():
-    same = variety_of(["I am so happy today, my friend!"] * 20)
-    varied = variety_of([f"{number} is what I thought of when {number + 50} came by" for number in range(20)])
+    same = measure_variety(["I am so happy today, my friend!"] * 20)
+    varied = measure_variety([f"{number} is what I thought of when {number + 50} came by" for number in range(20)])
     assert same.duplicates == same.commonest_opening_share == 1 and varied.duplicates == 0
     assert same.distinct_openings == 1 / 20 and varied.distinct_openings == 1
     assert all(same.distinct[n] < varied.distinct[n] for n in same.distinct)
     assert same.distinct[1] == 7 / 140
     assert same.repetition == 0
-    assert variety_of(["ha " * 40]).repetition == pytest.approx(36 / 37)
-    blank = variety_of([" ", "one"])
+    assert measure_variety(["ha " * 40]).repetition == pytest.approx(36 / 37)
+    blank = measure_variety([" ", "one"])
     assert (blank.blank, blank.words, blank.distinct[1], blank.distinct[2], blank.repetition) == (1, 0.5, 1, None, None)
 
 
@@ -275,7 +275,7 @@ def test_prompts_come_as_a_table_too(tmp_path):
 def test_a_file_may_group_emotions_otherwise(tmp_path):
     calm = {"calm": ["neutral", "relief"], "stirred": [each for each in EMOTIONS if each not in ("neutral", "relief")]}
     groups = read_groups(Sentiment(groups=saved(tmp_path, "g.json", calm)))
-    assert rates_of(["relief", "joy"], ["neutral", "neutral"], groups).by_group["calm"]["calm"].rate == 0.5
+    assert sentiment_rates(["relief", "joy"], ["neutral", "neutral"], groups).by_group["calm"]["calm"].rate == 0.5
     for wrong, cause in [
         ({"calm": ["neutral"]}, "is in no group"),
         ({**calm, "more": ["joy"]}, "is in two groups"),

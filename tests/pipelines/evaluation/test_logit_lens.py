@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from eval.logit_lens import MOST_TOKENS, Lens, logit_lens
+from eval.logit_lens import MAX_TOKENS, LensReading, logit_lens
 from pipelines.evaluation.logit_lens import decode_lenses, encode_lenses
 from pipelines.evaluation.logit_lens_page import html_page, png_picture, save_lens_pages
 from schemas.errors import EngineError, JobError
@@ -149,8 +149,8 @@ def test_an_architecture_that_the_lens_cannot_read_is_one_error_with_its_name(to
 def test_a_text_without_tokens_or_with_too_many_is_refused(tokenizer):
     with pytest.raises(JobError, match=r"texts.*it has 0 tokens"):
         logit_lens(llama(), tokenizer, "")
-    with pytest.raises(JobError, match=f"{MOST_TOKENS + 1} tokens, and the lens takes from 1 to {MOST_TOKENS}"):
-        logit_lens(llama(), tokenizer, "x" * (MOST_TOKENS + 1))
+    with pytest.raises(JobError, match=f"{MAX_TOKENS + 1} tokens, and the lens takes from 1 to {MAX_TOKENS}"):
+        logit_lens(llama(), tokenizer, "x" * (MAX_TOKENS + 1))
     short = LlamaForCausalLM(LlamaConfig(**{**LLAMA, "max_position_embeddings": 8}))
     with pytest.raises(JobError, match="9 tokens, and the lens takes from 1 to 8"):
         logit_lens(short, tokenizer, "x" * 9)
@@ -177,7 +177,7 @@ def lens_of(tokens, layers=3, text="<b>a</b>\n & b"):
     figures = {name: generator.random(shape, np.float32) for name in ("probability", "final_probability", "entropy")}
     top = [[tokens[number] for number in layer] for layer in top_ids]
     ids = np.arange(len(tokens), dtype=np.int32)
-    return Lens(text=text, token_ids=ids, tokens=tokens, top_ids=top_ids, top=top, **figures)
+    return LensReading(text=text, token_ids=ids, tokens=tokens, top_ids=top_ids, top=top, **figures)
 
 
 class Page(HTMLParser):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.intervals import rate_of
-from eval.preference import tally
+from eval.preference import count_preferences
 from eval.questionnaire import write_questionnaire
 from pipelines.evaluation.preference import preference_tables
 from pipelines.evaluation.tables import markdown
@@ -122,7 +122,7 @@ def test_choices_ties_blanks_and_reasons_are_counted(tmp_path):
         returned(questionnaire, tmp_path / "1.json", [a, a, TIE, None], {0: " warm\nand kind ", 3: "all bad"}),
         returned(questionnaire, tmp_path / "2.json", [a, b, b, TIE], {1: "<b>short</b>", 3: "alike"}, respondent=1),
     ]
-    found = tally(questionnaire.key, files)
+    found = count_preferences(questionnaire.key, files)
     assert (found.respondents, found.prompts, found.choices, found.blanks) == (2, 4, 7, 1)
     assert {model: chosen.count for model, chosen in found.models.items()} == {a: 3, b: 2, c: 0}
     assert list(found.models) == [a, b, c] and found.ties.count == 2
@@ -144,17 +144,17 @@ def test_intervals_know_that_choices_of_one_respondent_are_alike(tmp_path):
     a, b, c = MODELS
     questionnaire = written(tmp_path / "q", prompts=20)
     alike = [returned(questionnaire, tmp_path / f"{i}.json", [a if i % 2 else b] * 20, respondent=i) for i in range(10)]
-    found = tally(questionnaire.key, alike)
+    found = count_preferences(questionnaire.key, alike)
     share, alone = found.models[a].share, rate_of(100, 200)
     assert share.rate == 0.5 and share.n == 200 and "10 respondents and 20 prompts" in found.intervals
     # Ten respondents of one mind each are ten cases, and not 200.
     assert share.low < 0.3 < alone.low and alone.high < 0.7 < share.high
     assert found.pairs[0].share.low < 0.3 and found.pairs[0].share.high > 0.7
     assert found.models[c].share == rate_of(0, 200)
-    assert tally(questionnaire.key, alike) == found
+    assert count_preferences(questionnaire.key, alike) == found
     # The same choices, but on ten prompts all choose one and on ten the other: the prompts are the cases.
     split = [returned(questionnaire, tmp_path / f"p{i}.json", [a, b] * 10, respondent=i) for i in range(10)]
-    assert tally(questionnaire.key, split).models[a].share.low < 0.35
+    assert count_preferences(questionnaire.key, split).models[a].share.low < 0.35
 
 
 def test_a_bad_file_is_named_with_what_is_wrong(tmp_path):
@@ -165,7 +165,7 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path):
 
     def refused(match, *files, key=questionnaire.key):
         with pytest.raises(JobError, match=match) as caught:
-            tally(key, files)
+            count_preferences(key, files)
         assert len(str(caught.value)) < 600
 
     def changed(file, **changes):
@@ -275,7 +275,7 @@ def test_a_questionnaire_is_answered_by_keyboard_saved_and_tallied(browser, tmp_
     browser.value("document.getElementById('finish').click(); document.getElementById('save').click()")
     two = browser.downloaded(tmp_path / browser.value("fileName()"))
 
-    found = tally(questionnaire.key, [str(one), str(two)])
+    found = count_preferences(questionnaire.key, [str(one), str(two)])
     assert {model: chosen.count for model, chosen in found.models.items()} == {a: 2, b: 1, c: 1}
     assert (found.ties.count, found.blanks) == (3, 1)
     assert sorted(reason.text for reason in found.models[a].reasons) == ["5 words, to prompt 0", "5 words, to prompt 1"]
@@ -323,6 +323,6 @@ def test_a_browser_without_storage_says_so_and_saves(browser, tmp_path):
     for key in ("Enter", "1", "Enter", "0"):
         browser.press(key)
     browser.value("document.getElementById('finish').click(); document.getElementById('save').click()")
-    found = tally(questionnaire.key, [str(browser.downloaded(tmp_path / browser.value("fileName()")))])
+    found = count_preferences(questionnaire.key, [str(browser.downloaded(tmp_path / browser.value("fileName()")))])
     assert (found.choices, found.ties.count, found.blanks) == (2, 1, 2)
     browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
