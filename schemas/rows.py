@@ -77,7 +77,7 @@ class WorkRow:
     """One output to make: one sample of one input row, by one variant.
 
     Attributes:
-        unit: number of this output in the whole run, from 0: by input row, then sample, then variant.
+        output_id: number of this output in the whole run, from 0: by input row, then sample, then variant.
         shard: number of the shard it belongs to.
         values: the recipe's fields, or None where the input row could not be read.
         fault: why it could not be read; empty otherwise.
@@ -87,7 +87,7 @@ class WorkRow:
         refused: why it is not to be generated, where that was found before; empty otherwise.
     """
 
-    unit: int
+    output_id: int
     shard: int
     source: str
     row_index: int
@@ -151,14 +151,14 @@ class FinishedRows:
     """Finished rows.
 
     Attributes:
-        units: of each row.
+        output_ids: number in the run of each row's output.
         shards: of each row.
         encoded: the rows as one Arrow IPC batch of ROW_SCHEMA, which only the writer needs to read.
         share: requests that the job may have in flight from now on.
         kv_cache_usage: of the engine, now; see `Engine.kv_cache_usage`.
     """
 
-    units: list[int]
+    output_ids: list[int]
     shards: list[int]
     encoded: bytes
     share: int
@@ -170,7 +170,7 @@ class FinishedRows:
     ) -> "FinishedRows":
         """The rows whose records `batch` holds."""
         encoded = batch.serialize().to_pybytes()
-        return cls([row.unit for row in rows], [row.shard for row in rows], encoded, share, kv_cache_usage)
+        return cls([row.output_id for row in rows], [row.shard for row in rows], encoded, share, kv_cache_usage)
 
     @property
     def batch(self) -> pa.RecordBatch:

@@ -98,10 +98,10 @@ def work_rows(
             prefixes = {recipe: _prefix(recipe, row.values) for recipe in distinct}
             first = duplicates.get(number)
             refused = "" if first is None else f"near_duplicate of row {_place(run.inputs, first)}"
-            for unit, (sample, name) in enumerate(outputs, number * len(outputs)):
-                if unit not in done:
+            for output_id, (sample, name) in enumerate(outputs, number * len(outputs)):
+                if output_id not in done:
                     yield WorkRow(
-                        unit, shard, source, index, sample, row.values, row.fault, prefix=prefixes[recipes[name]],
+                        output_id, shard, source, index, sample, row.values, row.fault, prefix=prefixes[recipes[name]],
                         variant=name, refused=refused,
                     )  # fmt: skip
 

@@ -135,19 +135,19 @@ def _sample(population: Population, drawn: Sequence[Candidate], ran: Ran) -> Sam
     generated = population.generated()
     # Of each variant the tokens at which others were cut off: up to there the length of theirs is known as well.
     longest: dict[str, int] = {}
-    variants = {each.work.unit: each.work.variant for each in generated}
+    variants = {each.work.output_id: each.work.variant for each in generated}
     for begun in ran.begun:
-        variant = variants[begun.unit]
+        variant = variants[begun.output_id]
         longest[variant] = max(longest.get(variant, 0), begun.tokens)
-    characters = {each.work.unit: each.characters for each in generated}
+    characters = {each.work.output_id: each.characters for each in generated}
     known = [
         _known(each.characters, record["output_tokens"], longest.get(each.work.variant, 0))
         for each, record in zip(drawn, ran.records, strict=True)
     ]
     begun = [
-        _known(characters[each.unit], each.record["output_tokens"], each.tokens)
+        _known(characters[each.output_id], each.record["output_tokens"], each.tokens)
         for each in ran.begun
-        if each.tokens == longest[variants[each.unit]]
+        if each.tokens == longest[variants[each.output_id]]
     ]
     return Sample(
         np.array([each.characters for each in drawn]),

@@ -15,7 +15,7 @@ from pipelines.inputs.reader import InputReader
 from schemas.rows import ERROR, REJECTED, RowError, RowRejection, WorkRow, rule_of
 from schemas.run import RunRecord
 from services.replicas.row_records import RowContext
-from services.storage.output_ids import Units
+from services.storage.output_ids import OutputIds
 from services.storage.row_log import RowLog
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore
@@ -77,17 +77,17 @@ class Population:
 
     def draw(self, rows: int, seed: int) -> list[Candidate]:
         """So many of those that are generated, or all there are: one from each stretch of their order by length."""
-        ordered = sorted(self.generated(), key=lambda each: (each.work.variant, each.characters, each.work.unit))
+        ordered = sorted(self.generated(), key=lambda each: (each.work.variant, each.characters, each.work.output_id))
         rows = min(rows, len(ordered))
         ends = [len(ordered) * number // rows for number in range(rows + 1)] if rows else [0]
         draw = random.Random(seed)
         drawn = [ordered[draw.randrange(start, end)] for start, end in pairwise(ends)]
-        return sorted(drawn, key=lambda each: each.work.unit)
+        return sorted(drawn, key=lambda each: each.work.output_id)
 
     def others(self, drawn: list[Candidate], seed: int) -> list[Candidate]:
         """Those that are generated and not among the drawn ones, in random order."""
-        units = {each.work.unit for each in drawn}
-        others = [each for each in self.generated() if each.work.unit not in units]
+        output_ids = {each.work.output_id for each in drawn}
+        others = [each for each in self.generated() if each.work.output_id not in output_ids]
         random.Random(seed).shuffle(others)
         return others
 
@@ -131,10 +131,10 @@ def drawn_numbers(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tu
     Returns:
         (number of the input row, number of its output) of each, in order; and how many are left in all.
     """
-    log, units = RowLog(store), Units(run)
-    logged = {shard: units.of(log.recover(shard)) for shard in log.shards()}
+    log, output_ids = RowLog(store), OutputIds(run)
+    logged = {shard: output_ids.of(log.recover(shard)) for shard in log.shards()}
     committed = read_index(store, run).committed  # after the logs: a shard may be committed meanwhile
-    done = {unit for shard in logged.keys() - committed for unit in logged[shard] if unit >= 0}
+    done = {output_id for shard in logged.keys() - committed for output_id in logged[shard] if output_id >= 0}
     ranges = [(start, end) for shard, start, end in run.shard_ranges() if shard not in committed]
     ends = list(accumulate((end - start) * run.outputs_per_row for start, end in ranges))
     uncommitted = ends[-1] if ends else 0
@@ -146,7 +146,7 @@ def drawn_numbers(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tu
     wanted = min(uncommitted, _MOST_LOOKED_AT + len(done))
     places = sorted(random.Random(seed).sample(range(uncommitted), wanted))
     # Those that the log has fall out: what stays is as random.
-    drawn = [divmod(unit, run.outputs_per_row) for unit in map(place, places) if unit not in done]
+    drawn = [divmod(output_id, run.outputs_per_row) for output_id in map(place, places) if output_id not in done]
     if len(drawn) > _MOST_LOOKED_AT:
         drawn = sorted(random.Random(seed).sample(drawn, _MOST_LOOKED_AT))
     return drawn, uncommitted - len(done)

@@ -36,12 +36,12 @@ class Begun:
     """A row that was only begun.
 
     Attributes:
-        unit: of the row.
+        output_id: number of its output in the run.
         record: of ROW_SCHEMA; its text is not the job's.
         tokens: at which it was cut off.
     """
 
-    unit: int
+    output_id: int
     record: dict[str, Any]
     tokens: int
 
@@ -99,16 +99,16 @@ class _Rows:
     def __iter__(self) -> Iterator[WorkRow]:
         yield from self._asked_for
         for number, row in enumerate(self._others):
-            context = self._filling[row.unit] = self._cut_off[row.variant, place_of(number)]
+            context = self._filling[row.output_id] = self._cut_off[row.variant, place_of(number)]
             yield replace(row, variant=context.variant)
 
     def take(self, finished: FinishedRows) -> None:
         """Keeps rows that came to their end."""
-        self._records.update(zip(finished.units, finished.batch.to_pylist(), strict=True))
+        self._records.update(zip(finished.output_ids, finished.batch.to_pylist(), strict=True))
 
     def ended(self) -> list[dict[str, Any]]:
         """Those that are asked for, so far, in their order."""
-        return [self._records[row.unit] for row in self._asked_for if row.unit in self._records]
+        return [self._records[row.output_id] for row in self._asked_for if row.output_id in self._records]
 
     def all_ended(self) -> bool:
         """Whether all that are asked for are there."""
@@ -117,9 +117,9 @@ class _Rows:
     def begun(self) -> list[Begun]:
         """The others, so far."""
         return [
-            Begun(unit, self._records[unit], context.sampling["max_tokens"])
-            for unit, context in self._filling.items()
-            if unit in self._records
+            Begun(output_id, self._records[output_id], context.sampling["max_tokens"])
+            for output_id, context in self._filling.items()
+            if output_id in self._records
         ]
 
     def seconds(self) -> float:

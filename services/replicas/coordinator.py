@@ -192,12 +192,12 @@ class Coordinator:
                 self._lose(news)
 
     def _take(self, member: Member, finished: FinishedRows) -> None:
-        if not finished.units:
+        if not finished.output_ids:
             return
-        for unit in finished.units:
-            member.rows.pop(unit, None)
-        self._left -= len(finished.units)
-        self._rows[member.number] += len(finished.units)
+        for output_id in finished.output_ids:
+            member.rows.pop(output_id, None)
+        self._left -= len(finished.output_ids)
+        self._rows[member.number] += len(finished.output_ids)
         self._rows_at[member.number] = time.time()
         self._pool.served(member)
         self._tell_condemned()

@@ -45,7 +45,7 @@ class Member:
         adopted: it belongs to a warm pool, and outlives this job.
         phase: lost where it died and none takes its place, since the job is ending.
         waits_for: what the actor was last asked: to open a session, or for finished rows; None between two questions.
-        rows: the rows it was given and has not returned, by unit.
+        rows: the rows it was given and has not returned, by their `output_id`.
         share: requests that it may have in flight for this job.
         kv_cache_usage: of its engine, when it last answered; see `Engine.kv_cache_usage`.
         up_seconds: how long it had been there for this job when it came to serve: what its start took.
@@ -138,7 +138,7 @@ class ReplicaPool:
 
     def hand(self, member: Member, rows: list[WorkRow]) -> None:
         """Gives rows to a serving replica."""
-        member.rows.update((row.unit, row) for row in rows)
+        member.rows.update((row.output_id, row) for row in rows)
         if member.waits_for is None:
             self._exchange(member, rows)
         else:

@@ -8,20 +8,25 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import ray
 
 from schemas.errors import EngineError, KindlingError
 from schemas.job import Cluster, Model
+from schemas.rows import FinishedRows, WorkRow
 from services.replicas.placement import replica_actor, replica_spec
+from services.replicas.replica import Opened
+from services.replicas.row_records import RowContext
 
 _NAMESPACE = "kindling"
 _PREFIX = "pool"
 # A replica that does not answer within this time is busy starting its engine, which holds its only thread.
 _ANSWER_SECONDS = 3.0
 _STOP_SECONDS = 15.0
+# What a driver and a replica send each other, pickled.
+_MESSAGES = (WorkRow, FinishedRows, RowContext, Opened)
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,11 @@ def find_pool(model: Model, engine: dict[str, Any]) -> tuple[str, list[Any]]:
 
 
 def _settings(model: Model, engine: dict[str, Any]) -> str:
-    # A pool runs the code that started it, so another version of ours is another engine.
+    # A pool runs the code that started it, so another version of ours is another engine. Between two releases the
+    # version stays as it is, so the fields of the messages count as well: other ones could not be unpickled.
     version = importlib.metadata.version("kindling")
-    facts = json.dumps([model.model_dump(), engine, version], sort_keys=True, default=str)
+    messages = {f"{kind.__module__}.{kind.__name__}": [field.name for field in fields(kind)] for kind in _MESSAGES}
+    facts = json.dumps([model.model_dump(), engine, version, messages], sort_keys=True, default=str)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 

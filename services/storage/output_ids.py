@@ -6,8 +6,8 @@ from schemas.rows import IDENTITY
 from schemas.run import RunRecord
 
 
-class Units:
-    """The units of a run.
+class OutputIds:
+    """Numbers of the outputs of a run.
 
     Args:
         run: with its inputs, samples and variants.
@@ -22,15 +22,15 @@ class Units:
             first += source.rows
 
     def of(self, rows: pa.RecordBatch | pa.Table) -> list[int]:
-        """The unit of each row; below 0 where its input or its variant is none of the run's."""
+        """Numbers of the outputs that `rows` are; below 0 where the run has no such input or variant."""
         columns = (rows[name].to_pylist() for name in IDENTITY)
-        return [self._unit(*identity) for identity in zip(*columns, strict=True)]
+        return [self._output_id(*identity) for identity in zip(*columns, strict=True)]
 
-    def row_of(self, unit: int) -> int:
-        """The number of its input row, among the rows of all sources."""
-        return unit // self._outputs_per_row
+    def row_of(self, output_id: int) -> int:
+        """Number of the input row that an output is made from, among the rows of all sources."""
+        return output_id // self._outputs_per_row
 
-    def _unit(self, source: str, index: int, sample: int, variant: str) -> int:
+    def _output_id(self, source: str, index: int, sample: int, variant: str) -> int:
         first, number = self._first_rows.get(source), self._variants.get(variant)
         if first is None or number is None:
             return self._nowhere

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES, FinishedRows
 from schemas.run import Manifest, RunRecord
 from services.storage.lease import Lease
-from services.storage.output_ids import Units
+from services.storage.output_ids import OutputIds
 from services.storage.row_log import RowLog
 from services.storage.shard_index import ShardIndex
 from services.storage.store import ShardStore
@@ -37,26 +37,26 @@ class _OpenShard:
     start: int
     end: int
     batches: list[pa.RecordBatch] = field(default_factory=list)
-    units: list[np.ndarray] = field(default_factory=list)
+    output_ids: list[np.ndarray] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
 
-    def add(self, units: list[int], batch: pa.RecordBatch) -> pa.RecordBatch:
+    def add(self, output_ids: list[int], batch: pa.RecordBatch) -> pa.RecordBatch:
         """Keeps the rows that are new, and returns them."""
         fresh = []
-        for i, unit in enumerate(units):
-            if unit not in self.seen:
-                self.seen.add(unit)
+        for i, output_id in enumerate(output_ids):
+            if output_id not in self.seen:
+                self.seen.add(output_id)
                 fresh.append(i)
-        if len(fresh) < len(units):
+        if len(fresh) < len(output_ids):
             batch = batch.take(pa.array(fresh, pa.int64()))
-            units = [units[i] for i in fresh]
-        self.units.append(np.array(units, dtype=np.int64))
+            output_ids = [output_ids[i] for i in fresh]
+        self.output_ids.append(np.array(output_ids, dtype=np.int64))
         self.batches.append(batch)
         return batch
 
     def table(self) -> pa.Table:
         """All rows, in input order."""
-        order = np.argsort(np.concatenate(self.units))
+        order = np.argsort(np.concatenate(self.output_ids))
         return pa.Table.from_batches(self.batches, schema=ROW_SCHEMA).take(pa.array(order))
 
 
@@ -87,7 +87,7 @@ class ShardWriter:
         self._log = RowLog(store)
         for shard in index.committed.intersection(self._log.shards()):
             self._log.drop(shard)
-        self._units = Units(run)
+        self._output_ids = OutputIds(run)
         self._shards: dict[int, _OpenShard] = {}
         self._closing = threading.Event()
         self._queue: queue.Queue[FinishedRows | int | None] = queue.Queue(_QUEUE_LENGTH)
@@ -99,11 +99,11 @@ class ShardWriter:
         self._thread.start()
 
     def open(self, number: int, start: int, end: int) -> set[int]:
-        """Opens a shard, and returns the units of it that an earlier process finished and logged.
+        """Opens a shard, and returns the numbers of its outputs that an earlier process finished and logged.
 
         To be called before a row of the shard is handed out.
         """
-        shard = self._shards[number] = _reopened(self._log, self._units, number, start, end)
+        shard = self._shards[number] = _reopened(self._log, self._output_ids, number, start, end)
         if self._is_full(shard):
             self._queue.put(number)
         return shard.seen
@@ -177,7 +177,7 @@ class ShardWriter:
         if not messages:
             return
         self._lease.check()
-        units = [unit for message in messages for unit in message.units]
+        output_ids = [output_id for message in messages for output_id in message.output_ids]
         shards = np.array([shard for message in messages for shard in message.shards])
         rows = pa.concat_batches([message.batch for message in messages]) if len(messages) > 1 else messages[0].batch
         kept, full = [], []
@@ -186,7 +186,9 @@ class ShardWriter:
             if shard is None:
                 continue  # committed already: these rows came back from two replicas
             mine = np.flatnonzero(shards == number)
-            batch = shard.add([units[i] for i in mine], rows if len(mine) == len(shards) else rows.take(pa.array(mine)))
+            batch = shard.add(
+                [output_ids[i] for i in mine], rows if len(mine) == len(shards) else rows.take(pa.array(mine))
+            )
             kept.append(batch)
             self._log.append(shard.number, batch)
             if self._is_full(shard):
@@ -212,20 +214,20 @@ class ShardWriter:
 
 def logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> Iterator[pa.RecordBatch]:
     """The rows that earlier starts finished in shards which are not committed, as a writer finds them."""
-    log, units = RowLog(store), Units(run)
+    log, output_ids = RowLog(store), OutputIds(run)
     logged = set(log.shards()) - committed
     for number, start, end in run.shard_ranges():
         if number in logged:
-            yield from _reopened(log, units, number, start, end).batches
+            yield from _reopened(log, output_ids, number, start, end).batches
 
 
-def _reopened(log: RowLog, units: Units, number: int, start: int, end: int) -> _OpenShard:
+def _reopened(log: RowLog, output_ids: OutputIds, number: int, start: int, end: int) -> _OpenShard:
     """The shard with what the log has of it."""
     shard = _OpenShard(number, start, end)
     for batch in log.recover(number).to_batches():
-        found = units.of(batch)
-        mine = [start <= units.row_of(unit) < end for unit in found]
-        shard.add([unit for unit, own in zip(found, mine, strict=True) if own], batch.filter(pa.array(mine)))
+        found = output_ids.of(batch)
+        mine = [start <= output_ids.row_of(output_id) < end for output_id in found]
+        shard.add([output_id for output_id, own in zip(found, mine, strict=True) if own], batch.filter(pa.array(mine)))
     return shard
 
 

@@ -89,6 +89,6 @@ def _seconds_to_first_row(folder: Path) -> float:
         row = next(work_rows(run, reader, recipes, writer, index.committed))
         seconds = time.monotonic() - began
         writer.close()
-    if row.unit != run.rows - 1:
-        raise RuntimeError(f"the first row left is {row.unit}, and not the last of {run.rows}")
+    if row.output_id != run.rows - 1:
+        raise RuntimeError(f"the first row left is {row.output_id}, and not the last of {run.rows}")
     return seconds

@@ -96,7 +96,7 @@ class SimulatedPool:
 
     def hand(self, member: Member, rows: list[WorkRow]) -> None:
         """See `services.replicas.replica_pool.ReplicaPool.hand`."""
-        member.rows.update((row.unit, row) for row in rows)
+        member.rows.update((row.output_id, row) for row in rows)
         self._at(self.now + _MESSAGE_SECONDS, "arrived", self._replicas[member.number], rows)
 
     def wait(self, timeout: float) -> list[Ready | Returned | Lost]:
@@ -114,7 +114,7 @@ class SimulatedPool:
         self._inbox.clear()
         if not news:
             self.now = until
-        rows = sum(len(each.finished.units) for each in news if isinstance(each, Returned))
+        rows = sum(len(each.finished.output_ids) for each in news if isinstance(each, Returned))
         self.now += rows * self._driver_seconds_per_row
         return news
 

@@ -142,10 +142,10 @@ def test_the_rows_that_are_left_come_in_order_from_files_opened_once(
     rows = list(work_rows(run, reader, MESSAGES, writer, committed))
     left = [(shard, start, end) for shard, start, end in run.shard_ranges() if shard not in committed]
     assert writer.opened == left
-    units = {shard: set(range(start * samples, end * samples)) - done.get(shard, set()) for shard, start, end in left}
-    assert [(row.unit, row.shard) for row in rows] == [(u, s) for s, some in units.items() for u in sorted(some)]
+    ids = {shard: set(range(start * samples, end * samples)) - done.get(shard, set()) for shard, start, end in left}
+    assert [(row.output_id, row.shard) for row in rows] == [(u, s) for s, some in ids.items() for u in sorted(some)]
     for row in rows:
-        number, sample = divmod(row.unit, samples)
+        number, sample = divmod(row.output_id, samples)
         assert (row.source, row.row_index, row.sample) == (str(files[number // 10]), number % 10, sample)
         assert row.values["messages"][0]["content"] == f"{'ab'[number // 10]}{number % 10}"
     assert opened == sorted({row.source for row in rows})
@@ -157,7 +157,7 @@ def test_a_hundred_thousand_committed_shards_are_stepped_over_without_reading(tm
     monkeypatch.setattr(formats.json, "loads", lambda line, loads=json.loads: parsed.append(line) or loads(line))
     writer = Taken()
     rows = list(work_rows(run_of([100_001], 1), reader, MESSAGES, writer, set(range(100_000))))
-    assert [row.unit for row in rows] == [100_000] and len(parsed) == 1
+    assert [row.output_id for row in rows] == [100_000] and len(parsed) == 1
     assert writer.opened == [(100_000, 100_000, 100_001)]
 
 

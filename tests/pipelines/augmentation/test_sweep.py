@@ -145,10 +145,14 @@ def planned(job, extend=False, done=()):
 def test_each_row_is_made_by_every_variant_and_a_shard_holds_them_all(swept):
     run, rows = planned({**swept, "samples": 2}, done={5, 6})
     assert (run.rows, run.outputs_per_row, run.outputs, run.shards) == (12, 8, 96, 3)
-    assert [row.unit for row in rows] == [unit for unit in range(96) if unit not in (5, 6)]
+    assert [row.output_id for row in rows] == [number for number in range(96) if number not in (5, 6)]
     for row in rows:
-        assert (row.row_index, row.sample, row.variant) == (row.unit // 8, row.unit // 4 % 2, NAMES[row.unit % 4])
-        assert row.shard == row.unit // 40
+        assert (row.row_index, row.sample, row.variant) == (
+            row.output_id // 8,
+            row.output_id // 4 % 2,
+            NAMES[row.output_id % 4],
+        )
+        assert row.shard == row.output_id // 40
 
 
 def test_run_json_tells_the_variants_and_their_values(swept):

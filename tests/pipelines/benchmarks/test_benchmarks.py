@@ -33,10 +33,10 @@ def simulated(replicas, rows, driver_seconds_per_row=0.0):
     finished = []
 
     def sink(batch):
-        finished.extend(batch.units)
+        finished.extend(batch.output_ids)
         most.update({member.number: len(member.rows) for member in pool.members if len(member.rows) > most[0]})
 
-    planned = (WorkRow(unit, 0, "s", unit, 0, {}) for unit in range(rows))
+    planned = (WorkRow(number, 0, "s", number, 0, {}) for number in range(rows))
     coordinator = Coordinator(pool, None, planned, rows, sink, lambda: None, lambda member: None)
     assert coordinator.run()
     assert sorted(finished) == list(range(rows))

@@ -112,7 +112,7 @@ def ran_of(records, begun=(), undisturbed=True):
 
 
 def population_of(looked_at, left):
-    rows = [Candidate(WorkRow(unit, 0, "rows", unit, 0, {}), unit, characters=100) for unit in range(looked_at)]
+    rows = [Candidate(WorkRow(number, 0, "rows", number, 0, {}), number, characters=100) for number in range(looked_at)]
     return Population(left, 0, rows)
 
 
@@ -122,8 +122,10 @@ def test_rows_that_end_in_error_have_no_tokens():
         draw = random.Random(seed)
         states = ["error" if draw.random() < 0.25 else "accepted" for _ in range(400)]
         lengths = [0 if state == "error" else draw.randrange(50, 150) for state in states]
-        records = [record_of(unit, lengths[unit], states[unit]) for unit in range(32)]
-        begun = [Begun(unit, record_of(unit, min(lengths[unit], 60), states[unit]), 60) for unit in range(32, 160)]
+        records = [record_of(number, lengths[number], states[number]) for number in range(32)]
+        begun = [
+            Begun(number, record_of(number, min(lengths[number], 60), states[number]), 60) for number in range(32, 160)
+        ]
         found = forecast_of(population, population.looked_at[:32], ran_of(records, begun), 1, None, 0).output_tokens
         ratios.append(found.value / sum(lengths))
         inside += found.low <= sum(lengths) <= found.high
@@ -143,14 +145,14 @@ def test_one_row_that_is_all_of_them_is_exact_and_one_of_many_tells_nothing():
 def test_no_more_tokens_are_forecast_than_rows_may_have():
     population, most = population_of(100, 100), 400  # of `ran_of`
     for tokens in ((most, most, most), (20, most, 30)):
-        ran = ran_of([record_of(unit, each) for unit, each in enumerate(tokens)])
+        ran = ran_of([record_of(number, each) for number, each in enumerate(tokens)])
         found = forecast_of(population, population.looked_at[:3], ran, 1, None, 0).output_tokens
         assert found.low <= found.value <= found.high == 100 * most
 
 
 def test_where_an_engine_died_no_time_is_told():
     draw, population = random.Random(4), population_of(100, 100)
-    records = [record_of(unit, draw.randrange(20, 60)) for unit in range(16)]
+    records = [record_of(number, draw.randrange(20, 60)) for number in range(16)]
     for undisturbed in (True, False):
         ran = ran_of(records, undisturbed=undisturbed)
         forecast = forecast_of(population, population.looked_at[:16], ran, 1, None, 0)
@@ -225,15 +227,15 @@ class Recorded:
         """The forecast of a job's serving time from a preview, and how long the job then takes."""
         draw = random.Random(seed)
         job = np.array(draw.choices(range(len(self.rows["output_tokens"])), k=JOB_ROWS))
-        looked_at = [self._candidate(unit, job[unit]) for unit in sorted(draw.sample(range(JOB_ROWS), LOOKED_AT))]
+        looked_at = [self._candidate(number, job[number]) for number in sorted(draw.sample(range(JOB_ROWS), LOOKED_AT))]
         population = Population(JOB_ROWS, 0, looked_at)
         drawn = population.draw(PREVIEWED, seed)
-        units = [each.work.unit for each in drawn] + [each.work.unit for each in population.others(drawn, seed)]
-        cuts = [cut_off_at(self.max_tokens, place_of(number)) for number in range(len(units) - PREVIEWED)]
+        ids = [each.work.output_id for each in drawn] + [each.work.output_id for each in population.others(drawn, seed)]
+        cuts = [cut_off_at(self.max_tokens, place_of(number)) for number in range(len(ids) - PREVIEWED)]
         most = [self.max_tokens] * PREVIEWED + cuts
-        begun = self._begun(job[units], most)
-        records = self._run(job[units[:begun]], most[:begun], draw)
-        filling = [Begun(*each) for each in zip(units[PREVIEWED:begun], records[PREVIEWED:], cuts, strict=False)]
+        begun = self._begun(job[ids], most)
+        records = self._run(job[ids[:begun]], most[:begun], draw)
+        filling = [Begun(*each) for each in zip(ids[PREVIEWED:begun], records[PREVIEWED:], cuts, strict=False)]
         ran = Ran(records[:PREVIEWED], filling, True, self.max_tokens, self.info, 0.0, 0.0, 0.0, 1, 0.0, shared=False)
         forecast = forecast_of(population, drawn, ran, 1, None, seed)
         return forecast.serving_seconds, self._ends(job, self.rows["output_tokens"][job], draw).max()
@@ -272,7 +274,7 @@ class Recorded:
     def _ends(self, rows, output_tokens, draw):
         return self.engine.run(self._uncached(rows), output_tokens.tolist(), draw.randrange(1 << 20))
 
-    def _candidate(self, unit, row):
-        work = WorkRow(unit, 0, "rows", unit, 0, {})
+    def _candidate(self, number, row):
+        work = WorkRow(number, 0, "rows", number, 0, {})
         characters, shared = (int(self.rows[column][row]) for column in ("prompt_characters", "shared_characters"))
-        return Candidate(work, unit, characters=characters, shared=shared)
+        return Candidate(work, number, characters=characters, shared=shared)

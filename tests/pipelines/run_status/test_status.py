@@ -106,8 +106,8 @@ def write(folder, run, rows):
     shards = [row["row_index"] // run.rows_per_shard for row in rows]
     for shard in sorted(set(shards)):
         writer.open(shard, *ranges[shard])
-    units = [row["row_index"] for row in rows]
-    writer.put(FinishedRows(units, shards, to_batch(rows).serialize().to_pybytes(), 0))
+    ids = [row["row_index"] for row in rows]
+    writer.put(FinishedRows(ids, shards, to_batch(rows).serialize().to_pybytes(), 0))
     writer.close()
     assert writer.error is None
 

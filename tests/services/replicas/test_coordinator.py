@@ -29,7 +29,7 @@ class DyingPool:
 
     def hand(self, member, rows):
         assert member in self.members and member.phase == "serving"
-        member.rows.update((row.unit, row) for row in rows)
+        member.rows.update((row.output_id, row) for row in rows)
         assert len(member.rows) <= SHARE
 
     def wait(self, timeout):
@@ -41,8 +41,12 @@ class DyingPool:
                 self.kills -= bool(killed)
                 self.deaths += 1
                 news.append(Lost(member, "boom", self.by if killed else "engine"))
-            elif done := [row for row in member.rows.values() if row.unit not in poisoned and self.draw.random() < 0.5]:
-                news.append(Returned(member, FinishedRows([row.unit for row in done], [0] * len(done), b"", SHARE)))
+            elif done := [
+                row for row in member.rows.values() if row.output_id not in poisoned and self.draw.random() < 0.5
+            ]:
+                news.append(
+                    Returned(member, FinishedRows([row.output_id for row in done], [0] * len(done), b"", SHARE))
+                )
         return news
 
     def replace(self, member, cause, forgiven=False):
@@ -60,8 +64,8 @@ class DyingPool:
         return Member(number, None, phase="serving", share=SHARE)
 
 
-def rows(number):
-    return iter([WorkRow(unit, 0, "in", unit, 0, {"text": "x"}) for unit in range(number)])
+def rows(count):
+    return iter([WorkRow(number, 0, "in", number, 0, {"text": "x"}) for number in range(count)])
 
 
 def run(pool, number, stop_within=lambda: None):
@@ -69,9 +73,9 @@ def run(pool, number, stop_within=lambda: None):
 
     def sink(message):
         if message.encoded:
-            failed.update(zip(message.units, message.batch["reason"].to_pylist(), strict=True))
+            failed.update(zip(message.output_ids, message.batch["reason"].to_pylist(), strict=True))
         else:
-            finished.extend(message.units)
+            finished.extend(message.output_ids)
 
     contexts = {"default": RowContext(RECIPE, {}, 0, "fake")}
     coordinator = Coordinator(pool, contexts, rows(number), number, sink, stop_within, lambda member: None)

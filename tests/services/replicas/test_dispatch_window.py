@@ -12,7 +12,7 @@ from services.replicas.dispatch_window import DispatchWindow
 
 
 def rows(prefixes):
-    return iter([WorkRow(unit, 0, "s", unit, 0, {}, prefix=prefix) for unit, prefix in enumerate(prefixes)])
+    return iter([WorkRow(number, 0, "s", number, 0, {}, prefix=prefix) for number, prefix in enumerate(prefixes)])
 
 
 def drained(window, replica=0, most=1):
@@ -29,7 +29,7 @@ def test_rows_of_one_prefix_follow_each_other():
 
 
 def test_without_prefixes_rows_come_in_input_order():
-    assert [row.unit for row in drained(DispatchWindow(rows([""] * 100), size=16), most=7)] == list(range(100))
+    assert [row.output_id for row in drained(DispatchWindow(rows([""] * 100), size=16), most=7)] == list(range(100))
 
 
 def test_replicas_take_different_prefixes():
@@ -45,8 +45,8 @@ def test_more_replicas_than_prefixes_share_them():
 
 def test_a_common_prefix_does_not_starve_the_others():
     window = DispatchWindow(rows(["a", "b"] + ["a"] * 1000), size=8)
-    units = [row.unit for row in drained(window)]
-    assert units.index(1) < 10
+    ids = [row.output_id for row in drained(window)]
+    assert ids.index(1) < 10
 
 
 def test_rows_of_a_dead_replica_come_first_and_its_prefix_is_free():
@@ -61,7 +61,7 @@ def test_rows_of_a_dead_replica_come_first_and_its_prefix_is_free():
 
 def test_no_more_rows_are_planned_than_it_looks_ahead():
     planned = count()
-    endless = (WorkRow(unit, 0, "s", unit, 0, {}) for unit in planned)
+    endless = (WorkRow(number, 0, "s", number, 0, {}) for number in planned)
     window = DispatchWindow(endless, size=32)
     for _ in range(10):
         window.take(0, 3)
@@ -85,7 +85,7 @@ def test_every_row_is_given_exactly_once(prefixes, size, steps):
         else:
             given_out += lease
     given_out += drained(window, 9, 5)
-    assert sorted(row.unit for row in given_out) == list(range(len(prefixes)))
+    assert sorted(row.output_id for row in given_out) == list(range(len(prefixes)))
     assert window.empty
 
 

@@ -330,7 +330,7 @@ def test_a_deleted_shard_is_generated_again_and_no_other(tmp_path):
     index = read_index(store, run)
     writer = ShardWriter(store, run, index, UNCONTESTED, lambda rows: None, lambda manifest: None)
     recipes = {"default": BabylmStory("p1")}
-    assert [row.unit for row in work_rows(run, reader, recipes, writer, index.committed)] == [12, 13, 14, 15]
+    assert [row.output_id for row in work_rows(run, reader, recipes, writer, index.committed)] == [12, 13, 14, 15]
     writer.close()
     write(store, run, [3])
     assert read_index(store, run).totals() == from_footers(store)
