@@ -1,4 +1,4 @@
-"""The job of `kindling augment`: input rows through a recipe and a model into shards."""
+"""The job file of `kindling augment`: input rows go through a recipe and a model into shards."""
 
 from typing import Literal
 
@@ -9,43 +9,55 @@ from schemas.sweep import Sweep, Variant, variants_of
 
 
 class AugmentOutput(Section):
-    """Where the run goes, and how large its shards are."""
+    """Run folder, and the size of its shards."""
 
     path: Url
-    """the run folder: local, or a URL of any fsspec file system"""
+    """run folder: local, or a URL of any fsspec file system"""
     rows_per_shard: int = Field(512, gt=0)
-    """input rows in one shard"""
+    """number of input rows in one shard; their outputs, of all samples and variants, lie in it together"""
 
 
 class AugmentJob(Section):
-    """An augmentation job: input rows through a recipe and a model into shards."""
+    """Job of `kindling augment`: input rows go through a recipe and a model into shards."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    """name of the run in logs, in metrics (label `run`) and on the dataset card: letters, digits, `.`, `_` and `-`"""
     input: Input
+    """input rows"""
     recipe: Literal["babylm_story", "alpaca_rewrite", "evaluation_prompts", "template", "messages"]
-    """messages: the column of that name holds chat messages, taken as they stand"""
+    """recipe that turns an input row into a prompt, and the response into a text"""
     prompt: str | None = None
-    """name of a shipped prompt (p1, p2, p3; v1, v2, v3; tasks), or the path of a Jinja file of your own"""
+    """name of a shipped prompt (`p1`, `p2`, `p3`; `v1`, `v2`, `v3`; `tasks`), or the path of a Jinja file; by default
+    the recipe's own"""
     classifier: Classifier | None = Field(None, exclude_if=lambda classifier: classifier is None)
-    """for alpaca_rewrite: picks the positive emotion that fits a row's answer best"""
+    """classifier that picks the positive emotion which fits a row's `output` best; for the recipe `alpaca_rewrite`
+    alone"""
     samples: int = Field(1, gt=0)
-    """outputs for each input row"""
+    """number of outputs for each input row and variant"""
     model: Model = Model()
+    """model that writes the outputs"""
     sampling: Sampling = Sampling()
+    """choice of each next token"""
     sweep: Sweep | None = Field(None, exclude_if=lambda sweep: sweep is None)
-    """several prompts and sampling settings over the same rows: lists of values by key (`prompt`, and those of
-    `sampling`), of which every combination is a variant; or a list of combinations"""
+    """several prompts and sampling settings for the same rows: a list of values for `prompt` or for any key of
+    `sampling`, of which every combination is a variant; or a list of the variants themselves"""
     engine: EngineArguments = Field(default={})
+    """engine arguments under vLLM's names, passed to vLLM unchanged"""
     cluster: Cluster = Cluster()
+    """Ray cluster, and the replicas of this job in it"""
     output: AugmentOutput
+    """run folder, and the size of its shards"""
     metrics: Metrics = Metrics()
+    """Prometheus endpoint of this job"""
     seed: int = 0
+    """seed of the run, from which the seed of each output is derived"""
 
     @model_validator(mode="after")
-    def _sweepable(self) -> "AugmentJob":
+    def _check_sweep(self) -> "AugmentJob":
         self.variants()
         return self
 
     def variants(self) -> list[Variant]:
-        """What each row is generated with: the combinations of the sweep, or the job's own prompt and sampling."""
+        """Returns the variants of each row: the combinations of the sweep, or the job's own prompt and sampling
+        alone."""
         return variants_of(self.sweep, self.prompt, self.sampling)

@@ -1,4 +1,5 @@
-"""A compose job, and what a composed corpus says of itself."""
+"""The job file of `kindling compose`, the record of a corpus (composition.json), and the Arrow schema of its
+documents."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,21 +12,21 @@ from schemas.run import Record
 
 
 class Part(Section):
-    """Where some of a corpus comes from, and how much of it: an augmented run, or files that people wrote."""
+    """Part of a corpus: an augmented run, or files that people wrote."""
 
     run: Url | None = None
-    """a run folder, of which the accepted rows are taken"""
+    """folder of an augmented run, whose accepted rows are taken"""
     variant: str | None = None
-    """of a run with a sweep, take this variant alone"""
+    """name of the variant to take from a run with a sweep; by default all of them"""
     input: Input | None = None
-    """files or a dataset, as an augmentation job reads them; `columns: {text: <column>}` where it has another name"""
+    """files or a dataset, whose column `text` is taken; `columns: {text: COLUMN}` names another column"""
     words: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
-    """so many, or all there are"""
+    """number of words to take, or `all`"""
     weight: float | None = Field(None, gt=0, le=1e6)
-    """share of the words that parts with `words` leave of the budget; 1 by default"""
+    """share of the budget that parts with `words` leave, relative to the weights of the other parts; 1 by default"""
 
     @model_validator(mode="after")
-    def _sound(self) -> "Part":
+    def _check_amount(self) -> "Part":
         if (self.run is None) == (self.input is None):
             raise ValueError("give either run or input")
         if self.variant is not None and self.run is None:
@@ -38,61 +39,79 @@ class Part(Section):
 
 
 class ComposeOutput(Section):
-    """Where a corpus goes."""
+    """Folder of the corpus."""
 
     path: Url
-    """a folder that is empty or not there yet: local, or a URL of any fsspec file system"""
+    """folder that is empty or does not exist yet: local, or a URL of any fsspec file system"""
 
 
 class ComposeJob(Section):
-    """Makes a corpus from parts, to a budget of words."""
+    """Job of `kindling compose`: parts are mixed into one corpus, up to a budget of words."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    """name of the corpus: letters, digits, `.`, `_` and `-`"""
     words: int = Field(gt=0)
-    """the budget: the corpus never has more"""
+    """budget: the largest number of words of the corpus"""
     parts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], Part] = Field(min_length=1)
+    """parts of the corpus, under names of your own"""
     seed: int = 0
-    """draws the documents of a part that has more than is asked of it"""
+    """seed that chooses the documents of a part which has more words than are needed"""
     output: ComposeOutput
+    """folder of the corpus"""
 
 
 class PartRecord(Record):
-    """What a part came to."""
+    """Amount that a part gave to the corpus."""
 
     content: dict[str, str]
-    """each file's, dataset's or run's name, and what identifies its content"""
+    """hash, etag or fingerprint of the content of each file, dataset or run, by its name"""
     complete: bool
-    """false for a run whose job had not come to its end"""
+    """false for a run whose job was not finished"""
     documents_there: int
+    """number of documents that the source has"""
     words_there: int
+    """number of words that the source has"""
     words_asked: int
+    """number of words that the job asks of this part"""
     documents: int
+    """number of documents in the corpus"""
     words: int
+    """number of words in the corpus"""
     share: float
-    """of the corpus's words, 0 to 1"""
+    """share of the corpus's words, 0 to 1"""
     unreadable: int
-    """documents that are no text, blank, or not valid Unicode; none of them is in the corpus"""
+    """number of documents that are no text, blank, or not valid Unicode; none of them is in the corpus"""
     first_unreadable: str
+    """place and fault of the first of them; empty where there is none"""
 
 
 class Composition(Record):
-    """composition.json: the parts of a corpus, and what identifies it."""
+    """Record of a corpus, composition.json: its parts, and its identity."""
 
     format: int = 1
+    """version of this record's layout"""
     name: str
+    """name of the corpus"""
     created_at: str
-    """ISO 8601, UTC"""
+    """time of the corpus's making: ISO 8601, UTC"""
     job: dict[str, Any]
+    """job as resolved, defaults included"""
     fingerprint: str
-    """sha256 over `identity`: the same gives the same corpus"""
+    """sha256 over `identity`; equal fingerprints give equal corpora"""
     identity: dict[str, Any]
+    """all keys and contents that decide which documents the corpus has"""
     words_budget: int
+    """largest number of words that the job allows"""
     words: int
+    """number of words in the corpus"""
     documents: int
+    """number of documents in the corpus"""
     parts: dict[str, PartRecord]
+    """amounts of each part, by its name"""
     files: dict[str, str]
-    """sha256 of each data file by its path below the corpus"""
+    """sha256 of each data file, by its path below the corpus"""
     versions: dict[str, str]
+    """versions of Kindling and of the libraries that made the corpus"""
 
 
 def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
@@ -101,11 +120,11 @@ def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
 
 CORPUS_SCHEMA = pa.schema(
     [
-        _column("text", pa.string(), "the document"),
-        _column("words", pa.int32(), "words in it, as whitespace separates them"),
-        _column("part", pa.string(), "the part that it is from"),
-        _column("fingerprint", pa.string(), "of the run that it is from; of a file, what identifies its content"),
-        # With these a document is found again in its run, or in its file; what nobody generated has no variant.
+        _column("text", pa.string(), "document"),
+        _column("words", pa.int32(), "number of words in the document, as whitespace separates them"),
+        _column("part", pa.string(), "name of the part that the document is from"),
+        _column("fingerprint", pa.string(), "fingerprint of the document's run, or hash of its file"),
+        # Place of the document in its run or file. A document from a file has no variant.
         *(ROW_SCHEMA.field(name) for name in ("source", "row_index", "sample", "variant")),
     ]
 )

@@ -1,7 +1,8 @@
 """The GoEmotions taxonomy (Demszky et al., 2020): 27 emotions and neutral, in the order of its label ids.
 
-The three groups are those of the paper's tables 5 and 17: their totals are the means of these emotions' rows, weighted
-by their prompts, to the last digit. GoEmotions itself calls confusion, curiosity, realization and surprise ambiguous.
+The three groups are those of the paper's tables 5 and 17. They were recovered from the tables' totals, which are equal
+to the means of these emotions' rows, weighted by the number of prompts, to the last digit. GoEmotions itself calls
+confusion, curiosity, realization and surprise ambiguous.
 """
 
 EMOTIONS = (

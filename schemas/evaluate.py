@@ -1,4 +1,4 @@
-"""The job file of `kindling evaluate`."""
+"""The job file of `kindling evaluate`: models, or texts that they wrote, go through evaluations."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from schemas.job import Classifier, Cluster, EngineArguments, Metrics, Model, Sampling, Section, Url
 from schemas.minimal_pairs import MinimalPairs
 
-# Results and folders are named after it.
+# Result files and folders bear these names.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -19,94 +19,103 @@ def _name_of(path: str) -> str:
 
 
 class EvaluatedModel(Section):
-    """A model to evaluate: `id` or `path`."""
+    """Model to evaluate: give `id` or `path`."""
 
     id: str | None = Field(None, min_length=1)
-    """hub id, `embedded` (the model a package ships), or `fake` (words drawn by chance: tests)"""
+    """hub id, `embedded` (the model that comes as a Python package), or `fake` (random words, for tests)"""
     path: str | None = Field(None, min_length=1)
-    """a checkpoint folder: what `kindling train` wrote, say"""
+    """checkpoint folder, such as one that `kindling train` wrote"""
     name: Name | None = None
-    """in tables and file names; by default the last part of the id or path"""
+    """name of the model in tables and file names; by default the last part of `id` or `path`"""
     revision: str | None = None
+    """commit, tag or branch of the model on the hub"""
     dtype: str = "auto"
-    """float32 makes greedy answers the same whatever the number of replicas"""
+    """number format of the weights, as vLLM names it; `auto` takes the checkpoint's own. With `float32` greedy
+    responses do not depend on the number of replicas"""
     quantization: str | None = None
-    """vLLM's name of the format; by default what the checkpoint itself says"""
+    """quantization format, as vLLM names it; by default the one that the checkpoint names"""
     trust_remote_code: bool = False
+    """permission to run the Python code that a checkpoint brings along"""
 
     @model_validator(mode="after")
-    def _one_place(self) -> "EvaluatedModel":
+    def _check_place(self) -> "EvaluatedModel":
         if (self.id is None) == (self.path is None):
             raise ValueError("give either id or path")
         return self
 
     @property
     def label(self) -> str:
-        """Its name in tables and file names."""
+        """Name of the model in tables and file names."""
         return self.name or _name_of(self.id or self.path or "")
 
     def model(self) -> Model:
-        """The same as an augmentation job has it."""
+        """Returns the same model as a section of an augment job."""
         kept = self.model_dump(exclude={"id", "path", "name"})
         return Model(id=self.id or str(Path(self.path or "").expanduser().absolute()), **kept)
 
 
 class Responses(Section):
-    """Responses that are there already, in place of models."""
+    """Responses that some model wrote before, in place of models."""
 
     path: Url
-    """a JSON list of strings, or {emotion: [response, ...]}; or a table: JSONL, Parquet, CSV, a JSON list of objects"""
+    """file of responses: a JSON list of strings, `{emotion: [response, ...]}` as JSON, or a table (JSONL, Parquet, CSV,
+    a JSON list of objects)"""
     columns: dict[Literal["response", "emotion"], str] = Field(default_factory=dict)
-    """of a table, where the names differ; a column `emotion` may be missing"""
+    """map from `response` or `emotion` to the table's column, where the names differ; a table may have no emotions"""
     name: Name | None = None
-    """of the model that wrote them; by default the file's"""
+    """name of the model that wrote them; by default the name of the file"""
 
     @property
     def label(self) -> str:
-        """Their name in tables and file names."""
+        """Name of the responses' model in tables and file names."""
         return self.name or _name_of(Path(self.path).name.partition(".")[0])
 
 
 class PromptSet(Section):
-    """Prompts to answer, each with the emotion that it is about."""
+    """Prompts that models respond to, each with the emotion that it is about."""
 
     prompts: Url | None = None
-    """{emotion: [prompt, ...]} as JSON, which `kindling export --format prompts` writes, or a table"""
+    """file of prompts: `{emotion: [prompt, ...]}` as JSON, which `kindling export --format prompts` writes, or a table
+    (JSONL, Parquet, CSV)"""
     columns: dict[Literal["prompt", "emotion"], str] = Field(default_factory=dict)
-    """of a table, where the names differ"""
+    """map from `prompt` or `emotion` to the table's column, where the names differ"""
     per_emotion: int | None = Field(None, gt=0)
-    """take only the first so many prompts of each emotion"""
+    """number of prompts to take of each emotion, from the first on; all by default"""
 
 
 class Sentiment(PromptSet):
-    """The emotions of responses to prompts, by the emotions of the prompts (the paper's tables 5 and 17)."""
+    """Evaluation `sentiment`: emotions of the responses, by the emotions of the prompts (the paper's tables 5 and
+    17)."""
 
     classifier: Classifier = Classifier()
+    """classifier that finds the emotion of each response"""
     pooling: Literal["top3", "mean", "max", "whole"] = "top3"
-    """from the scores of a response's sentences to its own; whole scores it in one piece, cut at the classifier's
-    `max_tokens`"""
+    """way from the scores of a response's sentences to its own: for each label the mean of the three highest, the mean
+    of all, or the highest. `whole` scores the response in one piece, cut at the classifier's `max_tokens`"""
     groups: Url | None = None
-    """a JSON file {group: [emotion, ...]} in which each of the 28 emotions stands once; by default the paper's three"""
+    """JSON file `{group: [emotion, ...]}` that holds each of the 28 emotions once; by default the three groups of the
+    paper"""
 
 
 class Blimp(MinimalPairs):
-    """Minimal pairs, of which one sentence is grammatical (the paper's tables 6 and 15); without `paradigms` all of
-    BLiMP's 67, each whole."""
+    """Evaluation `blimp`: share of minimal pairs whose grammatical sentence a model finds likelier (the paper's tables
+    6 and 15). Without `paradigms` all 67 of BLiMP are needed."""
 
 
 class LmEval(Section):
-    """Other tasks, by lm-evaluation-harness itself."""
+    """Evaluation `lm_eval`: tasks of lm-evaluation-harness."""
 
     tasks: list[str | dict[str, Any]] = Field(min_length=1)
-    """names of its tasks and groups; or a task as its YAML files have it, with `task`, its name: `dataset_path: json`
-    and `dataset_kwargs: {data_files: ...}` read local data"""
+    """names of tasks and groups of lm-evaluation-harness, or tasks as its YAML files define them, with their name as
+    `task`; `dataset_path: json` and `dataset_kwargs: {data_files: ...}` read local data"""
     limit: int | None = Field(None, gt=0)
-    """documents of each task: for a quick look"""
+    """number of documents of each task, for a quick look; all by default"""
     batch_size: int = Field(32, gt=0)
+    """number of requests that lm-evaluation-harness puts into one batch"""
 
     @field_validator("tasks")
     @classmethod
-    def _named_once(cls, tasks: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+    def _check_names(cls, tasks: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
         names = [task_name(task) for task in tasks]
         if not all(names):
             raise ValueError("a task of its own needs a name: `task: mine`")
@@ -116,69 +125,85 @@ class LmEval(Section):
 
 
 def task_name(task: str | dict[str, Any]) -> str:
-    """What a task of lm-evaluation-harness is called; "" where it has no name."""
+    """Returns the name of a task of lm-evaluation-harness; "" where it has none."""
     name = task if isinstance(task, str) else task.get("task")
     return name if isinstance(name, str) else ""
 
 
 class Preference(PromptSet):
-    """Which model's responses people like best, by a blind questionnaire (the paper's table 4)."""
+    """Evaluation `preference`: people choose the best of all models' responses in a blind questionnaire (the paper's
+    table 4)."""
 
     question: str | None = Field(None, min_length=1)
-    """what respondents are asked about each prompt; by default which response is the best"""
+    """question that respondents see at each prompt; by default it asks which response is the best"""
     returned: list[Url] = Field(default_factory=list)
-    """the files that they sent back, or globs of them"""
+    """files that respondents sent back, or globs of such files"""
 
 
 class LogitLens(Section):
-    """What each model would say next after each of its layers."""
+    """Evaluation `logit_lens`: next token that a model would choose after each of its layers (the paper's figures 3 and
+    4)."""
 
     texts: list[Annotated[str, Field(min_length=1)]] = Field(
         ["I was tired after a long week, yet I felt proud of what we had done."], min_length=1
     )
-    """a sentence or two each; read as they are, without a chat template"""
+    """texts of a sentence or two, which the model reads without a chat template"""
 
 
 class EvaluateOutput(Section):
-    """Where the results go."""
+    """Run folder of the evaluation."""
 
     path: Url
-    """the run folder: local, or a URL of any fsspec file system"""
+    """run folder: local, or a URL of any fsspec file system"""
 
 
 class EvaluateJob(Section):
-    """An evaluate job: models, or their responses, through evaluations."""
+    """Job of `kindling evaluate`: models, or texts that they wrote, go through evaluations."""
 
     name: Name
+    """name of the run in logs, in metrics (label `run`) and in the report: letters, digits, `.`, `_` and `-`, first a
+    letter or digit"""
     models: list[EvaluatedModel] = Field(default_factory=list)
-    """the first is the one that the others are compared with"""
+    """models to evaluate; each is compared with the first"""
     responses: Responses | None = None
+    """responses that some model wrote before, in place of `models`; for the evaluation `sentiment` alone"""
     evaluations: list[Literal["sentiment", "blimp", "lm_eval", "preference", "logit_lens"]] = Field(min_length=1)
+    """evaluations to run, each with a section of its own below"""
     sentiment: Sentiment = Sentiment()
+    """prompts, classifier and groups of the evaluation `sentiment`"""
     blimp: Blimp = Blimp()
+    """minimal pairs of the evaluation `blimp`"""
     lm_eval: LmEval | None = None
+    """tasks of the evaluation `lm_eval`, which needs them"""
     preference: Preference = Preference()
+    """prompts and returned files of the evaluation `preference`"""
     logit_lens: LogitLens = LogitLens()
+    """texts of the evaluation `logit_lens`"""
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=128)
-    """of what models are asked to write; greedy by default"""
+    """choice of each next token of the models' responses; greedy by default"""
     engine: EngineArguments = Field(default_factory=dict)
+    """engine arguments under vLLM's names, passed to vLLM unchanged"""
     cluster: Cluster = Cluster()
+    """Ray cluster, and the replicas of this job in it"""
     output: EvaluateOutput
+    """run folder of the evaluation"""
     metrics: Metrics = Metrics()
+    """Prometheus endpoint of this job"""
     seed: int = 0
+    """seed of the run, from which the seed of each response is derived"""
 
     @model_validator(mode="after")
-    def _sound(self) -> "EvaluateJob":
+    def _check_evaluations(self) -> "EvaluateJob":
         if bool(self.models) == bool(self.responses):
             raise ValueError("give either models or responses")
         labels = [model.label for model in self.models]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two models are called {twice[0]}: give one of them another `name`")
-        for each in ("sentiment", "preference"):
-            if self.models and each in self.evaluations and getattr(self, each).prompts is None:
-                raise ValueError(f"models need prompts to answer: give {each}.prompts")
-        if self.responses and (asked := [each for each in self.evaluations if each != "sentiment"]):
-            raise ValueError(f"{asked[0]} is of models, and responses are none: leave it out of `evaluations`")
+        for evaluation in ("sentiment", "preference"):
+            if self.models and evaluation in self.evaluations and getattr(self, evaluation).prompts is None:
+                raise ValueError(f"models need prompts to respond to: give {evaluation}.prompts")
+        if self.responses and (others := [name for name in self.evaluations if name != "sentiment"]):
+            raise ValueError(f"{others[0]} needs models, and the job has responses: leave it out of `evaluations`")
         if "lm_eval" in self.evaluations and self.lm_eval is None:
             raise ValueError("name what to evaluate: give lm_eval.tasks")
         return self

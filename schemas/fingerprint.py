@@ -1,15 +1,20 @@
-"""What identifies a run: every job key but the few that can only change its speed or where it is seen."""
+"""The identity of a run, and its fingerprint.
+
+Invariant: two jobs with the same fingerprint write the same rows into the same shards. Every key is part of the
+identity, except the few that are known to change only the speed of a job, or the place where it is seen.
+"""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-# Keys that change neither text nor layout. A whole section is named by its first part alone.
+# Keys that change neither text nor layout. The name of a section stands for all keys in it.
 SPEED_KEYS = frozenset({"name", "cluster", "metrics", "resources", "output.path", "input.storage_options"})
 
-# vLLM engine arguments that only change speed or memory. All others (max_model_len, dtype, load_format, ...) can
-# change what is written. https://docs.vllm.ai/en/latest/configuration/engine_args/
+# vLLM engine arguments that only change speed or memory. All others (max_model_len, dtype, load_format, ...) can change
+# the texts. An argument that is missing here makes a resume stricter than needed, and never wrong.
+# https://docs.vllm.ai/en/latest/configuration/engine_args/
 ENGINE_SPEED_KEYS = frozenset(
     {
         "block_size",
@@ -32,26 +37,23 @@ ENGINE_SPEED_KEYS = frozenset(
 
 
 def identity_of(job: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
-    """The flat identity of a run.
+    """Returns the flat identity of a run, `{"input.limit": 200, ...}`, without the keys that only change speed.
 
     Args:
-        job: the resolved job as plain JSON values.
-        facts: what the job file does not say itself: hashes of the prompt and of the input files.
-
-    Returns:
-        `{"input.limit": 200, ...}`, without the keys that only change speed.
+        job: resolved job as plain JSON values.
+        facts: values that the job file does not hold itself: hashes of the prompt and of the input files.
     """
     flat = {**_flatten(job), **_flatten(facts)}
     return {key: value for key, value in sorted(flat.items()) if not _only_speed(key)}
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """sha256 over the identity's canonical JSON, as 64 hex digits."""
+    """Returns the sha256 of the identity's canonical JSON, as 64 hex digits."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line a key that differs: `sampling.temperature: 0.9 -> 0.7`."""
+    """Returns one line for each key that differs between two identities: `sampling.temperature: 0.9 -> 0.7`."""
     absent = "(absent)"
     return [
         f"{key}: {_shown(old.get(key, absent))} -> {_shown(new.get(key, absent))}"

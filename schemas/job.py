@@ -1,4 +1,8 @@
-"""The job file: one YAML document, validated here. Unknown keys are refused, with the nearest known one named."""
+"""Sections that several job files share, and the validation of all job files.
+
+A job file is one YAML document. An unknown key is refused, and the error names the nearest known key. The string below
+each key is its meaning: docs/job_file_reference.py writes the reference of all job files from these strings.
+"""
 
 import difflib
 import re
@@ -10,12 +14,12 @@ from pydantic_core import PydanticCustomError
 
 from schemas.errors import JobError
 
-# What a link that carries its own permission has in its query: S3, Google, Azure, and plain tokens.
+# Query parameters of links that carry their own permission: S3, Google, Azure, and plain tokens.
 _SIGNATURE = re.compile(r"[?&](x-amz-signature|x-goog-signature|sig|signature|token|access_token|api_key)=", re.I)
 _SECRET = "secret"
 
 
-def _without_secret(url: str) -> str:
+def _refuse_secret(url: str) -> str:
     # Each link of a chain (simplecache::https://...) may hold a secret; on the web a user's name may be a token.
     parts = [urlsplit(part) for part in url.split("::") if "://" in part]
     if any(part.password or (part.username and part.scheme in ("http", "https")) for part in parts) or (
@@ -27,167 +31,195 @@ def _without_secret(url: str) -> str:
     return url
 
 
-Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
-"""a local path, or a URL of any fsspec file system"""
+Url = Annotated[str, Field(min_length=1), AfterValidator(_refuse_secret)]
+"""local path, or URL of any fsspec file system"""
 
 
-def _without_token(engine: dict[str, Any]) -> dict[str, Any]:
+def _refuse_token(engine: dict[str, Any]) -> dict[str, Any]:
     if isinstance(engine.get("hf_token"), str):
         raise PydanticCustomError(_SECRET, "a token here (hf_token) would be written to run.json")
     return engine
 
 
-EngineArguments = Annotated[dict[str, Any], AfterValidator(_without_token)]
-"""vLLM engine arguments, handed over as they are"""
+EngineArguments = Annotated[dict[str, Any], AfterValidator(_refuse_token)]
+"""engine arguments under vLLM's names, passed to vLLM unchanged"""
 
 
 class Section(BaseModel):
-    """Base of every section of a job file."""
+    """Base of every section of a job file. The string below a key becomes the key's description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Input(Section):
-    """What to read: files (`path`) or a Hugging Face dataset (`dataset`)."""
+    """Input rows: from files (`path`) or from a Hugging Face dataset (`dataset`)."""
 
     path: Url | Annotated[list[Url], Field(min_length=1)] | None = None
-    """a file, a folder, a glob, or a list of them; local, or a URL of any fsspec file system (s3://, gs://, hf://)"""
+    """input files: a file, a folder, a glob, or a list of these; local, or URLs of any fsspec file system (s3://,
+    gs://, hf://)"""
     dataset: str | None = None
-    """a Hugging Face dataset: hub id or local folder"""
+    """Hugging Face dataset in place of files: hub id or local folder"""
     config: str | None = None
-    """name of the dataset's configuration"""
+    """name of the dataset's configuration, where it has several"""
     split: str = "train"
+    """split of the dataset"""
     revision: str | None = None
     """commit, tag or branch of the dataset"""
     format: Literal["auto", "parquet", "jsonl", "json", "csv", "text"] = "auto"
-    """auto goes by the file's ending; json is a list of objects, held whole"""
+    """format of the files; `auto` takes it from the ending of each file's name. `json` is one list of objects, which is
+    held in memory"""
     columns: dict[str, str] = {}
-    """recipe field -> input column, where the names differ: {emotion: emotions}"""
+    """map from a recipe's field to the input column that holds it, where the names differ: `{emotion: emotions}`"""
     keep: list[str] = []
-    """further input columns, carried along into the `inputs` of each row"""
+    """names of further input columns, which are written into the `inputs` of each output"""
     limit: int | None = Field(None, gt=0)
-    """take only the first so many rows"""
+    """number of rows to take, from the first on; all by default"""
     storage_options: dict[str, Any] = {}
-    """handed to fsspec; run.json keeps the names of its keys and none of their values"""
+    """options of the fsspec file system; run.json keeps the options' names, and none of their values"""
 
     @model_validator(mode="after")
-    def _one_source(self) -> "Input":
+    def _check_source(self) -> "Input":
         if (self.path is None) == (self.dataset is None):
             raise ValueError("give either input.path or input.dataset")
         return self
 
 
 class Model(Section):
-    """Which model, and how vLLM is to load it."""
+    """Language model, and the way it is loaded."""
 
     id: str = Field("embedded", min_length=1)
-    """hub id, local path, `embedded` (the model a package ships), or `fake` (a latency model: tests and simulation)"""
+    """hub id, local folder, `embedded` (the model that comes as a Python package), or `fake` (a simulated engine, for
+    tests)"""
     revision: str | None = None
+    """commit, tag or branch of the model on the hub"""
     dtype: str = "auto"
+    """number format of the weights, as vLLM names it; `auto` takes the checkpoint's own"""
     quantization: str | None = None
-    """vLLM's name of the format; by default what the checkpoint itself says"""
+    """quantization format, as vLLM names it; by default the one that the checkpoint names"""
     trust_remote_code: bool = False
+    """permission to run the Python code that a checkpoint brings along"""
 
 
 class Classifier(Section):
-    """Which model tells the emotions of texts: one with GoEmotions' labels."""
+    """Model that finds the emotions of a text: a sequence classifier with the labels of GoEmotions."""
 
     id: str = Field("embedded", min_length=1)
-    """`embedded` (the packaged encoder with the head that Kindling ships), a folder that `kindling train` wrote, or any
-    Hugging Face sequence classifier by hub id or folder"""
+    """`embedded` (the packaged sentence encoder with the head that Kindling ships), a folder that `kindling train`
+    wrote, or any Hugging Face sequence classifier: hub id or local folder"""
     revision: str | None = None
+    """commit, tag or branch of the classifier on the hub"""
     max_tokens: int = Field(128, gt=2)
-    """of one sentence; what is longer is cut"""
+    """number of tokens of a sentence that are read; the rest is cut off"""
 
 
 class Sampling(Section):
-    """Handed to vLLM's SamplingParams as they are. `seed` and `n` are not here: see `seed` and `samples` of the job."""
+    """Choice of each next token, passed to vLLM's SamplingParams unchanged. vLLM's `seed` and `n` are not keys here:
+    the job's `seed` and `samples` take their place."""
 
     temperature: float = Field(1.0, ge=0)
+    """randomness of the choice; 0 always takes the likeliest token"""
     top_p: float = Field(1.0, gt=0, le=1)
+    """share of the probability: the likeliest tokens that together have this share are kept; 1 keeps all tokens"""
     top_k: int = Field(0, ge=-1)
+    """number of likeliest tokens that are kept; 0 and -1 keep all"""
     min_p: float = Field(0.0, ge=0, le=1)
+    """smallest probability of a token that is kept, as a share of the likeliest token's; 0 keeps all"""
     repetition_penalty: float = Field(1.0, gt=0)
+    """penalty on tokens that are in the prompt or in the text so far; 1 is none, a larger value discourages them"""
     presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """amount taken from the score of each token that is in the text so far"""
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """amount taken from the score of a token for each time that it is in the text so far"""
     max_tokens: int = Field(512, gt=0)
+    """largest number of tokens of one output"""
     min_tokens: int = Field(0, ge=0)
+    """number of tokens that an output has before it may end"""
     stop: list[str] = []
+    """texts that end an output; they are cut off"""
     stop_token_ids: list[int] = []
+    """ids of tokens that end an output"""
     ignore_eos: bool = False
+    """generation up to `max_tokens`, even after the model's end-of-text token"""
     structured_outputs: Annotated[dict[Literal["json"], dict[str, Any]], Field(min_length=1)] | None = Field(
         None, exclude_if=lambda structured: structured is None
     )
-    """{json: <a JSON schema>}: what is written is JSON that follows it; for the recipe `template` alone"""
+    """`{json: SCHEMA}`, where SCHEMA is the JSON schema that each output follows; for the recipe `template` alone"""
 
     @model_validator(mode="after")
-    def _room(self) -> "Sampling":
+    def _check_tokens(self) -> "Sampling":
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})")
         return self
 
 
 class Cluster(Section):
-    """How many engines, and what each gets."""
+    """Ray cluster, the number of engines in it, and the resources of each."""
 
     address: str | None = None
-    """Ray address; by default RAY_ADDRESS, else a Ray of the job's own on this machine"""
+    """address of a Ray cluster; by default RAY_ADDRESS, else the job starts a Ray of its own on this machine"""
     replicas: int = Field(1, gt=0)
+    """number of replicas: Ray actors with one engine each"""
     gpus_per_replica: float | None = Field(None, ge=0)
-    """default: on GPUs what tensor_parallel_size x pipeline_parallel_size needs, else 0"""
+    """GPUs of each replica; by default `tensor_parallel_size` x `pipeline_parallel_size` where the cluster has GPUs,
+    else 0"""
     cpus_per_replica: int | None = Field(None, gt=0)
-    """cores of each CPU engine, disjoint; by default an equal share of the machine's cores"""
+    """CPU cores of each replica that has no GPU, which no other replica uses; by default an equal share of the
+    machine's cores"""
     grace_seconds: float = Field(30.0, ge=0)
-    """time from SIGTERM to the kill that follows it; rows in flight use it, but for 5 s, to come to their end"""
+    """seconds from SIGTERM to the kill that follows it; rows that are being generated may use all but the last 5 of
+    them to finish"""
     price_per_replica_hour: float | None = Field(None, ge=0)
-    """what an hour of one replica costs, with its GPUs, in whatever currency you reckon in; none says no cost"""
+    """price of one replica for one hour, its GPUs included, in any currency; without it no cost is shown"""
 
 
 class Metrics(Section):
-    """The Prometheus endpoint."""
+    """Prometheus endpoint of the job (docs/watch.md)."""
 
     port: int | None = Field(9400, ge=0, le=65535)
-    """null turns it off; 0 takes any free port; where the port is taken, another free one is used and said"""
+    """port of the endpoint: 0 takes any free port, null turns the endpoint off. Where the port is taken, another free
+    one is used and logged"""
     host: str = "127.0.0.1"
+    """address that the endpoint listens on"""
     targets: str | None = "/tmp/kindling-targets"
-    """folder in which Prometheus finds the jobs of this host (file_sd); null writes nothing there"""
+    """folder for the file by which Prometheus finds this job (file_sd); null writes none"""
 
 
 Job = TypeVar("Job", bound=Section)
 
 
-def parse_job(data: Any, kind: type[Job]) -> Job:
+def parse_job(data: Any, job_class: type[Job]) -> Job:
     """Validates a job as read from YAML.
 
     Args:
-        kind: what it must be.
+        data: content of the job file, with `base` and overrides already applied.
+        job_class: schema of the expected kind of job.
 
     Raises:
-        JobError: the first fault: its key, value, cause, and for an unknown key the nearest known one.
+        JobError: a key is unknown or missing, or its value is refused. Only the first fault is reported.
     """
     if not isinstance(data, dict):
         raise JobError("job file", type(data).__name__, "the top level must be keys and values", "see deploy/jobs/")
     try:
-        return kind.model_validate(data)
+        return job_class.model_validate(data)
     except ValidationError as error:
-        raise _job_error(error, kind) from None
+        raise _job_error(error, job_class) from None
 
 
-def _job_error(error: ValidationError, kind: type[Section]) -> JobError:
-    # No other error may show a secret; and an unknown key is often the reason why a required one is missing.
+def _job_error(error: ValidationError, job_class: type[Section]) -> JobError:
+    # A secret comes first, since any other error would show it. An unknown key comes before a missing one, since a
+    # misspelled key is both.
     details = sorted(error.errors(), key=lambda e: (e["type"] != _SECRET, e["type"] != "extra_forbidden"))
     first = details[0]
-    # A whole section may hold a secret, and an error is read in logs.
+    # A whole section may hold a secret, and an error is written to logs.
     value = None if isinstance(first["input"], dict) or "storage_options" in first["loc"] else first["input"]
-    path, section = _walked(first["loc"], kind)
+    path, section = _key_path(first["loc"], job_class)
     if first["type"] == "extra_forbidden":
-        # Its value may be a secret that somebody tried to give.
-        return JobError(".".join(map(str, path)), None, "unknown key", _nearest(path, section))
+        # The value of an unknown key is not shown: it may be a secret.
+        return JobError(".".join(map(str, path)), None, "unknown key", _known_keys(path, section))
     key = ".".join(str(part) for part in path if not _is_union_tag(part)) or "job file"
     if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
         tag, field = first["ctx"].get("tag"), next(part for part in reversed(path) if part in section.model_fields)
-        sections = _sections_in(section.model_fields[field].annotation)
-        kinds = ", ".join(get_args(each.model_fields["kind"].annotation)[0] for each in sections)
+        kinds = ", ".join(kind_of(option) for option in sections_in(section.model_fields[field].annotation))
         return JobError(f"{key}.kind", tag, "no such kind" if tag else "this key is missing", f"give one of {kinds}")
     if first["type"] == "missing":
         return JobError(key, None, "this key is required and missing", f"add `{key}` to the job file")
@@ -197,36 +229,38 @@ def _job_error(error: ValidationError, kind: type[Section]) -> JobError:
 
 
 def _is_union_tag(part: int | str) -> bool:
-    """Pydantic puts the tried type of a union (`str`, `list[str]`) into an error's path; no key looks like it."""
+    # Pydantic puts the tried type of a union (`str`, `list[str]`) into an error's path. No key looks like it.
     return isinstance(part, str) and (
         part in {"str", "int", "float", "constrained-str", "constrained-int", "constrained-float"} or "[" in part
     )
 
 
-def _walked(loc: tuple[int | str, ...], kind: type[Section]) -> tuple[list[int | str], type[Section]]:
-    """The path of an error as the job file has it, and the section of its last key.
+def _key_path(loc: tuple[int | str, ...], job_class: type[Section]) -> tuple[list[int | str], type[Section]]:
+    """Returns the path of an error as the job file has it, and the section that holds the path's last key.
 
-    Pydantic puts the `kind` of a section, where there are several, into the path too.
+    Args:
+        loc: pydantic's path of the error. Where a section has several kinds, pydantic adds its `kind` to the path.
+        job_class: schema of the whole job.
     """
-    path, section, keys = [], kind, iter(loc)
+    path, section, keys = [], job_class, iter(loc)
     for key in keys:
         path.append(key)
         if key not in section.model_fields:
             break
         annotation = section.model_fields[key].annotation
-        sections = _sections_in(annotation)
-        if get_origin(annotation) in (dict, list):  # of sections, by names that the job chooses or by their number
-            path += [number for number in [next(keys, None)] if number is not None]
+        sections = sections_in(annotation)
+        if get_origin(annotation) in (dict, list):  # sections under names that the job chooses, or under numbers
+            path += [name for name in [next(keys, None)] if name is not None]
         if len(sections) > 1:
             tag = next(keys, None)
-            sections = [each for each in sections if tag in get_args(each.model_fields["kind"].annotation)]
+            sections = [option for option in sections if kind_of(option) == tag]
         if not sections:
             break
         (section,) = sections
     return [*path, *keys], section
 
 
-def _nearest(path: list[int | str], section: type[Section]) -> str:
+def _known_keys(path: list[int | str], section: type[Section]) -> str:
     known = list(section.model_fields)
     prefix = "".join(f"{part}." for part in path[:-1])
     close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
@@ -235,8 +269,14 @@ def _nearest(path: list[int | str], section: type[Section]) -> str:
     return f"the keys here are {', '.join(known)}"
 
 
-def _sections_in(annotation: Any) -> list[type[Section]]:
-    """The sections that a key may hold: itself, an optional one, one of many, or one of several kinds."""
+def sections_in(annotation: Any) -> list[type[Section]]:
+    """Returns the sections that a key of this type may hold, at any depth: one, an optional one, or one of several."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    return [section for each in get_args(annotation) for section in _sections_in(each)]
+    return [section for inner in get_args(annotation) for section in sections_in(inner)]
+
+
+def kind_of(section: type[Section]) -> str:
+    """Returns the value of `kind` that selects this section; "" where it has no such key."""
+    field = section.model_fields.get("kind")
+    return str(get_args(field.annotation)[0]) if field else ""

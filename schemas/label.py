@@ -1,4 +1,4 @@
-"""The job file of `kindling label`."""
+"""The job file of `kindling label`: raw text becomes sentences, and sentences with an emotion become contexts."""
 
 from typing import Annotated, Literal
 
@@ -8,52 +8,63 @@ from schemas.job import Classifier, Section, Url
 
 
 class LabelInput(Section):
-    """Raw text: a line is an utterance, a paragraph or a heading."""
+    """Raw text, of which each line is an utterance, a paragraph or a heading."""
 
     path: Url | Annotated[list[Url], Field(min_length=1)]
-    """a file, a folder, a glob, or a list of them; local, or a URL of any fsspec file system"""
+    """text files: a file, a folder, a glob, or a list of these; local, or URLs of any fsspec file system"""
     encoding: Literal["utf-8", "latin-1", "cp1252"] = "utf-8"
-    """a line that is not of it is dropped, and counted"""
+    """encoding of the files; a line that does not fit it is dropped and counted"""
 
 
 class Segmentation(Section):
-    """From lines to sentences."""
+    """Rules that split lines into sentences."""
 
     language: str = Field("en", pattern=r"^[a-z]{2,3}$")
-    """whose rules tell where a sentence ends (ISO 639)"""
+    """language of the text (ISO 639 code), whose rules find the end of each sentence"""
     min_words: int = Field(3, gt=0)
+    """smallest number of words in a sentence; a shorter one is dropped"""
     max_words: int = Field(64, gt=0)
+    """largest number of words in a sentence; a longer one is dropped"""
 
 
 class LabelCluster(Section):
-    """The pool of classifier actors."""
+    """Ray cluster, and the actors in it that run the classifier."""
 
     address: str | None = None
-    """Ray address; by default RAY_ADDRESS, else a Ray of the job's own on this machine"""
+    """address of a Ray cluster; by default RAY_ADDRESS, else the job starts a Ray of its own on this machine"""
     actors: int = Field(1, gt=0)
+    """number of Ray actors with one classifier each"""
     gpus_per_actor: float = Field(0, ge=0, le=1)
+    """share of a GPU that each actor has"""
     cpus_per_actor: int | None = Field(None, gt=0)
-    """by default an equal share of the cluster's cores, less one for segmentation where there are several"""
+    """CPU cores of each actor; by default an equal share of the cluster's cores, where one of several is left for
+    segmentation"""
 
 
 class LabelOutput(Section):
-    """Where the contexts go."""
+    """Run folder, and the size of its shards."""
 
     path: Url
-    """the run folder: local, or a URL of any fsspec file system"""
+    """run folder: local, or a URL of any fsspec file system"""
     bytes_per_shard: int = Field(1 << 20, gt=0)
-    """of raw text in one shard: what a crash costs, for each actor"""
+    """bytes of raw text in one shard; a crash loses at most this much work of each actor"""
 
 
 class LabelJob(Section):
-    """A label job: raw text to sentences to contexts with emotions."""
+    """Job of `kindling label`: raw text becomes sentences, and sentences with an emotion become contexts."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    """name of the run: letters, digits, `.`, `_` and `-`"""
     input: LabelInput
+    """raw text"""
     segmentation: Segmentation = Segmentation()
+    """rules that split lines into sentences"""
     classifier: Classifier = Classifier()
+    """classifier that scores the 28 emotions of each sentence"""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned"] = 0.5
-    """a sentence is kept where its best label is not neutral and scores at least this, and keeps every label that does;
-    tuned: those that the classifier brings, one a label"""
+    """smallest score of a label that a sentence keeps. A sentence is kept where its best label reaches this score and
+    is not neutral. `tuned` takes the classifier's own thresholds, one for each label"""
     cluster: LabelCluster = LabelCluster()
+    """Ray cluster, and the classifier's actors in it"""
     output: LabelOutput
+    """run folder, and the size of its shards"""

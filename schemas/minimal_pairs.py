@@ -1,4 +1,4 @@
-"""Where minimal pairs come from, in train jobs and evaluate jobs alike."""
+"""The source of minimal pairs, shared by the sections `blimp` of train jobs and of evaluate jobs."""
 
 from typing import Annotated
 
@@ -8,14 +8,14 @@ from schemas.job import Section, Url
 
 
 class MinimalPairs(Section):
-    """BLiMP, or pairs of one's own."""
+    """Minimal pairs: those of BLiMP, or of files in the same form."""
 
     path: Url | None = None
-    """a folder of `<paradigm>.jsonl` with `sentence_good` and `sentence_bad`, some of those files, or one; else the
-    dataset is read"""
+    """files `PARADIGM.jsonl` with the columns `sentence_good` and `sentence_bad`: a folder, a glob, or one file; by
+    default the dataset is read"""
     dataset: str = "nyu-mll/blimp"
-    """a Hugging Face dataset with a configuration for each paradigm: hub id or local folder"""
+    """Hugging Face dataset with one configuration for each paradigm: hub id or local folder"""
     revision: str | None = None
-    """of the dataset: commit, tag or branch"""
+    """commit, tag or branch of the dataset"""
     paradigms: Annotated[list[str], Field(min_length=1)] | None = None
-    """these alone; by default all"""
+    """names of the paradigms to use; all by default"""

@@ -1,4 +1,4 @@
-"""The files of a blind questionnaire: the key that stays with the experimenter, and the answers that come back."""
+"""Files of a blind questionnaire: the key, which stays with the experimenter, and the answers that come back."""
 
 from typing import Annotated, Literal
 
@@ -7,52 +7,60 @@ from pydantic import Field
 from schemas.run import Record
 
 TIE = "tie"
-"""the choice "no difference"; every other choice is the id of an answer"""
+"""choice "no difference"; every other choice is the id of a response"""
 MAX_REASON_CHARACTERS = 2000
-"""characters; the page lets nobody write more"""
+"""largest number of characters of a reason; the page allows no more"""
 
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class QuestionnaireKey(Record):
-    """questionnaire.key.json: which answer is whose."""
+    """Key of a questionnaire, questionnaire.key.json: the model of each response."""
 
     format: Literal[1] = 1
+    """version of this record's layout"""
     questionnaire: Fingerprint
     """sha256 over all that the page shows"""
     models: list[str]
+    """names of the models"""
     prompts: list["KeyPrompt"]
+    """prompts of the questionnaire"""
 
 
 class KeyPrompt(Record):
-    """One prompt of the questionnaire."""
+    """Prompt of a questionnaire, and the models of its responses."""
 
     prompt: str
-    """its id"""
+    """id of the prompt"""
     text: str
+    """text of the prompt"""
     model_of: dict[str, str]
-    """of each answer's id, the model that wrote it"""
+    """model that wrote each response, by the response's id"""
 
 
 class ReturnedAnswers(Record):
-    """What the page saves: all the answers of one respondent."""
+    """Answers of one respondent, as the page saves them."""
 
     format: Literal[1]
+    """version of this record's layout"""
     questionnaire: Fingerprint
+    """sha256 of the questionnaire, as in its key"""
     respondent: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    """drawn at random by the page; the seed of all orders there"""
+    """id of the respondent, which the page draws at random; also the seed of the orders that the page shows"""
     saved_at: str
-    """ISO 8601, UTC, by the respondent's clock"""
+    """time of saving, by the respondent's clock: ISO 8601, UTC"""
     answers: list["ReturnedAnswer"]
-    """one for each prompt, in the order shown"""
+    """answers, one for each prompt, in the order that was shown"""
 
 
 class ReturnedAnswer(Record):
-    """What one respondent said about one prompt."""
+    """Answer of one respondent to one prompt of the questionnaire."""
 
     prompt: str
+    """id of the prompt"""
     shown: list[str]
-    """ids of the answers, in the order shown"""
+    """ids of the responses, in the order that was shown"""
     choice: str | None
-    """id of the best one, TIE, or None where nothing was chosen"""
+    """id of the best response, TIE, or None where nothing was chosen"""
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARACTERS)]
+    """reason of the choice, in the respondent's words; empty where none was given"""

@@ -1,4 +1,8 @@
-"""One Arrow schema for every shard, and what identifies a row."""
+"""The Arrow schema of all shards, the identity of a row, and its seed.
+
+Invariant: source, row index, sample and variant identify an output. Its seed depends on nothing else but the run's seed
+and the number of asked-for retries, so an output that is generated again after a crash has the same seed.
+"""
 
 import hashlib
 import math
@@ -14,9 +18,9 @@ REJECTED = "rejected"
 ERROR = "error"
 STATES = (ACCEPTED, REJECTED, ERROR)
 
-# The columns that tell one output of a run from all others.
+# Columns that together identify one output of a run.
 IDENTITY = ("source", "row_index", "sample", "variant")
-# The folder that holds the rows of each state. Only `data/` is what trainers and load_dataset read.
+# Folder of the shards' files for each state. Trainers and load_dataset read `data/` alone.
 FOLDER_OF_STATE = {ACCEPTED: "data", REJECTED: "rejected", ERROR: "errors"}
 
 
@@ -26,65 +30,76 @@ def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
 
 ROW_SCHEMA = pa.schema(
     [
-        _column("text", pa.string(), "what the model wrote; empty where nothing was generated"),
+        _column("text", pa.string(), "text that the recipe kept of the response; empty where nothing was generated"),
         _column("state", pa.string(), "accepted, rejected or error"),
         _column(
-            "reason", pa.string(), "why it was rejected or failed; else what was cut off round its text, the [...]"
+            "reason",
+            pa.string(),
+            "rule that rejected the row, or error that it failed with; of an accepted row the response, with [...] in "
+            "place of the text, where something was cut off",
         ),
-        _column("emotion", pa.string(), "the emotion asked for; empty where the recipe asks for none"),
-        _column("emotions", pa.list_(pa.string()), "all labels of the input row, the one asked for first"),
-        _column("inputs", pa.string(), "the input columns that the prompt was made from, as a JSON object"),
-        _column("source", pa.string(), "the input file or dataset, as run.json names it"),
-        _column("row_index", pa.int64(), "number of the row in its source, from 0"),
-        _column("sample", pa.int32(), "number of this output among the samples of its row, from 0"),
-        _column("variant", pa.string(), "name of the prompt and sampling variant"),
-        _column("prompt_id", pa.string(), "recipe and prompt, as babylm_story/p3"),
+        _column("emotion", pa.string(), "emotion that the prompt asks for; empty where the recipe asks for none"),
+        _column("emotions", pa.list_(pa.string()), "emotions of the input row, first the one that the prompt asks for"),
+        _column(
+            "inputs",
+            pa.string(),
+            "columns of the input row that the prompt was made from, and those of `input.keep`, as JSON",
+        ),
+        _column("source", pa.string(), "input file or dataset, as run.json names it"),
+        _column("row_index", pa.int64(), "number of the input row in its source, from 0"),
+        _column("sample", pa.int32(), "number of the output among the samples of its input row and variant, from 0"),
+        _column("variant", pa.string(), "name of the variant of the sweep; `default` without a sweep"),
+        _column("prompt_id", pa.string(), "recipe and name of the prompt, as babylm_story/p3"),
         _column("prompt_hash", pa.string(), "hash of the prompt's template and examples"),
-        _column("model", pa.string(), "model id or path"),
-        _column("model_revision", pa.string(), "commit or content hash of the model that was served"),
-        _column("seed", pa.int64(), "the row's own sampling seed"),
+        _column("model", pa.string(), "id or path of the model"),
+        _column("model_revision", pa.string(), "commit or content hash of the model"),
+        _column("seed", pa.int64(), "sampling seed of the output"),
         _column("finish_reason", pa.string(), "stop, length, or the state of a row that was not generated"),
-        _column("prompt_tokens", pa.int32(), "tokens of the prompt, chat template included"),
-        _column("cached_prompt_tokens", pa.int32(), "those of them found in the prefix cache"),
-        _column("output_tokens", pa.int32(), "tokens generated"),
-        _column("attempts", pa.int32(), "times the row was sent to an engine; 0 if never"),
-        _column("started_at", pa.timestamp("us", tz="UTC"), "when the row was handed to the engine"),
-        _column("duration_seconds", pa.float64(), "from then to its last token, queueing in the engine included"),
+        _column("prompt_tokens", pa.int32(), "number of prompt tokens, chat template included"),
+        _column("cached_prompt_tokens", pa.int32(), "number of prompt tokens that the prefix cache held"),
+        _column("output_tokens", pa.int32(), "number of generated tokens"),
+        _column("attempts", pa.int32(), "number of times that the row was sent to an engine"),
+        _column("started_at", pa.timestamp("us", tz="UTC"), "time at which the row was sent to the engine"),
+        _column("duration_seconds", pa.float64(), "seconds from then to the last token, waiting included"),
     ]
 )
 
-_SEED_BITS = 63  # Parquet's int64 and torch's generators take it; never negative
+# Parquet's int64 and torch's generators hold a non-negative number of 63 bits.
+_SEED_BITS = 63
 
 
 class RowError(Exception):
-    """This row cannot be generated, and why; the job goes on without it.
+    """Fault of one row: it cannot be generated. The row ends in state error, and the job goes on.
 
     Args:
-        reason: one sentence, kept in errors/ as the row's `reason`.
+        reason: one sentence, which becomes the row's column `reason`.
     """
 
 
 class RowRejection(Exception):
-    """Quality control refuses this row, before it is generated or after; the job goes on without it.
+    """Refusal of one row by a rule, before or after generation. The row ends in state rejected, and the job goes on.
 
     Args:
-        reason: the name of the rule, by which rows are counted; ` of row ...` may follow it.
+        reason: name of the rule, by which rejected rows are counted; ` of row ...` may follow it.
     """
 
 
 @dataclass(slots=True)
 class WorkRow:
-    """One output to make: one sample of one input row, by one variant.
+    """Output to generate: one sample of one input row, by one variant.
 
     Attributes:
         output_id: number of this output in the whole run, from 0: by input row, then sample, then variant.
-        shard: number of the shard it belongs to.
-        values: the recipe's fields, or None where the input row could not be read.
-        fault: why it could not be read; empty otherwise.
-        attempt: times it was already sent to an engine that died under it.
-        prefix: rows that have this in common begin with the same prompt text; "" says nothing.
-        variant: name of the prompt and sampling that it is made with.
-        refused: why it is not to be generated, where that was found before; empty otherwise.
+        shard: number of the shard that the output belongs to.
+        source: input file or dataset of the input row.
+        row_index: number of the input row in its source, from 0.
+        sample: number of the output among the samples of its input row and variant, from 0.
+        values: fields of the recipe, by name; None where the input row could not be read.
+        fault: reason why the input row could not be read; empty otherwise.
+        attempt: number of times that the row was sent to an engine which died before the row was finished.
+        prefix: beginning of the prompt; rows with the same prefix are sent together. "" where it is not known.
+        variant: name of the variant, which sets prompt and sampling.
+        refused: reason why the row is rejected without generation, where that is known in advance; empty otherwise.
     """
 
     output_id: int
@@ -102,13 +117,13 @@ class WorkRow:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a recipe makes of a row.
+    """Prompt that a recipe makes from an input row.
 
     Attributes:
-        messages: the conversation, each `{"role", "content"}`; the served model's chat template is applied to it.
-        inputs: the fields it was made from, kept in the shard as JSON.
-        emotion: the emotion asked for, or "".
-        emotions: all labels the row came with, the one asked for first.
+        messages: conversation of `{"role", "content"}` dicts, to which the model's chat template is applied.
+        inputs: fields that the prompt was made from, which the shard keeps as JSON.
+        emotion: emotion that the prompt asks for, or "".
+        emotions: all emotions of the input row, first the one that the prompt asks for.
     """
 
     messages: list[dict[str, str]]
@@ -118,18 +133,22 @@ class Prompt:
 
 
 def rule_of(reason: str) -> str:
-    """The rule that rejected a row: `near_duplicate`, where the reason is `near_duplicate of row 7 of a.json`."""
+    """Returns the rule that rejected a row: `near_duplicate` for the reason `near_duplicate of row 7 of a.json`."""
     return reason.partition(" of row ")[0]
 
 
 def row_seed(run_seed: int, source: str, row_index: int, sample: int, *, attempt: int = 0) -> int:
-    """The sampling seed of one output: a hash of the run's seed and of which row it is, in [0, 2**63).
+    """Returns the sampling seed of one output, in [0, 2**63): a hash of the run's seed and the row's identity.
 
-    All variants of a row share it, so that they differ by what the sweep varies alone: the same is drawn for their
-    prompts (a genre, an emotion), and the same noise picks their words. A job without a sweep draws the same again.
+    All variants of a row have the same seed, and a job without a sweep has it too. So variants differ only by the keys
+    of the sweep: their prompts draw the same genre or emotion, and their tokens are drawn by the same random numbers.
 
-    `attempt` counts asked-for retries of a rejected row, not restarts: a row that is generated again after a crash
-    keeps its seed.
+    Args:
+        run_seed: key `seed` of the job.
+        source: input file or dataset of the input row.
+        row_index: number of the input row in its source, from 0.
+        sample: number of the output among the samples of its input row and variant, from 0.
+        attempt: number of asked-for retries of a rejected row before this one. Restarts after a crash do not count.
     """
     identity = repr((run_seed, source, row_index, sample, DEFAULT_VARIANT, attempt)).encode()
     digest = hashlib.blake2b(identity, digest_size=8).digest()
@@ -137,7 +156,10 @@ def row_seed(run_seed: int, source: str, row_index: int, sample: int, *, attempt
 
 
 def to_batch(records: list[dict[str, Any]]) -> pa.RecordBatch:
-    """Rows as dicts, each with every column of ROW_SCHEMA, to one Arrow batch.
+    """Returns rows as one Arrow batch of ROW_SCHEMA.
+
+    Args:
+        records: rows as dicts, each with every column of ROW_SCHEMA.
 
     Raises:
         KeyError: a record lacks a column.
@@ -148,14 +170,14 @@ def to_batch(records: list[dict[str, Any]]) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class FinishedRows:
-    """Finished rows.
+    """Rows that a replica finished, as it sends them to the driver.
 
     Attributes:
-        output_ids: number in the run of each row's output.
-        shards: of each row.
-        encoded: the rows as one Arrow IPC batch of ROW_SCHEMA, which only the writer needs to read.
-        share: requests that the job may have in flight from now on.
-        kv_cache_usage: of the engine, now; see `Engine.kv_cache_usage`.
+        output_ids: numbers of the outputs in the run, one for each row.
+        shards: numbers of the shards, one for each row.
+        encoded: rows as one Arrow IPC batch of ROW_SCHEMA, which the writer alone decodes.
+        share: number of requests that the job may have in flight on this replica from now on.
+        kv_cache_usage: share of the engine's KV cache in use, 0 to 1; NaN where it is not known.
     """
 
     output_ids: list[int]
@@ -168,11 +190,18 @@ class FinishedRows:
     def of(
         cls, rows: list[WorkRow], batch: pa.RecordBatch, share: int = 0, kv_cache_usage: float = math.nan
     ) -> "FinishedRows":
-        """The rows whose records `batch` holds."""
+        """Encodes finished rows.
+
+        Args:
+            rows: rows in the order of `batch`.
+            batch: records of the same rows, as ROW_SCHEMA has them.
+            share: number of requests that the job may have in flight on this replica from now on.
+            kv_cache_usage: share of the engine's KV cache in use, 0 to 1.
+        """
         encoded = batch.serialize().to_pybytes()
         return cls([row.output_id for row in rows], [row.shard for row in rows], encoded, share, kv_cache_usage)
 
     @property
     def batch(self) -> pa.RecordBatch:
-        """The rows of ROW_SCHEMA."""
+        """Decodes the rows as a batch of ROW_SCHEMA."""
         return pa.ipc.read_record_batch(pa.py_buffer(self.encoded), ROW_SCHEMA)

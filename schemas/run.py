@@ -1,4 +1,4 @@
-"""What a run says of itself: run.json at its root, and a manifest in the footer of each data shard."""
+"""Records of a run: run.json at its root, and a manifest in the footer of each shard's data file."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -11,98 +11,106 @@ MANIFEST_KEY = b"kindling.manifest"
 
 
 class Record(BaseModel):
-    """Base of what is written to disk: unknown keys are refused, so that a reader never misreads a newer format."""
+    """Base of records on disk. Unknown keys are refused, so that an old reader never misreads a newer record."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class InputSource(Record):
-    """One input file or dataset split as it was when the run was planned."""
+    """Input file or dataset split, as it was when the run was planned."""
 
     source: str
-    """path, URL or dataset id; the `source` of its rows"""
+    """path, URL or dataset id, which is the column `source` of its rows"""
     rows: int
-    """rows it holds (with `limit`: rows of it that the run takes)"""
+    """number of rows that the run takes from it"""
     content: str
-    """what identifies its content: a hash, an etag, or a dataset's fingerprint"""
+    """hash, etag or dataset fingerprint of its content"""
 
 
 class RunVariant(Record):
-    """One combination of a sweep."""
+    """Variant: one combination of a sweep."""
 
     name: str
-    """the `variant` of its rows: prompt=p1,temperature=0.3"""
+    """name of the variant, which is the column `variant` of its rows: `prompt=p1,temperature=0.3`"""
     values: dict[str, Any]
-    """what it sets over the job: {"prompt": "p1", "temperature": 0.3}"""
+    """values that replace those of the job: `{"prompt": "p1", "temperature": 0.3}`"""
 
 
 class RunRecord(Record):
-    """run.json: the job as resolved, what identifies it, and what it runs on."""
+    """Record of a run, run.json: the job as resolved, its identity, and the machines of its last start."""
 
     format: int = 1
+    """version of this record's layout"""
     name: str
+    """name of the run"""
     created_at: str
-    """ISO 8601, UTC"""
+    """time of the first start: ISO 8601, UTC"""
     job: dict[str, Any]
-    """the job as resolved, defaults included"""
+    """job as resolved, defaults included"""
     fingerprint: str
     """sha256 over `identity`"""
     earlier_fingerprints: list[str] = []
-    """those that the run had before it was extended; shards committed then carry them"""
+    """fingerprints that the run had before each `--extend`; shards that were committed then carry them"""
     identity: dict[str, Any]
-    """every key that can change text or layout, flat; a resume with another identity is refused with the difference"""
+    """all keys that can change text or layout, flat; a resume with another identity is refused, with the difference"""
     inputs: list[InputSource]
+    """input files or dataset splits, in their order"""
     segments: Annotated[list[int], Field(min_length=1)]
-    """input rows at each start that added some: [200], and after `--extend` by 50 rows [200, 250]. Shards never cross
-    a segment's end, so that what is committed stays as it is"""
+    """number of input rows at the end of each segment: [200], and after an `--extend` by 50 rows [200, 250]. No shard
+    crosses the end of a segment, so that committed shards stay as they are"""
     samples: int = Field(gt=0)
+    """number of outputs for each input row and variant"""
     variants: list[RunVariant] = []
-    """those of the job's sweep, in their order; none without one"""
+    """variants of the job's sweep, in their order; empty without a sweep"""
     rows_per_shard: int = Field(gt=0)
+    """number of input rows in one shard"""
     model_revision: str = ""
-    """commit or content hash of the model, once an engine has loaded it"""
+    """commit or content hash of the model; empty until an engine has loaded it"""
     engine: dict[str, Any] = {}
-    """what the engine resolved: sizes, device, cores"""
+    """settings that the engine chose: sizes, device, cores"""
     replicas: list[dict[str, Any]] = []
-    """of the last start: number, node, cores and process ids of each replica that came up"""
+    """replicas of the last start that served: number, node, cores and process ids of each"""
     metrics: str = ""
-    """address of the metrics endpoint of the last start; empty where it is off"""
+    """address of the last start's metrics endpoint, as `host:port`; empty where it is off"""
     start_id: str = ""
-    """of the last start, drawn anew for each: the endpoint at `metrics` is this run's if it tells the same"""
+    """id of the last start, random and new for each. An endpoint at the address `metrics` is this run's only if it
+    shows the same id"""
     ended_at: str = ""
-    """ISO 8601, UTC: when the last start ended that generated rows and was not killed"""
+    """end of the last start that generated rows and was not killed: ISO 8601, UTC"""
     last_metrics: dict[str, float] = {}
-    """what its Prometheus series told then, named as one asks for them: {'kindling_rows_total{state="error"}': 2}"""
+    """values of the Prometheus series at that end, by the names that a query uses:
+    `{'kindling_rows_total{state="error"}': 2}`"""
     versions: dict[str, str] = {}
+    """versions of Kindling and of the libraries of the last start"""
 
     @property
     def rows(self) -> int:
-        """Input rows of the whole run."""
+        """Number of input rows of the whole run."""
         return self.segments[-1]
 
     @property
     def variant_names(self) -> list[str]:
-        """The `variant` of the outputs of each row."""
+        """Names of the variants, one for each output of a row and sample."""
         return [variant.name for variant in self.variants] or [DEFAULT_VARIANT]
 
     @property
     def outputs_per_row(self) -> int:
-        """Outputs of each input row: its samples, by every variant."""
+        """Number of outputs of each input row: samples times variants."""
         return self.samples * len(self.variant_names)
 
     @property
     def outputs(self) -> int:
-        """Outputs of the whole run, each of which is a row of a shard."""
+        """Number of outputs of the whole run, each of which is a row of a shard."""
         return self.rows * self.outputs_per_row
 
     @property
     def shards(self) -> int:
-        """Shards of the whole run."""
+        """Number of shards of the whole run."""
         starts = [0, *self.segments[:-1]]
         return sum(-(-(end - start) // self.rows_per_shard) for start, end in zip(starts, self.segments, strict=True))
 
     def shard_ranges(self) -> Iterator[tuple[int, int, int]]:
-        """Each shard's number, first and past-the-last input row, counted over all sources in their order."""
+        """Yields (shard, first input row, input row after the last) of each shard, counted over all sources."""
         shard = start = 0
         for segment_end in self.segments:
             while start < segment_end:
@@ -112,32 +120,40 @@ class RunRecord(Record):
 
 
 class Manifest(Record):
-    """What a committed shard holds; lies in the footer of its data file."""
+    """Summary of a committed shard, in the footer of its data file."""
 
     format: int = 1
+    """version of this record's layout"""
     fingerprint: str
-    """of the run; another one marks a foreign shard"""
+    """fingerprint of the run; a shard with another one belongs to another run"""
     shard: int
+    """number of the shard, from 0"""
     start: int
-    """first input row, counted over all sources"""
+    """number of the first input row, counted over all sources"""
     end: int
-    """past the last input row"""
+    """number of the input row after the last one"""
     samples: int
+    """number of outputs for each input row and variant"""
     variants: int = 1
-    """in a sweep, the number of its combinations"""
+    """number of variants"""
     counts: dict[str, int]
-    """rows by state; they add up to (end - start) * samples * variants"""
+    """number of rows by state; they add up to (end - start) * samples * variants"""
     siblings: dict[Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}\.parquet$")], str]
-    """sha256 of each sibling file by its path below the run; a shard without rejects or errors has none"""
+    """sha256 of the files of rejected and failed rows, by their paths below the run; empty where there are none"""
     prompt_tokens: int
+    """number of prompt tokens of all rows"""
     cached_prompt_tokens: int
+    """number of prompt tokens of all rows that the prefix cache held"""
     output_tokens: int
-    """of all rows, whatever their state"""
+    """number of output tokens of all rows, whatever their state"""
     accepted_output_tokens: int
+    """number of output tokens of accepted rows"""
     started_at: str
-    """ISO 8601, UTC: when the shard's first row was handed to an engine"""
+    """time at which the shard's first row was sent to an engine: ISO 8601, UTC"""
     finished_at: str
-    """when its last row was finished"""
+    """time at which the shard's last row was finished: ISO 8601, UTC"""
     pauses: list[tuple[str, str]] = Field([], exclude_if=lambda pauses: not pauses)
-    """from when to when in between none of its rows was with an engine: the job was stopped, and went on a day later"""
+    """spans (from, to) between those times in which no row of the shard was with an engine, since the job was
+    stopped"""
     versions: dict[str, str]
+    """versions of Kindling and of the libraries that wrote the shard"""

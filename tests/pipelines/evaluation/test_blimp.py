@@ -197,7 +197,7 @@ def test_a_folder_must_have_all_paradigms_that_the_job_does_not_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"models": [], "responses": {"path": "r.json"}}, "blimp is of models"),
+        ({"models": [], "responses": {"path": "r.json"}}, "blimp needs models"),
         ({"evaluations": ["lm_eval"]}, "give lm_eval.tasks"),
         ({"lm_eval": {"tasks": ["a", "a"]}}, "a is there twice"),
         ({"lm_eval": {"tasks": [{"dataset_path": "json"}]}}, "needs a name"),
