@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from pipelines.inputs.cells import text_or_blank_cell
-from pipelines.inputs.formats import InputRow
 from pipelines.inputs.reader import InputCursor, InputReader
+from pipelines.inputs.sources import InputRow
 from schemas.emotions import EMOTIONS, POSITIVE
 from schemas.job import Classifier
 from schemas.rows import RowError

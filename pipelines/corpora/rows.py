@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.inputs.files import input_files
-from pipelines.inputs.formats import SOURCE_OF_FORMAT, Skip, Source
-from pipelines.inputs.reader import UNREADABLE
+from pipelines.inputs.formats import READ_ERRORS
+from pipelines.inputs.parquet_format import ParquetSource
+from pipelines.inputs.sources import Skip, Source
 from pipelines.run_folder import open_run
 from schemas.errors import JobError, RunError
 from schemas.job import Input
@@ -63,7 +64,7 @@ class CorpusRows:
                         self.unreadable += 1
                     else:
                         yield row.values
-            except UNREADABLE as error:
+            except READ_ERRORS as error:
                 raise damaged(source.name, error) from None
 
     def _columns_in(self, source: Source) -> list[str]:
@@ -94,7 +95,7 @@ def corpus_rows(name: str, text_column: str, by: Sequence[str] | None) -> Corpus
         return CorpusRows(name, list(dict.fromkeys(by or ())), None, text_column, _files(name))
     store, run, committed = open_committed(name)
     paths = (store.path(shard_path(FOLDER_OF_STATE[ACCEPTED], shard)) for shard in sorted(committed))
-    sources = [SOURCE_OF_FORMAT["parquet"](path, store.fs, path) for path in paths]
+    sources: list[Source] = [ParquetSource(path, store.fs, path) for path in paths]
     by = RUN_BREAKDOWNS if by is None else dict.fromkeys(by)
     return CorpusRows(name, list(by), len(committed) == run.shards, _RUN_TEXT, sources)
 
@@ -134,7 +135,7 @@ def _files(name: str) -> list[Source]:
         raise RunError("RUN", name, "it is a folder of runs", f"name the runs: {shorten(named)}")
     section = Input.model_construct(path=name)  # unvalidated: a secret in a URL is refused in what is kept alone
     try:
-        return [SOURCE_OF_FORMAT[file.format](file.name, file.fs, file.path) for file in input_files(section)]
+        return list(input_files(section))
     except JobError as error:
         remedy = "name a run folder, or files whose endings tell that they are Parquet, JSONL, CSV or text"
         raise RunError("RUN", name, f"it is no run, and no corpus: {error.cause}", remedy) from None

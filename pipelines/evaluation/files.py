@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.inputs.cells import text_cell, text_or_blank_cell
-from pipelines.inputs.formats import MOST_LIST_BYTES, suffix_of
+from pipelines.inputs.compression import format_ending
+from pipelines.inputs.json_format import MAX_JSON_BYTES
 from pipelines.inputs.reader import InputReader
 from schemas.emotions import EMOTIONS
 from schemas.errors import JobError
@@ -20,7 +21,7 @@ _REMEDY = "mend the file, or name another; docs/evaluate.md tells what is read"
 
 def is_json(url: str) -> bool:
     """Whether a file is one JSON document, by its ending."""
-    return suffix_of(url) == ".json"
+    return format_ending(url) == ".json"
 
 
 def read_json(key: str, url: str) -> Any:
@@ -32,9 +33,9 @@ def read_json(key: str, url: str) -> Any:
     fs, path = resolve(url, key)
     try:
         with fs.open(path, "rb", compression="infer") as file:
-            data = file.read(MOST_LIST_BYTES + 1)
-        if len(data) > MOST_LIST_BYTES:
-            raise JobError(key, url, f"it is larger than {MOST_LIST_BYTES >> 20} MiB", "write it as JSONL")
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise JobError(key, url, f"it is larger than {MAX_JSON_BYTES >> 20} MiB", "write it as JSONL")
         return json.loads(data.decode("utf-8-sig"))
     except (OSError, EOFError, zlib.error) as error:
         cause = f"cannot be read: {getattr(error, 'strerror', None) or shorten(str(error))}"

@@ -1,9 +1,17 @@
-"""Input rows: from paths and datasets to rows of plain values.
+"""Input rows: from files and datasets to rows of plain values.
 
-reader.py           all files of an `input` section as one sequence of rows
+reader.py           all sources of an `input` section as one sequence of rows
 files.py            the files that an `input` section names
-formats.py          readers of Parquet, JSONL, JSON, CSV, text, and Hugging Face datasets
-lines.py            lines and CSV records of bounded size, with their quotes
+formats.py          the table of file formats
+sources.py          what all sources of rows have in common
+lines.py            files with a row in each line, read with little memory
+compression.py      compressed files
+parquet_format.py   Parquet
+jsonl_format.py     JSON Lines
+json_format.py      one JSON list of objects
+csv_format.py       CSV and TSV, with their quotes
+text_format.py      plain text
+hugging_face.py     Hugging Face datasets
 cells.py            checks of single values: text, emotion, chat messages
 minimal_pairs.py    BLiMP files: minimal pairs by paradigm
 near_duplicates.py  finds texts that say almost the same as an earlier one

@@ -1,63 +1,54 @@
-"""Which files an input names: a file, a folder, a glob, or a list of them, on any file system."""
+"""The files that an `input` section names: a file, a folder, a glob, or a list of them, on any file system.
+
+Invariant: the files of a folder or glob that is read are inside it; no link leads to a file elsewhere.
+"""
 
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import fsspec
 
-from pipelines.inputs.formats import suffix_of
+from pipelines.inputs.compression import format_ending
+from pipelines.inputs.formats import FORMATS
+from pipelines.inputs.sources import FileSource
 from schemas.errors import JobError
 from schemas.job import Input
 from services.storage.filesystem import is_local, resolve
 
-_FORMAT_OF_SUFFIX = {
-    ".parquet": "parquet", ".pq": "parquet",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
-    ".csv": "csv", ".tsv": "csv",
-    ".txt": "text", ".text": "text",
-    ".train": "text",  # BabyLM's files
-}  # fmt: skip
+_FORMAT_BY_NAME = {file_format.format: file_format for file_format in FORMATS}
+_FORMAT_BY_ENDING = {ending: file_format for file_format in FORMATS for ending in file_format.endings}
 
 
-@dataclass(frozen=True)
-class InputFile:
-    """One file of the input: a name for people and run.json, where it lies, and its format."""
-
-    name: str
-    fs: fsspec.AbstractFileSystem
-    path: str
-    format: str
-
-
-def input_files(section: Input) -> list[InputFile]:
-    """The files of an input, in its order and sorted within a folder or glob, each once.
+def input_files(section: Input) -> list[FileSource]:
+    """Returns the files of an input, each once: in the order of `input.path`, and sorted within a folder or glob.
 
     Raises:
-        JobError: nothing is there, a format cannot be told, or a link leads out of its folder.
+        JobError: a file is missing, its format is unknown, or a link leads out of its folder.
     """
     patterns = [section.path] if isinstance(section.path, str) else section.path or []
-    found: dict[str, InputFile] = {}
+    files: dict[str, FileSource] = {}
     for pattern in patterns:
         fs, path = resolve(pattern, "input.path", section.storage_options)
         for match in _matches(fs, path, pattern):
             name = _name(fs, match, pattern)
-            found[name] = InputFile(name, fs, match, _format(match, section))
-    return list(found.values())
+            files[name] = _format(match, section)(name, fs, match)
+    return list(files.values())
 
 
 def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> list[str]:
     local = is_local(fs)
+    # A file may have the characters of a glob in its name: "rows [1].txt".
     if any(character in path for character in "*?[") and not fs.exists(path):
         folder = re.split(r"[*?[]", path)[0].rpartition("/")[0] or "/"
-        found = [each for each in _glob(fs, path, pattern) if local or fs.isfile(each)]
+        paths = [match for match in _glob(fs, path, pattern) if local or fs.isfile(match)]
     elif fs.isdir(path):
         folder = path
-        found = [each for each in fs.find(path) if _is_data(each) or (local and os.path.isdir(each))]
+        # fsspec lists a link to a folder among the files; `_regular_files` has to see where it leads.
+        paths = [file for file in fs.find(path) if _is_input(file) or (local and os.path.isdir(file))]
     else:
-        folder, found = "/", [path] if fs.isfile(path) else []
-    matches = list(_files(sorted(found), folder)) if local else sorted(found)
+        folder, paths = "/", [path] if fs.isfile(path) else []
+    matches = list(_regular_files(sorted(paths), folder)) if local else sorted(paths)
     if not matches:
         remedy = "paths are relative to the folder you run the command in"
         if fs.isdir(path):
@@ -73,10 +64,10 @@ def _glob(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> list[str]:
         raise JobError("input.path", pattern, f"not a valid glob: {error}", "correct the pattern") from None
 
 
-def _files(paths: list[str], folder: str) -> Iterator[str]:
-    """Those of a local folder's entries that are files.
+def _regular_files(paths: list[str], folder: str) -> Iterator[str]:
+    """Yields the paths in a local folder that are files; refuses links out of it, pipes and devices.
 
-    A link out of the folder is refused: whoever wrote the folder might want what only its reader may see.
+    Whoever may write into the folder could otherwise make the reader, who may have more rights, publish any file.
     """
     inside = os.path.join(os.path.realpath(folder), "")
     for path in paths:
@@ -93,7 +84,10 @@ def _files(paths: list[str], folder: str) -> Iterator[str]:
 
 
 def _name(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> str:
-    """As the job names it: a relative path stays relative, so that a run can be resumed from another machine."""
+    """Returns the name of a file, as the job names it.
+
+    A relative path stays relative, so that a run can be resumed on another machine.
+    """
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -103,19 +97,17 @@ def _name(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> str:
     return path if os.path.isabs(os.path.expanduser(pattern)) or "://" in pattern else os.path.relpath(path)
 
 
-def _is_data(path: str) -> bool:
-    """Whether a file in a folder is taken. One that ends in .json is mostly about the data (dataset_info.json)."""
-    return _known_suffix(path) not in (None, "json")
+def _is_input(path: str) -> bool:
+    """Returns whether a file in a folder is input."""
+    file_format = _FORMAT_BY_ENDING.get(format_ending(path))
+    return file_format is not None and file_format.is_read_from_folders
 
 
-def _known_suffix(path: str) -> str | None:
-    return _FORMAT_OF_SUFFIX.get(suffix_of(path))
-
-
-def _format(path: str, section: Input) -> str:
+def _format(path: str, section: Input) -> type[FileSource]:
     if section.format != "auto":
-        return section.format
-    if found := _known_suffix(path):
-        return found
-    remedy = "set input.format to parquet, jsonl, json, csv or text"
-    raise JobError("input.path", path, "its ending does not tell its format", remedy)
+        return _FORMAT_BY_NAME[section.format]
+    if file_format := _FORMAT_BY_ENDING.get(format_ending(path)):
+        return file_format
+    *names, last = _FORMAT_BY_NAME
+    remedy = f"set input.format to {', '.join(names)} or {last}"
+    raise JobError("input.path", path, "its ending names no known format", remedy)

@@ -1,70 +1,62 @@
-"""Lines and CSV records of files that may hold anything: bounded memory, and a fault spoils its own row if it can."""
+"""Files with a row in each line, whatever bytes they hold.
 
-import csv
-import io
+Invariant: reading needs little memory however long a line is, and a line that cannot be read spoils no other row.
+"""
+
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import IO
 
-# What one row may hold: several times the longest book.
-MOST_ROW_BYTES = 16 << 20
+from pipelines.inputs.sources import MAX_ROW_BYTES, FileSource, InputRow, Skip, skip_items
+
 _BLOCK_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def bounded_lines(file: Any) -> Iterator[bytes | None]:
-    """Lines without their newline; None in place of one that is longer than a row may be.
+class LineSource(FileSource):
+    """A file with a row in each line. Blank lines are not rows."""
 
-    Args:
-        file: a binary file.
-    """
-    pending, too_long = b"", False
+    @abstractmethod
+    def _parse(self, line: bytes) -> InputRow:
+        """Returns the row of a line, or its fault."""
+
+    def count(self) -> int:
+        """Returns the number of lines that are not blank."""
+        return sum(1 for _ in self._lines())
+
+    def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
+        """Yields the rows; see `Source.rows`."""
+        return map(self._row, skip_items(self._lines(), skip))
+
+    def _row(self, line: bytes | None) -> InputRow:
+        if line is None:
+            return InputRow(None, f"the line is longer than {MAX_ROW_BYTES >> 20} MiB")
+        return self._parse(line)
+
+    def _lines(self) -> Iterator[bytes | None]:
+        with self._open() as file:
+            for number, line in enumerate(bounded_lines(file)):
+                line = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 and line else line
+                # A line that is too long cannot be blank: it is a row with a fault.
+                if line is None or line.strip():
+                    yield line
+
+
+def bounded_lines(file: IO[bytes]) -> Iterator[bytes | None]:
+    """Yields the lines of a file without their newline; None in place of a line longer than MAX_ROW_BYTES."""
+    # `pending` is the beginning of a line that goes on in the next block.
+    pending, is_too_long = b"", False
     while block := file.read(_BLOCK_BYTES):
-        *whole, pending = (pending + block).split(b"\n")
-        if whole:
-            if too_long or len(whole[0]) > MOST_ROW_BYTES:
-                whole[0] = None
-            too_long = False
-        yield from whole
-        if too_long or len(pending) > MOST_ROW_BYTES:
-            pending, too_long = b"", True
-    if pending or too_long:
-        yield None if too_long else pending
-
-
-def csv_records(file: Any, delimiter: str) -> Iterator[list[str] | None]:
-    """Records of a CSV file, its header first; None in place of one line whose quotes do not pair.
-
-    Bytes that are no UTF-8 are read as lone surrogates, so that they spoil their own row and no other.
-
-    Args:
-        file: a binary file.
-
-    Raises:
-        csv.Error: quotes do not pair in a record of several lines, and nobody can tell which rows it swallowed; or a
-            cell is longer than a row may be.
-        OSError: a line is.
-    """
-    csv.field_size_limit(MOST_ROW_BYTES)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(_bounded_text(text), delimiter=delimiter, strict=True)
-    while True:
-        before = reader.line_num
-        try:
-            record = next(reader, None)
-        except csv.Error as error:
-            if reader.line_num > before + 1:
-                raise csv.Error(f"the record that begins in line {before + 1}: {error}") from None
-            yield None
-            continue
-        if record is None:
-            return
-        if record:
-            yield record
-
-
-def _bounded_text(text: io.TextIOWrapper) -> Iterator[str]:
-    number = 0
-    while line := text.readline(MOST_ROW_BYTES + 1):
-        number += 1
-        if len(line) > MOST_ROW_BYTES:
-            raise OSError(f"line {number} is longer than {MOST_ROW_BYTES >> 20} MiB")
-        yield line
+        # All but the last piece end in a newline.
+        *lines, pending = (pending + block).split(b"\n")
+        if lines:
+            # Only the first can have begun in an earlier block. The others are shorter than a block.
+            first, *others = lines
+            yield None if is_too_long or len(first) > MAX_ROW_BYTES else first
+            yield from others
+            is_too_long = False
+        # The beginning of a line that is too long is thrown away at once: memory stays bounded.
+        if is_too_long or len(pending) > MAX_ROW_BYTES:
+            pending, is_too_long = b"", True
+    if pending or is_too_long:
+        yield None if is_too_long else pending

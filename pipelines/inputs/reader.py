@@ -3,21 +3,17 @@
 Rows come as dicts of the columns that the recipe needs, in input order, on one way through each file.
 """
 
-import csv
 import difflib
-import lzma
-import zlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
 from pipelines.inputs.files import input_files
-from pipelines.inputs.formats import SOURCE_OF_FORMAT, InputRow, Skip, Source, dataset_source
-from pipelines.inputs.lines import MOST_ROW_BYTES
+from pipelines.inputs.formats import READ_ERRORS
+from pipelines.inputs.hugging_face import HuggingFaceDataset
+from pipelines.inputs.sources import MAX_ROW_BYTES, InputRow, Skip, Source
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.run import InputSource
@@ -27,7 +23,6 @@ from schemas.text import shorten
 _DEEPEST = 64
 # Of a file with very many columns, so many are looked at for a hint, and so many named.
 _MOST_COLUMNS_COMPARED, _MOST_COLUMNS_SHOWN = 1000, 20
-UNREADABLE = (OSError, EOFError, pa.ArrowException, csv.Error, UnicodeDecodeError, zlib.error, lzma.LZMAError)
 
 Answer = TypeVar("Answer")
 
@@ -45,7 +40,7 @@ class InputReader:
     """
 
     def __init__(self, section: Input, fields: list[str], optional: Collection[str] = ()) -> None:
-        self._sources = [dataset_source(section)] if section.dataset else _file_sources(section)
+        self._sources: list[Source] = [HuggingFaceDataset(section)] if section.dataset else [*input_files(section)]
         _check_mapping(section, fields)
         self._columns = {name: section.columns.get(name, name) for name in fields}
         self._columns.update((column, column) for column in section.keep if column not in self._columns)
@@ -118,10 +113,6 @@ class InputCursor:
         return InputRow(None, fault) if fault else InputRow(fields)
 
 
-def _file_sources(section: Input) -> list[Source]:
-    return [SOURCE_OF_FORMAT[file.format](file.name, file.fs, file.path) for file in input_files(section)]
-
-
 def _check_mapping(section: Input, fields: list[str]) -> None:
     for field in section.columns:
         if field not in fields:
@@ -160,7 +151,7 @@ def _described(source: Source) -> InputSource:
 def _readable(source: Source, question: Callable[[], Answer]) -> Answer:
     try:
         return question()
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         raise _unreadable(source, error) from None
 
 
@@ -178,7 +169,7 @@ def _shrunk(source: Source, planned: int, there: int) -> JobError:
 def _read(source: Source, columns: list[str], skip: Skip) -> Iterator[InputRow]:
     try:
         yield from source.rows(columns, skip)
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         remedy = "what is finished is kept: put the file back as it was to resume, or start another run without it"
         raise _unreadable(source, error, remedy) from None
 
@@ -195,8 +186,8 @@ def _fault(values: list[Any]) -> str:
                 below.extend(value.values())
             elif isinstance(value, (list, tuple)):
                 below.extend(value)
-        if size > MOST_ROW_BYTES:
-            return f"the row holds more than {MOST_ROW_BYTES >> 20} MiB"
+        if size > MAX_ROW_BYTES:
+            return f"the row holds more than {MAX_ROW_BYTES >> 20} MiB"
         if not below:
             return ""
         values = below

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.inputs.files import InputFile, input_files
-from pipelines.inputs.formats import SOURCE_OF_FORMAT
+from pipelines.inputs.files import input_files
+from pipelines.inputs.sources import FileSource
 from pipelines.jobfile import as_job
 from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_manifest
@@ -93,9 +93,9 @@ def _write_card(store: ShardStore, run: LabelRecord, tally: Tally) -> None:
     store.write_text("README.md", contexts_card(run.model_dump(), _summary(store.url, tally).as_json()))
 
 
-def _new_run(job: LabelJob, files: list[InputFile]) -> LabelRecord:
+def _new_run(job: LabelJob, files: list[FileSource]) -> LabelRecord:
     resolved = job.model_dump(mode="json")
-    content = {file.name: SOURCE_OF_FORMAT["text"](file.name, file.fs, file.path).content() for file in files}
+    content = {file.name: file.content() for file in files}
     identity = identity_of(resolved, inputs=content, classifier_revision=classifier_revision(job.classifier))
     run = LabelRecord(
         name=job.name,

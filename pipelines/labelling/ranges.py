@@ -5,9 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.inputs.files import InputFile
-from pipelines.inputs.formats import check_compression, is_compressed
-from pipelines.inputs.lines import MOST_ROW_BYTES
+from pipelines.inputs.compression import check_compression, is_compressed
+from pipelines.inputs.sources import MAX_ROW_BYTES, FileSource
 from schemas.errors import JobError
 from services.storage.filesystem import is_local, resolve
 
@@ -35,7 +34,7 @@ class LineRange(BaseModel):
     end: int | None
 
 
-def plan_ranges(files: list[InputFile], bytes_per_shard: int) -> list[LineRange]:
+def plan_ranges(files: list[FileSource], bytes_per_shard: int) -> list[LineRange]:
     """The ranges of all files, in order; an empty file has none.
 
     Raises:
@@ -76,17 +75,17 @@ def lines_of(each: LineRange) -> Iterator[tuple[int, bytes | None]]:
                     return
                 begins = at
             size += len(piece)
-            if size <= MOST_ROW_BYTES:
+            if size <= MAX_ROW_BYTES:
                 line += piece
             if piece.endswith(b"\n"):
                 if not others:
-                    yield begins, bytes(line) if size <= MOST_ROW_BYTES else None
+                    yield begins, bytes(line) if size <= MAX_ROW_BYTES else None
                 others, size = False, 0
                 line.clear()
             elif others and past_end:
                 return  # no line begins in the range
         if size and not others:
-            yield begins, bytes(line) if size <= MOST_ROW_BYTES else None
+            yield begins, bytes(line) if size <= MAX_ROW_BYTES else None
 
 
 def _pieces(file: Any, at: int) -> Iterator[tuple[int, bytes]]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from pipelines.inputs.cells import labels_cell, text_cell
 from pipelines.inputs.files import input_files
-from pipelines.inputs.formats import SOURCE_OF_FORMAT
 from pipelines.inputs.lines import bounded_lines
 from pipelines.inputs.reader import InputReader
 from schemas.emotions import EMOTIONS
@@ -67,7 +66,7 @@ def content_of(section: LabelledTexts) -> dict[str, str]:
         if isinstance(path := getattr(section, name), str):
             with _told_of(f"{_KEY}.{name}"):
                 for file in input_files(Input(path=path)):
-                    found[file.name] = SOURCE_OF_FORMAT[file.format](file.name, file.fs, file.path).content()
+                    found[file.name] = file.content()
     return found
 
 

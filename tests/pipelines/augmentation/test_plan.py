@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.augmentation.plan import plan_run, work_rows
-from pipelines.inputs import formats
+from pipelines.inputs import jsonl_format
 from pipelines.inputs.reader import InputReader
 from pipelines.recipes import fields_of, recipes_of
 from pipelines.run_folder import claimed
@@ -154,7 +154,7 @@ def test_the_rows_that_are_left_come_in_order_from_files_opened_once(
 def test_a_hundred_thousand_committed_shards_are_stepped_over_without_reading(tmp_path, monkeypatch):
     reader = InputReader(Input(path=str(write_texts(tmp_path / "a.jsonl", *map(str, range(100_001))))), ["messages"])
     parsed = []
-    monkeypatch.setattr(formats.json, "loads", lambda line, loads=json.loads: parsed.append(line) or loads(line))
+    monkeypatch.setattr(jsonl_format.json, "loads", lambda line, loads=json.loads: parsed.append(line) or loads(line))
     writer = Taken()
     rows = list(work_rows(run_of([100_001], 1), reader, MESSAGES, writer, set(range(100_000))))
     assert [row.output_id for row in rows] == [100_000] and len(parsed) == 1

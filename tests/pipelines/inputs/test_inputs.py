@@ -4,8 +4,10 @@ import io
 import itertools
 import json
 import lzma
+import re
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import fsspec
 import pyarrow as pa
@@ -15,7 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.inputs import formats, lines
+from pipelines.inputs import json_format, jsonl_format, lines
+from pipelines.inputs.formats import FORMATS
 from pipelines.inputs.reader import InputReader
 from schemas.errors import JobError
 from schemas.job import Input
@@ -220,9 +223,9 @@ def test_a_json_file_that_is_no_list_of_objects_is_refused(tmp_path, text, cause
 
 def test_a_json_list_is_bounded(tmp_path, monkeypatch):
     path = write_bytes(tmp_path / "a.json", json.dumps([{"text": "a" * 100}]))
-    monkeypatch.setattr(formats, "MOST_LIST_BYTES", path.stat().st_size)
+    monkeypatch.setattr(json_format, "MAX_JSON_BYTES", path.stat().st_size)
     assert len(texts(reader(path))) == 1
-    monkeypatch.setattr(formats, "MOST_LIST_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(json_format, "MAX_JSON_BYTES", path.stat().st_size - 1)
     error = error_of(lambda: reader(path))
     assert "larger than" in error.cause and "JSONL" in error.remedy
 
@@ -301,7 +304,7 @@ def test_a_text_line_that_is_not_utf8_carries_its_fault(tmp_path):
 def test_lines_are_bounded_whatever_the_blocks_that_they_are_read_in(data, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_BLOCK_BYTES", block)
-        patch.setattr(lines, "MOST_ROW_BYTES", 12)
+        patch.setattr(lines, "MAX_ROW_BYTES", 12)
         found = list(lines.bounded_lines(io.BytesIO(data)))
     expected = [line.removesuffix(b"\n") for line in io.BytesIO(data)]
     assert found == [line if len(line) <= 12 else None for line in expected]
@@ -403,11 +406,18 @@ def test_the_format_can_be_said(tmp_path):
     assert texts(reader(path, format="text")) == ['{"text": "a"}']
 
 
+def test_the_table_of_formats_has_what_a_job_file_takes_and_each_ending_once():
+    names = [file_format.format for file_format in FORMATS]
+    assert sorted(["auto", *names]) == sorted(get_args(Input.model_fields["format"].annotation))
+    endings = [ending for file_format in FORMATS for ending in file_format.endings]
+    assert len(endings) == len(set(endings)) and all(re.fullmatch(r"\.[a-z]+", ending) for ending in endings)
+
+
 def test_an_unknown_ending_is_refused(tmp_path):
     path = write_lines(tmp_path / "a.data", "x")
     error = error_of(lambda: reader(path))
     assert (error.key, error.value) == ("input.path", str(path))
-    assert "input.format" in error.remedy
+    assert "input.format to parquet, jsonl, json, csv or text" in error.remedy
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "*.txt", "folder"])
@@ -753,7 +763,7 @@ def test_range_after_range_opens_and_reads_each_file_once(tmp_path, opened, endi
 def test_rows_that_are_passed_over_are_not_parsed(tmp_path, monkeypatch):
     inputs = reader(many_rows(tmp_path / "a.jsonl", 1000))
     parsed = []
-    monkeypatch.setattr(formats.json, "loads", lambda line, loads=json.loads: parsed.append(line) or loads(line))
+    monkeypatch.setattr(jsonl_format.json, "loads", lambda line, loads=json.loads: parsed.append(line) or loads(line))
     cursor = inputs.cursor()
     for start in (100, 500, 990):
         assert [row.values["text"] for _, _, row in cursor.rows(start, start + 2)] == [f"{start}", f"{start + 1}"]

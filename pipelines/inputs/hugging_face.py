@@ -1,0 +1,63 @@
+"""Hugging Face datasets as input: one split, by hub id or local folder."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+
+from pipelines.inputs.sources import BATCH_ROWS, InputRow, Skip, decode_batch, skip_items
+from schemas.errors import JobError
+from schemas.job import Input
+
+
+class HuggingFaceDataset:
+    """One split of a Hugging Face dataset.
+
+    Args:
+        section: the `input` section of the job.
+
+    Raises:
+        JobError: `datasets` cannot load it.
+    """
+
+    def __init__(self, section: Input) -> None:
+        import datasets
+
+        self.name = f"{section.dataset}:{section.split}"
+        datasets.disable_progress_bars()
+        try:
+            self._dataset = datasets.load_dataset(
+                section.dataset, section.config, split=section.split, revision=section.revision
+            )
+        except Exception as error:  # the library raises whatever its builders raise
+            cause = f"datasets could not load it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            remedy = "check id, config, split and revision; private ones need HF_TOKEN"
+            raise JobError("input.dataset", section.dataset, cause, remedy) from None
+
+    def count(self) -> int:
+        """Returns the number of rows."""
+        return self._dataset.num_rows
+
+    def content(self) -> str:
+        """Returns a hash of all rows, whatever files they came from."""
+        digest = hashlib.blake2b(digest_size=16)
+        for table in self._dataset.with_format("arrow").iter(BATCH_ROWS):
+            for batch in table.combine_chunks().to_batches():
+                digest.update(batch.serialize())
+        return digest.hexdigest()
+
+    def columns(self) -> list[str]:
+        """Returns the names of the columns."""
+        return self._dataset.column_names
+
+    def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
+        """Yields the rows; see `Source.rows`."""
+        present = [name for name in columns if name in self._dataset.column_names]
+        # A dataset without any column would have no rows.
+        dataset = self._dataset.select_columns(present) if present else self._dataset
+        for low in range(0, dataset.num_rows, BATCH_ROWS):
+            high = min(low + BATCH_ROWS, dataset.num_rows)
+            if skip.rows >= high - low:
+                skip.rows -= high - low
+                continue
+            batch = dataset.select(range(low, high))
+            yield from skip_items(decode_batch(batch.num_rows, partial(list, batch), batch.__getitem__), skip)
