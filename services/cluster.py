@@ -41,10 +41,12 @@ def connected(address: str | None) -> Iterator[str]:
     # Ray's workers would give way to every other process of the machine, but engines are what it is there for.
     os.environ.setdefault("RAY_worker_niceness", "0")
     address = address or os.environ.get("RAY_ADDRESS")
-    heard = logs.dependencies_heard()
+    heard = logs.dependencies_are_logged()
     options = {
-        "log_to_driver": heard, "logging_level": logging.ERROR, "configure_logging": not logs.take_over("ray"),
-    }  # fmt: skip
+        "log_to_driver": heard,
+        "logging_level": logging.ERROR,
+        "configure_logging": not logs.capture_library_log("ray"),
+    }
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
@@ -75,7 +77,7 @@ def _log_workers() -> None:
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher  # no public way (2.60)
 
     dispatcher.remove_handler("ray_print_logs")
-    dispatcher.add_handler("kindling", logs.worker_lines)
+    dispatcher.add_handler("kindling", logs.log_worker_lines)
 
 
 def _metrics_address() -> str:

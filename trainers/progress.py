@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from services.observability.metrics import TrainMetrics
+from services.observability.series import TrainMetrics
 from services.observability.terminal import LINE_SECONDS, Bar, clock
 
 _log = logging.getLogger("kindling")

@@ -20,8 +20,8 @@ from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
 from schemas.run import RunRecord
 from services.cluster import connected
-from services.observability.endpoint import found, served
-from services.observability.metrics import JobMetrics
+from services.observability.endpoint import register_target, serve_metrics
+from services.observability.series import AugmentMetrics
 from services.replicas.coordinator import Coordinator
 from services.replicas.replica_pool import Member, ReplicaPool
 from services.replicas.row_records import Recipe, RowContext
@@ -83,7 +83,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     # From here on a signal is a wish, and no exception in whatever runs at that moment.
     with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
         run = plan_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
-        metrics = JobMetrics(run.name)
+        metrics = AugmentMetrics(run.name)
         metrics.free_bytes.set_function(store.free_bytes)
         if (price := job.cluster.price_per_replica_hour) is not None:
             metrics.price.set(price)
@@ -93,7 +93,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
             progress.on_committed_before(totals := index.totals())
             for rows in logged_rows(store, run, index.committed):
                 progress.on_logged_before(rows)
-            with served(metrics, job.metrics) as run.metrics:
+            with serve_metrics(metrics, job.metrics) as run.metrics:
                 index.save_if_due()
                 store.write_text("README.md", dataset_card(run, totals.counts, "data/*.parquet"))
                 if progress.shards < run.shards:
@@ -128,7 +128,7 @@ def _generate(
     duplicates = near_duplicates_of(reader, recipe) if recipe.compares else {}
     with (
         connected(job.cluster.address) as ray_metrics,
-        found(ray_metrics, job.metrics, job="ray"),
+        register_target(ray_metrics, job.metrics, job="ray"),
         Display(progress) as display,
     ):
         writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
@@ -148,7 +148,7 @@ def _generate(
         rows = work_rows(run, reader, recipes, writer, index.committed, duplicates)
         left = progress.total - progress.finished
         coordinator = Coordinator(pool, contexts, rows, left, writer.put, stop_within, on_ready)
-        progress.metrics.tell_replicas(coordinator.replicas)
+        progress.metrics.add_replica_series(coordinator.replicas)
         try:
             done = coordinator.run()
         finally:
@@ -234,12 +234,12 @@ def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
 
 
 @contextmanager
-def _last_metrics_kept(store: ShardStore, lease: Lease, run: RunRecord, metrics: JobMetrics) -> Iterator[None]:
+def _last_metrics_kept(store: ShardStore, lease: Lease, run: RunRecord, metrics: AugmentMetrics) -> Iterator[None]:
     """Writes to run.json how the job ended, unless the run is another driver's by now."""
     try:
         yield
     finally:
-        last = metrics.last()
+        last = metrics.final_entries()
         run.ended_at, run.last_metrics = last["ended_at"], last["last_metrics"]
         # What hinders this has ended the job, and is told; each file system has errors of its own.
         with suppress(Exception):

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipelines.augmentation.eta import Eta, Pace, Rates
 from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
-from services.observability.metrics import JobMetrics
+from services.observability.series import AugmentMetrics
 from services.observability.terminal import LINE_SECONDS, Bar, clock
 from services.replicas.replica_pool import Member, ReplicaPool
 from services.storage.shard_index import Totals
@@ -33,7 +33,7 @@ class Progress:
         metrics: the job's Prometheus series.
     """
 
-    def __init__(self, run: RunRecord, metrics: JobMetrics) -> None:
+    def __init__(self, run: RunRecord, metrics: AugmentMetrics) -> None:
         self.run, self.metrics = run, metrics
         self.total = run.outputs
         self.rows: Counter[str] = Counter()

@@ -31,7 +31,7 @@ from pipelines.previewing.estimates import CONFIDENCE, Interval
 from schemas.emotions import EMOTIONS
 from schemas.job import Cluster, Model
 from services.cluster import connected
-from services.observability.metrics import JobMetrics
+from services.observability.series import AugmentMetrics
 from services.replicas import warm_pool
 from services.storage.store import ShardStore
 
@@ -189,7 +189,7 @@ def _counting(run: Path) -> list[float]:
     """Processor time to count a row that comes alone, which is the dearest; the mean of many, a few times."""
     store = ShardStore(str(run))
     row = next(store.rows()).slice(0, 1)
-    progress = Progress(store.read_run(), JobMetrics("counted"))
+    progress = Progress(store.read_run(), AugmentMetrics("counted"))
     found = []
     for _ in range(5):
         began = time.thread_time()

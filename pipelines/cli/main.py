@@ -53,13 +53,13 @@ def main() -> None:
         app()
     except KindlingError as error:
         what = "stopped" if error.exit_code == EXIT_STOPPED else "error"
-        logs.tell(f"{what}: {error}", event=what, **error.log_fields())
+        logs.report(f"{what}: {error}", event=what, **error.log_fields())
         _exit(error.exit_code)
     except SystemExit as ended:
         # Typer's way of telling of Ctrl-C, and Ray's of SIGTERM.
         if ended.code not in (_TYPER_INTERRUPTED, signal.SIGTERM):
             raise
-        logs.tell("stopped", event="stopped")
+        logs.report("stopped", event="stopped")
         _exit(EXIT_STOPPED)
 
 
@@ -68,5 +68,5 @@ def _exit(code: int) -> NoReturn:
         from pipelines.jobfile import without_secret
 
         command = shlex.join(["kindling", *map(without_secret, sys.argv[1:])])
-        logs.tell(f"resume with: {command}", event="resume", command=command)
+        logs.report(f"resume with: {command}", event="resume", command=command)
     sys.exit(code)

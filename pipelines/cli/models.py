@@ -68,7 +68,7 @@ def _show(trained: list["Trained"], as_json: bool) -> None:
         _print_table(trained)
     for each in trained:
         if each.error is not None:
-            logs.tell(
+            logs.report(
                 f"{each.name} {each.state}: {each.error}", event=each.state, job=each.name, **each.error.log_fields()
             )
     stopped = sum(each.state == "stopped" for each in trained)
@@ -124,6 +124,6 @@ def evaluate(job: Job, overrides: Set = None, as_json: Json = False) -> None:
         Console().print(rendered(report.tables()))
         print(f"the tables and what they are of: {report.run}")
     for error in report.failures.values():
-        logs.tell(f"error: {error}", event="error")
+        logs.report(f"error: {error}", event="error")
     if report.failures:
         raise typer.Exit(EXIT_FAULTS)

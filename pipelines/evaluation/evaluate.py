@@ -20,8 +20,8 @@ from pipelines.evaluation.tables import Table, markdown
 from pipelines.jobfile import as_job
 from pipelines.stopping import stop_signals
 from schemas.evaluate import EvaluateJob
-from services.observability.endpoint import served
-from services.observability.metrics import EvaluateMetrics
+from services.observability.endpoint import serve_metrics
+from services.observability.series import EvaluateMetrics
 from services.storage.store import ShardStore
 
 _CHECKS: dict[str, Callable[[EvaluateJob], None]] = {
@@ -115,7 +115,7 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
             _CHECKS[kind](job)
     metrics, failures = EvaluateMetrics(job.name), {}
     with (
-        served(metrics, job.metrics) as address,
+        serve_metrics(metrics, job.metrics) as address,
         claimed(store, job, address, metrics),
         stop_signals(job.cluster.grace_seconds) as stop_within,
     ):
@@ -130,7 +130,7 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
         report = EvaluationReport(
             store.url, job.name, **{kind: found.get(kind) for kind in _EVALUATIONS}, failures=failures
         )
-        write_record(store, job, failures, **metrics.last(read_record(store) or {}))
+        write_record(store, job, failures, **metrics.final_entries(read_record(store) or {}))
         store.write_text("README.md", _page(report))
     return report
 

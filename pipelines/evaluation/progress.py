@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from services.observability.metrics import EvaluateMetrics
+from services.observability.series import EvaluateMetrics
 from services.observability.terminal import LINE_SECONDS, Bar
 
 _log = logging.getLogger("kindling")

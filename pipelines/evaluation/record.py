@@ -18,7 +18,7 @@ from pipelines.run_folder import refuse_lost_path, versions
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import difference, fingerprint
-from services.observability.metrics import EvaluateMetrics
+from services.observability.series import EvaluateMetrics
 from services.storage.lease import leased
 from services.storage.store import ShardStore
 
@@ -54,7 +54,7 @@ def claimed(store: ShardStore, job: EvaluateJob, address: str, metrics: Evaluate
                 with suppress(Exception):  # what ended the job is told; each file system has errors of its own
                     lease.check()
                     known = read_record(store) or {}
-                    write_record(store, job, known.get("failures", {}), **told, **metrics.last(known))
+                    write_record(store, job, known.get("failures", {}), **told, **metrics.final_entries(known))
                 raise
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"

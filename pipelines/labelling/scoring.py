@@ -41,7 +41,7 @@ def labelled(
         KindlingError: a worker failed; the shards that are not done stay undone.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
-    if not logs.dependencies_heard():
+    if not logs.dependencies_are_logged():
         logging.getLogger("ray.data").setLevel(logging.ERROR)
     gpus, cpus = job.cluster.gpus_per_actor, _cores(job.cluster)
     # On a joined cluster an actor's working directory is another.

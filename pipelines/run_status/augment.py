@@ -15,7 +15,7 @@ from pipelines.run_folder import open_run
 from pipelines.run_status.history import read_history, spans_of_rows
 from schemas.rows import ACCEPTED, REJECTED, STATES, rule_of
 from schemas.run import RunRecord
-from services.observability.metrics import Told
+from services.observability.metrics import EndpointMetrics
 from services.storage.row_log import RowLog
 from services.storage.shard_index import read_index, spans_of
 from services.storage.store import ShardStore
@@ -45,7 +45,7 @@ class RunStatus:
         eta_seconds: to the last row, if the rest is like the last ten minutes; None before enough rows are through.
         eta_low_seconds, eta_high_seconds: a 90% interval of it; the second is None where the rates vary too much.
         last_row_at: when the last row came to its end, ISO 8601, UTC; None before the first.
-        replicas: how each one is: see `ReplicaNow`, and `node` and `cores`; none where that is not known.
+        replicas: how each one is: see `ReplicaStatus`, and `node` and `cores`; none where that is not known.
         slowest_shards: the committed ones that took longest.
         open_shards: those that have a row and are not committed, the oldest first; only on a local file system.
         metrics: address of the endpoint.
@@ -176,11 +176,11 @@ def _open(run: RunRecord, logs: dict[int, pa.Table]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: each["started_at"])
 
 
-def told_of(told: Told, found: RunStatus, run: RunRecord) -> dict[str, Any]:
+def told_of(told: EndpointMetrics, found: RunStatus, run: RunRecord) -> dict[str, Any]:
     """Attributes of a `RunStatus` that are newer than what was found on disk; what is not told is not among them."""
     replicas = _replicas(told, run)
     rows = {state: int(told.value("kindling_rows_total", state=state) or 0) for state in STATES}
-    rejects = Counter({rule: int(count) for rule, count in told.by("reason", "kindling_rejects_total").items()})
+    rejects = Counter({rule: int(count) for rule, count in told.values_by("reason", "kindling_rejects_total").items()})
     newer: dict[str, Any] = {
         **paid(told.value),
         "rows": rows,
@@ -192,7 +192,7 @@ def told_of(told: Told, found: RunStatus, run: RunRecord) -> dict[str, Any]:
         or found.last_row_at,
         "replicas": replicas,
     }
-    if bounds := told.by("bound", "kindling_eta_bound_seconds"):  # there are none before a start has any replica
+    if bounds := told.values_by("bound", "kindling_eta_bound_seconds"):  # there are none before a start has any replica
         newer |= {
             "eta_seconds": rounded(told.value("kindling_eta_seconds")),
             "eta_low_seconds": rounded(bounds.get("low")),
@@ -204,10 +204,10 @@ def told_of(told: Told, found: RunStatus, run: RunRecord) -> dict[str, Any]:
     return newer
 
 
-def _replicas(told: Told, run: RunRecord) -> list[dict[str, Any]]:
+def _replicas(told: EndpointMetrics, run: RunRecord) -> list[dict[str, Any]]:
     came_up = {each["number"]: each for each in run.replicas}  # where one died, the last
     in_flight, rows, deaths, last = (
-        told.by("replica", f"kindling_replica_{name}")
+        told.values_by("replica", f"kindling_replica_{name}")
         for name in ("requests_in_flight", "rows_total", "deaths_total", "last_rows_timestamp_seconds")
     )
     found = []

@@ -10,7 +10,7 @@ from eval.questionnaire import PAGE_NAME
 from pipelines.evaluation.record import read_record, result_path
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob, task_name
-from services.observability.metrics import SilentError, Told, ask
+from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.store import ShardStore
 
 _LM_EVAL, _PREFERENCE = "lm_eval", "preference"
@@ -88,8 +88,8 @@ def evaluate_status(store: ShardStore, answered: Callable[[ShardStore], tuple[in
     if all(part.done for part in parts):
         return found
     try:
-        told = ask(record.get("metrics", ""), record.get("start_id", ""))
-    except SilentError as error:
+        told = read_endpoint(record.get("metrics", ""), record.get("start_id", ""))
+    except EndpointError as error:
         return replace(found, silent="" if complete else str(error))
     return replace(found, complete=False, source="endpoint", parts=[_told(told, part) for part in parts])
 
@@ -126,7 +126,7 @@ def _with_answers(
     return replace(part, answers=answers, prompts=prompts)
 
 
-def _told(told: Told, part: EvaluatedPart) -> EvaluatedPart:
+def _told(told: EndpointMetrics, part: EvaluatedPart) -> EvaluatedPart:
     names = {"examples": "kindling_evaluate_examples_total", "planned": "kindling_evaluate_planned_examples"}
     values = {name: told.value(series, evaluation=part.evaluation, model=part.model) for name, series in names.items()}
     return replace(part, **{name: int(value) for name, value in values.items() if value is not None})

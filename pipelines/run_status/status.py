@@ -9,7 +9,7 @@ from pipelines.run_status.evaluate import EvaluateStatus, evaluate_status
 from pipelines.run_status.label import LabelStatus, label_status
 from pipelines.run_status.train import _COMPOSITION, TrainStatus, train_status
 from schemas.errors import RunError
-from services.observability.metrics import SilentError, ask
+from services.observability.metrics import EndpointError, read_endpoint
 from services.storage.store import ShardStore
 
 
@@ -35,8 +35,8 @@ def status(url: str) -> RunStatus | TrainStatus | LabelStatus | EvaluateStatus:
     if found.complete:
         return found
     try:
-        return replace(found, source="endpoint", **told_of(ask(run.metrics, run.start_id), found, run))
-    except SilentError as error:
+        return replace(found, source="endpoint", **told_of(read_endpoint(run.metrics, run.start_id), found, run))
+    except EndpointError as error:
         return replace(found, silent=str(error))
 
 

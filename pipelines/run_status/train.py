@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import RunError
-from services.observability.metrics import SilentError, Told, ask
+from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.filesystem import is_local
 from services.storage.store import ShardStore
 
@@ -71,8 +71,8 @@ def train_status(store: ShardStore) -> TrainStatus | None:
         return found
     found = replace(found, **_last_checkpoint(path.parent / "work" / stages[done]))
     try:
-        told = ask(record.get("metrics", ""), record.get("start_id", ""))
-    except SilentError as error:
+        told = read_endpoint(record.get("metrics", ""), record.get("start_id", ""))
+    except EndpointError as error:
         return replace(found, silent=str(error))
     return replace(found, source="endpoint", **_told(told, stages[done]))
 
@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _told(told: Told, stage: str) -> dict[str, Any]:
+def _told(told: EndpointMetrics, stage: str) -> dict[str, Any]:
     names = {
         "step": "steps_total", "steps": "planned_steps", "loss": "loss", "held_out_loss": "held_out_loss",
         "tokens_per_second": "tokens_per_second", "eta_seconds": "eta_seconds",

@@ -17,8 +17,8 @@ from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.train import ClassifierStage, TrainJob
 from services.models.checkpoints import locate
 from services.models.embedded import encoder_version
-from services.observability.endpoint import served
-from services.observability.metrics import TrainMetrics
+from services.observability.endpoint import serve_metrics
+from services.observability.series import TrainMetrics
 from services.storage.filesystem import sync_files, sync_folder, whole_folder
 from trainers.emotion_classifier import ClassifierReport, Splits, train_classifier
 from trainers.progress import StageProgress
@@ -54,7 +54,7 @@ def _trained(
     job: TrainJob, stage: ClassifierStage, data: Splits, identity: dict[str, Any], folder: Path
 ) -> ClassifierReport:
     name, metrics = "0-classifier", TrainMetrics(job.name)
-    with served(metrics, job.metrics):
+    with serve_metrics(metrics, job.metrics):
         progress = StageProgress(name, metrics, folder / "tensorboard" / name)
         report = train_classifier(stage, job.model, data, job.seed, folder, progress)
     record = {
@@ -65,7 +65,7 @@ def _trained(
         "identity": identity,
         "versions": versions(),
         "report": report.as_json(),
-        **metrics.last(),
+        **metrics.final_entries(),
     }
     (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
     (folder / "README.md").write_text(classifier_card(record))

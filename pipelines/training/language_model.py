@@ -19,8 +19,8 @@ from pipelines.training.stage import LanguageModelReport, Stage, StageReport
 from schemas.train import TrainJob
 from services.models.checkpoints import locate
 from services.models.minimal_pairs import MinimalPair
-from services.observability.endpoint import served
-from services.observability.metrics import TrainMetrics
+from services.observability.endpoint import serve_metrics
+from services.observability.series import TrainMetrics
 from trainers import initial_model
 
 _FS = LocalFileSystem()
@@ -62,7 +62,7 @@ def _train_rest(
     metrics = TrainMetrics(job.name)
     with (
         logged(folder),
-        served(metrics, job.metrics) as record["metrics"],
+        serve_metrics(metrics, job.metrics) as record["metrics"],
         stop_signals(grace_seconds=0) as stop_within,
     ):
         record["start_id"] = metrics.start_id
@@ -82,7 +82,7 @@ def _last_metrics_kept(folder: Path, record: dict[str, Any], metrics: TrainMetri
     try:
         yield
     finally:
-        record.update(metrics.last(record))
+        record.update(metrics.final_entries(record))
         with suppress(OSError):  # what hinders this has ended the training, and is told
             write_record(folder, record)
 

@@ -22,7 +22,7 @@ from pipelines.training.rows import Answers, Documents
 from schemas.errors import JobError, StoppedError
 from schemas.train import ClmStage, TrainJob
 from services.models.minimal_pairs import MinimalPair
-from services.observability.metrics import TrainMetrics
+from services.observability.series import TrainMetrics
 from services.storage.filesystem import make_folder, sync_files, sync_folder, write_atomic
 from trainers import initial_model
 from trainers.examples import SPLITS, Encoder, lengths_of, pack, read_examples, write_examples

@@ -1,6 +1,7 @@
 """What a running job shows: metrics, log lines, terminal.
 
-metrics.py         all Prometheus series, and the reader of an endpoint: the only file that imports prometheus_client
+metrics.py         the Prometheus endpoint of a job, and its reader: the only file that imports prometheus_client
+series.py          the metrics of `augment`, `train` and `evaluate`
 endpoint.py        serves the metrics of a job while it runs
 scrape_targets.py  files by which Prometheus finds the jobs of this machine
 logs.py            log lines on standard error, as text or JSON

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from schemas.errors import JobError
 from schemas.job import Metrics
 from services.observability.metrics import Endpoint
-from services.observability.scrape_targets import announced, reachable
+from services.observability.scrape_targets import reachable_address, target_file
 
 _log = logging.getLogger("kindling")
 
 
 @contextmanager
-def served(series: Endpoint, section: Metrics) -> Iterator[str]:
+def serve_metrics(series: Endpoint, section: Metrics) -> Iterator[str]:
     """Inside the block the series can be read, and Prometheus finds them.
 
     Yields:
@@ -35,7 +35,7 @@ def served(series: Endpoint, section: Metrics) -> Iterator[str]:
             raise JobError("metrics.port", section.port, f"it cannot be opened: {told}", remedy) from None
         cause, remedy = f"no port can be opened there: {told}", "name an address of this machine"
         raise JobError("metrics.host", section.host, cause, remedy) from None
-    address = reachable(address)
+    address = reachable_address(address)
     if as_asked:
         _log.info("metrics are on http://%s/metrics", address)
     else:
@@ -44,13 +44,13 @@ def served(series: Endpoint, section: Metrics) -> Iterator[str]:
             "whoever asks for the port itself, or name another in metrics.port", section.port, address,
         )  # fmt: skip
     try:
-        with found(address, section):
+        with register_target(address, section):
             yield address
     finally:
         series.close()
 
 
-def found(address: str, section: Metrics, **labels: str) -> AbstractContextManager[None]:
+def register_target(address: str, section: Metrics, **labels: str) -> AbstractContextManager[None]:
     """Inside the block Prometheus finds an address where the job tells it of its own; none where it is empty."""
     wanted = address and section.port is not None and section.targets is not None
-    return announced(address, section.targets, **labels) if wanted else nullcontext()
+    return target_file(address, section.targets, **labels) if wanted else nullcontext()

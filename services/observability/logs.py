@@ -55,12 +55,12 @@ def _hear(library: str) -> None:
 def set_environment() -> None:
     """The same for libraries that go by the environment, here and in workers, once it is known what is asked for."""
     for name in _VERBOSITIES:
-        os.environ.setdefault(name, "info" if dependencies_heard() else "error")
-    for name in _NO_BARS if structured() else ():
+        os.environ.setdefault(name, "info" if dependencies_are_logged() else "error")
+    for name in _NO_BARS if is_structured() else ():
         os.environ.setdefault(name, "1")
 
 
-def take_over(library: str) -> bool:
+def capture_library_log(library: str) -> bool:
     """Lets a library that writes its log to stderr itself write it here, where this is set up; whether it is."""
     if not _handlers():
         return False
@@ -70,25 +70,25 @@ def take_over(library: str) -> bool:
     return True
 
 
-def structured() -> bool:
+def is_structured() -> bool:
     """Whether standard error is read by a program: it then has no progress bar."""
     return any(handler.structured for handler in _handlers())
 
 
-def dependencies_heard() -> bool:
+def dependencies_are_logged() -> bool:
     """Whether libraries are to be heard."""
     return any(handler.dependencies for handler in _handlers())
 
 
-def tell(text: str, **facts: Any) -> None:
+def report(text: str, **facts: Any) -> None:
     """Says how a command ended: `text` as it stands for a person, or an object with `facts` too."""
-    if structured():
+    if is_structured():
         _log.error("%s", text, extra={"facts": facts})
     else:
         print(text, file=sys.stderr)
 
 
-def worker_lines(batch: dict[str, Any]) -> None:
+def log_worker_lines(batch: dict[str, Any]) -> None:
     """Logs lines of one of Ray's workers, vLLM's among them, as Ray hands them to a driver."""
     logger = logging.getLogger("worker")
     for line in batch.get("lines", ()):

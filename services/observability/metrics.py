@@ -1,7 +1,9 @@
-"""The Prometheus endpoint of a job: the one file that touches prometheus_client.
+"""The Prometheus endpoint of a job: serves its metrics, and reads those of another job.
 
-Every series carries the labels `run` and `start`. Names follow Prometheus' conventions: base units, `_total` for
-counters.
+Invariant: within one series a counter never falls. A counter begins with the count that earlier starts left on disk,
+and each start of a job has series of its own (label `start`).
+
+This is the only file that imports prometheus_client; `series.py` lists the metrics of each verb.
 """
 
 import errno
@@ -11,7 +13,7 @@ import secrets
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -21,22 +23,20 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
-# From a short answer on a GPU to a long one on a busy CPU.
-_SECONDS_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
-
-_START = "start"
-# Of an endpoint that is there: milliseconds, or seconds where the machine is crowded. One that is not may never refuse.
-_ANSWER_SECONDS = 5.0
-_MOST_BYTES = 16 << 20
+_START_LABEL = "start"
+# A live endpoint answers in milliseconds, on a crowded machine in seconds. A dead address may never refuse.
+_READ_TIMEOUT_SECONDS = 5.0
+_MAX_ANSWER_BYTES = 16 << 20
 _ADDRESS = re.compile(r"[\w.:\[\]-]+:\d+")
 
 
 class _Registry(CollectorRegistry):
-    """Gives each series the label `start`.
+    """Adds the label `start` to each series.
 
-    A start that resumes may begin with less than was told before, where it lost rows that no shard had. Were it the
-    same series, `rate` would take all of its rows for new ones.
+    A start that resumes may begin with a lower count than the start before it reported: rows of open shards are lost
+    where no log keeps them. In one series `rate` would take the fall for a restart from 0, and count all rows again.
     """
 
     def __init__(self, start_id: str) -> None:
@@ -44,28 +44,26 @@ class _Registry(CollectorRegistry):
         self._start_id = start_id
 
     def collect(self) -> Iterator[Metric]:
-        """See `CollectorRegistry.collect`.
-
-        Without `_created`: a counter that goes on where an earlier start was did not begin with this one.
-        """
+        """See `CollectorRegistry.collect`."""
         for family in super().collect():
             family.samples = [
-                sample._replace(labels={**sample.labels, _START: self._start_id})
+                sample._replace(labels={**sample.labels, _START_LABEL: self._start_id})
                 for sample in family.samples
+                # `_created` would say that the count began with this start, but it continues that of earlier ones.
                 if not sample.name.endswith("_created")
             ]
             yield family
 
 
 class Endpoint:
-    """The series of a job, in a registry of its own so that two jobs of one process do not meet.
+    """The metrics of one job, in a registry of its own: several jobs may run in one process.
 
     Args:
         run: value of the label `run`.
 
     Attributes:
-        start_id: label `start` of each series, and written beside the endpoint's address: who reads the address of an
-            endpoint that is gone may find another job's there, of the same name.
+        start_id: value of the label `start`; the job's record keeps it beside the endpoint's address. A reader compares
+            it, because another job of the same name may serve at that address by now.
     """
 
     def __init__(self, run: str) -> None:
@@ -74,48 +72,59 @@ class Endpoint:
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
 
-    def _make(
-        self, kind: type, name: str, help_text: str, *labels: str, unknown: bool = False, **options: object
-    ) -> Any:
-        """A series; `unknown` until it is set, and not 0, which would be a value."""
-        metric = kind(name, help_text, ["run", *labels], registry=self.registry, **options)
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        """Adds a counter. One with labels besides `run` has no series until `labels(run, ...)` is called."""
+        metric = Counter(name, help_text, ["run", *labels], registry=self.registry)
+        return metric if labels else metric.labels(self.run)
+
+    def _gauge(self, name: str, help_text: str, *labels: str, starts_unknown: bool = False) -> Gauge:
+        """Adds a gauge.
+
+        Args:
+            starts_unknown: the value is NaN until it is set; 0 would be read as a measured value.
+        """
+        metric = Gauge(name, help_text, ["run", *labels], registry=self.registry)
         if labels:
             return metric
-        if unknown:
+        if starts_unknown:
             metric.labels(self.run).set(math.nan)
         return metric.labels(self.run)
 
-    def values(self) -> dict[str, float]:
-        """What is told now, named as one would ask Prometheus: `{'kindling_rows_total{state="accepted"}': 40.0}`.
+    def _histogram(self, name: str, help_text: str, buckets: Sequence[float]) -> Histogram:
+        """Adds a histogram with the upper bounds of its buckets."""
+        return Histogram(name, help_text, ["run"], registry=self.registry, buckets=buckets).labels(self.run)
 
-        Without the labels of all, the buckets of histograms, and what is not known or without a bound: JSON has no such
-        numbers.
+    def values(self) -> dict[str, float]:
+        """Current values by series, named as in a Prometheus query: `{'kindling_rows_total{state="accepted"}': 40.0}`.
+
+        The labels `run` and `start` and the buckets of histograms are left out, and so are NaN and infinity, which JSON
+        does not have.
         """
-        told = {}
+        values = {}
         for sample in (sample for family in self.registry.collect() for sample in family.samples):
             if not sample.name.endswith("_bucket") and math.isfinite(sample.value):
-                own = {name: value for name, value in sample.labels.items() if name not in ("run", _START)}
-                labels = ",".join(f'{name}="{value}"' for name, value in own.items())
-                told[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-        return told
+                own_labels = {name: value for name, value in sample.labels.items() if name not in ("run", _START_LABEL)}
+                labels = ",".join(f'{name}="{value}"' for name, value in own_labels.items())
+                values[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return values
 
-    def last(self, record: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """What the record of a job keeps when it ends: `ended_at`, and the values of all series in `last_metrics`.
+    def final_entries(self, record: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """Entries that a job adds to its record when it ends: `ended_at`, and the values of all series.
 
         Args:
-            record: as it was: what this start does not tell stays as an earlier one told it.
+            record: the record so far. Values in its `last_metrics` stay where this start has none.
         """
         values = {**record.get("last_metrics", {}), **self.values()}
         return {"ended_at": datetime.now(UTC).isoformat(timespec="seconds"), "last_metrics": values}
 
     def serve(self, host: str, port: int) -> tuple[str, bool]:
-        """Opens the endpoint.
+        """Opens the endpoint; another free port replaces one that is in use.
 
         Returns:
-            (its `host:port`, whether that is the port asked for). A port that is taken is replaced by a free one.
+            (the endpoint's `host:port`, whether that is the port asked for).
 
         Raises:
-            OSError: the host is not an address of this machine, or the port none that this user may open.
+            OSError: the host is not an address of this machine, or this user may not open the port.
         """
         try:
             self._server, self._thread = start_http_server(port, host, self.registry)
@@ -123,156 +132,30 @@ class Endpoint:
             if error.errno != errno.EADDRINUSE:
                 raise
             self._server, self._thread = start_http_server(0, host, self.registry)
-        given = self._server.server_port
-        shown = f"[{host}]" if ":" in host else host
-        return f"{shown}:{given}", port in (0, given)
+        opened_port = self._server.server_port
+        shown_host = f"[{host}]" if ":" in host else host
+        return f"{shown_host}:{opened_port}", port in (0, opened_port)
 
     def close(self) -> None:
         """Closes the endpoint."""
-        if self._server is not None:
+        if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
             self._server = None
 
 
-class JobMetrics(Endpoint):
-    """The series of `augment`. Counters begin with what earlier starts left, so that they equal the shards."""
-
-    def __init__(self, run: str) -> None:
-        super().__init__(run)
-        self.rows = self._make(
-            Counter, "kindling_rows_total", "Rows that are accepted, rejected by quality control or in error by now",
-            "state",
-        )  # fmt: skip
-        self.tokens = self._make(
-            Counter, "kindling_tokens_total", "Tokens of finished rows, whatever their state: prompt or output", "kind"
-        )
-        self.accepted_tokens = self._make(
-            Counter, "kindling_accepted_output_tokens_total",
-            "Output tokens of accepted rows; their rate is the goodput of any span",
-        )  # fmt: skip
-        self.cached = self._make(
-            Counter, "kindling_cached_prompt_tokens_total",
-            "Prompt tokens that the engines' prefix caches held and no engine computed again",
-        )  # fmt: skip
-        self.shards = self._make(Counter, "kindling_shards_committed_total", "Shards that are durable by now")
-        self.in_flight = self._make(Gauge, "kindling_requests_in_flight", "Rows that are with replicas now")
-        self.seconds = self._make(
-            Histogram, "kindling_request_seconds",
-            "Seconds from handing a row to its engine to its last token, in this start", buckets=_SECONDS_BUCKETS,
-        )  # fmt: skip
-        self.replicas = self._make(Gauge, "kindling_replicas", "Replicas that are starting or serving now", "state")
-        self.restarts = self._make(
-            Counter, "kindling_replica_restarts_total", "Replicas that took the place of dead ones, in this start"
-        )
-        self.replica_seconds = self._make(
-            Counter, "kindling_replica_seconds_total",
-            "Seconds that replicas were there, summed, engine start-up included, in all starts but killed ones",
-        )  # fmt: skip
-        self.price = self._make(
-            Gauge, "kindling_price_per_replica_hour",
-            "What an hour of one replica costs by the job file; NaN where that says none", unknown=True,
-        )  # fmt: skip
-        self.kv_cache = self._make(
-            Gauge, "kindling_kv_cache_usage_ratio",
-            "Share of the KV cache that running requests take, 0 to 1, mean over serving replicas", unknown=True,
-        )  # fmt: skip
-        self.rejects = self._make(
-            Counter, "kindling_rejects_total", "Rows that quality control rejected, by the rule that did", "reason"
-        )
-        self.progress = self._make(
-            Gauge, "kindling_progress_ratio", "Share of the run's rows that are finished, 0 to 1"
-        )
-        self.eta = self._make(
-            Gauge, "kindling_eta_seconds",
-            "Seconds to the last row at the rate of the last ten minutes; NaN while there is none", unknown=True,
-        )  # fmt: skip
-        self.goodput = self._make(
-            Gauge, "kindling_goodput_tokens_per_second",
-            "Output tokens of accepted rows a second, mean since the first engine of this start was up",
-        )  # fmt: skip
-        self.goodput_now = self._make(
-            Gauge, "kindling_goodput_last_minute_tokens_per_second",
-            "Output tokens of accepted rows a second, over the last minute",
-        )  # fmt: skip
-        self.eta_bound = self._make(
-            Gauge, "kindling_eta_bound_seconds",
-            "The 90% interval of kindling_eta_seconds, from how the rates of the last ten minutes differ", "bound",
-        )  # fmt: skip
-        self.free_bytes = self._make(
-            Gauge, "kindling_output_free_bytes",
-            "Room that is left on the disk of the run folder; NaN where that is no local one", unknown=True,
-        )  # fmt: skip
-
-    def tell_replicas(self, read: Callable[[], list["ReplicaNow"]]) -> None:
-        """From now on tells how each replica is; see `ReplicaSeries`."""
-        self.registry.register(ReplicaSeries(self.run, read))
-
-
-class TrainMetrics(Endpoint):
-    """The series of `train`, each of one stage: `0-clm`."""
-
-    def __init__(self, run: str) -> None:
-        super().__init__(run)
-        self.loss = self._make(
-            Gauge, "kindling_train_loss",
-            "Loss over the last logged steps, in nats: a token, or of a classifier a label", "stage",
-        )  # fmt: skip
-        self.held_out_loss = self._make(
-            Gauge, "kindling_train_held_out_loss", "The same on held-out rows, at the last evaluation", "stage"
-        )
-        self.learning_rate = self._make(
-            Gauge, "kindling_train_learning_rate", "Learning rate of the last logged step", "stage"
-        )
-        self.steps = self._make(
-            Counter, "kindling_train_steps_total", "Optimizer steps taken, in all starts of the job", "stage"
-        )
-        self.planned_steps = self._make(
-            Gauge, "kindling_train_planned_steps", "Optimizer steps of the whole stage, which may end sooner", "stage"
-        )
-        self.tokens = self._make(
-            Counter, "kindling_train_tokens_total", "Tokens trained on in all starts, padding not counted", "stage"
-        )
-        self.tokens_per_second = self._make(
-            Gauge, "kindling_train_tokens_per_second",
-            "Tokens trained on a second, over the last logged steps, evaluations left out", "stage",
-        )  # fmt: skip
-        self.eta = self._make(
-            Gauge, "kindling_train_eta_seconds",
-            "Seconds until the stage's last step, at the rate of this start, evaluations included", "stage",
-        )  # fmt: skip
-
-
-class EvaluateMetrics(Endpoint):
-    """The series of `evaluate`, each of one evaluation of one model; the runs of their answers have their own."""
-
-    def __init__(self, run: str) -> None:
-        super().__init__(run)
-        self.examples = self._make(
-            Counter, "kindling_evaluate_examples_total",
-            "What a model was measured on in all starts: responses of sentiment, pairs of blimp, tasks of lm_eval, "
-            "texts of logit_lens", "evaluation", "model",
-        )  # fmt: skip
-        self.planned = self._make(
-            Gauge, "kindling_evaluate_planned_examples", "How many of those there are in all", "evaluation", "model"
-        )
-        self.failed = self._make(
-            Gauge, "kindling_evaluate_failed_models", "Models that could not be evaluated", "evaluation"
-        )
-
-
 @dataclass(frozen=True)
-class ReplicaNow:
-    """How a replica is.
+class ReplicaStatus:
+    """Current status of one replica.
 
     Attributes:
-        number: from 0; stays with its successor where it dies.
+        number: from 0; the successor of a dead replica keeps its number.
         state: starting, serving, or lost.
-        in_flight: rows that it has now.
-        rows: that it returned, in this start.
-        deaths: how often it died, in this start.
-        last_rows_at: when it returned the last of them, in seconds of the Unix clock; None where it returned none.
+        in_flight: rows that the replica has now.
+        rows: rows that it returned in this start.
+        deaths: number of its deaths in this start.
+        last_rows_at: time at which it last returned rows, in seconds since 1970; None before the first ones.
     """
 
     number: int
@@ -283,16 +166,16 @@ class ReplicaNow:
     last_rows_at: float | None
 
 
-class ReplicaSeries:
-    """The series of each replica, told as they are when somebody asks: there may be hundreds.
+class ReplicaCollector(Collector):
+    """Series of each replica, computed only when the endpoint is read: there may be hundreds of replicas.
 
     Args:
         run: value of the label `run`.
-        read: tells how they are; called from the endpoint's threads.
+        read_status: returns the status of all replicas; called from the endpoint's threads.
     """
 
-    def __init__(self, run: str, read: Callable[[], list[ReplicaNow]]) -> None:
-        self._run, self._read = run, read
+    def __init__(self, run: str, read_status: Callable[[], list[ReplicaStatus]]) -> None:
+        self._run, self._read_status = run, read_status
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
@@ -303,86 +186,90 @@ class ReplicaSeries:
         in_flight = GaugeMetricFamily(
             "kindling_replica_requests_in_flight", "Rows that the replica has now", labels=labels
         )
-        rows = CounterMetricFamily("kindling_replica_rows", "Rows that the replica returned, this start", labels=labels)
-        deaths = CounterMetricFamily("kindling_replica_deaths", "How often it died, this start", labels=labels)
-        last = GaugeMetricFamily(
-            "kindling_replica_last_rows_timestamp_seconds", "When the replica last returned rows", labels=labels
+        rows = CounterMetricFamily(
+            "kindling_replica_rows", "Rows that the replica returned in this start", labels=labels
         )
-        for replica in self._read():
-            mine = [self._run, str(replica.number)]
-            state.add_metric([*mine, replica.state], 1)
-            in_flight.add_metric(mine, replica.in_flight)
-            rows.add_metric(mine, replica.rows)
-            deaths.add_metric(mine, replica.deaths)
+        deaths = CounterMetricFamily("kindling_replica_deaths", "Deaths of the replica in this start", labels=labels)
+        last = GaugeMetricFamily(
+            "kindling_replica_last_rows_timestamp_seconds", "Time at which the replica last returned rows",
+            labels=labels,
+        )  # fmt: skip
+        for replica in self._read_status():
+            values = [self._run, str(replica.number)]
+            state.add_metric([*values, replica.state], 1)
+            in_flight.add_metric(values, replica.in_flight)
+            rows.add_metric(values, replica.rows)
+            deaths.add_metric(values, replica.deaths)
             if replica.last_rows_at is not None:
-                last.add_metric(mine, replica.last_rows_at)
+                last.add_metric(values, replica.last_rows_at)
         yield from (state, in_flight, rows, deaths, last)
 
 
-class SilentError(Exception):
-    """No endpoint of this start is there; its text says what is in its place."""
+class EndpointError(Exception):
+    """No endpoint of the start asked for answers; the message says what is at its address instead."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The address is from a file, which may be somebody else's: it is asked, and nobody that it names."""
+    """Follows no redirect: the address comes from a file in the run folder, which another person may have written."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
-class Told:
-    """What an endpoint told when it was asked."""
+class EndpointMetrics:
+    """Samples read from an endpoint."""
 
     def __init__(self, samples: list[tuple[str, dict[str, str], float]]) -> None:
         self._samples = samples
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Of the one series with that name and these labels; None where there is none."""
+        """Value of the first series with this name and these labels; None if there is none."""
         wanted = labels.items()
-        return next((value for told, has, value in self._samples if told == name and wanted <= has.items()), None)
+        matches = (value for series, present, value in self._samples if series == name and wanted <= present.items())
+        return next(matches, None)
 
-    def by(self, label: str, name: str) -> dict[str, float]:
-        """The values of all series with that name, by one of their labels."""
-        return {has[label]: value for told, has, value in self._samples if told == name and label in has}
+    def values_by(self, label: str, name: str) -> dict[str, float]:
+        """Values of all series with this name, keyed by one of their labels."""
+        return {labels[label]: value for series, labels, value in self._samples if series == name and label in labels}
 
-    def is_of(self, start_id: str) -> bool:
-        """Whether it is that start of a job."""
-        return any(has.get(_START) == start_id for _, has, _ in self._samples)
+    def belongs_to(self, start_id: str) -> bool:
+        """Returns whether the endpoint is that of this start of a job."""
+        return any(labels.get(_START_LABEL) == start_id for _, labels, _ in self._samples)
 
     def labels(self, name: str) -> list[dict[str, str]]:
-        """Those of all series with that name."""
-        return [has for told, has, _ in self._samples if told == name]
+        """Labels of all series with this name."""
+        return [labels for series, labels, _ in self._samples if series == name]
 
 
-def ask(address: str, start_id: str) -> Told:
+def read_endpoint(address: str, start_id: str) -> EndpointMetrics:
     """Reads the endpoint of a job.
 
     Args:
-        address: its `host:port`; empty where the job has none.
-        start_id: what it must tell of itself.
+        address: `host:port` of the endpoint; empty if the job has none.
+        start_id: label `start` that its series must have.
 
     Raises:
-        SilentError: nobody answers, or somebody else.
+        EndpointError: nothing answers at the address, or another program or job does.
     """
     if not _ADDRESS.fullmatch(address):
-        raise SilentError("the job has no endpoint (`metrics.port` is null), or has not begun")
-    # On no account by a proxy: the address is one of this machine or of a neighbour.
+        raise EndpointError("the job has no endpoint (`metrics.port` is null), or has not begun")
+    # Never through a proxy: the address is on this machine or on one beside it.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
-    elsewhere = "the job ended or is elsewhere"
+    consequence = "the job ended or is elsewhere"
     try:
-        with direct.open(f"http://{address}/metrics", timeout=_ANSWER_SECONDS) as answer:
-            text = answer.read(_MOST_BYTES).decode()
+        with direct.open(f"http://{address}/metrics", timeout=_READ_TIMEOUT_SECONDS) as answer:
+            text = answer.read(_MAX_ANSWER_BYTES).decode()
         samples = [
             (sample.name, sample.labels, sample.value)
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         ]
     except OSError as error:
-        there = "another program's" if isinstance(error, urllib.error.HTTPError) else "silent"
-        raise SilentError(f"{address} is {there}: {elsewhere}") from None
-    except Exception:  # the parser has no error of its own, and whoever has the port now may answer anything
-        raise SilentError(f"{address} is another program's: {elsewhere}") from None
-    told = Told(samples)
-    if not told.is_of(start_id):
-        raise SilentError(f"{address} is another job's: {elsewhere}")
-    return told
+        occupant = "another program's" if isinstance(error, urllib.error.HTTPError) else "silent"
+        raise EndpointError(f"{address} is {occupant}: {consequence}") from None
+    except Exception:  # the parser has no error class of its own, and another program may answer anything
+        raise EndpointError(f"{address} is another program's: {consequence}") from None
+    metrics = EndpointMetrics(samples)
+    if not metrics.belongs_to(start_id):
+        raise EndpointError(f"{address} is another job's: {consequence}")
+    return metrics

@@ -22,13 +22,13 @@ _EVERY_ADDRESS = ("0.0.0.0:", "[::]:")
 
 
 @contextlib.contextmanager
-def announced(address: str, folder: str, **labels: str) -> Iterator[None]:
+def target_file(address: str, folder: str, **labels: str) -> Iterator[None]:
     """Inside the block Prometheus finds an address.
 
     A folder that cannot be written is a warning: whoever scrapes the address itself needs none.
 
     Args:
-        address: `host:port`, as `reachable` has it.
+        address: `host:port`, as `reachable_address` has it.
         labels: of all series that are found there.
     """
     with contextlib.ExitStack() as until_the_end:
@@ -83,7 +83,7 @@ def _remove_stale(folder: str) -> None:
                 os.close(lock)
 
 
-def reachable(address: str) -> str:
+def reachable_address(address: str) -> str:
     """What others ask for: for one that listens on all addresses, the name of this host."""
     if address.startswith(_EVERY_ADDRESS):
         return f"{socket.gethostname()}:{address.rpartition(':')[2]}"

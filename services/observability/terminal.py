@@ -14,7 +14,7 @@ LINE_SECONDS = 60.0
 
 def shows_bars() -> bool:
     """Whether stderr is a terminal, and read by a person."""
-    return sys.stderr.isatty() and not logs.structured()
+    return sys.stderr.isatty() and not logs.is_structured()
 
 
 class Bar:

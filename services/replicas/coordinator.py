@@ -13,7 +13,7 @@ from typing import Protocol
 
 from schemas.errors import EngineError, StoppedError
 from schemas.rows import FinishedRows, WorkRow, to_batch
-from services.observability.metrics import ReplicaNow
+from services.observability.metrics import ReplicaStatus
 from services.replicas.dispatch_window import DispatchWindow
 from services.replicas.replica_pool import Lost, Member, Ready, Returned
 from services.replicas.row_records import RowContext, failed_record
@@ -106,10 +106,10 @@ class Coordinator:
         """Rows that are with replicas now."""
         return sum(len(member.rows) for member in self._pool.members)
 
-    def replicas(self) -> list[ReplicaNow]:
+    def replicas(self) -> list[ReplicaStatus]:
         """How each replica is; may be asked from another thread."""
         return [
-            ReplicaNow(
+            ReplicaStatus(
                 member.number, member.phase, len(member.rows), self._rows[member.number], self._deaths[member.number],
                 self._rows_at.get(member.number),
             )

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
-from services.observability.metrics import Endpoint, JobMetrics, ReplicaNow
+from services.observability.metrics import Endpoint, ReplicaStatus
+from services.observability.series import AugmentMetrics
 from tests.support.files import ROOT
 from tests.support.monitoring import DASHBOARD, MONITORING, PANELS, needs_prometheus
 
@@ -30,8 +31,8 @@ def test_names_and_units_are_as_prometheus_wants_them(kind):
     for each in vars(series).values():
         if getattr(each, "_labelnames", ()) and not each._labelvalues:  # promtool passes over what has no value
             each.labels(*(["a"] * len(each._labelnames)))
-    if kind is JobMetrics:
-        series.tell_replicas(lambda: [ReplicaNow(0, "serving", 1, 1, 0, 1.0)])
+    if kind is AugmentMetrics:
+        series.add_replica_series(lambda: [ReplicaStatus(0, "serving", 1, 1, 0, 1.0)])
     text = generate_latest(series.registry)
     families = list(series.registry.collect())
     assert len(families) >= 3 and all(family.samples for family in families)

@@ -21,8 +21,8 @@ from pipelines import augment, status
 from pipelines.evaluation.progress import Progress as EvaluationProgress
 from schemas.errors import StoppedError
 from schemas.job import Metrics
-from services.observability.endpoint import served
-from services.observability.metrics import EvaluateMetrics, TrainMetrics
+from services.observability.endpoint import serve_metrics
+from services.observability.series import EvaluateMetrics, TrainMetrics
 from services.storage.row_log import RowLog
 from services.storage.store import ShardStore
 from tests.support.files import write_job, write_jsonl
@@ -166,9 +166,9 @@ def test_what_a_real_prometheus_tells_of_a_job_equals_its_shards(job, prometheus
 
     def opening(series, section):
         opened.update(series.values())
-        return served(series, section)
+        return serve_metrics(series, section)
 
-    monkeypatch.setattr("pipelines.augmentation.augment.served", opening)
+    monkeypatch.setattr("pipelines.augmentation.augment.serve_metrics", opening)
     job["engine"]["max_num_seqs"] = 256
     summary = augment(job)
     check_counters(opened, *left)
@@ -213,8 +213,8 @@ def check_every_query_of_the_dashboard(prometheus, tmp_path):
     training, evaluation = TrainMetrics("student"), EvaluateMetrics("exam")
     section = Metrics(port=0, targets=str(prometheus.targets))
     with (
-        served(training, section),
-        served(evaluation, section),
+        serve_metrics(training, section),
+        serve_metrics(evaluation, section),
         StageProgress("0-sft", training, tmp_path) as stage,
         EvaluationProgress(evaluation).shown("blimp", "pairs", {"student": 10}) as advance,
     ):

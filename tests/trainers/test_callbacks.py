@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines import status, train
 from schemas.errors import JobError, StoppedError
-from services.observability.metrics import TrainMetrics
+from services.observability.series import TrainMetrics
 from tests.support.files import write_jsonl
 from tests.support.processes import wait_for
 from tests.support.tiny_models import curve, job_of, job_on, save_tiny, sft

@@ -18,7 +18,7 @@ from pipelines.recipes.babylm import BabylmStory
 from schemas.errors import EngineError, JobError, RunError, StoppedError
 from schemas.rows import ROW_SCHEMA, row_seed
 from services.engines.fake_engine import fake_text
-from services.observability.metrics import ask
+from services.observability.metrics import read_endpoint
 from services.storage.row_log import RowLog
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, write_job, write_jsonl
@@ -293,7 +293,7 @@ def test_metrics_equal_the_shards_while_the_job_runs(fake_job, tmp_path, ray_clu
     record = ShardStore(run).read_run()
 
     def value(name, **labels):
-        return ask(record.metrics, record.start_id).value(f"kindling_{name}", run="fake", **labels)
+        return read_endpoint(record.metrics, record.start_id).value(f"kindling_{name}", run="fake", **labels)
 
     wait_for(lambda: value("rows_total", state="accepted") > 4)
     assert value("rows_total", state="accepted") <= finished_rows(run)

@@ -26,7 +26,7 @@ from schemas.minimal_pairs import MinimalPairs
 from services.models.causal_lm import load_causal_model
 from services.models.minimal_pairs import MinimalPair, log_likelihoods, margins
 from services.models.prefix_trees import follows_trees
-from services.observability.metrics import ask
+from services.observability.metrics import read_endpoint
 from tests.support.evaluations import in_this_process
 from tests.support.files import SHARED_DATA, write_jsonl
 from tests.support.tiny_models import save_tiny
@@ -380,8 +380,10 @@ def test_what_is_done_is_not_done_again_and_a_stopped_model_goes_on(evaluated, t
 def pairs_told(out):
     """What the endpoint says of the model `one`: pairs that are scored, and all."""
     record = json.loads((out / "evaluate.json").read_text())
-    told, labels = ask(record["metrics"], record["start_id"]), {"evaluation": "blimp", "model": "one", "run": "both"}
-    return tuple(told.value(f"kindling_evaluate_{name}", **labels) for name in ("examples_total", "planned_examples"))
+    metrics = read_endpoint(record["metrics"], record["start_id"])
+    labels = {"evaluation": "blimp", "model": "one", "run": "both"}
+    names = ("kindling_evaluate_examples_total", "kindling_evaluate_planned_examples")
+    return tuple(metrics.value(name, **labels) for name in names)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from schemas.job import parse_job
 from schemas.rows import REJECTED, RowError, RowRejection, WorkRow, to_batch
 from schemas.run import RunRecord
 from services.engines.engine import Generation
-from services.observability.metrics import JobMetrics
+from services.observability.series import AugmentMetrics
 from services.replicas.row_records import RowContext, failed_record, finished_record
 from tests.support.files import SHARED_DATA
 
@@ -372,7 +372,7 @@ def test_rejects_are_counted_by_their_rule():
     rows = [WorkRow(index, 0, "a", index, 0, ROW) for index in range(3)]
     rules = ["url", "near_duplicate of row 1 of a", "near_duplicate of row 2 of a"]
     unsent = [failed_record(row, context, 1, rule, REJECTED) for row, rule in zip(rows, rules, strict=True)]
-    metrics = JobMetrics("a")
+    metrics = AugmentMetrics("a")
     Progress(run, metrics).on_rows(to_batch([*unsent, record_of("")]))
 
     def sample(name, **labels):

@@ -27,7 +27,8 @@ from pipelines.run_status.watch import watch
 from schemas.errors import RunError, StoppedError
 from schemas.evaluate import EvaluateJob
 from schemas.rows import ACCEPTED, REJECTED, FinishedRows, to_batch
-from services.observability.metrics import EvaluateMetrics, JobMetrics, ReplicaNow, SilentError, ask
+from services.observability.metrics import EndpointError, ReplicaStatus, read_endpoint
+from services.observability.series import AugmentMetrics, EvaluateMetrics
 from services.storage.shard_index import read_index
 from services.storage.shard_writer import ShardWriter
 from services.storage.store import ShardStore
@@ -145,7 +146,7 @@ def served():
     opened = []
 
     def serve():
-        metrics = JobMetrics("r")
+        metrics = AugmentMetrics("r")
         opened.append(metrics)
         return metrics, metrics.serve("127.0.0.1", 0)[0]
 
@@ -190,26 +191,26 @@ def test_whoever_else_has_the_port_is_told_of(served):
         address = f"127.0.0.1:{server.server_port}"
         for body in (b"", b"<html>hello there</html>", b"\xff\xfe\x00", b"kindling_rows_total{ 3"):
             server.body = body
-            with pytest.raises(SilentError, match=f"{address} is another program's: the job ended or is elsewhere"):
-                ask(address, mine.start_id)
+            with pytest.raises(EndpointError, match=f"{address} is another program's: the job ended or is elsewhere"):
+                read_endpoint(address, mine.start_id)
         server.shutdown()
-    with pytest.raises(SilentError, match=f"{address} is silent"):
-        ask(address, mine.start_id)
-    with pytest.raises(SilentError, match="no endpoint"):
-        ask(f"{real}/metrics?", mine.start_id)
-    assert ask(real, mine.start_id).value("kindling_progress_ratio", start=mine.start_id) == 0
+    with pytest.raises(EndpointError, match=f"{address} is silent"):
+        read_endpoint(address, mine.start_id)
+    with pytest.raises(EndpointError, match="no endpoint"):
+        read_endpoint(f"{real}/metrics?", mine.start_id)
+    assert read_endpoint(real, mine.start_id).value("kindling_progress_ratio", start=mine.start_id) == 0
 
 
 def test_each_replica_is_told_as_it_is_when_somebody_asks(served):
     metrics, address = served()
-    there = [ReplicaNow(0, "serving", 5, 70, 1, 1767355200.0), ReplicaNow(1, "starting", 0, 0, 0, None)]
-    metrics.tell_replicas(lambda: there)
-    told = ask(address, metrics.start_id)
-    assert told.by("replica", "kindling_replica_rows_total") == {"0": 70, "1": 0}
-    assert told.by("replica", "kindling_replica_last_rows_timestamp_seconds") == {"0": 1767355200.0}
+    there = [ReplicaStatus(0, "serving", 5, 70, 1, 1767355200.0), ReplicaStatus(1, "starting", 0, 0, 0, None)]
+    metrics.add_replica_series(lambda: there)
+    told = read_endpoint(address, metrics.start_id)
+    assert told.values_by("replica", "kindling_replica_rows_total") == {"0": 70, "1": 0}
+    assert told.values_by("replica", "kindling_replica_last_rows_timestamp_seconds") == {"0": 1767355200.0}
     assert told.value("kindling_replica_state", run="r", replica="1", state="starting") == 1
     there.pop()
-    assert ask(address, metrics.start_id).by("replica", "kindling_replica_deaths_total") == {"0": 1}
+    assert read_endpoint(address, metrics.start_id).values_by("replica", "kindling_replica_deaths_total") == {"0": 1}
 
 
 @pytest.fixture

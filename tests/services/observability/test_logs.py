@@ -96,7 +96,7 @@ def test_libraries_are_quiet_unless_asked_for_and_a_warning_says_that_it_is_one(
         loud.info("as Ray's")
         logging.getLogger("kindling").info("a shard")
         logging.getLogger("kindling").warning("a death")
-        logs.worker_lines({"lines": ["from afar"], "pid": 7, "ip": "10.0.0.1", "actor_name": "Replica"})
+        logs.log_worker_lines({"lines": ["from afar"], "pid": 7, "ip": "10.0.0.1", "actor_name": "Replica"})
         return [text[9:] for text in capsys.readouterr().err.splitlines()]  # behind the time
 
     set_up()
@@ -113,7 +113,7 @@ def test_libraries_are_quiet_unless_asked_for_and_a_warning_says_that_it_is_one(
         and heard[-1] == "worker: from afar"
     )
     set_up(structured=True, dependencies=True)
-    logs.worker_lines({"lines": ["from afar"], "pid": 7, "ip": "10.0.0.1", "actor_name": "Replica"})
+    logs.log_worker_lines({"lines": ["from afar"], "pid": 7, "ip": "10.0.0.1", "actor_name": "Replica"})
     said = json.loads(capsys.readouterr().err)
     assert (said["logger"], said["message"], said["pid"], said["level"]) == ("worker", "from afar", 7, "info")
 

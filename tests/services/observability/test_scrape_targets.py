@@ -11,9 +11,9 @@ import pytest
 
 from schemas.errors import JobError
 from schemas.job import Metrics
-from services.observability.endpoint import served
-from services.observability.metrics import JobMetrics
-from services.observability.scrape_targets import announced
+from services.observability.endpoint import serve_metrics
+from services.observability.scrape_targets import target_file
+from services.observability.series import AugmentMetrics
 from tests.support.monitoring import entries
 from tests.support.processes import cli_env
 
@@ -25,27 +25,27 @@ def targets(tmp_path):
 
 def test_a_killed_job_leaves_a_target_that_the_next_one_takes_away(targets):
     code = f"""
-from services.observability.scrape_targets import announced
+from services.observability.scrape_targets import target_file
 import time
-with announced("127.0.0.1:1", {str(targets)!r}):
+with target_file("127.0.0.1:1", {str(targets)!r}):
     print("there", flush=True)
     time.sleep(600)
 """
     process = subprocess.Popen([sys.executable, "-c", code], env=cli_env(), stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "there\n"
     (targets / "node_exporter.json").write_text("[]")  # somebody else's
-    with announced("127.0.0.1:2", str(targets)):
+    with target_file("127.0.0.1:2", str(targets)):
         pass
     assert [each["targets"] for each in entries(targets)] == [["127.0.0.1:1"]]
     process.kill()
     process.communicate()
-    with announced("127.0.0.1:9400", str(targets), job="ray"):
+    with target_file("127.0.0.1:9400", str(targets), job="ray"):
         assert entries(targets) == [{"targets": ["127.0.0.1:9400"], "labels": {"job": "ray"}}]
     assert [path.name for path in targets.iterdir()] == ["node_exporter.json"]
 
 
 def test_a_job_that_others_may_ask_is_told_of_by_the_name_of_its_host(targets):
-    with served(JobMetrics("a"), Metrics(port=0, host="0.0.0.0", targets=str(targets))) as address:
+    with serve_metrics(AugmentMetrics("a"), Metrics(port=0, host="0.0.0.0", targets=str(targets))) as address:
         assert address.rpartition(":")[0] == socket.gethostname()
         assert entries(targets) == [{"targets": [address], "labels": {}}]
 
@@ -53,7 +53,10 @@ def test_a_job_that_others_may_ask_is_told_of_by_the_name_of_its_host(targets):
 def test_a_port_that_is_taken_is_replaced_and_one_that_is_forbidden_is_an_error(caplog, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with caplog.at_level(logging.INFO, "kindling"), served(JobMetrics("a"), Metrics(port=port, targets=None)) as at:
+        with (
+            caplog.at_level(logging.INFO, "kindling"),
+            serve_metrics(AugmentMetrics("a"), Metrics(port=port, targets=None)) as at,
+        ):
             assert at != f"127.0.0.1:{port}"
     (record,) = caplog.records
     assert record.levelname == "WARNING" and f"port {port} is in use" in record.message and at in record.message
@@ -66,7 +69,7 @@ def test_a_port_that_is_taken_is_replaced_and_one_that_is_forbidden_is_an_error(
     section = Metrics(port=80, targets=None)
     with (
         pytest.raises(JobError, match=r"(?s)metrics.port.*80.*Permission denied.*from 1024 on"),
-        served(JobMetrics("a"), section),
+        serve_metrics(AugmentMetrics("a"), section),
     ):
         pass
 
@@ -74,14 +77,14 @@ def test_a_port_that_is_taken_is_replaced_and_one_that_is_forbidden_is_an_error(
 def test_a_folder_of_targets_that_cannot_be_written_is_a_warning_and_no_end(targets, caplog):
     targets.write_text("no folder")
     section = Metrics(port=0, targets=str(targets))
-    with caplog.at_level(logging.WARNING, "kindling"), served(JobMetrics("a"), section) as address:
+    with caplog.at_level(logging.WARNING, "kindling"), serve_metrics(AugmentMetrics("a"), section) as address:
         assert urllib.request.urlopen(f"http://{address}/metrics", timeout=5).status == 200
     assert "metrics.targets" in caplog.text and address in caplog.text
 
 
 @pytest.mark.parametrize("change", [{"port": None}, {"targets": None}])
 def test_a_job_that_wants_no_target_has_none(targets, change):
-    with served(JobMetrics("a"), Metrics(**{"port": 0, "targets": str(targets), **change})) as address:
+    with serve_metrics(AugmentMetrics("a"), Metrics(**{"port": 0, "targets": str(targets), **change})) as address:
         assert bool(address) == ("port" not in change)
         assert not targets.exists()
 
@@ -91,7 +94,7 @@ def test_a_folder_in_tmp_is_for_the_jobs_of_all_users(tmp_path):
         parent = tmp_path / oct(mode)
         parent.mkdir()
         parent.chmod(mode)
-        with announced("127.0.0.1:1", str(parent / "targets")):
+        with target_file("127.0.0.1:1", str(parent / "targets")):
             assert (parent / "targets").stat().st_mode & 0o7777 == mode
             (entry,) = (parent / "targets").glob("*.json")
             assert entry.stat().st_mode & 0o777 == 0o644
