@@ -24,7 +24,7 @@ from services.observability.endpoint import register_target, serve_metrics
 from services.observability.series import AugmentMetrics
 from services.replicas.coordinator import Coordinator
 from services.replicas.replica_pool import Member, ReplicaPool
-from services.replicas.row_records import Recipe, RowContext
+from services.replicas.row_records import Recipe, VariantSettings
 from services.storage.lease import Lease
 from services.storage.shard_index import ShardIndex, read_index
 from services.storage.shard_writer import ShardWriter, logged_rows
@@ -79,7 +79,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     recipes = recipes_of(job)
     reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
     store = ShardStore(job.output.path)
-    contexts = contexts_of(job, recipes)
+    variants = variant_settings(job, recipes)
     # From here on a signal is a wish, and no exception in whatever runs at that moment.
     with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
         run = plan_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
@@ -98,7 +98,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
                 store.write_text("README.md", dataset_card(run, totals.counts, "data/*.parquet"))
                 if progress.shards < run.shards:
                     with _last_metrics_kept(store, lease, run, metrics):
-                        _generate(job, run, reader, store, lease, contexts, progress, index, signalled)
+                        _generate(job, run, reader, store, lease, variants, progress, index, signalled)
                 else:
                     store.remove_logs()  # a driver that died right after the last commit left one
                     _log.info("%s is complete: nothing to do", store.url)
@@ -112,7 +112,7 @@ def _generate(
     reader: InputReader,
     store: ShardStore,
     lease: Lease,
-    contexts: dict[str, RowContext],
+    variants: dict[str, VariantSettings],
     progress: Progress,
     index: ShardIndex,
     signalled: Callable[[], float | None],
@@ -124,7 +124,7 @@ def _generate(
     # Before any engine starts, and the same at each start, whoever generates a row, and when.
     if job.classifier is not None:
         reader = _with_emotions(reader, job.classifier, run, index.committed, signalled)
-    recipe = next(iter(contexts.values())).recipe  # what is compared is the input, whatever the variant
+    recipe = next(iter(variants.values())).recipe  # what is compared is the input, whatever the variant
     duplicates = near_duplicates_of(reader, recipe) if recipe.compares else {}
     with (
         connected(job.cluster.address) as ray_metrics,
@@ -132,7 +132,7 @@ def _generate(
         Display(progress) as display,
     ):
         writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
-        pool = ReplicaPool(job.model, job.engine, job.cluster, contexts)
+        pool = ReplicaPool(job.model, job.engine, job.cluster, variants)
 
         def stop_within() -> float | None:
             if progress.due():
@@ -144,10 +144,10 @@ def _generate(
             progress.on_serving(member)
             _record_engine(store, run, member)
 
-        recipes = {name: context.recipe for name, context in contexts.items()}
+        recipes = {name: settings.recipe for name, settings in variants.items()}
         rows = work_rows(run, reader, recipes, writer, index.committed, duplicates)
         left = progress.total - progress.finished
-        coordinator = Coordinator(pool, contexts, rows, left, writer.put, stop_within, on_ready)
+        coordinator = Coordinator(pool, variants, rows, left, writer.put, stop_within, on_ready)
         progress.metrics.add_replica_series(coordinator.replicas)
         try:
             done = coordinator.run()
@@ -166,10 +166,12 @@ def _generate(
         )  # fmt: skip
 
 
-def contexts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, RowContext]:
-    """What is common to the rows of each variant, by its name."""
+def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
+    """Settings that the rows of one variant have in common, by the variant's name."""
     return {
-        each.name: RowContext(recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name)
+        each.name: VariantSettings(
+            recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name
+        )
         for each in job.variants()
     }
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.augmentation.augment import contexts_of, facts_of, near_duplicates_of
+from pipelines.augmentation.augment import facts_of, near_duplicates_of, variant_settings
 from pipelines.augmentation.plan import planned_run
 from pipelines.inputs.reader import InputReader
 from pipelines.jobfile import as_job
@@ -15,7 +15,7 @@ from pipelines.previewing.running import run
 from pipelines.recipes import fields_of, optional_of, recipes_of
 from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
-from services.replicas.row_records import RowContext
+from services.replicas.row_records import VariantSettings
 from services.storage.store import ShardStore
 
 _LEAST_ROWS = 2
@@ -88,7 +88,7 @@ def preview(
     recipes = recipes_of(job)
     reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
     store = ShardStore(job.output.path)
-    contexts = contexts_of(job, recipes)
+    variants = variant_settings(job, recipes)
     try:
         planned = planned_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
         numbers, left = drawn_numbers(store, planned, seed)
@@ -100,11 +100,11 @@ def preview(
         raise JobError("output.path", store.url, "the run there is complete: no row is left", remedy)
     recipe = next(iter(recipes.values()))
     duplicates = near_duplicates_of(reader, recipe) if recipe.compares else {}
-    population = look_at(planned, _with_emotions(job, reader, numbers), contexts, numbers, left, duplicates)
+    population = look_at(planned, _with_emotions(job, reader, numbers), variants, numbers, left, duplicates)
     drawn = population.draw(rows, seed)
     others = [each.work for each in population.others(drawn, seed)]
-    ran = run(job, contexts, [each.work for each in drawn], others) if drawn else None
-    shown = [_shown(each, record, contexts) for each, record in zip(drawn, ran.records if ran else [], strict=True)]
+    ran = run(job, variants, [each.work for each in drawn], others) if drawn else None
+    shown = [_shown(each, record, variants) for each, record in zip(drawn, ran.records if ran else [], strict=True)]
     forecast = forecast_of(population, drawn, ran, job.cluster.replicas, job.cluster.price_per_replica_hour, seed)
     return Preview(job.name, shown, len(population.looked_at), population.refused(), forecast)
 
@@ -119,9 +119,9 @@ def _with_emotions(job: AugmentJob, reader: InputReader, numbers: Sequence[tuple
     return FittingEmotions(reader, job.classifier, [(number, number + 1) for number in dict(numbers)])
 
 
-def _shown(candidate: Candidate, record: Mapping[str, Any], contexts: Mapping[str, RowContext]) -> PreviewedRow:
-    work, context = candidate.work, contexts[candidate.work.variant]
-    prompt = context.recipe.render(work.values or {}, context.seed_of(work))
+def _shown(candidate: Candidate, record: Mapping[str, Any], variants: Mapping[str, VariantSettings]) -> PreviewedRow:
+    work, settings = candidate.work, variants[candidate.work.variant]
+    prompt = settings.recipe.render(work.values or {}, settings.seed_of(work))
     told = ("state", "reason", "text", "finish_reason", "prompt_tokens", "output_tokens", "duration_seconds")
     return PreviewedRow(
         candidate.number, work.source, work.row_index, work.sample, work.variant, prompt.messages,

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 from pipelines.inputs.reader import InputReader
 from schemas.rows import ERROR, REJECTED, RowError, RowRejection, WorkRow, rule_of
 from schemas.run import RunRecord
-from services.replicas.row_records import RowContext
+from services.replicas.row_records import VariantSettings
 from services.storage.output_ids import OutputIds
 from services.storage.row_log import RowLog
 from services.storage.shard_index import read_index
@@ -95,7 +95,7 @@ class Population:
 def look_at(
     run: RunRecord,
     reader: InputReader,
-    contexts: Mapping[str, RowContext],
+    variants: Mapping[str, VariantSettings],
     numbers: list[tuple[int, int]],
     left: int,
     duplicates: Mapping[int, int],
@@ -103,11 +103,11 @@ def look_at(
     """Renders rows.
 
     Args:
-        contexts: of each variant of the run, in its order.
+        variants: settings of each variant of the run, by its name, in the run's order.
         numbers: input rows and which of their outputs, from `drawn_numbers`.
         duplicates: rows that are refused as near-duplicates.
     """
-    outputs = [(sample, variant) for sample in range(run.samples) for variant in contexts]
+    outputs = [(sample, variant) for sample in range(run.samples) for variant in variants]
     cursor = reader.cursor()
     looked_at, beginnings = [], []
     read = -1
@@ -118,7 +118,7 @@ def look_at(
         sample, variant = outputs[output]
         work = WorkRow(number * len(outputs) + output, 0, source, index, sample, row.values, row.fault, variant=variant)
         candidate = Candidate(work, number)
-        text = _render(candidate, contexts[variant], number in duplicates)
+        text = _render(candidate, variants[variant], number in duplicates)
         looked_at.append(candidate)
         beginnings.append(text[:_HELD_CHARACTERS])
     _compare(looked_at, beginnings)
@@ -152,7 +152,7 @@ def drawn_numbers(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tu
     return drawn, uncommitted - len(done)
 
 
-def _render(candidate: Candidate, context: RowContext, duplicate: bool) -> str:
+def _render(candidate: Candidate, settings: VariantSettings, duplicate: bool) -> str:
     """The prompt's text; "" for a row that is refused."""
     work = candidate.work
     try:
@@ -160,7 +160,7 @@ def _render(candidate: Candidate, context: RowContext, duplicate: bool) -> str:
             raise RowError(work.fault)
         if duplicate:
             raise RowRejection("near_duplicate")
-        prompt = context.recipe.render(work.values, context.seed_of(work))
+        prompt = settings.recipe.render(work.values, settings.seed_of(work))
     except RowRejection as rejection:
         candidate.refused, candidate.reason = REJECTED, str(rejection)
         return ""

@@ -19,7 +19,7 @@ from services.replicas.coordinator import Coordinator
 from services.replicas.placement import cpus_of_each, replica_spec
 from services.replicas.replica import OVERSUBSCRIPTION
 from services.replicas.replica_pool import Member, ReplicaPool
-from services.replicas.row_records import RowContext
+from services.replicas.row_records import VariantSettings
 from services.replicas.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")
@@ -81,26 +81,28 @@ class _Rows:
     """The rows that are asked for, the others that are begun after them, and what came of each.
 
     Attributes:
-        contexts: of all of them, by their variant; those that are cut off have variants of their own.
+        variants: settings of each variant, by its name; rows that are cut off have variants of their own.
         most: rows that there may be.
     """
 
     def __init__(
-        self, contexts: Mapping[str, RowContext], asked_for: Sequence[WorkRow], others: Sequence[WorkRow]
+        self, variants: Mapping[str, VariantSettings], asked_for: Sequence[WorkRow], others: Sequence[WorkRow]
     ) -> None:
         places = range(_SOONER + 1)
-        self._cut_off = {(name, each): _cut_off(context, each) for name, context in contexts.items() for each in places}
-        self.contexts = {**contexts, **{context.variant: context for context in self._cut_off.values()}}
+        self._cut_off = {
+            (name, each): _cut_off(settings, each) for name, settings in variants.items() for each in places
+        }
+        self.variants = {**variants, **{settings.variant: settings for settings in self._cut_off.values()}}
         self.most = len(asked_for) + len(others)
         self._asked_for, self._others = asked_for, others
-        self._filling: dict[int, RowContext] = {}
+        self._filling: dict[int, VariantSettings] = {}
         self._records: dict[int, dict[str, Any]] = {}
 
     def __iter__(self) -> Iterator[WorkRow]:
         yield from self._asked_for
         for number, row in enumerate(self._others):
-            context = self._filling[row.output_id] = self._cut_off[row.variant, place_of(number)]
-            yield replace(row, variant=context.variant)
+            settings = self._filling[row.output_id] = self._cut_off[row.variant, place_of(number)]
+            yield replace(row, variant=settings.variant)
 
     def take(self, finished: FinishedRows) -> None:
         """Keeps rows that came to their end."""
@@ -117,8 +119,8 @@ class _Rows:
     def begun(self) -> list[Begun]:
         """The others, so far."""
         return [
-            Begun(output_id, self._records[output_id], context.sampling["max_tokens"])
-            for output_id, context in self._filling.items()
+            Begun(output_id, self._records[output_id], settings.sampling["max_tokens"])
+            for output_id, settings in self._filling.items()
             if output_id in self._records
         ]
 
@@ -127,18 +129,20 @@ class _Rows:
         return max(ends(self._records.values()))
 
 
-def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[WorkRow], others: Sequence[WorkRow]) -> Ran:
+def run(
+    job: AugmentJob, variants: Mapping[str, VariantSettings], rows: Sequence[WorkRow], others: Sequence[WorkRow]
+) -> Ran:
     """Runs the rows.
 
     Args:
-        contexts: of each variant of the job.
+        variants: settings of each variant of the job, by its name.
         others: rows that may be begun: one after another, until those that were asked for are there.
 
     Raises:
         EngineError: the model or engine cannot be started.
         StoppedError: a signal came.
     """
-    work = _Rows(contexts, rows, others)
+    work = _Rows(variants, rows, others)
     up: list[tuple[float, EngineInfo, int]] = []
     asked, drain_until = monotonic(), math.inf
     with stop_signals(grace_seconds=0) as signalled, connected(job.cluster.address):
@@ -146,7 +150,7 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus
         _log.info("running %d rows, and others beside them that fill the engine", len(rows))
-        pool = ReplicaPool(job.model, job.engine, _one_of(job.cluster), work.contexts, adopt_at_most=1)
+        pool = ReplicaPool(job.model, job.engine, _one_of(job.cluster), work.variants, adopt_at_most=1)
 
         def stop_within() -> float | None:
             nonlocal drain_until
@@ -167,7 +171,7 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
 
         try:
             with Bar("starting an engine", len(rows)) as bar:
-                coordinator = Coordinator(pool, work.contexts, iter(work), work.most, sink, stop_within, on_ready)
+                coordinator = Coordinator(pool, work.variants, iter(work), work.most, sink, stop_within, on_ready)
                 coordinator.run()
             ended = monotonic()
             undisturbed = not coordinator.in_flight and not pool.restarts and pool.members[0].phase == "serving"
@@ -180,7 +184,7 @@ def run(job: AugmentJob, contexts: Mapping[str, RowContext], rows: Sequence[Work
         records=work.ended(),
         begun=work.begun() if undisturbed else [],
         undisturbed=undisturbed,
-        most_tokens=max(context.sampling["max_tokens"] for context in contexts.values()),
+        most_tokens=max(settings.sampling["max_tokens"] for settings in variants.values()),
         info=info,
         start_seconds=up[0][0] - asked,
         stop_seconds=monotonic() - ended,
@@ -214,7 +218,7 @@ def _one_of(cluster: Cluster) -> Cluster:
     return cluster.model_copy(update={"replicas": 1, "cpus_per_replica": cpus})
 
 
-def _cut_off(context: RowContext, sooner: int) -> RowContext:
-    tokens = cut_off_at(context.sampling["max_tokens"], sooner)
-    sampling = {**context.sampling, "max_tokens": tokens, "min_tokens": min(context.sampling["min_tokens"], tokens)}
-    return replace(context, variant=f"{context.variant} to {tokens} tokens", sampling=sampling)
+def _cut_off(settings: VariantSettings, sooner: int) -> VariantSettings:
+    tokens = cut_off_at(settings.sampling["max_tokens"], sooner)
+    sampling = {**settings.sampling, "max_tokens": tokens, "min_tokens": min(settings.sampling["min_tokens"], tokens)}
+    return replace(settings, variant=f"{settings.variant} to {tokens} tokens", sampling=sampling)

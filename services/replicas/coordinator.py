@@ -16,7 +16,7 @@ from schemas.rows import FinishedRows, WorkRow, to_batch
 from services.observability.metrics import ReplicaStatus
 from services.replicas.dispatch_window import DispatchWindow
 from services.replicas.replica_pool import Lost, Member, Ready, Returned
-from services.replicas.row_records import RowContext, failed_record
+from services.replicas.row_records import VariantSettings, failed_record
 
 # Rows in one message to a replica, at most.
 _LEASE_ROWS = 64
@@ -68,7 +68,7 @@ class Coordinator:
 
     Args:
         pool: the replicas.
-        contexts: of the rows, by their variant.
+        variants: settings of each variant that rows have, by its name.
         rows: the rows to do, planned lazily.
         total: how many rows those are, at most; near the end they are shared out evenly.
         sink: takes finished rows; called from this thread.
@@ -80,14 +80,14 @@ class Coordinator:
     def __init__(
         self,
         pool: Pool,
-        contexts: Mapping[str, RowContext],
+        variants: Mapping[str, VariantSettings],
         rows: Iterator[WorkRow],
         total: int,
         sink: Callable[[FinishedRows], None],
         stop_within: Callable[[], float | None],
         on_ready: Callable[[Member], None],
     ) -> None:
-        self._pool, self._contexts = pool, contexts
+        self._pool, self._variants = pool, variants
         self._window = DispatchWindow(rows)
         self._left = total
         self._sink, self._stop_within, self._on_ready = sink, stop_within, on_ready
@@ -249,6 +249,6 @@ class Coordinator:
     def _failed(self, rows: list[WorkRow], reason: str) -> FinishedRows:
         records = []
         for row in rows:
-            context = self._contexts[row.variant]
-            records.append(failed_record(row, context, context.seed_of(row), reason))
+            settings = self._variants[row.variant]
+            records.append(failed_record(row, settings, settings.seed_of(row), reason))
         return FinishedRows.of(rows, to_batch(records))

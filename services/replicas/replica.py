@@ -23,7 +23,7 @@ from services.engines.cpu_cores import CoreClaim
 from services.engines.engine import Engine, EngineDeadError, EngineInfo, EngineSpec
 from services.engines.fake_engine import FakeEngine
 from services.models.checkpoints import locate
-from services.replicas.row_records import RowContext, failed_record, finished_record
+from services.replicas.row_records import VariantSettings, failed_record, finished_record
 
 _log = logging.getLogger("kindling")
 
@@ -72,13 +72,13 @@ class _Session:
     """One job's rows in this replica.
 
     Attributes:
-        contexts: by variant.
+        variants: settings of each variant that rows have, by its name.
         news: set where there are records, or the engine is dead.
         many: set where there are so many that they should not wait for more, or none is to come.
         heard_at: when the job last called, on the monotonic clock; infinity while a call of it waits here.
     """
 
-    contexts: dict[str, RowContext]
+    variants: dict[str, VariantSettings]
     records: list[tuple[WorkRow, dict[str, Any]]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     many: asyncio.Event = field(default_factory=asyncio.Event)
@@ -148,11 +148,11 @@ class Replica:
         return self._engine.info
 
     @ray.method(max_task_retries=-1)
-    async def open(self, job: str, contexts: Mapping[str, RowContext]) -> Opened:
+    async def open(self, job: str, variants: Mapping[str, VariantSettings]) -> Opened:
         """Begins a job's session; asked again while Ray restarts this actor.
 
         Args:
-            contexts: by variant; a row tells the name of its own.
+            variants: settings of each variant that rows have, by its name.
 
         Raises:
             EngineError: as `start`.
@@ -162,7 +162,7 @@ class Replica:
             await asyncio.sleep(math.inf)  # this process is ending; Ray asks its successor
         await self.close(job)  # where this is asked again, the driver knows nothing of the rows of the first time
         revision = info.model_revision
-        session = _Session({name: replace(c, model_revision=revision) for name, c in contexts.items()})
+        session = _Session({name: replace(settings, model_revision=revision) for name, settings in variants.items()})
         self._sessions[job] = session
         node, missing = ray.get_runtime_context().get_node_id(), self._claim.missing if self._claim is not None else 0
         return Opened(info, node, self._cores, missing, self._share(session), monotonic() - self._began)
@@ -289,18 +289,18 @@ class Replica:
                 ray.kill(ray.get_runtime_context().current_actor)
 
     async def _run(self, session: _Session, row: WorkRow, together: "_Together") -> None:
-        context = session.contexts[row.variant]
-        seed = context.seed_of(row)
+        settings = session.variants[row.variant]
+        seed = settings.seed_of(row)
         try:
             async with together:
                 if row.values is None:
                     raise RowError(row.fault)
                 if row.refused:
                     raise RowRejection(row.refused)
-                prompt = context.recipe.render(row.values, seed)
+                prompt = settings.recipe.render(row.values, seed)
                 prepared = await self._engine.prepare(prompt.messages)
-            generation = await self._engine.generate(prepared, context.sampling, seed)
-            record = finished_record(row, context, seed, prompt, generation)
+            generation = await self._engine.generate(prepared, settings.sampling, seed)
+            record = finished_record(row, settings, seed, prompt, generation)
         except EngineDeadError as error:
             self._dead = error
             for each in self._sessions.values():
@@ -308,11 +308,11 @@ class Replica:
                 each.many.set()
             return
         except RowRejection as rejection:
-            record = failed_record(row, context, seed, str(rejection), REJECTED)
+            record = failed_record(row, settings, seed, str(rejection), REJECTED)
         except RowError as error:
-            record = failed_record(row, context, seed, str(error))
+            record = failed_record(row, settings, seed, str(error))
         except Exception as error:  # a row that is never answered would hang its job
-            record = failed_record(row, context, seed, f"{type(error).__name__}: {error}")
+            record = failed_record(row, settings, seed, f"{type(error).__name__}: {error}")
         session.records.append((row, record))
         session.news.set()
         # The task that runs this is still among them.

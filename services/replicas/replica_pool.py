@@ -19,7 +19,7 @@ from services.cluster import cause_of, head_answers
 from services.engines.engine import EngineDeadError, EngineInfo
 from services.replicas.placement import replica_actor, replica_spec
 from services.replicas.replica import Opened, SessionLostError
-from services.replicas.row_records import RowContext
+from services.replicas.row_records import VariantSettings
 from services.replicas.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")
@@ -103,7 +103,7 @@ class ReplicaPool:
     Must be used inside `services.cluster.connected`.
 
     Args:
-        contexts: of the rows to come, by their variant.
+        variants: settings of each variant that rows have, by its name.
         adopt_at_most: so many of a warm pool's replicas; all by default.
 
     Attributes:
@@ -115,10 +115,10 @@ class ReplicaPool:
         model: Model,
         engine: dict[str, Any],
         cluster: Cluster,
-        contexts: Mapping[str, RowContext],
+        variants: Mapping[str, VariantSettings],
         adopt_at_most: int | None = None,
     ) -> None:
-        self._contexts, self._job = contexts, uuid.uuid4().hex
+        self._variants, self._job = variants, uuid.uuid4().hex
         self._heard_at = time.monotonic()
         self._deaths: Counter[int] = Counter()
         self.restarts = 0
@@ -240,7 +240,7 @@ class ReplicaPool:
         return self._opened(Member(number, replica_actor(self._spec).remote(self._spec)))
 
     def _opened(self, member: Member) -> Member:
-        member.waits_for = member.actor.open.remote(self._job, self._contexts)
+        member.waits_for = member.actor.open.remote(self._job, self._variants)
         return member
 
     def _put(self, member: Member) -> None:

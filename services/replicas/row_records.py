@@ -61,8 +61,8 @@ class Recipe(Protocol):
 
 
 @dataclass(frozen=True)
-class RowContext:
-    """What all rows of one variant of a run have in common."""
+class VariantSettings:
+    """Settings that all rows of one variant of a run have in common."""
 
     recipe: Recipe
     sampling: dict[str, Any]
@@ -77,16 +77,16 @@ class RowContext:
 
 
 def finished_record(
-    row: WorkRow, context: RowContext, seed: int, prompt: Prompt, generation: Generation
+    row: WorkRow, settings: VariantSettings, seed: int, prompt: Prompt, generation: Generation
 ) -> dict[str, Any]:
     """One row of ROW_SCHEMA from what the engine wrote; a text that the recipe refuses is kept as it stands."""
     state = ACCEPTED
     try:
-        text, reason = context.recipe.finish(generation.text, cut_off=generation.finish_reason == "length")
+        text, reason = settings.recipe.finish(generation.text, cut_off=generation.finish_reason == "length")
     except RowRejection as rejection:
         text, state, reason = generation.text, REJECTED, str(rejection)
     return {
-        **_lineage(row, context, seed),
+        **_lineage(row, settings, seed),
         # A recipe may have decoded what the model wrote, half a surrogate pair as well.
         "text": _encodable(text),
         "state": state,
@@ -104,10 +104,12 @@ def finished_record(
     }
 
 
-def failed_record(row: WorkRow, context: RowContext, seed: int, reason: str, state: str = ERROR) -> dict[str, Any]:
+def failed_record(
+    row: WorkRow, settings: VariantSettings, seed: int, reason: str, state: str = ERROR
+) -> dict[str, Any]:
     """One row of ROW_SCHEMA for a row that could not be generated, or (REJECTED) was not to be."""
     return {
-        **_lineage(row, context, seed),
+        **_lineage(row, settings, seed),
         "text": "",
         "state": state,
         "reason": _encodable(reason),
@@ -124,16 +126,16 @@ def failed_record(row: WorkRow, context: RowContext, seed: int, reason: str, sta
     }
 
 
-def _lineage(row: WorkRow, context: RowContext, seed: int) -> dict[str, Any]:
+def _lineage(row: WorkRow, settings: VariantSettings, seed: int) -> dict[str, Any]:
     return {
         "source": row.source,
         "row_index": row.row_index,
         "sample": row.sample,
-        "variant": context.variant,
-        "prompt_id": context.recipe.prompt_id,
-        "prompt_hash": context.recipe.prompt_hash,
-        "model": context.model,
-        "model_revision": context.model_revision,
+        "variant": settings.variant,
+        "prompt_id": settings.recipe.prompt_id,
+        "prompt_hash": settings.recipe.prompt_hash,
+        "model": settings.model,
+        "model_revision": settings.model_revision,
         "seed": seed,
     }
 

@@ -24,7 +24,7 @@ from schemas.emotions import EMOTIONS
 from schemas.job import parse_job
 from services.engines.fake_engine import LatencyModel
 from services.replicas.coordinator import Coordinator
-from services.replicas.row_records import RowContext
+from services.replicas.row_records import VariantSettings
 from services.storage.lease import leased
 from services.storage.shard_index import read_index
 from services.storage.shard_writer import ShardWriter
@@ -106,9 +106,9 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         writer = ShardWriter(store, run, index, lease, lambda batch: None, lambda manifest: None)
         pool = SimulatedPool(replicas, LatencyModel(**engine), _PROMPT_TOKENS, driver_seconds_per_row)
         sampling = job.sampling.model_dump()
-        contexts = {name: RowContext(recipe, sampling, job.seed, job.model.id) for name, recipe in recipes.items()}
+        variants = {name: VariantSettings(recipe, sampling, job.seed, job.model.id) for name, recipe in recipes.items()}
         planned = work_rows(run, reader, recipes, writer, set())
-        coordinator = Coordinator(pool, contexts, planned, rows, writer.put, _not_stopped(writer), lambda member: None)
+        coordinator = Coordinator(pool, variants, planned, rows, writer.put, _not_stopped(writer), lambda member: None)
         coordinator.run()
         writer.close()
         if writer.error is not None:

@@ -27,7 +27,7 @@ from schemas.rows import REJECTED, RowError, RowRejection, WorkRow, to_batch
 from schemas.run import RunRecord
 from services.engines.engine import Generation
 from services.observability.series import AugmentMetrics
-from services.replicas.row_records import RowContext, failed_record, finished_record
+from services.replicas.row_records import VariantSettings, failed_record, finished_record
 from tests.support.files import SHARED_DATA
 
 PROMPTS = Path(alpaca.__file__).parent / "prompts"
@@ -345,9 +345,9 @@ def test_alpacas_own_file_is_read_with_and_without_the_column_input(tmp_path):
 
 
 def record_of(text):
-    context = RowContext(AlpacaRewrite("v3", "given"), {}, 0, "m")
+    settings = VariantSettings(AlpacaRewrite("v3", "given"), {}, 0, "m")
     generation = Generation(text, "stop", 5, 0, 7, datetime.now(UTC), 0.5)
-    return finished_record(WorkRow(0, 0, "a", 0, 0, ROW), context, 1, rendered("v3"), generation)
+    return finished_record(WorkRow(0, 0, "a", 0, 0, ROW), settings, 1, rendered("v3"), generation)
 
 
 def test_a_finished_row_keeps_its_text_and_tells_what_was_cut_off():
@@ -368,10 +368,10 @@ def test_rejects_are_counted_by_their_rule():
         name="a", created_at="", job={}, fingerprint="", identity={}, inputs=[], segments=[4], samples=1,
         rows_per_shard=4,
     )  # fmt: skip
-    context = RowContext(AlpacaRewrite("v3", "given"), {}, 0, "m")
+    settings = VariantSettings(AlpacaRewrite("v3", "given"), {}, 0, "m")
     rows = [WorkRow(index, 0, "a", index, 0, ROW) for index in range(3)]
     rules = ["url", "near_duplicate of row 1 of a", "near_duplicate of row 2 of a"]
-    unsent = [failed_record(row, context, 1, rule, REJECTED) for row, rule in zip(rows, rules, strict=True)]
+    unsent = [failed_record(row, settings, 1, rule, REJECTED) for row, rule in zip(rows, rules, strict=True)]
     metrics = AugmentMetrics("a")
     Progress(run, metrics).on_rows(to_batch([*unsent, record_of("")]))
 

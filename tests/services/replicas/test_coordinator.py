@@ -11,7 +11,7 @@ from schemas.errors import EngineError
 from schemas.rows import FinishedRows, WorkRow
 from services.replicas.coordinator import Coordinator
 from services.replicas.replica_pool import Lost, Member, Ready, Returned
-from services.replicas.row_records import RowContext
+from services.replicas.row_records import VariantSettings
 
 RECIPE = SimpleNamespace(prompt_id="p", prompt_hash="h")
 SHARE = 20
@@ -77,8 +77,8 @@ def run(pool, number, stop_within=lambda: None):
         else:
             finished.extend(message.output_ids)
 
-    contexts = {"default": RowContext(RECIPE, {}, 0, "fake")}
-    coordinator = Coordinator(pool, contexts, rows(number), number, sink, stop_within, lambda member: None)
+    variants = {"default": VariantSettings(RECIPE, {}, 0, "fake")}
+    coordinator = Coordinator(pool, variants, rows(number), number, sink, stop_within, lambda member: None)
     return coordinator.run(), finished, failed
 
 

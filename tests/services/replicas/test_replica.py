@@ -50,6 +50,6 @@ def test_a_job_has_its_equal_share_and_what_the_others_leave(others, share):
     spec = EngineSpec(Model(id="fake"), {"max_num_seqs": 20})
     one = Replica(spec)
     one._engine = FakeEngine(spec)
-    sessions = [replica._Session(contexts={}, tasks=set(range(tasks))) for tasks in [0, *others]]
+    sessions = [replica._Session(variants={}, tasks=set(range(tasks))) for tasks in [0, *others]]
     one._sessions = dict(enumerate(sessions))
     assert one._share(sessions[0]) == share
