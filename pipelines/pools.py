@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.jobfile import as_job
 from schemas.augment import AugmentJob
 from schemas.errors import EngineError
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.replicas import warm_pool
 from services.replicas.warm_pool import PoolState
 
@@ -72,5 +72,5 @@ def _lasting_cluster(address: str | None) -> Iterator[None]:
             "cluster.address", None, "a pool lives in a Ray cluster, and none is named",
             "run `ray start --head` once, then `export RAY_ADDRESS=auto` (README.md); jobs find the pool there",
         )  # fmt: skip
-    with connected(address):
+    with connect_to_ray(address):
         yield

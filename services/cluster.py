@@ -1,4 +1,4 @@
-"""Ray: joining a cluster, or starting one on this machine for as long as the job runs."""
+"""The connection to Ray: joins a running cluster, or starts one on this machine for as long as the job runs."""
 
 import contextlib
 import logging
@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 
@@ -14,36 +15,40 @@ from schemas.errors import EngineError
 from schemas.text import shorten
 from services.observability import logs
 
-# The object store only carries messages of a few KB; Ray would reserve 30% of the memory.
+# Kindling's messages are a few KB each. Ray would reserve 30% of the machine's memory for its object store.
 _OBJECT_STORE_BYTES = 256 << 20
-_ANSWER_SECONDS = 5.0
+_HEAD_TIMEOUT_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[str]:
-    """Inside the block this process is a Ray driver.
+def connect_to_ray(address: str | None) -> Iterator[str]:
+    """Makes this process a Ray driver inside the block.
 
-    A connection that is already there (a notebook's, a test's) is used and left. Else the cluster at `address` or
-    RAY_ADDRESS is joined, or one is started on this machine that ends with the block.
+    A connection that exists already (in a notebook or a test) is used, and stays open after the block. Otherwise the
+    cluster at `address` or RAY_ADDRESS is joined. Where neither is set, a cluster is started on this machine and ends
+    with the block.
+
+    Args:
+        address: address of a running cluster (`cluster.address` of a job), or None.
 
     Yields:
-        `host:port` at which a Ray that was started here tells its own metrics and vLLM's. Empty for another's, which
-        Prometheus finds by Ray's own means.
+        Address `host:port` at which a cluster that was started here exposes Ray's and vLLM's metrics. Empty for any
+        other cluster: Prometheus discovers those by Ray's own means.
 
     Raises:
-        EngineError: there is no cluster at that address, or Ray does not start here.
+        EngineError: no cluster answers at that address, or Ray does not start on this machine.
     """
     if ray.is_initialized():
         yield ""
         return
-    # A service sends nothing home unless its owner asks for it.
+    # No usage statistics are sent unless the owner of the machine turns them on.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's workers would give way to every other process of the machine, but engines are what it is there for.
+    # By default Ray's workers have a lower priority than every other process. Here engines are the main work.
     os.environ.setdefault("RAY_worker_niceness", "0")
     address = address or os.environ.get("RAY_ADDRESS")
-    heard = logs.dependencies_are_logged()
-    options = {
-        "log_to_driver": heard,
+    log_workers = logs.dependencies_are_logged()
+    options: dict[str, Any] = {
+        "log_to_driver": log_workers,
         "logging_level": logging.ERROR,
         "configure_logging": not logs.capture_library_log("ray"),
     }
@@ -52,18 +57,13 @@ def connected(address: str | None) -> Iterator[str]:
         if address:
             ray.init(address=address, **options)
         else:
-            # "local": ray.init would else join a cluster that somebody else runs on this machine.
+            # "local": without it ray.init would join a cluster that somebody else runs on this machine.
             ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **options)
-    except Exception as error:  # Ray raises that very class where a node does not start in time
-        told = shorten(str(error).splitlines()[0])
-        cause = f"no Ray cluster answers there: {told}" if address else f"Ray does not start on this machine: {told}"
-        remedy = "start one with `ray start --head`, or leave the key out to run on this machine"
-        if not address:
-            remedy = "start the job again when the machine is less busy; Ray's logs are in /tmp/ray"
-        raise EngineError("cluster.address", address, cause, remedy) from None
-    if heard:
+    except Exception as error:  # Ray raises a plain Exception where a node does not start in time
+        raise _connection_error(address, error) from None
+    if log_workers:
         _log_workers()
-    # Ray's own handler would end the process with a code that tells nobody to come again.
+    # Ray installs a handler that ends the process with an exit code that does not mean "stopped, run it again".
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
@@ -72,8 +72,22 @@ def connected(address: str | None) -> Iterator[str]:
         ray.shutdown()
 
 
+def _connection_error(address: str | None, error: Exception) -> EngineError:
+    first_line = shorten(str(error).splitlines()[0])
+    if address:
+        cause = f"no Ray cluster answers there: {first_line}"
+        remedy = "start one with `ray start --head`, or leave the key out to run on this machine"
+    else:
+        cause = f"Ray does not start on this machine: {first_line}"
+        remedy = "start the job again when the machine is less busy; Ray's logs are in /tmp/ray"
+    return EngineError("cluster.address", address, cause, remedy)
+
+
 def _log_workers() -> None:
-    """What workers say becomes records of the log. Ray would print it, also to the standard output of `--json`."""
+    """Turns the output of Ray's workers into log records.
+
+    Ray would print it, also to standard output, where it would mix with the JSON of `--json`.
+    """
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher  # no public way (2.60)
 
     dispatcher.remove_handler("ray_print_logs")
@@ -85,16 +99,19 @@ def _metrics_address() -> str:
     return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
 
 
-def head_answers() -> bool:
-    """Whether the cluster's head is there. Ray itself would wait for it a minute, and then abort this process."""
+def is_head_reachable() -> bool:
+    """Returns whether the cluster's head node accepts connections.
+
+    Ray's own calls would wait for a lost head for a minute, and then abort this process.
+    """
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_TIMEOUT_SECONDS).close()
     except OSError:
         return False
     return True
 
 
-def cause_of(error: Exception) -> str:
-    """The line on which Ray tells the cause of an error, below a table of ids."""
+def cause_line(error: Exception) -> str:
+    """Returns the line of a Ray error that names its cause: the last one, below a table of ids."""
     return " ".join((str(error).strip() or type(error).__name__).splitlines()[-1].split())

@@ -19,7 +19,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
 from schemas.run import RunRecord
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target, serve_metrics
 from services.observability.series import AugmentMetrics
 from services.replicas.coordinator import Coordinator
@@ -127,7 +127,7 @@ def _generate(
     recipe = next(iter(variants.values())).recipe  # what is compared is the input, whatever the variant
     duplicates = near_duplicates_of(reader, recipe) if recipe.compares else {}
     with (
-        connected(job.cluster.address) as ray_metrics,
+        connect_to_ray(job.cluster.address) as ray_metrics,
         register_target(ray_metrics, job.metrics, job="ray"),
         Display(progress) as display,
     ):

@@ -33,7 +33,7 @@ from pipelines.benchmarks.report import conclude
 from pipelines.run_status.status import status
 from schemas.errors import KindlingError, RunError
 from schemas.job import Cluster, Model
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.replicas import warm_pool
 
 Texts = dict[tuple[int, int], str]
@@ -75,7 +75,7 @@ def determinism(rows: int = 56, samples: int = 2, max_tokens: int = 64) -> bool:
 
 
 class Comparison:
-    """All runs in one mode, in one folder. Must be used inside `services.cluster.connected`."""
+    """All runs in one mode, in one folder. Must be used inside `services.cluster.connect_to_ray`."""
 
     def __init__(self, folder: Path, samples: int, max_tokens: int) -> None:
         self._folder, self._samples, self._max_tokens = folder, samples, max_tokens
@@ -156,7 +156,7 @@ def _own_ray(mode: str) -> Iterator[None]:
     if mode == "batch-invariant":
         os.environ[_BATCH_INVARIANT] = "1"
     try:
-        with connected(None):
+        with connect_to_ray(None):
             yield
     finally:
         os.environ.pop(_BATCH_INVARIANT, None)

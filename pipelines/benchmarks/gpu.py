@@ -24,7 +24,7 @@ from pipelines.benchmarks.throughput.workloads import Workload
 from pipelines.benchmarks.watched import watched
 from schemas.emotions import EMOTIONS
 from schemas.job import Model
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.models.embedded import embedded_checkpoint
 
 STORY_TOKENS, STORIES = 310, 33_098
@@ -114,7 +114,7 @@ def measure(
     Only one engine fits a GPU, so each arm's engine is started anew in each round, before its clock starts.
     """
     samples: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, connected(None):
+    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, connect_to_ray(None):
         folder = Path(scratch)
         for workload in workloads:
             workload.write(folder / f"{workload.name}.jsonl")

@@ -30,7 +30,7 @@ from pipelines.benchmarks.throughput.workloads import Workload
 from pipelines.previewing.estimates import CONFIDENCE, Interval
 from schemas.emotions import EMOTIONS
 from schemas.job import Cluster, Model
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.observability.series import AugmentMetrics
 from services.replicas import warm_pool
 from services.storage.store import ShardStore
@@ -78,7 +78,7 @@ def watched(
     sampling = {"temperature": 0.9, "top_p": 0.95, "max_tokens": tokens, "ignore_eos": True}
     workload = Workload("watched", "babylm_story", "p3", contexts, sampling)
     engine = engine or _ENGINE
-    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, connected(None):
+    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, connect_to_ray(None):
         folder = Path(scratch)
         workload.write(folder / "rows.jsonl")
         arms = _arms(model or Model(), engine)

@@ -14,7 +14,7 @@ from pipelines.evaluation.tables import Table
 from schemas.errors import EngineError
 from schemas.evaluate import EvaluatedModel, EvaluateJob, LmEval, task_name
 from schemas.fingerprint import identity_of
-from services.cluster import connected
+from services.cluster import connect_to_ray
 
 LM_EVAL = "lm_eval"
 
@@ -55,7 +55,7 @@ def evaluate_lm_eval(session: Session) -> LmEvalReport:
             for name, tasks in identities.items()}  # fmt: skip
     left = {name: todo for name, tasks in done.items() if (todo := [task for task in tasks if tasks[task] is None])}
     if left:
-        with connected(session.job.cluster.address):
+        with connect_to_ray(session.job.cluster.address):
             for name, tasks in left.items():
                 with session.told(name):
                     for task, scores in _scores(session, name, tasks):

@@ -14,7 +14,7 @@ from pipelines.evaluation.tables import Table, percent
 from schemas.errors import JobError
 from schemas.evaluate import EvaluateJob, Preference
 from schemas.text import printable
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.storage.filesystem import resolve
 
 PREFERENCE = "preference"
@@ -64,7 +64,7 @@ def evaluate_preference(session: Session) -> PreferenceReport:
     prompts = first_of_each(read_prompts(section, PREFERENCE), section.per_emotion)
     url = write_prompts(store, PREFERENCE, prompts)
     answers: dict[str, list[Answer]] = {}
-    with connected(job.cluster.address):
+    with connect_to_ray(job.cluster.address):
         for name, (model, _) in session.models.items():
             with session.told(name):
                 answers[name], _ = responses_of(job, model, PREFERENCE, prompts, url)

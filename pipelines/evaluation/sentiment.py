@@ -23,7 +23,7 @@ from schemas.emotions import EMOTIONS
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
 from schemas.job import Classifier
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.models.classifier import EmotionClassifier, classifier_revision, load_classifier, with_absolute_path
 from services.models.document_scores import score_documents
 from services.replicas.actors import spread
@@ -72,7 +72,7 @@ def evaluate_sentiment(session: Session) -> SentimentReport:
     facts |= {name: _answer_facts(answers) for name, answers in given.items()}
     identities = {name: identity_of({SENTIMENT: common, **each}) for name, each in facts.items()}
     if left := session.undone(SENTIMENT, identities):
-        with connected(job.cluster.address):
+        with connect_to_ray(job.cluster.address):
             found, engines = {name: given[name] for name in left if name in given}, {}
             url = write_prompts(store, SENTIMENT, prompts) if models else ""
             # Each model's engines have the machine to themselves, and the classifier has it after them.

@@ -14,7 +14,7 @@ from pipelines.evaluation.progress import Progress
 from pipelines.evaluation.record import read_result
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.job import Model
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.models.causal_lm import load_causal_model
 from services.replicas.actors import spread
 from services.storage.store import ShardStore
@@ -76,7 +76,7 @@ class Session:
             StoppedError: a signal came; what is done is kept.
         """
         if left := self.undone(evaluation, identities):
-            with connected(self.job.cluster.address):
+            with connect_to_ray(self.job.cluster.address):
                 for name in left:
                     with self.told(name):
                         measure(name)

@@ -24,7 +24,7 @@ from schemas.errors import JobError, RunError, StoppedError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import Input
 from schemas.label import LabelJob
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.models.classifier import classifier_revision
 from services.storage.lease import Lease, leased
 from services.storage.store import ShardStore, shard_path
@@ -147,7 +147,7 @@ def _label(
     store: ShardStore, job: LabelJob, run: LabelRecord, left: list[LineRange], tally: Tally, lease: Lease
 ) -> None:
     progress = Progress(run.name, tally, len(run.ranges))
-    with connected(job.cluster.address), _interruptible(), progress.shown() as advance:
+    with connect_to_ray(job.cluster.address), _interruptible(), progress.shown() as advance:
         for manifest, contexts in labelled(left, job, run.fingerprint):
             lease.check()
             commit(store, manifest, contexts)

@@ -35,7 +35,7 @@ def labelled(
 ) -> Iterator[tuple[ContextManifest, pa.Table]]:
     """The shards of these ranges as they are done, in no order.
 
-    Must be used inside `services.cluster.connected`.
+    Must be used inside `services.cluster.connect_to_ray`.
 
     Raises:
         KindlingError: a worker failed; the shards that are not done stay undone.

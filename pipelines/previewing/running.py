@@ -12,7 +12,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import StoppedError
 from schemas.job import Cluster
 from schemas.rows import FinishedRows, WorkRow
-from services.cluster import connected
+from services.cluster import connect_to_ray
 from services.engines.engine import EngineInfo
 from services.observability.terminal import Bar
 from services.replicas.coordinator import Coordinator
@@ -145,7 +145,7 @@ def run(
     work = _Rows(variants, rows, others)
     up: list[tuple[float, EngineInfo, int]] = []
     asked, drain_until = monotonic(), math.inf
-    with stop_signals(grace_seconds=0) as signalled, connected(job.cluster.address):
+    with stop_signals(grace_seconds=0) as signalled, connect_to_ray(job.cluster.address):
         _, warm = find_pool(job.model, job.engine)
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus

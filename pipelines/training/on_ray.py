@@ -25,7 +25,7 @@ from pipelines.training.folder import LOG_NAME
 from pipelines.training.ray_task import Board, environment_of, train_task
 from schemas.errors import EngineError, JobError, KindlingError, StoppedError
 from schemas.train import ClassifierStage, TrainJob, TrainOutput
-from services.cluster import cause_of, connected, head_answers
+from services.cluster import cause_line, connect_to_ray, is_head_reachable
 from services.observability.terminal import shows_bars
 from services.replicas.placement import cpus_of_each, fits_a_node
 
@@ -89,7 +89,7 @@ def train_all(jobs: Iterable[TrainJob | Mapping[str, Any] | str | Path], address
     """
     students = [_Student(as_job(job, TrainJob)) for job in jobs]
     _refuse_one_folder_for_two(students)
-    with stop_signals(grace_seconds=0) as stop_within, connected(address):
+    with stop_signals(grace_seconds=0) as stop_within, connect_to_ray(address):
         return _Trainings(students).run(lambda: stop_within() is not None)
 
 
@@ -185,7 +185,7 @@ class _Trainings:
                 remedy = f"this is a fault of Kindling's own, or of a library; where it had begun {log} tells more"
                 self._close(student, error=EngineError(name, None, cause, remedy))
         except ray.exceptions.RayError as died:
-            self._lost(student, cause_of(died))
+            self._lost(student, cause_line(died))
         else:
             self._close(student, report=report, lines=tuple(lines))
 
@@ -212,7 +212,7 @@ class _Trainings:
         Raises:
             StoppedError: the cluster is gone.
         """
-        if not head_answers():
+        if not is_head_reachable():
             cause = "the head of the Ray cluster does not answer any more"
             raise StoppedError("RAY_ADDRESS", None, cause, "start a cluster; the same command goes on there")
         try:

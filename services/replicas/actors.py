@@ -44,7 +44,7 @@ def spread(
 ) -> Iterator[tuple[int, Done]]:
     """Works through units on as many actors as the job has replicas; results as they come, each with its unit's number.
 
-    Must be used inside `services.cluster.connected`.
+    Must be used inside `services.cluster.connect_to_ray`.
 
     Args:
         load: makes what `work` needs, once in each actor; is told the device, cuda where GPUs are free or cpu, and how

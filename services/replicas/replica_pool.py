@@ -15,7 +15,7 @@ import ray
 from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
-from services.cluster import cause_of, head_answers
+from services.cluster import cause_line, is_head_reachable
 from services.engines.engine import EngineDeadError, EngineInfo
 from services.replicas.placement import replica_actor, replica_spec
 from services.replicas.replica import Opened, SessionLostError
@@ -100,7 +100,7 @@ class Lost:
 class ReplicaPool:
     """Starts replicas side by side, or adopts a warm pool's; each one serves as soon as it is up.
 
-    Must be used inside `services.cluster.connected`.
+    Must be used inside `services.cluster.connect_to_ray`.
 
     Args:
         variants: settings of each variant that rows have, by its name.
@@ -229,7 +229,7 @@ class ReplicaPool:
             self._require_head()
 
     def _require_head(self) -> None:
-        if not head_answers():
+        if not is_head_reachable():
             self.members = []
             raise StoppedError(
                 "cluster.address", None, "the head of the Ray cluster does not answer any more",
@@ -266,7 +266,7 @@ class ReplicaPool:
                 "this is a fault of Kindling's own; please report it with the log in Ray's session folder",
             ) from error  # fmt: skip
         except ray.exceptions.RayError as error:
-            return Lost(member, cause_of(error), "node" if _is_of_node(error, member) else "process")
+            return Lost(member, cause_line(error), "node" if _is_of_node(error, member) else "process")
         member.waits_for = None
         return self._returned(member, answer) if isinstance(answer, bytes) else self._ready(member, answer)
 

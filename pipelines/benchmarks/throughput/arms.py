@@ -34,7 +34,7 @@ _LOG_LINES = 30
 class Kindling:
     """`augment` on a warm pool of one replica that computes on all cores.
 
-    Must be used inside `services.cluster.connected`.
+    Must be used inside `services.cluster.connect_to_ray`.
     """
 
     def __init__(self, engine: dict[str, Any], cores: list[int], model: Model = EMBEDDED) -> None:

@@ -28,7 +28,7 @@ from pipelines.benchmarks.report import Goal, Ratio, conclude, ratio
 from pipelines.benchmarks.throughput.arms import Baseline, Kindling
 from pipelines.benchmarks.throughput.worker import Result
 from pipelines.benchmarks.throughput.workloads import WORKLOADS, Workload, p3_openings
-from services.cluster import connected
+from services.cluster import connect_to_ray
 
 ENGINE = {"max_model_len": 2048, "max_num_seqs": 64, "kv_cache_memory_bytes": 2 << 30}
 # p3 again, for the openings of stories, where the KV cache holds the eight requests that run and hardly more (3,260
@@ -147,7 +147,7 @@ def throughput(data: str, rows: int = 192, rounds: int = 3) -> bool:
     cores = sorted(os.sched_getaffinity(0))
     workloads = [make(Path(data), rows) for make in WORKLOADS.values()]
     openings = p3_openings(Path(data), rows)
-    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as folder, connected(None):
+    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as folder, connect_to_ray(None):
         bench = Bench(Path(folder), cores)
         at_rest = bench.measure("", workloads, ENGINE, ARMS, rounds)
         first_row_seconds = bench.first_row_seconds

@@ -229,11 +229,11 @@ import json, os, sys
 from pathlib import Path
 from pipelines.benchmarks.throughput.throughput import ARMS, Bench
 from pipelines.benchmarks.throughput.workloads import WORKLOADS, p3_openings
-from services.cluster import connected
+from services.cluster import connect_to_ray
 
 if __name__ == "__main__":
     workload = WORKLOADS["unique"](Path(sys.argv[2]), 6)
-    with connected(None):
+    with connect_to_ray(None):
         bench = Bench(Path(sys.argv[1]), sorted(os.sched_getaffinity(0)))
         engine = {"max_model_len": 1024, "max_num_seqs": 8}
         bench.measure("", [workload], engine, ARMS, 2)

@@ -139,9 +139,9 @@ def test_workers_are_heard_on_standard_error_and_the_result_stays_alone_on_stand
     script = """
 import sys, time, ray
 from services.observability import logs
-from services.cluster import connected
+from services.cluster import connect_to_ray
 logs.set_up(structured=True, dependencies=True)
-with connected(None):
+with connect_to_ray(None):
     ray.get(ray.remote(lambda: print("a worker's word", flush=True)).remote())
     time.sleep(5)  # a worker's lines come within a second
 print("the result")
