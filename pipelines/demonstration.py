@@ -67,7 +67,7 @@ def page(summary: Summary) -> Group:
 
 def _samples(run: str) -> list[dict]:
     rows = []
-    for batch in ShardStore(run).rows(columns=["emotion", "inputs", "text"]):
+    for batch in ShardStore(run).read_rows(columns=["emotion", "inputs", "text"]):
         rows += batch.to_pylist()
         if len(rows) >= _SAMPLES_SHOWN:
             break

@@ -13,7 +13,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
 from schemas.run import RunRecord
 from services.storage.filesystem import is_local
-from services.storage.lease import Lease, leased
+from services.storage.lease import Lease, hold_lease
 from services.storage.store import ShardStore
 
 # Ray unpacks each upload of a `--working-dir` into a folder of its own under this one.
@@ -34,7 +34,7 @@ def claimed(store: ShardStore, job: AugmentJob) -> Iterator[Lease]:
             if store.read_run() is None and not store.is_empty():
                 cause = "the folder is not empty and holds no run.json"
                 raise RunError("output.path", store.url, cause, "name a folder of its own")
-            lease = held.enter_context(leased(store))
+            lease = held.enter_context(hold_lease(store))
             store.remove_leftovers()
         except OSError as error:
             raise _unwritable(store, error) from None
@@ -92,7 +92,7 @@ def read_part(store: ShardStore, relative: str, columns: list[str] | None = None
         RunError: it is damaged.
     """
     try:
-        return store.read(relative, columns)
+        return store.read_table(relative, columns)
     except (OSError, pa.ArrowException) as error:
         cause = f"damaged: {str(error).splitlines()[0]}"
         raise RunError(relative, None, cause, "`kindling verify` lists all damage") from None

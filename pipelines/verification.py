@@ -18,8 +18,8 @@ from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
-from services.storage.lease import leased
-from services.storage.store import ShardStore, is_no_damage, shard_path
+from services.storage.lease import hold_lease
+from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
 _SET_ASIDE = "set-aside"
 
@@ -80,7 +80,7 @@ def verify(url: str, repair: bool = False) -> Verdict:
     if not repair:
         return judged()
     try:
-        with leased(store):
+        with hold_lease(store):
             verdict = judged()
             _set_aside(store, verdict)
     except OSError as error:
@@ -91,7 +91,7 @@ def verify(url: str, repair: bool = False) -> Verdict:
 
 def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
     verdict = Verdict(store.url)
-    committed = store.committed()
+    committed = store.committed_shards()
     expected_files = set()
     for shard, start, end in run.shard_ranges():
         if shard not in committed:
@@ -102,7 +102,7 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
         expected_files.add(shard_path("data", shard))
         files = {shard_path(folder, shard) for folder in FOLDER_OF_STATE.values()}
         try:
-            manifest = store.manifest(shard)
+            manifest = store.read_manifest(shard)
             causes = [*_foreign(run, manifest, shard, start, end), *_damaged(store, manifest)]
             causes = causes or list(_miscounted(store, run, manifest, verdict.rows))
         except (UnreadableError, OSError) as error:
@@ -127,7 +127,7 @@ def _unread(shard: int, error: UnreadableError | OSError) -> Fault:
 
 
 def _label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
-    verdict, kept, committed = Verdict(store.url), Counter(), store.committed()
+    verdict, kept, committed = Verdict(store.url), Counter(), store.committed_shards()
     for each in run.ranges:
         path = shard_path("data", each.shard)
         if each.shard not in committed:
@@ -186,9 +186,9 @@ def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Cou
         if state != ACCEPTED and path not in manifest.siblings:
             continue
         try:
-            table = store.read(path)
+            table = store.read_table(path)
         except (OSError, pa.ArrowException) as error:
-            if is_no_damage(error):
+            if is_filesystem_failure(error):
                 raise
             yield path, f"damaged: {str(error).splitlines()[0]}"
             return

@@ -27,7 +27,7 @@ from services.replicas.replica_pool import Member, ReplicaPool
 from services.replicas.row_records import Recipe, VariantSettings
 from services.storage.lease import Lease
 from services.storage.shard_index import ShardIndex, read_index
-from services.storage.shard_writer import ShardWriter, logged_rows
+from services.storage.shard_writer import ShardWriter, read_logged_rows
 from services.storage.store import ShardStore
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
             progress, index = Progress(run, metrics), read_index(store, run)
             # Before anybody may look: a counter that begins with less than was told is taken for one that was reset.
             progress.on_committed_before(totals := index.totals())
-            for rows in logged_rows(store, run, index.committed):
+            for rows in read_logged_rows(store, run, index.committed):
                 progress.on_logged_before(rows)
             with serve_metrics(metrics, job.metrics) as run.metrics:
                 index.save_if_due()

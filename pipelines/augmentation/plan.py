@@ -66,7 +66,7 @@ def planned_run(
     """
     run = _new_run(job, recipes, inputs, facts)
     old = store.read_run()
-    if old is None or not store.holds_rows():
+    if old is None or not store.has_rows():
         return run
     return _extended(old, run, store.url) if extend else _resumed(old, run, store.url)
 

@@ -170,7 +170,7 @@ def _run(which: str, arm: _Arm, workload: Workload, folder: Path, name: str) -> 
         scraper.kill()
         scraper.wait()
     store = ShardStore(summary.run)
-    shards = [store.manifest(number) for number in store.committed()]
+    shards = [store.read_manifest(number) for number in store.committed_shards()]
     starts, ends = ([_seconds(getattr(each, name)) for each in shards] for name in ("started_at", "finished_at"))
     return {
         "rows": summary.generated,
@@ -188,7 +188,7 @@ def _seconds(moment: str) -> float:
 def _counting(run: Path) -> list[float]:
     """Processor time to count a row that comes alone, which is the dearest; the mean of many, a few times."""
     store = ShardStore(str(run))
-    row = next(store.rows()).slice(0, 1)
+    row = next(store.read_rows()).slice(0, 1)
     progress = Progress(store.read_run(), AugmentMetrics("counted"))
     found = []
     for _ in range(5):

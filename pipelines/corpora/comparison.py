@@ -164,9 +164,9 @@ class _Run:
         shard = self._shard(key, index)
         name = self.sources[key][1].source
         found: list[dict[str, Any]] = []
-        for path in (shard_path(FOLDER_OF_STATE[ACCEPTED], shard), *self._store.manifest(shard).siblings):
+        for path in (shard_path(FOLDER_OF_STATE[ACCEPTED], shard), *self._store.read_manifest(shard).siblings):
             try:
-                table = self._store.read(path, _COLUMNS)
+                table = self._store.read_table(path, _COLUMNS)
             except (OSError, pa.ArrowException) as error:
                 raise damaged(self._store.path(path), error) from None
             is_it = pc.and_(pc.equal(table["source"], name), pc.equal(table["row_index"], index))

@@ -21,7 +21,7 @@ from pipelines.run_folder import refuse_lost_path, versions
 from schemas.compose import CORPUS_SCHEMA, ComposeJob, Composition, PartRecord
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
-from services.storage.filesystem import resolve, whole_folder, write_atomic
+from services.storage.filesystem import atomic_folder, resolve, write_atomic
 
 _log = logging.getLogger("kindling")
 
@@ -58,7 +58,7 @@ def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
     chosen = {name: filter(choices[name].takes, part) for name, part in parts.items()}
     record.parts = {name: _part_record(parts[name], found, asked[name]) for name, found in surveys.items()}
     try:
-        with whole_folder(fs, root) as folder:
+        with atomic_folder(fs, root) as folder:
             for number, table in enumerate(_tables(_in_turn(chosen, record.parts), record)):
                 name, data = f"data/train-{number:05d}.parquet", _parquet(table)
                 write_atomic(fs, f"{folder}/{name}", data)

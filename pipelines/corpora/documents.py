@@ -72,13 +72,13 @@ class RunDocuments:
         if part.variant not in (None, *run.variant_names):
             remedy = f"its variants are {shorten('; '.join(run.variant_names))}"
             raise JobError(f"parts.{name}.variant", part.variant, "the run has no such variant", remedy)
-        sizes = self._store.sizes()
+        sizes = self._store.shard_sizes()
         if not sizes:
             raise JobError(f"parts.{name}.run", part.run, "it has no shard yet", "run its job, or leave the part out")
         self._shards, self._fingerprint = sorted(sizes), run.fingerprint
         self.complete = len(sizes) == run.shards
         # What is committed is never rewritten but by a repair; its times tell that.
-        times = [(shard, size, self._store.manifest(shard).finished_at) for shard, size in sorted(sizes.items())]
+        times = [(shard, size, self._store.read_manifest(shard).finished_at) for shard, size in sorted(sizes.items())]
         digest = blake2b(repr(times).encode(), digest_size=16).hexdigest()
         self.content = {part.run: f"run {run.fingerprint}, {len(sizes)} shards, {digest}"}
 
@@ -95,7 +95,7 @@ class RunDocuments:
         for shard in self._shards:
             path = shard_path("data", shard)
             try:
-                for batch in self._store.batches(path, columns):
+                for batch in self._store.read_batches(path, columns):
                     for row in batch.to_pylist():
                         if self._variant in (None, row["variant"]):
                             yield row

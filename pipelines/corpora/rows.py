@@ -108,7 +108,7 @@ def open_committed(name: str) -> tuple[ShardStore, RunRecord, set[int]]:
     """
     store = ShardStore(name)
     run = open_run(store)
-    committed = store.committed()
+    committed = store.committed_shards()
     if not committed:
         remedy = "wait for its first one: `kindling status` tells how far it is"
         raise RunError("RUN", name, "no shard of this run is committed yet", remedy)

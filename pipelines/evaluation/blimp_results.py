@@ -99,7 +99,7 @@ def read_blimp(store: ShardStore, name: str) -> ModelBlimp:
     """
     path = result_path(BLIMP, name, "parquet")
     try:
-        table = store.read(path)
+        table = store.read_table(path)
         paradigms, margins = np.array(table["paradigm"].to_pylist()), table["margin"].to_numpy()
     except (OSError, KeyError, pa.ArrowException) as error:
         remedy = f"move {result_path(BLIMP, name, 'json')} away to have both made again"

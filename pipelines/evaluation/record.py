@@ -19,7 +19,7 @@ from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import difference, fingerprint
 from services.observability.series import EvaluateMetrics
-from services.storage.lease import leased
+from services.storage.lease import hold_lease
 from services.storage.store import ShardStore
 
 _RECORD = "evaluate.json"
@@ -42,7 +42,7 @@ def claimed(store: ShardStore, job: EvaluateJob, address: str, metrics: Evaluate
         cause = f"the folder is not empty and holds no {_RECORD}"
         raise RunError("output.path", store.url, cause, "name a folder of its own")
     try:
-        with leased(store) as lease:
+        with hold_lease(store) as lease:
             known = read_record(store) or {}
             # What failed in an earlier start, and what it told at its end, stand until this one comes to its own.
             last = {name: known[name] for name in ("ended_at", "last_metrics") if name in known}

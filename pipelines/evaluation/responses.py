@@ -162,7 +162,7 @@ def responses_of(
     store = ShardStore(url)
     found: dict[int, Answer] = {}
     for state in (ACCEPTED, ERROR):
-        for batch in store.rows(state, _COLUMNS):
+        for batch in store.read_rows(state, _COLUMNS):
             for row in batch.to_pylist():
                 prompt = prompts[row["row_index"]]
                 text, fault = (row["text"], "") if state == ACCEPTED else (None, row["reason"])

@@ -117,7 +117,7 @@ def read_sentiment(store: ShardStore, name: str, groups: Mapping[str, Sequence[s
     """
     path = result_path(SENTIMENT, name, "parquet")
     try:
-        rows = store.read(path).to_pylist()
+        rows = store.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
         remedy = f"move {result_path(SENTIMENT, name, 'json')} away to have both made again"
         raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None

@@ -69,9 +69,9 @@ def read_manifest(store: ShardStore, shard: int) -> ContextManifest:
     """The footer of a committed shard.
 
     Raises:
-        RunError: as `ShardStore.footer`.
+        RunError: as `ShardStore.read_footer`.
     """
-    return store.footer(shard, _KEY, ContextManifest)
+    return store.read_footer(shard, _KEY, ContextManifest)
 
 
 class Tally:

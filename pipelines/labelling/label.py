@@ -26,7 +26,7 @@ from schemas.job import Input
 from schemas.label import LabelJob
 from services.cluster import connect_to_ray
 from services.models.classifier import classifier_revision
-from services.storage.lease import Lease, leased
+from services.storage.lease import Lease, hold_lease
 from services.storage.store import ShardStore, shard_path
 
 _log = logging.getLogger("kindling")
@@ -70,10 +70,10 @@ def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
     _read_old(store)  # somebody else's folder is left untouched
     run = _new_run(job, files)
     try:
-        with leased(store) as lease:
+        with hold_lease(store) as lease:
             store.remove_leftovers()
             run = _resumed(store, run)
-            tally, done = Tally(), store.committed() & {each.shard for each in run.ranges}
+            tally, done = Tally(), store.committed_shards() & {each.shard for each in run.ranges}
             for shard in sorted(done):
                 tally.add(_own(read_manifest(store, shard), run, store))
             _write_card(store, run, tally)
@@ -127,7 +127,7 @@ def _read_old(store: ShardStore) -> LabelRecord | None:
 def _resumed(store: ShardStore, run: LabelRecord) -> LabelRecord:
     """The run that is in the folder, where that is the same; else the new one, written there."""
     old = _read_old(store)
-    if old is not None and store.committed():
+    if old is not None and store.committed_shards():
         if changes := difference(old.identity, run.identity):
             cause = "the folder holds a run of another job:" + "".join(f"\n    {change}" for change in changes)
             raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")

@@ -9,7 +9,7 @@ from pipelines.labelling.contexts import CONTEXT_SCHEMA, ContextManifest, read_m
 from pipelines.labelling.ranges import LineRange
 from pipelines.labelling.record import LabelRecord
 from schemas.errors import RunError, UnreadableError
-from services.storage.store import ShardStore, is_no_damage, shard_path
+from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
 
 def faults_of(store: ShardStore, run: LabelRecord, each: LineRange, kept: Counter[str]) -> Iterator[str]:
@@ -21,14 +21,14 @@ def faults_of(store: ShardStore, run: LabelRecord, each: LineRange, kept: Counte
     path = shard_path("data", each.shard)
     try:
         manifest = read_manifest(store, each.shard)
-        rows = store.read(path)
+        rows = store.read_table(path)
     except UnreadableError:
         raise
     except RunError as error:
         yield error.cause
         return
     except (OSError, pa.ArrowException) as error:
-        if is_no_damage(error):
+        if is_filesystem_failure(error):
             raise
         yield f"cannot be read: {error}"
         return

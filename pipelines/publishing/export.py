@@ -70,7 +70,7 @@ def _tables(store: ShardStore) -> Iterator[pa.Table]:
     """Committed accepted rows in files' worth; at least one, maybe empty, so that load_dataset finds the columns."""
     batches: list[pa.RecordBatch] = []
     waiting, given = 0, 0
-    for shard in sorted(store.committed()):
+    for shard in sorted(store.committed_shards()):
         part = read_part(store, shard_path(FOLDER_OF_STATE["accepted"], shard)).to_batches()
         batches += part
         waiting += sum(batch.num_rows for batch in part)

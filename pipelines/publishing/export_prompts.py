@@ -69,7 +69,7 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
     fs, path = resolve(to, "--to")
     if fs.exists(path):
         raise RunError("--to", to, "there is something there already", "name a file that is not there yet")
-    committed = sorted(store.committed())
+    committed = sorted(store.committed_shards())
     found = {emotion: EmotionPrompts() for emotion in EMOTIONS}
     texts = {emotion: NearDuplicates() for emotion in EMOTIONS}
     for shard in committed:
@@ -96,7 +96,7 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
 def _rows(store: ShardStore, state: str, shard: int) -> Iterator[tuple[str, str, str]]:
     """(emotion, text, reason) of a committed shard's rows in one state."""
     path = shard_path(FOLDER_OF_STATE[state], shard)
-    if state != ACCEPTED and path not in store.manifest(shard).siblings:
+    if state != ACCEPTED and path not in store.read_manifest(shard).siblings:
         return
     columns = ["emotion", "text", "reason"]
     table = read_part(store, path, columns)

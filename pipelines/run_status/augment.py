@@ -17,7 +17,7 @@ from schemas.rows import ACCEPTED, REJECTED, STATES, rule_of
 from schemas.run import RunRecord
 from services.observability.metrics import EndpointMetrics
 from services.storage.row_log import RowLog
-from services.storage.shard_index import read_index, spans_of
+from services.storage.shard_index import generation_spans, read_index
 from services.storage.store import ShardStore
 from services.storage.time_spans import active_seconds
 
@@ -95,7 +95,7 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
     logged = pa.concat_tables(logs.values()) if logs else None
     rows, rejects = Counter(shards.counts), Counter(shards.rejects)
     committed, output_tokens, accepted_tokens = sum(rows.values()), shards.output_tokens, shards.accepted_output_tokens
-    starts, ends = spans_of(table)
+    starts, ends = generation_spans(table)
     if logged:
         rows.update(logged["state"].to_pylist())
         rejects.update(map(rule_of, logged.filter(pc.equal(logged["state"], REJECTED))["reason"].to_pylist()))

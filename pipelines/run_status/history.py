@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pipelines.augmentation.eta import HISTORY_SECONDS, Eta, Pace, Rates
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, STATES
 from services.storage.store import ShardStore, shard_path
-from services.storage.time_spans import pauses_of
+from services.storage.time_spans import find_pauses
 
 _COLUMNS = ["state", "output_tokens", "started_at", "duration_seconds"]
 # More than one look at a run should read; of a fast run this is less than the history.
@@ -44,7 +44,7 @@ def read_history(store: ShardStore, shards: pa.Table, logs: list[pa.Table], left
     if rows is None or not rows.num_rows:
         return History(None, Rates(), None)
     starts, ends = spans_of_rows(rows)
-    pauses = pauses_of(starts, ends)
+    pauses = find_pauses(starts, ends)
     pace = Pace()
     pace.begin(float(_working(max(since, float(starts.min())), pauses)))
     _add(pace, rows, _working(ends, pauses))
@@ -72,7 +72,7 @@ def _recent(shards: pa.Table) -> tuple[list[dict[str, Any]], float]:
 def _read(store: ShardStore, entry: dict[str, Any]) -> list[pa.Table]:
     try:
         folders = [folder for state, folder in FOLDER_OF_STATE.items() if entry[state]]
-        return [store.read(shard_path(folder, entry["shard"]), _COLUMNS) for folder in folders]
+        return [store.read_table(shard_path(folder, entry["shard"]), _COLUMNS) for folder in folders]
     except (OSError, pa.ArrowException):  # lost or damaged, which is for `verify` to tell
         return []
 

@@ -25,5 +25,5 @@ class LabelStatus:
 
 def label_status(store: ShardStore, run: LabelRecord) -> LabelStatus:
     """That of a label run."""
-    done = len(store.committed() & {each.shard for each in run.ranges})
+    done = len(store.committed_shards() & {each.shard for each in run.ranges})
     return LabelStatus(store.url, run.name, done == len(run.ranges), done, len(run.ranges))

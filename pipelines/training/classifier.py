@@ -19,7 +19,7 @@ from services.models.checkpoints import locate
 from services.models.embedded import encoder_version
 from services.observability.endpoint import serve_metrics
 from services.observability.series import TrainMetrics
-from services.storage.filesystem import sync_files, sync_folder, whole_folder
+from services.storage.filesystem import atomic_folder, sync_files, sync_folder
 from trainers.emotion_classifier import ClassifierReport, Splits, train_classifier
 from trainers.progress import StageProgress
 
@@ -43,7 +43,7 @@ def train_classifier_job(job: TrainJob) -> ClassifierReport:
         return report
     data = read_splits(stage.data)
     try:
-        with whole_folder(LocalFileSystem(), str(folder)) as scratch:
+        with atomic_folder(LocalFileSystem(), str(folder)) as scratch:
             report = _trained(job, stage, data, identity, Path(scratch))
     except OSError as error:
         raise unwritable(folder, error) from None

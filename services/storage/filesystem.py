@@ -1,4 +1,8 @@
-"""Local and remote file systems behind fsspec, and what durable writing means on each."""
+"""Local and remote file systems behind fsspec, and durable writing on each.
+
+Invariant: under its own name a file is always complete. On a local disk it is written under a temporary name, synced
+and renamed; on an object store one PUT makes it visible as a whole.
+"""
 
 import contextlib
 import errno
@@ -18,20 +22,24 @@ from fsspec.implementations.local import LocalFileSystem
 from schemas.errors import JobError
 from services.storage.failpoints import failpoint
 
-# Of these a file appears whole, by one PUT; "memory" is of one process alone.
+# File systems on which one PUT makes a whole file visible; "memory" belongs to one process and serves tests.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
-# A process that is killed while it writes leaves a file with this ending; the next driver of the run removes it.
+# Ending of the files that a process leaves if it is killed while it writes; the next driver of the run removes them.
 LEFTOVER_SUFFIX = ".tmp"
 
 
 def resolve(
     url: str, key: str, storage_options: Mapping[str, Any] | None = None
 ) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a path or URL, and the path in it.
+    """Opens the file system of a path or URL.
 
     Args:
         url: a local path, or a URL of any fsspec file system.
-        key: the job key that it stands under, for the error.
+        key: the job-file key that holds the URL, for the error message.
+        storage_options: arguments of the file system, such as an endpoint.
+
+    Returns:
+        (file system, path in it).
 
     Raises:
         JobError: the scheme is unknown, its package is missing, or it does not accept the options.
@@ -44,15 +52,15 @@ def resolve(
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
-    """Whether files of this file system can be appended to, renamed and synced."""
+    """Returns whether files of this file system can be appended to, renamed and synced."""
     return isinstance(fs, LocalFileSystem)
 
 
-def refuse_half_files(fs: fsspec.AbstractFileSystem, url: str) -> None:
-    """Refuses a place to write to where a reader could see half of a file.
+def require_atomic_writes(fs: fsspec.AbstractFileSystem, url: str) -> None:
+    """Refuses a file system on which a reader could see half of a file.
 
     Raises:
-        JobError: it is neither local nor an object store.
+        JobError: the file system is neither local nor an object store.
     """
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
     if not is_local(fs) and not protocols & _OBJECT_STORES:
@@ -61,76 +69,91 @@ def refuse_half_files(fs: fsspec.AbstractFileSystem, url: str) -> None:
 
 
 def make_folder(folder: str) -> None:
-    """Makes a local folder, and those above it, so that it survives a power cut; it may be there."""
+    """Makes a local folder and its parents, where missing, so that they survive a power cut."""
     missing = []
     while not os.path.isdir(folder):
         missing.append(folder)
         folder = os.path.dirname(folder) or "."
-    for each in reversed(missing):
-        with contextlib.suppress(FileExistsError):  # somebody else made it in this moment
-            os.mkdir(each)
-        sync_folder(os.path.dirname(each) or ".")
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # another process made it in this moment
+            os.mkdir(path)
+        sync_folder(os.path.dirname(path) or ".")
 
 
-def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes, new: bool = False, what: str = "file") -> None:
-    """Writes a whole file so that a reader sees all of it or none, and it survives a power cut.
-
-    Local: a temporary name, fsync, rename, fsync of the folder. Elsewhere one whole PUT, which object stores make
-    visible at once.
+def write_atomic(
+    fs: fsspec.AbstractFileSystem, path: str, data: bytes, must_be_new: bool = False, failpoint_prefix: str = "file"
+) -> None:
+    """Writes a whole file so that a reader sees all of it or nothing, and it survives a power cut.
 
     Args:
-        new: never replace a file that is there.
-        what: whose failpoints these are.
+        must_be_new: fail if the file exists, and leave that file as it is.
+        failpoint_prefix: first word of the failpoints that the writing passes, see `failpoints`.
 
     Raises:
-        FileExistsError: it was to be new, and is there.
-        OSError: as the file system gives it; nothing is left behind.
+        FileExistsError: the file must be new, and exists.
+        OSError: the file system refuses; no temporary file stays.
     """
     if not is_local(fs):
-        fs.pipe_file(path, data, **({"mode": "create"} if new else {}))
+        fs.pipe_file(path, data, **({"mode": "create"} if must_be_new else {}))
         return
     folder, name = os.path.split(path)
     make_folder(folder)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}{LEFTOVER_SUFFIX}")
     try:
         with open(temporary, "wb", buffering=0) as file:
-            whole = memoryview(data)
-            write_all(file, whole[: len(data) // 2])
-            failpoint(f"{what}.half")
-            write_all(file, whole[len(data) // 2 :])
+            view = memoryview(data)
+            write_all(file, view[: len(data) // 2])
+            failpoint(f"{failpoint_prefix}.half")
+            write_all(file, view[len(data) // 2 :])
+            # Before the rename: a file system may store the new name before the content, and a power cut between the
+            # two would leave an empty file under the final name.
             os.fsync(file.fileno())
-        failpoint(f"{what}.synced")
-        if new:
+        failpoint(f"{failpoint_prefix}.synced")
+        if must_be_new:
             _rename_to_new(temporary, path)
         else:
             os.rename(temporary, path)
-        failpoint(f"{what}.renamed")
-        sync_folder(folder)
+        failpoint(f"{failpoint_prefix}.renamed")
+        sync_folder(folder)  # the new name is durable only now
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
 
 
-@contextlib.contextmanager
-def whole_folder(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
-    """Inside the block, a folder to write files in; at its end it is at `path`, whole, or nowhere.
+def _rename_to_new(temporary: str, path: str) -> None:
+    """Renames a file, and fails if the new name exists: `rename` alone would replace that file."""
+    try:
+        os.link(temporary, path)  # one step that gives the name or fails, for all processes
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        os.rename(temporary, path)
+        return
+    os.unlink(temporary)
 
-    Local: a temporary name beside it, renamed at the end. Elsewhere folders cannot be renamed: it is `path` itself, and
-    a reader takes it for whole where the file is there that was written last.
+
+@contextlib.contextmanager
+def atomic_folder(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
+    """Yields a folder to write files in; at the end of the block it is at `path`, complete.
+
+    Local: a temporary folder beside `path`, renamed at the end, removed if the block fails. Elsewhere folders cannot be
+    renamed: the folder is `path` itself, and readers take it as complete once the file is there that is written last.
 
     Raises:
-        OSError: as the file system gives it; also where something lies at `path` by then.
+        OSError: the file system refuses, or another file or folder lies at `path` by then.
     """
     if not is_local(fs):
         yield path
         return
     parent, name = os.path.split(path)
     make_folder(parent)
-    _remove_leftovers(parent, name)
+    _remove_leftover_folders(parent, name)
     folder = os.path.join(parent, f".{name}.{secrets.token_hex(4)}{LEFTOVER_SUFFIX}")
     os.mkdir(folder)
-    # Held until the end, however that comes: what nobody holds any more was left by a killed process.
+    # The kernel releases the lock when this process ends in any way: an unlocked temporary folder is a leftover.
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
@@ -144,7 +167,8 @@ def whole_folder(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
         os.close(lock)
 
 
-def _remove_leftovers(parent: str, name: str) -> None:
+def _remove_leftover_folders(parent: str, name: str) -> None:
+    """Removes the temporary folders of killed processes; those of living ones are locked."""
     pattern = f".{glob.escape(name)}.{'[0-9a-f]' * 8}{LEFTOVER_SUFFIX}"
     for folder in glob.glob(os.path.join(glob.escape(parent), pattern)):
         with contextlib.suppress(OSError):
@@ -156,28 +180,15 @@ def _remove_leftovers(parent: str, name: str) -> None:
                 os.close(lock)
 
 
-def _rename_to_new(temporary: str, path: str) -> None:
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if os.path.exists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
-        os.rename(temporary, path)
-        return
-    os.unlink(temporary)
-
-
 def write_all(file: FileIO, data: bytes | memoryview) -> None:
-    """Writes all of it: a full disk may take a part before it refuses the rest."""
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
+    """Writes all of the data: an unbuffered file may accept only a part, for instance on a full disk."""
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]
 
 
 def sync_folder(folder: str) -> None:
-    """Makes the names in a local folder durable: a rename is only safe once its folder is synced."""
+    """Makes the names in a local folder durable: a rename survives a power cut only after this."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -186,7 +197,7 @@ def sync_folder(folder: str) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Makes what is in the files of a folder durable."""
+    """Makes the content of the files in a folder durable."""
     for path in folder.iterdir():
         if path.is_file():
             with path.open("rb") as file:

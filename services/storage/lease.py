@@ -1,9 +1,13 @@
-"""One driver at a time: whoever writes to a run folder holds its lease.
+"""The lease of a run folder: the right of one driver at a time to write to it.
 
-A second driver would generate every row again, and its leftovers would look like the first one's. On a local file
-system the lease is a lock on `run.lock`, which the kernel lets go of when its holder dies, however it dies. Elsewhere
-it is an object that is written anew every few seconds: a driver that finds one waits until it has seen it unchanged
-for long enough, and only then takes its holder for dead. Clocks of two machines are never compared.
+Invariant: at any time at most one driver passes `Lease.check`, and each driver checks before it writes.
+
+A second driver would generate every row again, and could not tell the first driver's unfinished files from leftovers.
+
+On a local file system the lease is a lock on `run.lock`. The kernel releases it when its holder dies in any way.
+Elsewhere the lease is an object that its holder writes again every few seconds. A driver that finds the object watches
+it, and takes the holder for dead only when the object has stayed unchanged for long enough. The clocks of two machines
+are never compared.
 """
 
 import contextlib
@@ -19,50 +23,50 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from schemas.errors import RunError
-from services.storage.filesystem import is_local, make_folder, refuse_half_files
+from services.storage.filesystem import is_local, make_folder, require_atomic_writes
 from services.storage.store import LOCK_NAME, ShardStore
 
 _log = logging.getLogger("kindling")
 
-# A lease elsewhere is renewed this often, and void where it stood unchanged for so long.
+# The holder writes the lease object this often; after the second time without a change the lease is void.
 _RENEW_SECONDS = 10.0
 _VOID_SECONDS = 60.0
 
 
 class LeaseLostError(OSError):
-    """Another driver holds this run now, or its lock is gone: nothing may be written any more."""
+    """This driver may no longer write: another driver holds the run, or the lock file is gone."""
 
 
 class Lease(Protocol):
-    """What a holder has."""
+    """Right to write to a run folder."""
 
     def check(self) -> None:
-        """Asked before each commit.
+        """Checks, before each commit, that this driver still holds the run.
 
         Raises:
-            LeaseLostError: the run is not this driver's any more.
+            LeaseLostError: another driver holds the run, or the lease could not be renewed.
         """
         ...
 
 
 @contextlib.contextmanager
-def leased(store: ShardStore) -> Iterator[Lease]:
-    """Inside the block this process alone may write to the run folder.
+def hold_lease(store: ShardStore) -> Iterator[Lease]:
+    """Holds the lease inside the block: only this process may write to the run folder.
 
     Raises:
-        RunError: another driver holds it; the error says who.
+        RunError: another driver holds the lease; the message names it.
         OSError: the folder cannot be written.
     """
-    refuse_half_files(store.fs, store.url)
-    lease = _Lock(store) if is_local(store.fs) else _Renewal(store)
+    require_atomic_writes(store.fs, store.url)
+    lease = _FileLock(store) if is_local(store.fs) else _RenewedObject(store)
     try:
         yield lease
     finally:
         lease.release()
 
 
-class _Lock:
-    """A lock on a local file. Network file systems bear it where they carry `flock` (NFS since version 4 does)."""
+class _FileLock:
+    """Lock on a local file. It works on network file systems that support `flock`, such as NFS from version 4 on."""
 
     def __init__(self, store: ShardStore) -> None:
         self._path = store.path(LOCK_NAME)
@@ -71,30 +75,38 @@ class _Lock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _told(os.read(self._descriptor, 1000))
+            holder = _parse_holder(os.read(self._descriptor, 1000))
             os.close(self._descriptor)
-            raise _held(store, holder) from None
-        self._mine = f"{_who()}\n{secrets.token_hex(8)}".encode()
+            raise _held_by(store, holder) from None
+        # The random part distinguishes this lock from that of any other driver, see `check`.
+        self._content = f"{_describe_this_driver()}\n{secrets.token_hex(8)}".encode()
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, self._mine, 0)
+        os.pwrite(self._descriptor, self._content, 0)
 
     def check(self) -> None:
-        """See `Lease.check`: the file may have been deleted, and a network file system may have let go of the lock."""
+        """See `Lease.check`.
+
+        Holding the descriptor proves nothing: a person may have deleted the file, so that another driver locked a new
+        one; and a network file system may have dropped the lock after a lost connection. The content shows both.
+        """
         try:
             with open(self._path, "rb") as file:
-                there = file.read(len(self._mine) + 1)
+                content = file.read(len(self._content) + 1)
         except FileNotFoundError:
             raise LeaseLostError(f"{self._path} was removed while the job ran") from None
-        if there != self._mine:
+        if content != self._content:
             raise LeaseLostError(f"{self._path} is another driver's now")
 
     def release(self) -> None:
-        """Lets go; the file stays, since removing it would open a gap between its holders."""
+        """Releases the lock.
+
+        The file stays. If it were removed, one driver could lock the removed file and another a new one.
+        """
         os.close(self._descriptor)
 
 
-class _Renewal:
-    """A lease on a file system without locks, renewed by a thread of its own."""
+class _RenewedObject:
+    """Lease on a file system without locks: an object that a thread of its own renews."""
 
     def __init__(self, store: ShardStore) -> None:
         self._store, self._nonce = store, secrets.token_hex(8)
@@ -111,36 +123,46 @@ class _Renewal:
             raise LeaseLostError(f"{self._store.path(LOCK_NAME)} could not be renewed, or is another driver's now")
 
     def release(self) -> None:
-        """Lets go, and removes the object if it is still this driver's."""
+        """Ends the renewing, and removes the object if it is still this driver's."""
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            if self._is_mine(self._read()):
+            if self._is_own(self._read()):
                 self._store.fs.rm_file(self._store.path(LOCK_NAME))
 
     def _take(self) -> None:
-        seen, waited_until = self._read(), time.monotonic() + _VOID_SECONDS
-        if seen:
-            _log.info("%s was held by %s; waiting %.0f s for a sign of it", self._store.url, _told(seen), _VOID_SECONDS)
-        while seen and time.monotonic() < waited_until:
+        """Takes the lease once nobody renews it.
+
+        Raises:
+            RunError: another driver renews it, or took it at the same time.
+        """
+        content, waited_until = self._read(), time.monotonic() + _VOID_SECONDS
+        if content:
+            holder = _parse_holder(content)
+            _log.info("%s was held by %s; waiting %.0f s for a sign of it", self._store.url, holder, _VOID_SECONDS)
+        while content and time.monotonic() < waited_until:
             time.sleep(min(_RENEW_SECONDS / 2, _VOID_SECONDS / 4))
-            if (now := self._read()) and now != seen:
-                raise _held(self._store, _told(now))
-            seen = now
+            if (latest := self._read()) and latest != content:
+                raise _held_by(self._store, _parse_holder(latest))
+            content = latest
         self._write()
-        # Two that found nothing both wrote: the last write stands, and both read it.
+        # Two drivers may both have found no holder, and both written. The last write stands: after a pause both read
+        # it, and only the driver that wrote it goes on.
         time.sleep(_RENEW_SECONDS / 10)
-        if not self._is_mine(now := self._read()):
-            raise _held(self._store, _told(now))
+        if not self._is_own(latest := self._read()):
+            raise _held_by(self._store, _parse_holder(latest))
 
     def _renew(self) -> None:
+        """Renews the lease until it is released or lost; runs in the thread."""
         while not self._ended.wait(_RENEW_SECONDS):
             try:
-                if _now() > self._good_until or not self._is_mine(self._read()):
+                # Once lost, always lost: a driver that was suspended for minutes must not write over its successor's
+                # object.
+                if _now() > self._good_until or not self._is_own(self._read()):
                     self._good_until = 0.0
                     return
                 self._write()
-            except Exception as error:  # each file system has errors of its own
+            except Exception as error:  # each file system has error classes of its own
                 _log.warning(
                     "the run's lease could not be renewed, and is tried again (%s). If that goes on for %.0f s the job "
                     "stops, and the same command resumes: see that this machine reaches %s", error, _VOID_SECONDS,
@@ -148,39 +170,43 @@ class _Renewal:
                 )  # fmt: skip
 
     def _write(self) -> None:
-        self._renewals += 1
+        self._renewals += 1  # changes the content, which is what another driver watches
         began = _now()
-        lease = {"holder": _who(), "nonce": self._nonce, "renewals": self._renewals}
+        lease = {"holder": _describe_this_driver(), "nonce": self._nonce, "renewals": self._renewals}
         self._store.fs.pipe_file(self._store.path(LOCK_NAME), json.dumps(lease).encode())
+        # From the time before the write, and shorter than another driver waits: this driver stops before the other one
+        # takes over.
         self._good_until = began + _VOID_SECONDS - _RENEW_SECONDS
 
     def _read(self) -> bytes:
+        """Content of the lease object; empty if there is none."""
         self._store.fs.invalidate_cache(self._store.root)
         try:
             return self._store.fs.cat_file(self._store.path(LOCK_NAME))
         except FileNotFoundError:
             return b""
 
-    def _is_mine(self, raw: bytes) -> bool:
-        return self._nonce.encode() in raw
+    def _is_own(self, content: bytes) -> bool:
+        return self._nonce.encode() in content
 
 
 def _now() -> float:
-    """Seconds on a clock that goes on while the machine sleeps."""
+    """Seconds on a clock that continues while the machine sleeps; `time.monotonic` does not on Linux."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _who() -> str:
+def _describe_this_driver() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
 
 
-def _told(raw: bytes) -> str:
+def _parse_holder(content: bytes) -> str:
+    """Holder's description from a lock file (its first line) or a lease object (JSON)."""
     try:
-        return json.loads(raw)["holder"]
+        return json.loads(content)["holder"]
     except (ValueError, TypeError, KeyError):
-        return raw.decode(errors="replace").partition("\n")[0] or "another driver"
+        return content.decode(errors="replace").partition("\n")[0] or "another driver"
 
 
-def _held(store: ShardStore, holder: str) -> RunError:
+def _held_by(store: ShardStore, holder: str) -> RunError:
     cause = f"another driver works on this run: {holder}"
     return RunError("output.path", store.url, cause, "end that one, or wait for it")

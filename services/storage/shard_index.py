@@ -1,9 +1,12 @@
-"""The index of a run's committed shards: what a resume and `kindling status` need of each, in one file.
+"""The index of a run's committed shards: the facts that a resume and `kindling status` need, in one file.
 
-`index.parquet` is derived from the footers of data/, which it saves reading: delete it at any time, and the next start
-of the job builds it again. It is never asked whether a shard is there, only what is in one: an entry counts if its data
-file is listed with the size that the entry tells and it is of this run; the footer of any other shard is read. It may
-therefore be old, torn or another run's.
+Invariant: the totals of an index are those of the footers in data/, whatever index.parquet holds. An entry counts only
+if its data file is listed with the size in the entry, and if it belongs to this run; the footer of any other shard is
+read.
+
+So `index.parquet` may be old, torn or from another run. It is a copy that saves reading one footer a shard. It can be
+deleted at any time, and the next start of the job builds it again. The listing of data/, never the index, says which
+shards exist.
 """
 
 from collections import Counter
@@ -28,7 +31,7 @@ from services.storage.time_spans import active_seconds
 
 INDEX_PATH = "index.parquet"
 
-# To be raised whenever an entry comes to mean something else.
+# Must be raised whenever the meaning of an entry changes.
 _FORMAT = {b"kindling.index": b"2"}
 _TOKENS = ("prompt_tokens", "cached_prompt_tokens", "output_tokens", "accepted_output_tokens")
 _MOMENT = pa.timestamp("ms", tz="UTC")
@@ -40,29 +43,34 @@ _SCHEMA = pa.schema(
         pa.field("rejects", pa.map_(pa.string(), pa.int64()), nullable=False),
         pa.field("started_at", _MOMENT, nullable=False),
         pa.field("finished_at", _MOMENT, nullable=False),
-        # From, to, from, to: those of its manifest.
+        # Begin and end of each pause in the manifest, one after the other.
         pa.field("pauses", pa.list_(_MOMENT), nullable=False),
     ],
     metadata=_FORMAT,
 )
-# The file is written anew when this many shards, and this share of all, are not in it: a start reads no more footers
-# than that, and what is written in all grows as the number of shards does.
-_UNSAVED_SHARDS = 1000
-_UNSAVED_SHARE = 0.02
-# Footers are round trips on an object store. A thread takes several at once: to hand over one costs about as much as to
-# read it from a local disk.
+# The file is written again once it lacks this many shards and this share of all shards. So a start reads at most that
+# many footers, and the bytes written in a whole run grow only in proportion to its number of shards.
+_MAX_MAX_UNSAVED_SHARDS = 1000
+_MAX_MAX_UNSAVED_SHARE = 0.02
+# Each footer is a round trip on an object store. A thread reads several at a time: on a local disk handing over one
+# footer costs about as much as reading it.
 _THREADS = 16
-_FOOTERS_A_TASK = 32
+_FOOTERS_PER_TASK = 32
 
 
 @dataclass(frozen=True)
 class Totals:
-    """All committed shards together.
+    """Totals of all committed shards.
 
     Attributes:
+        shards: number of shards.
         counts: rows by state.
-        rejects: rejected rows by rule, the commonest first.
-        active_seconds: time in which some shard was being generated; pauses between starts do not count.
+        prompt_tokens: tokens of all prompts.
+        cached_prompt_tokens: prompt tokens taken from prefix caches.
+        output_tokens: tokens of all outputs.
+        accepted_output_tokens: tokens of accepted outputs.
+        rejects: rejected rows by rule, the most frequent rule first.
+        active_seconds: time in which some shard was being generated, without pauses between starts.
     """
 
     shards: int
@@ -78,39 +86,49 @@ class Totals:
 class ShardIndex:
     """One entry for each committed shard; made by `read_index`.
 
+    Args:
+        entries: entries read from index.parquet that still hold.
+        new_entries: entries made from footers.
+        outdated: number of entries in index.parquet that no longer hold.
+
     Attributes:
-        committed: numbers of the shards that were on disk when it was read.
+        committed: numbers of the shards that were on disk when the index was read.
     """
 
-    def __init__(self, store: ShardStore, entries: pa.Table, new: list[dict[str, Any]], outdated: int) -> None:
-        self._store, self._entries, self._new = store, entries, new
-        self._changes = len(new) + outdated
-        # An entry of a shard that is gone must not be met by the file of that name that is generated now.
-        self._due = outdated > 0
-        self.committed = {*entries["shard"].to_pylist(), *(entry["shard"] for entry in new)}
+    def __init__(self, store: ShardStore, entries: pa.Table, new_entries: list[dict[str, Any]], outdated: int) -> None:
+        self._store, self._entries, self._new_entries = store, entries, new_entries
+        self._changes = len(new_entries) + outdated
+        # An entry of a deleted shard is removed from the file before the shard is generated again: the new data file
+        # could have the size in the old entry.
+        self._is_outdated = outdated > 0
+        self.committed = {*entries["shard"].to_pylist(), *(entry["shard"] for entry in new_entries)}
 
     def add(self, manifest: Manifest, rows: pa.Table) -> None:
-        """Adds a shard that was committed just now, with all its rows."""
+        """Adds a shard that was just committed.
+
+        Args:
+            rows: all rows of the shard, in any state.
+        """
         reasons = rows.filter(pc.equal(rows["state"], REJECTED))["reason"]
-        size = self._store.size(shard_path("data", manifest.shard))
-        self._new.append(_entry(manifest.shard, size, manifest, reasons))
+        size = self._store.file_size(shard_path("data", manifest.shard))
+        self._new_entries.append(_entry(manifest.shard, size, manifest, reasons))
         self._changes += 1
 
     def save_if_due(self) -> None:
-        """Writes index.parquet if many shards are not in it yet; to be called as shards are added.
+        """Writes index.parquet if it lacks many shards; called after each `add`.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
-        known = self._entries.num_rows + len(self._new)
-        if self._due or self._changes >= max(_UNSAVED_SHARDS, known * _UNSAVED_SHARE):
+        shards = self._entries.num_rows + len(self._new_entries)
+        if self._is_outdated or self._changes >= max(_MAX_MAX_UNSAVED_SHARDS, shards * _MAX_MAX_UNSAVED_SHARE):
             self.save()
 
     def save(self) -> None:
         """Writes index.parquet, atomically, if it is not up to date.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         if not self._changes:
             return
@@ -118,79 +136,81 @@ class ShardIndex:
         buffer = BytesIO()
         pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         write_atomic(self._store.fs, self._store.path(INDEX_PATH), buffer.getvalue())
-        self._entries, self._new, self._changes, self._due = table, [], 0, False
+        self._entries, self._new_entries, self._changes, self._is_outdated = table, [], 0, False
 
     def totals(self) -> Totals:
-        """The sums over all committed shards."""
+        """Totals of all committed shards."""
         table = self.table()
         counts, tokens = ({name: pc.sum(table[name]).as_py() or 0 for name in names} for names in (STATES, _TOKENS))
         return Totals(
             shards=table.num_rows,
             counts=counts,
             **tokens,
-            rejects=_rejects(table["rejects"]),
-            active_seconds=round(active_seconds(*spans_of(table)), 3),
+            rejects=_sum_rejects(table["rejects"]),
+            active_seconds=round(active_seconds(*generation_spans(table)), 3),
         )
 
     def table(self) -> pa.Table:
-        """One row for each committed shard: its number, rows by state, tokens, rejects, and when it was generated."""
-        if not self._new:
+        """Entries of all committed shards: number, rows by state, tokens, rejects, times of generation."""
+        if not self._new_entries:
             return self._entries
-        new = pa.Table.from_pylist(self._new, schema=_SCHEMA)
-        return pa.concat_tables([self._entries, new]).unify_dictionaries().combine_chunks()
+        new_entries = pa.Table.from_pylist(self._new_entries, schema=_SCHEMA)
+        return pa.concat_tables([self._entries, new_entries]).unify_dictionaries().combine_chunks()
 
 
 def read_index(store: ShardStore, run: RunRecord) -> ShardIndex:
-    """The entries of the shards whose data files are there; nothing is written.
+    """Reads the index of the committed shards; writes nothing.
 
     Raises:
-        RunError: the footer of a shard had to be read, and is damaged.
+        RunError: a footer had to be read, and its shard is damaged.
     """
-    sizes = store.sizes()
-    saved = _saved(store)
-    entries = saved.filter(_holds(saved, sizes, run)) if saved.num_rows else saved
+    sizes = store.shard_sizes()
+    saved = _read_saved_entries(store)
+    entries = saved.filter(_entries_that_hold(saved, sizes, run)) if saved.num_rows else saved
     missing = sorted(sizes.keys() - set(entries["shard"].to_pylist()))
-    tasks = [missing[i : i + _FOOTERS_A_TASK] for i in range(0, len(missing), _FOOTERS_A_TASK)]
+    tasks = [missing[i : i + _FOOTERS_PER_TASK] for i in range(0, len(missing), _FOOTERS_PER_TASK)]
     with ThreadPoolExecutor(_THREADS) as threads:
-        read = threads.map(lambda shards: [_read_entry(store, shard, sizes[shard]) for shard in shards], tasks)
-        new = list(chain.from_iterable(read))
-    return ShardIndex(store, entries, new, outdated=saved.num_rows - entries.num_rows)
+        results = threads.map(lambda shards: [_read_entry(store, shard, sizes[shard]) for shard in shards], tasks)
+        new_entries = list(chain.from_iterable(results))
+    return ShardIndex(store, entries, new_entries, outdated=saved.num_rows - entries.num_rows)
 
 
-def _saved(store: ShardStore) -> pa.Table:
-    """The entries in index.parquet; none where it is not there, damaged, or of another version."""
+def _read_saved_entries(store: ShardStore) -> pa.Table:
+    """Entries in index.parquet; none if the file is missing, damaged, or of another version."""
     try:
-        table = store.read(INDEX_PATH)
+        table = store.read_table(INDEX_PATH)
     except (OSError, pa.ArrowException):
         return _no_entries()
-    ours = table.schema.equals(_SCHEMA) and table.schema.metadata == _SCHEMA.metadata
-    return table if ours and pc.count_distinct(table["shard"]).as_py() == table.num_rows else _no_entries()
+    if not table.schema.equals(_SCHEMA) or table.schema.metadata != _SCHEMA.metadata:
+        return _no_entries()
+    has_duplicates = pc.count_distinct(table["shard"]).as_py() < table.num_rows
+    return _no_entries() if has_duplicates else table
 
 
 def _no_entries() -> pa.Table:
-    # Not `empty_table`: for the first array that it makes of Python's values pyarrow imports pandas, which takes a
-    # second. A new run makes none before its first rows are with the engines.
+    # Not `empty_table`: it makes an array of Python values, for which pyarrow imports pandas, and that takes a second.
+    # A new run makes no such array before its first rows are with the engines.
     return pa.Table.from_batches([], schema=_SCHEMA)
 
 
-def _holds(saved: pa.Table, sizes: dict[int, int], run: RunRecord) -> pa.ChunkedArray:
-    """Which entries tell of a shard that is there, as it is there, and is of this run."""
-    at = pc.index_in(saved["shard"], value_set=pa.array(sizes.keys(), pa.int64()))
-    bytes_there = pa.array(sizes.values(), pa.int64()).take(at)  # null where no file is
-    as_it_is = pc.fill_null(pc.equal(bytes_there, saved["bytes"]), False)
-    ours = pa.array([run.fingerprint, *run.earlier_fingerprints])
-    return pc.and_(as_it_is, pc.is_in(saved["fingerprint"].cast(pa.string()), value_set=ours))
+def _entries_that_hold(saved: pa.Table, sizes: dict[int, int], run: RunRecord) -> pa.ChunkedArray:
+    """Mask of the entries whose data file has the size in the entry, and which belong to this run."""
+    positions = pc.index_in(saved["shard"], value_set=pa.array(sizes.keys(), pa.int64()))
+    file_bytes = pa.array(sizes.values(), pa.int64()).take(positions)  # null if there is no data file
+    same_size = pc.fill_null(pc.equal(file_bytes, saved["bytes"]), False)
+    fingerprints = pa.array([run.fingerprint, *run.earlier_fingerprints])
+    return pc.and_(same_size, pc.is_in(saved["fingerprint"].cast(pa.string()), value_set=fingerprints))
 
 
 def _read_entry(store: ShardStore, shard: int, size: int) -> dict[str, Any]:
-    manifest = store.manifest(shard)
-    return _entry(shard, size, manifest, _reasons(store, shard) if manifest.counts[REJECTED] else ())
+    manifest = store.read_manifest(shard)
+    return _entry(shard, size, manifest, _read_reasons(store, shard) if manifest.counts[REJECTED] else ())
 
 
-def _reasons(store: ShardStore, shard: int) -> Iterable[pa.StringScalar]:
-    """Why rows of a shard were rejected; nothing where the file is lost or damaged, which is for `verify` to tell."""
+def _read_reasons(store: ShardStore, shard: int) -> Iterable[pa.StringScalar]:
+    """Reasons of a shard's rejected rows; none if the file is lost or damaged, which only `verify` reports."""
     try:
-        return store.read(shard_path(FOLDER_OF_STATE[REJECTED], shard), ["reason"])["reason"]
+        return store.read_table(shard_path(FOLDER_OF_STATE[REJECTED], shard), ["reason"])["reason"]
     except (OSError, pa.ArrowException):
         return ()
 
@@ -209,23 +229,32 @@ def _entry(shard: int, size: int, manifest: Manifest, reasons: Iterable[pa.Strin
     }
 
 
-def _rejects(column: pa.ChunkedArray) -> dict[str, int]:
-    reasons: Counter[str] = Counter()
+def _sum_rejects(column: pa.ChunkedArray) -> dict[str, int]:
+    """Rejected rows by rule, the most frequent rule first."""
+    counts: Counter[str] = Counter()
     for chunk in column.chunks:
         pairs = pa.table({"reason": chunk.keys, "rows": chunk.items}).group_by("reason").aggregate([("rows", "sum")])
         for pair in pairs.to_pylist():
-            reasons[pair["reason"]] += pair["rows_sum"]
-    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+            counts[pair["reason"]] += pair["rows_sum"]
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def spans_of(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """From when to when the shards of an index were generated, in seconds; with a pause it takes several spans."""
-    if not table.num_rows:  # a new run's first row does not wait for pandas, which pyarrow imports for what follows
+def generation_spans(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Spans of time in which the shards of an index were generated; a shard with a pause has several.
+
+    Args:
+        table: entries of an index.
+
+    Returns:
+        (begin, end) of the spans, in seconds since 1970, each of shape (spans,).
+    """
+    if not table.num_rows:  # pyarrow imports pandas for the calls below, and a new run's first row would wait for it
         return np.empty(0), np.empty(0)
-    paused = pc.greater(pc.list_value_length(table["pauses"]), 0)
-    whole = table.filter(pc.invert(paused))
-    starts, ends = (whole[name].cast(pa.int64()).to_numpy() / 1000 for name in ("started_at", "finished_at"))
-    moments = []
-    for entry in table.filter(paused).select(["started_at", "pauses", "finished_at"]).to_pylist():
-        moments += [each.timestamp() for each in (entry["started_at"], *entry["pauses"], entry["finished_at"])]
+    has_pause = pc.greater(pc.list_value_length(table["pauses"]), 0)
+    without_pause = table.filter(pc.invert(has_pause))
+    starts, ends = (without_pause[name].cast(pa.int64()).to_numpy() / 1000 for name in ("started_at", "finished_at"))
+    # With pauses: start, begin and end of each pause, finish; every two of these moments enclose a span.
+    moments: list[float] = []
+    for entry in table.filter(has_pause).select(["started_at", "pauses", "finished_at"]).to_pylist():
+        moments += [time.timestamp() for time in (entry["started_at"], *entry["pauses"], entry["finished_at"])]
     return np.append(starts, moments[::2]), np.append(ends, moments[1::2])

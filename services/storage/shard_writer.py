@@ -1,6 +1,10 @@
-"""The one writer of a run: logs finished rows as they come, and commits a shard when its last row is in.
+"""The one writer of a run: logs finished rows as they arrive, and commits a shard once its last row is there.
 
-It works in a thread of the driver, so that no commit ever stands between a finished row and the next request.
+Invariant: a row that the writer has kept is in the row log or in a committed shard, never in neither and never twice:
+the log of a shard is dropped only after the shard is durable, and a row that arrives again is ignored. (Where files
+cannot be appended to, rows of open shards are logged only when the writer closes.)
+
+The writer has a thread of its own in the driver, so that no commit delays the next request to an engine.
 """
 
 import contextlib
@@ -22,17 +26,30 @@ from services.storage.output_ids import OutputIds
 from services.storage.row_log import RowLog
 from services.storage.shard_index import ShardIndex
 from services.storage.store import ShardStore
-from services.storage.time_spans import pauses_of
+from services.storage.time_spans import find_pauses
 
-# Messages that may wait for the writer; beyond that the coordinator waits, and with it dispatch.
+# Messages that may wait for the writer. If the disk is slower than the engines, the coordinator waits, and so does
+# dispatch: memory stays bounded.
 _QUEUE_LENGTH = 1024
-# The coordinator's thread and this one share an interpreter.
-_REST_PER_WORK = 50
-_LONGEST_REST_SECONDS = 0.5
+# After its work the thread waits this many times as long as the work took. It shares the interpreter lock with the
+# coordinator, and rows cost less the more of them are logged together.
+_WAIT_PER_WORK = 50
+_MAX_WAIT_SECONDS = 0.5
 
 
 @dataclass
 class _OpenShard:
+    """Rows of a shard that is not complete yet.
+
+    Attributes:
+        number: number of the shard.
+        start: first input row of the shard.
+        end: input row after the last one.
+        batches: finished rows, in order of arrival.
+        output_ids: number of each row's output in the run, one array for each batch.
+        seen: numbers of all finished outputs.
+    """
+
     number: int
     start: int
     end: int
@@ -41,15 +58,15 @@ class _OpenShard:
     seen: set[int] = field(default_factory=set)
 
     def add(self, output_ids: list[int], batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Keeps the rows that are new, and returns them."""
-        fresh = []
+        """Keeps the rows that have not arrived before, and returns them."""
+        new = []
         for i, output_id in enumerate(output_ids):
             if output_id not in self.seen:
                 self.seen.add(output_id)
-                fresh.append(i)
-        if len(fresh) < len(output_ids):
-            batch = batch.take(pa.array(fresh, pa.int64()))
-            output_ids = [output_ids[i] for i in fresh]
+                new.append(i)
+        if len(new) < len(output_ids):
+            batch = batch.take(pa.array(new, pa.int64()))
+            output_ids = [output_ids[i] for i in new]
         self.output_ids.append(np.array(output_ids, dtype=np.int64))
         self.batches.append(batch)
         return batch
@@ -65,12 +82,17 @@ class ShardWriter:
 
     Args:
         store: the run folder.
-        run: its run.json.
-        index: the shards that are durable already, and which new ones are added to; a log that a crash left of one of
-            them is removed.
-        lease: asked before anything is written whether the run is still this driver's.
-        on_rows: called with each batch of rows that is kept; those that `logged_rows` tells are not among them.
-        on_commit: called with each shard's manifest once it is durable.
+        run: the run's run.json.
+        index: the index of committed shards; new shards are added to it. Logs that a crash left of these shards are
+            removed.
+        lease: checked before anything is written.
+        on_rows: called with each batch of new rows. Rows that earlier starts logged are not among them, see
+            `read_logged_rows`.
+        on_commit: called with each shard's manifest once the shard is durable.
+
+    Attributes:
+        error: the exception that ended the writer, for instance on a full disk; rows that it received later are lost.
+        cpu_seconds: processor time of the thread, once it has ended.
     """
 
     def __init__(
@@ -90,26 +112,26 @@ class ShardWriter:
         self._output_ids = OutputIds(run)
         self._shards: dict[int, _OpenShard] = {}
         self._closing = threading.Event()
+        # Finished rows; the number of a shard that was complete when it was opened; None: close.
         self._queue: queue.Queue[FinishedRows | int | None] = queue.Queue(_QUEUE_LENGTH)
         self._thread = threading.Thread(target=self._work, name="shard-writer", daemon=True)
         self.error: Exception | None = None
-        """what ended the writer: a full disk, say; nothing that it took after that is kept"""
         self.cpu_seconds = 0.0
-        """processor time of the thread, once it ended"""
         self._thread.start()
 
     def open(self, number: int, start: int, end: int) -> set[int]:
-        """Opens a shard, and returns the numbers of its outputs that an earlier process finished and logged.
+        """Opens a shard; must be called before a row of the shard is handed out.
 
-        To be called before a row of the shard is handed out.
+        Returns:
+            Numbers of the shard's outputs that earlier starts finished and logged.
         """
-        shard = self._shards[number] = _reopened(self._log, self._output_ids, number, start, end)
-        if self._is_full(shard):
+        shard = self._shards[number] = _restore_shard(self._log, self._output_ids, number, start, end)
+        if self._is_complete(shard):  # a crash came between its last row and its commit
             self._queue.put(number)
         return shard.seen
 
     def put(self, finished: FinishedRows) -> None:
-        """Takes finished rows; blocks only where the disk cannot keep up."""
+        """Hands finished rows to the thread; waits only if the disk is slower than the engines."""
         while self.error is None:
             try:
                 return self._queue.put(finished, timeout=1)
@@ -117,7 +139,7 @@ class ShardWriter:
                 continue
 
     def close(self) -> None:
-        """Commits what is complete, keeps the rest in the log, and ends the thread."""
+        """Commits the complete shards, keeps other rows in the log, and ends the thread."""
         self._closing.set()
         while self._thread.is_alive():
             try:
@@ -128,106 +150,119 @@ class ShardWriter:
         self._thread.join()
 
     def _work(self) -> None:
+        """Handles messages until the writer is closed; runs in the thread."""
         try:
-            open_ended = True
-            while open_ended:
-                items = self._waiting()
+            is_open = True
+            while is_open:
+                messages = self._receive()
                 began = time.thread_time()
-                open_ended = None not in items
-                self._keep([item for item in items if isinstance(item, FinishedRows)])
-                for number in items:
-                    if isinstance(number, int):
-                        self._commit(self._shards[number])
-                self._rest(time.thread_time() - began)
-            self._log.close({shard.number: shard.batches for shard in self._shards.values()})
+                is_open = None not in messages
+                self._keep([message for message in messages if isinstance(message, FinishedRows)])
+                for message in messages:
+                    if isinstance(message, int):
+                        self._commit(self._shards[message])
+                self._wait_for_more_rows(time.thread_time() - began)
+            self._log.close(self._rows_of_open_shards())
             self._index.save()
-        except Exception as error:  # told to the driver, which stops the job
+        except Exception as error:  # the driver reads it, and stops the job
             self.error = error
-            self._keep_what_is_left()
+            self._save_open_shards_after_error()
         finally:
             self.cpu_seconds = time.thread_time()
 
-    def _keep_what_is_left(self) -> None:
-        """Where logs cannot be appended to, finished rows of open shards are nowhere yet."""
-        if not self._store.can_append:
-            with contextlib.suppress(Exception):  # what ended the writer may end this too, and has been told
-                self._lease.check()
-                self._log.close({shard.number: shard.batches for shard in self._shards.values()})
+    def _receive(self) -> list[FinishedRows | int | None]:
+        """Takes all waiting messages: rows of many messages are logged in one write.
 
-    def _waiting(self) -> list[FinishedRows | int | None]:
-        """All that came since the last time: a busy driver pays for writing a batch once in many messages.
-
-        Comes back with nothing after a while, so that rows are synced also where no other follows them.
+        Returns an empty list after a while, so that logged rows are synced even if no other row follows.
         """
-        items: list[FinishedRows | int | None] = []
+        messages: list[FinishedRows | int | None] = []
         with contextlib.suppress(queue.Empty):
-            items.append(self._queue.get(timeout=self._log.sync_if_due()))
-            while items[-1] is not None:
-                items.append(self._queue.get_nowait())
-        return items
+            messages.append(self._queue.get(timeout=self._log.sync_if_due()))
+            while messages[-1] is not None:
+                messages.append(self._queue.get_nowait())
+        return messages
 
-    def _rest(self, spent_seconds: float) -> None:
-        """Lets rows gather, the longer the more work there is: a hundred shards may be open, and what a row costs falls
-        with the number of rows that are logged together. A killed process loses no more than this time's rows.
+    def _wait_for_more_rows(self, work_seconds: float) -> None:
+        """Lets rows gather in the queue.
+
+        A hundred shards may be open, each with its log, and each write costs the same for one row as for many. A killed
+        process loses only the rows of this wait.
         """
         if self._queue.qsize() < _QUEUE_LENGTH / 2:
-            self._closing.wait(min(_REST_PER_WORK * spent_seconds, _LONGEST_REST_SECONDS))
+            self._closing.wait(min(_WAIT_PER_WORK * work_seconds, _MAX_WAIT_SECONDS))
 
     def _keep(self, messages: list[FinishedRows]) -> None:
+        """Logs the rows that are new, and commits the shards that are complete with them."""
         if not messages:
             return
         self._lease.check()
         output_ids = [output_id for message in messages for output_id in message.output_ids]
         shards = np.array([shard for message in messages for shard in message.shards])
         rows = pa.concat_batches([message.batch for message in messages]) if len(messages) > 1 else messages[0].batch
-        kept, full = [], []
+        kept, complete = [], []
         for number in np.unique(shards):
             shard = self._shards.get(int(number))
             if shard is None:
-                continue  # committed already: these rows came back from two replicas
-            mine = np.flatnonzero(shards == number)
-            batch = shard.add(
-                [output_ids[i] for i in mine], rows if len(mine) == len(shards) else rows.take(pa.array(mine))
-            )
+                continue  # committed already: these rows came from two replicas
+            of_shard = np.flatnonzero(shards == number)
+            batch = rows if len(of_shard) == len(shards) else rows.take(pa.array(of_shard))
+            batch = shard.add([output_ids[i] for i in of_shard], batch)
             kept.append(batch)
             self._log.append(shard.number, batch)
-            if self._is_full(shard):
-                full.append(shard)
+            if self._is_complete(shard):
+                complete.append(shard)
         if kept:
             self._on_rows(pa.concat_batches(kept))
-        for shard in full:
+        for shard in complete:
             self._commit(shard)
 
-    def _is_full(self, shard: _OpenShard) -> bool:
+    def _is_complete(self, shard: _OpenShard) -> bool:
         return len(shard.seen) == (shard.end - shard.start) * self._run.outputs_per_row
 
     def _commit(self, shard: _OpenShard) -> None:
         table = shard.table()
-        self._lease.check()  # shards that were full from the start come here without a row; and commits may be many
+        # Checked here too: a shard that was complete when it was opened arrives without a row, and `_keep` may commit
+        # many shards after its own check.
+        self._lease.check()
         manifest = self._store.commit(_manifest(self._run, shard, table), table)
-        self._log.drop(shard.number)
+        self._log.drop(shard.number)  # only now: the rows are durable in the shard
         del self._shards[shard.number]
         self._on_commit(manifest)
         self._index.add(manifest, table)
         self._index.save_if_due()
 
+    def _rows_of_open_shards(self) -> dict[int, list[pa.RecordBatch]]:
+        return {shard.number: shard.batches for shard in self._shards.values()}
 
-def logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> Iterator[pa.RecordBatch]:
-    """The rows that earlier starts finished in shards which are not committed, as a writer finds them."""
+    def _save_open_shards_after_error(self) -> None:
+        """Writes the rows of open shards to logs where they could not be appended before."""
+        if not self._store.can_append:
+            with contextlib.suppress(Exception):  # the same fault may stop this too, and is in `error` already
+                self._lease.check()
+                self._log.close(self._rows_of_open_shards())
+
+
+def read_logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> Iterator[pa.RecordBatch]:
+    """Reads the rows that earlier starts finished in uncommitted shards, as the writer restores them.
+
+    Args:
+        committed: numbers of the committed shards.
+    """
     log, output_ids = RowLog(store), OutputIds(run)
     logged = set(log.shards()) - committed
     for number, start, end in run.shard_ranges():
         if number in logged:
-            yield from _reopened(log, output_ids, number, start, end).batches
+            yield from _restore_shard(log, output_ids, number, start, end).batches
 
 
-def _reopened(log: RowLog, output_ids: OutputIds, number: int, start: int, end: int) -> _OpenShard:
-    """The shard with what the log has of it."""
+def _restore_shard(log: RowLog, output_ids: OutputIds, number: int, start: int, end: int) -> _OpenShard:
+    """Opens a shard with the rows in its log; rows of another shard or run are ignored."""
     shard = _OpenShard(number, start, end)
     for batch in log.recover(number).to_batches():
-        found = output_ids.of(batch)
-        mine = [start <= output_ids.row_of(output_id) < end for output_id in found]
-        shard.add([output_id for output_id, own in zip(found, mine, strict=True) if own], batch.filter(pa.array(mine)))
+        batch_output_ids = output_ids.of(batch)
+        is_own = [start <= output_ids.row_of(output_id) < end for output_id in batch_output_ids]
+        own_output_ids = [output_id for output_id, own in zip(batch_output_ids, is_own, strict=True) if own]
+        shard.add(own_output_ids, batch.filter(pa.array(is_own)))
     return shard
 
 
@@ -251,7 +286,7 @@ def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
         accepted_output_tokens=pc.sum(accepted).as_py() or 0,
         started_at=_iso(starts.min()),
         finished_at=_iso(ends.max()),
-        pauses=[(_iso(begin), _iso(end)) for begin, end in pauses_of(starts, ends)],
+        pauses=[(_iso(begin), _iso(end)) for begin, end in find_pauses(starts, ends)],
         versions=run.versions,
     )
 

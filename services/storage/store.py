@@ -1,14 +1,17 @@
 """The run folder: shards, manifests, run.json.
 
+Invariant: a shard is committed if and only if its file in data/ exists. That file appears last and as a whole, after
+the shard's rejected rows and errors are durable, and it is never written again.
+
 run.json                     the job as resolved, its fingerprint, versions
 README.md                    the dataset card
-data/part-00000.parquet      accepted rows; its being there is what commits the shard
+data/part-00000.parquet      accepted rows; the existence of this file commits the shard
 rejected/part-00000.parquet  rows that quality control refused
 errors/part-00000.parquet    rows that could not be generated
 log/part-00001.arrows        finished rows of shards still open (see row_log.py)
 run.lock                     held by the one driver that may write here (see lease.py)
-set-aside/<time>/            damaged files that `verify --repair` took out of the way
-index.parquet                what the footers in data/ say (see shard_index.py); deleted, it is built again
+set-aside/<time>/            damaged files that `verify --repair` moved away
+index.parquet                copy of what the footers in data/ say (see shard_index.py); can be deleted and built again
 """
 
 import errno
@@ -20,7 +23,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -35,7 +38,7 @@ from services.storage.failpoints import failpoint
 from services.storage.filesystem import LEFTOVER_SUFFIX, is_local, resolve, write_atomic
 
 LOCK_NAME = "run.lock"
-# Folders in which this program writes, and may therefore remove what a killed process left half written.
+# Folders to which only this program writes: it may remove what a killed process left half written there.
 _OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values())
 _SIBLING_FOLDERS = tuple(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED)
 _BATCH_ROWS = 256
@@ -45,10 +48,14 @@ _Footer = TypeVar("_Footer", bound=BaseModel)
 
 
 class ShardStore:
-    """Reads and writes one run folder. Only one process may write to it.
+    """Reads and writes one run folder. Only the process that holds the lease may write.
 
     Args:
         url: the run folder, local or a URL of any fsspec file system.
+        storage_options: arguments of the file system, such as an endpoint.
+
+    Attributes:
+        can_append: whether files in the folder can be appended to; False on object stores.
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -60,57 +67,74 @@ class ShardStore:
         """Full path of a file below the run folder."""
         return f"{self.root}/{relative}"
 
+    def list_names(self, folder: str) -> list[str]:
+        """Names of the files and folders in a folder of the run ("" is the run folder); empty if it is missing."""
+        return sorted(name for name, _ in _list_folder(self.fs, self.path(folder).rstrip("/")))
+
+    def is_empty(self) -> bool:
+        """Returns whether the folder is missing or holds no file but a lock and half-written files."""
+        names = {name for name in self.list_names("") if not _is_leftover(name)}
+        return not names - {LOCK_NAME, ""}  # some object stores list a folder in itself, with an empty name
+
+    def file_size(self, relative: str) -> int:
+        """Size of one file, in bytes."""
+        return self.fs.size(self.path(relative))
+
+    def free_bytes(self) -> float:
+        """Free bytes for this user on the disk of the run folder; NaN if it is not on a local disk, or missing."""
+        with suppress(OSError):
+            if is_local(self.fs):
+                return shutil.disk_usage(self.root).free
+        return math.nan
+
     def write_text(self, relative: str, text: str) -> None:
         """Writes a whole text file, atomically."""
         write_atomic(self.fs, self.path(relative), text.encode())
 
-    def is_empty(self) -> bool:
-        """Whether nothing lies in the folder, or it is not there; its lock and half-written files are nothing."""
-        there = {name for name in self.names("") if not _is_leftover(name)}
-        return not there - {LOCK_NAME, ""}  # some object stores list a folder in itself
-
-    def names(self, folder: str) -> list[str]:
-        """Names of what lies in a folder below the run ("" is the run's own); none where it is not there."""
-        return sorted(name for name, _ in _listed(self.fs, self.path(folder).rstrip("/")))
-
     def remove(self, relative: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file, if it exists."""
         with suppress(FileNotFoundError):
             self.fs.rm_file(self.path(relative))
 
     def move(self, relative: str, to: str) -> None:
-        """Moves a file of the run to another place in it."""
+        """Moves a file to another path in the run folder."""
         self.fs.makedirs(self.path(to).rsplit("/", 1)[0], exist_ok=True)
         self.fs.mv(self.path(relative), self.path(to))
 
     def remove_leftovers(self) -> None:
-        """Removes what a killed driver left half done: files under temporary names, and siblings of shards that it did
-        not come to commit. To be called by the one driver alone.
+        """Removes what a killed driver left: files under temporary names, and siblings of uncommitted shards.
+
+        Only the driver that holds the lease may call it.
         """
-        for folder in _OWN_FOLDERS if self.can_append else ():  # one whole PUT leaves nothing
-            for name in self.names(folder):
+        for folder in _OWN_FOLDERS if self.can_append else ():  # on an object store one PUT leaves nothing
+            for name in self.list_names(folder):
                 if _is_leftover(name):
                     self.remove(f"{folder}/{name}" if folder else name)
         siblings = [
             (int(match[1]), f"{folder}/{name}")
             for folder in _SIBLING_FOLDERS
-            for name in self.names(folder)
+            for name in self.list_names(folder)
             if (match := _SHARD_NAME.fullmatch(name))
         ]
-        committed = self.committed() if siblings else set()
+        committed = self.committed_shards() if siblings else set()
         for shard, path in siblings:
             if shard not in committed:
                 self.remove(path)
 
+    def remove_logs(self) -> None:
+        """Removes the logs of a run whose every shard is committed."""
+        for name in self.list_names("log"):
+            self.remove(f"log/{name}")
+
     def read_run(self) -> RunRecord | None:
-        """run.json, or None where there is none.
+        """Reads run.json; None if there is none.
 
         Raises:
-            RunError: it cannot be read as one.
+            RunError: the file is not a run.json of this version.
         """
         path = self.path("run.json")
         try:
-            # Asked for, and not whether it is there: fsspec answers "no" to that whatever goes wrong.
+            # Without `exists` first: fsspec answers False to it on any error, and the folder would be taken as new.
             return RunRecord.model_validate_json(self.fs.cat_file(path))
         except FileNotFoundError:
             return None
@@ -124,48 +148,35 @@ class ShardStore:
         """Writes run.json, atomically."""
         self.write_text("run.json", run.model_dump_json(indent=2) + "\n")
 
-    def committed(self) -> set[int]:
-        """Numbers of the shards whose data file exists."""
-        return set(self.sizes())
+    def committed_shards(self) -> set[int]:
+        """Numbers of the committed shards."""
+        return set(self.shard_sizes())
 
-    def sizes(self) -> dict[int, int]:
-        """Number of each shard whose data file exists, and the bytes in it."""
-        listed = _listed(self.fs, self.path("data"))
+    def shard_sizes(self) -> dict[int, int]:
+        """Bytes of the data file of each committed shard, by its number."""
+        listed = _list_folder(self.fs, self.path("data"))
         return {int(match[1]): size for name, size in listed if (match := _SHARD_NAME.fullmatch(name))}
 
-    def size(self, relative: str) -> int:
-        """Bytes in one file."""
-        return self.fs.size(self.path(relative))
-
-    def free_bytes(self) -> float:
-        """Room for this user on the disk of the run folder; NaN where that is no local one, or gone."""
-        with suppress(OSError):
-            if is_local(self.fs):
-                return shutil.disk_usage(self.root).free
-        return math.nan
-
-    def remove_logs(self) -> None:
-        """Removes the logs of a run whose every shard is committed."""
-        for name in self.names("log"):
-            self.remove(f"log/{name}")
-
-    def holds_rows(self) -> bool:
-        """Whether anything was generated: a shard is committed, or rows of an open one are logged."""
-        listed = _listed(self.fs, self.path("data"))
+    def has_rows(self) -> bool:
+        """Returns whether any row was generated: a shard is committed, or rows of an open shard are logged."""
+        listed = _list_folder(self.fs, self.path("data"))
         if any(_SHARD_NAME.fullmatch(name) for name, _ in listed):
             return True
-        return bool(self.names("log"))
+        return bool(self.list_names("log"))
 
     def commit(self, manifest: Manifest, rows: pa.Table) -> Manifest:
         """Writes one shard: siblings first, then its data file, which commits it.
 
         Args:
-            manifest: complete but for `siblings`, which this adds.
-            rows: ROW_SCHEMA, every row of the shard in its final order, whatever its state.
+            manifest: the manifest without `siblings`, which this adds.
+            rows: all rows of the shard in their final order and in any state, as ROW_SCHEMA.
+
+        Returns:
+            The manifest as written.
 
         Raises:
-            FileExistsError: another driver has committed it.
-            OSError: as the file system gives it; the shard is then not committed.
+            FileExistsError: another driver has committed the shard.
+            OSError: the file system refuses; the shard is not committed then.
         """
         failpoint("commit.begun")
         siblings: dict[str, bytes] = {}
@@ -173,33 +184,36 @@ class ShardStore:
             part = rows.filter(pc.equal(rows["state"], state))
             if state != ACCEPTED and part.num_rows:
                 siblings[shard_path(folder, manifest.shard)] = parquet_bytes(part, ROW_SCHEMA)
+        # A crash between here and the data file leaves siblings of an uncommitted shard. The next driver removes them,
+        # see `remove_leftovers`, and generates the shard again.
         for relative, data in siblings.items():
-            write_atomic(self.fs, self.path(relative), data, what="sibling")
+            write_atomic(self.fs, self.path(relative), data, failpoint_prefix="sibling")
         failpoint("commit.siblings")
         hashes = {relative: hashlib.sha256(data).hexdigest() for relative, data in siblings.items()}
         manifest = manifest.model_copy(update={"siblings": hashes})
         accepted = rows.filter(pc.equal(rows["state"], ACCEPTED))
-        # Never over another: a driver that lost its lease while it stood still must not undo what its successor did.
-        data = self.path(shard_path("data", manifest.shard))
-        write_atomic(self.fs, data, encode_shard(accepted, manifest), new=True, what="data")
+        # The file must be new: a driver that was suspended lost its lease without noticing, and must not replace the
+        # shard that its successor committed meanwhile.
+        path = self.path(shard_path("data", manifest.shard))
+        write_atomic(self.fs, path, encode_shard(accepted, manifest), must_be_new=True, failpoint_prefix="data")
         failpoint("commit.data")
         return manifest
 
-    def manifest(self, shard: int) -> Manifest:
-        """The manifest of a committed shard.
+    def read_manifest(self, shard: int) -> Manifest:
+        """Reads the manifest of a committed shard.
 
         Raises:
-            UnreadableError: its content is not known.
-            RunError: the data file is not a shard of ours, or is damaged.
+            UnreadableError: the file system fails, so that nothing is known about the shard.
+            RunError: the data file is damaged, or is not a shard of Kindling.
         """
-        return self.footer(shard, MANIFEST_KEY, Manifest)
+        return self.read_footer(shard, MANIFEST_KEY, Manifest)
 
-    def footer(self, shard: int, key: bytes, model: type[_Footer]) -> _Footer:
-        """What the footer of a committed shard holds under a key.
+    def read_footer(self, shard: int, key: bytes, model: type[_Footer]) -> _Footer:
+        """Reads the value under a key in the footer of a committed shard.
 
         Raises:
-            UnreadableError: its content is not known.
-            RunError: the data file is not a shard of ours, or is damaged.
+            UnreadableError: the file system fails, so that nothing is known about the shard.
+            RunError: the data file is damaged, or is not a shard of Kindling.
         """
         path = self.path(shard_path("data", shard))
         try:
@@ -209,34 +223,34 @@ class ShardStore:
                 raise ValueError("its footer holds no manifest")
             return model.model_validate_json(raw)
         except (pa.ArrowInvalid, ValueError, OSError) as error:
-            if is_no_damage(error):
+            if is_filesystem_failure(error):
                 cause = f"cannot be read: {error.strerror or error}"
-                raise UnreadableError(path, None, cause, "mend the file system, and try again") from None
+                raise UnreadableError(path, None, cause, "repair the file system, and try again") from None
             remedy = "`kindling verify` lists all damage; move the file away to have the shard generated again"
             raise RunError(path, None, f"not a whole shard: {error}", remedy) from None
 
-    def read(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """All rows of one Parquet file below the run, with its page checksums verified.
+    def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
+        """Reads all rows of one Parquet file below the run folder, and verifies its page checksums.
 
         Raises:
-            OSError, pa.ArrowInvalid: the file is damaged.
+            OSError, pa.ArrowInvalid: the file is damaged or cannot be read, see `is_filesystem_failure`.
         """
         with self.fs.open(self.path(relative), "rb") as file:
-            # Without Arrow's threads: a command that ended while they were being started was aborted (seen with 26.0,
-            # on a busy machine), after it had said its word and with another exit code.
+            # Without Arrow's threads: a command that ended while they were starting was aborted after its last output,
+            # with a wrong exit code (seen with pyarrow 26.0 on a busy machine).
             parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
             return parquet.read(columns, use_threads=False)
 
-    def batches(self, relative: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The same a few rows at a time, so that memory does not grow with the file."""
+    def read_batches(self, relative: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Reads a Parquet file as `read_table` does, in small batches: memory does not grow with the file."""
         with self.fs.open(self.path(relative), "rb") as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
             yield from parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
 
-    def rows(self, state: str = ACCEPTED, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The committed rows of one state, shard by shard in input order, as batches of one row group or less."""
+    def read_rows(self, state: str = ACCEPTED, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Reads the committed rows of one state, shard by shard in input order, in batches of at most a row group."""
         folder = FOLDER_OF_STATE[state]
-        for shard in sorted(self.committed()):
+        for shard in sorted(self.committed_shards()):
             path = self.path(shard_path(folder, shard))
             if state != ACCEPTED and not self.fs.exists(path):
                 continue
@@ -244,30 +258,47 @@ class ShardStore:
                 yield from pq.ParquetFile(file).iter_batches(columns=columns)
 
 
-def _is_leftover(name: str) -> bool:
-    return name.startswith(".") and name.endswith(LEFTOVER_SUFFIX)
-
-
 def shard_path(folder: str, shard: int) -> str:
-    """`data/part-00003.parquet`; names are deterministic, so a resume needs no list of them."""
+    """Path of a shard's file: `data/part-00003.parquet`. Names are deterministic, so a resume needs no list of them."""
     return f"{folder}/part-{shard:05d}.parquet"
 
 
-def is_no_damage(error: Exception) -> bool:
-    """Whether a read failed for the file system's sake (EIO, EACCES, a server that is away) and not for the content.
+def is_filesystem_failure(error: Exception) -> TypeGuard[OSError]:
+    """Returns whether a read failed because of the file system (EIO, EACCES, a dead server) and not of the content.
 
-    Arrow's errors of content have no errno.
+    Arrow's errors about content have no errno.
     """
     return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
 
 
-def _listed(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, int]]:
-    """Name and size of each file in a folder that may not be there."""
+def encode_shard(accepted: pa.Table, manifest: Manifest) -> bytes:
+    """Encodes a data file: the accepted rows of a shard, and its manifest in the footer."""
+    return parquet_bytes(accepted, ROW_SCHEMA, {MANIFEST_KEY: manifest.model_dump_json().encode()})
+
+
+def parquet_bytes(rows: pa.Table, schema: pa.Schema, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
+    """Encodes rows as Parquet with page checksums, and with `metadata` in its footer."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
+        # No row group for no rows: `load_dataset` takes the first row group's length as its batch size, and fails on 0.
+        if rows.num_rows:
+            writer.write_table(rows)
+        if metadata:
+            writer.add_key_value_metadata({key.decode(): value.decode() for key, value in metadata.items()})
+    return buffer.getvalue()
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith(LEFTOVER_SUFFIX)
+
+
+def _list_folder(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, int]]:
+    """Name and size in bytes of each entry of a folder; nothing if the folder is missing."""
     if is_local(fs):
-        # A third of the time that fsspec takes, which matters with 100,000 files.
+        # `scandir` takes a third of fsspec's time, which matters with 100,000 files.
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # a link to nothing
+                with suppress(FileNotFoundError):  # a symbolic link without a target
                     yield entry.name, entry.stat().st_size
         return
     # Object stores cache listings; a resume must see what the last driver wrote.
@@ -275,19 +306,3 @@ def _listed(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, i
     with suppress(FileNotFoundError):
         for info in fs.ls(folder, detail=True):
             yield info["name"].rsplit("/", 1)[-1], info["size"]
-
-
-def encode_shard(accepted: pa.Table, manifest: Manifest) -> bytes:
-    """A data file: the accepted rows of a shard, and in its footer the manifest."""
-    return parquet_bytes(accepted, ROW_SCHEMA, {MANIFEST_KEY: manifest.model_dump_json().encode()})
-
-
-def parquet_bytes(rows: pa.Table, schema: pa.Schema, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
-    """A Parquet file with page checksums, as all that is committed; its footer has `metadata` too."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
-        if rows.num_rows:  # `load_dataset` takes the first row group's length for a batch's, and none may be 0
-            writer.write_table(rows)
-        if metadata:
-            writer.add_key_value_metadata({key.decode(): value.decode() for key, value in metadata.items()})
-    return buffer.getvalue()

@@ -1,25 +1,33 @@
-"""When rows were with engines, and when none was: a job may be stopped for days and go on."""
+"""Time in which rows were with an engine, without the pauses between starts: a stopped job may go on days later."""
 
 import numpy as np
 
-# Shorter ones are waits between two rows, not a stop and the start of engines after it.
-_PAUSE_SECONDS = 10.0
+# A shorter gap is a wait between two rows. A stop and the start of engines after it take longer.
+_MIN_PAUSE_SECONDS = 10.0
 
 
-def pauses_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """From when to when none of some spans ran; in seconds, shape (pauses, 2)."""
+def find_pauses(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Finds the pauses in which none of some spans ran.
+
+    Args:
+        starts: begin of each span, in seconds, shape (spans,); in any order.
+        ends: end of each span.
+
+    Returns:
+        Begin and end of each pause, in seconds, shape (pauses, 2).
+    """
     order = np.argsort(starts)
-    busy_until, begins = np.maximum.accumulate(ends[order])[:-1], starts[order][1:]
-    idle = begins - busy_until > _PAUSE_SECONDS
-    return np.stack([busy_until[idle], begins[idle]], axis=1)
+    busy_until, next_starts = np.maximum.accumulate(ends[order])[:-1], starts[order][1:]
+    is_pause = next_starts - busy_until > _MIN_PAUSE_SECONDS
+    return np.stack([busy_until[is_pause], next_starts[is_pause]], axis=1)
 
 
 def active_seconds(starts: np.ndarray, ends: np.ndarray) -> float:
-    """Length of the union of spans, which may overlap."""
+    """Length of the union of spans, which may overlap; begins and ends in seconds, shape (spans,)."""
     if not len(starts):
         return 0.0
     order = np.argsort(starts)
     starts, ends = starts[order], ends[order]
-    # A span counts from where the longest of those before it ends.
-    before = np.concatenate([starts[:1], np.maximum.accumulate(ends)[:-1]])
-    return float(np.maximum(ends - np.maximum(starts, before), 0).sum())
+    # A span counts only from the latest end of the spans before it.
+    busy_until = np.concatenate([starts[:1], np.maximum.accumulate(ends)[:-1]])
+    return float(np.maximum(ends - np.maximum(starts, busy_until), 0).sum())

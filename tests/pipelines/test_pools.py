@@ -102,7 +102,8 @@ def test_a_job_that_was_taken_for_dead_goes_on(fake_job, tmp_path, pool, ray_clu
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait(60) == 0
     assert verify(job["output"]["path"]).rows["accepted"] == 40
-    assert {row["attempts"] for batch in ShardStore(job["output"]["path"]).rows() for row in batch.to_pylist()} == {1}
+    batches = ShardStore(job["output"]["path"]).read_rows(columns=["attempts"])
+    assert {attempts for batch in batches for attempts in batch["attempts"].to_pylist()} == {1}
 
 
 @pytest.mark.slow

@@ -258,14 +258,14 @@ def test_repair_sets_damage_aside_and_the_next_start_makes_it_again(fake_job, ra
 
 def test_a_shard_that_cannot_be_read_for_now_is_not_taken_for_damaged(fake_job, ray_cluster, monkeypatch):
     run = augment(fake_job).run
-    read = ShardStore.read
+    read = ShardStore.read_table
 
     def read_of_a_server_that_is_away(store, relative, columns=None):
         if relative == "data/part-00001.parquet":
             raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
         return read(store, relative, columns)
 
-    monkeypatch.setattr(ShardStore, "read", read_of_a_server_that_is_away)
+    monkeypatch.setattr(ShardStore, "read_table", read_of_a_server_that_is_away)
     verdict = verify(run, repair=True)
     assert [fault.path for fault in verdict.faults] == ["data/part-00001.parquet"] and verdict.moved == []
     assert "cannot be read: Connection timed out" in verdict.faults[0].cause

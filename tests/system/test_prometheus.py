@@ -107,8 +107,8 @@ def job(fake_job, contexts, prometheus):
 def on_disk(run):
     """Rows by state, and output tokens of accepted ones: by the manifests, and by the log of shards that are open."""
     store = ShardStore(run)
-    committed = store.committed()
-    tokens = sum(store.manifest(shard).accepted_output_tokens for shard in committed)
+    committed = store.committed_shards()
+    tokens = sum(store.read_manifest(shard).accepted_output_tokens for shard in committed)
     log = RowLog(store)
     for shard in set(log.shards()) - committed:
         tokens += sum(row["output_tokens"] for row in log.recover(shard).to_pylist() if row["state"] == "accepted")
@@ -202,7 +202,7 @@ def check_what_is_told(prometheus, run):
     # The gauge of goodput is over the seconds since the engine was up, and those lie between what the files tell.
     seconds = tokens / prometheus.value("kindling_goodput_tokens_per_second")
     now = prometheus.value("vector(time())")
-    spans = [(moment(m.started_at), moment(m.finished_at)) for m in map(ShardStore(run).manifest, committed(run))]
+    spans = [(moment(m.started_at), moment(m.finished_at)) for m in map(ShardStore(run).read_manifest, committed(run))]
     assert max(end for _, end in spans) - min(start for start, _ in spans) <= seconds
     assert seconds <= now - moment(record.created_at)
     assert prometheus.value("kindling_replica_seconds_total") >= seconds - 2  # scraped at another time
@@ -259,7 +259,7 @@ def check_last_metrics(record, rows, tokens, shards):
 
 
 def committed(run):
-    return sorted(ShardStore(run).committed())
+    return sorted(ShardStore(run).committed_shards())
 
 
 def moment(iso):

@@ -133,7 +133,7 @@ def test_200_contexts_survive_a_kill_9(tmp_path):
     process = subprocess.Popen(command, **options)
     run = str(tmp_path / "run")
     end = time.monotonic() + 240
-    while time.monotonic() < end and not (ShardStore(run).committed() and sum(status(run).rows.values()) >= 80):
+    while time.monotonic() < end and not (ShardStore(run).committed_shards() and sum(status(run).rows.values()) >= 80):
         time.sleep(0.2)
     pids = [pid for replica in ShardStore(run).read_run().replicas for pid in replica["pids"]]
     process.kill()

@@ -25,7 +25,7 @@ from schemas.job import parse_job
 from services.engines.fake_engine import LatencyModel
 from services.replicas.coordinator import Coordinator
 from services.replicas.row_records import VariantSettings
-from services.storage.lease import leased
+from services.storage.lease import hold_lease
 from services.storage.shard_index import read_index
 from services.storage.shard_writer import ShardWriter
 from services.storage.store import ShardStore
@@ -102,7 +102,7 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         store = ShardStore(job.output.path)
         run = plan_run(store, job, recipes, reader.inputs, extend=False)
         index = read_index(store, run)
-        lease = held.enter_context(leased(store))
+        lease = held.enter_context(hold_lease(store))
         writer = ShardWriter(store, run, index, lease, lambda batch: None, lambda manifest: None)
         pool = SimulatedPool(replicas, LatencyModel(**engine), _PROMPT_TOKENS, driver_seconds_per_row)
         sampling = job.sampling.model_dump()

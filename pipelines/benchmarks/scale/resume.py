@@ -18,7 +18,7 @@ from schemas.job import parse_job
 from schemas.rows import ACCEPTED, STATES, to_batch
 from schemas.run import Manifest
 from services.storage.shard_index import read_index
-from services.storage.shard_writer import ShardWriter, logged_rows
+from services.storage.shard_writer import ShardWriter, read_logged_rows
 from services.storage.store import ShardStore, encode_shard, shard_path
 
 
@@ -84,7 +84,7 @@ def _seconds_to_first_row(folder: Path) -> float:
         index = read_index(store, run)
         index.save_if_due()
         index.totals()
-        list(logged_rows(store, run, index.committed))
+        list(read_logged_rows(store, run, index.committed))
         writer = ShardWriter(store, run, index, lease, lambda batch: None, lambda manifest: None)
         row = next(work_rows(run, reader, recipes, writer, index.committed))
         seconds = time.monotonic() - began

@@ -125,7 +125,7 @@ def _ideal_seconds(store: ShardStore, replicas: int) -> float:
     """What the rows of a run would take if they took what the latency model says, and nothing else took any time."""
     latency = LatencyModel(**ENGINE)
     ideal = IdealPool(replicas * latency.max_num_seqs)
-    for batch in store.rows(columns=["prompt_tokens", "output_tokens"]):
+    for batch in store.read_rows(columns=["prompt_tokens", "output_tokens"]):
         for row in batch.to_pylist():
             ideal.run(latency.request_seconds(**row))
     return ideal.seconds

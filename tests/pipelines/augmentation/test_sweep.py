@@ -229,7 +229,7 @@ def test_a_sweep_from_end_to_end(swept, tmp_path, kindling):
 
     # A shard of which 13 outputs are in the log, in no order: the others alone are generated.
     lost = Path(run, "data", "part-00001.parquet")
-    table, manifest = pq.read_table(lost), ShardStore(run).manifest(1)
+    table, manifest = pq.read_table(lost), ShardStore(run).read_manifest(1)
     lost.unlink()
     log = RowLog(ShardStore(run))
     log.append(1, table.take(list(range(38, -1, -3))).combine_chunks().to_batches()[0])

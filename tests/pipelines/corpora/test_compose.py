@@ -274,9 +274,9 @@ def test_a_killed_compose_leaves_no_corpus_and_the_next_one_cleans_up(job, tmp_p
 
 def test_the_folder_of_a_compose_that_still_runs_is_left_alone(tmp_path):
     fs = fsspec.filesystem("file")
-    with filesystem.whole_folder(fs, str(tmp_path / "corpus")) as first:
+    with filesystem.atomic_folder(fs, str(tmp_path / "corpus")) as first:
         Path(first, "a").touch()
-        with filesystem.whole_folder(fs, str(tmp_path / "corpus")) as second:
+        with filesystem.atomic_folder(fs, str(tmp_path / "corpus")) as second:
             Path(second, "b").touch()
         assert os.listdir(first) == ["a"]
         (tmp_path / "corpus" / "b").unlink()

@@ -214,14 +214,14 @@ def test_a_run_goes_on_where_it_was_and_comes_to_the_same(labelled_run):
 
 def test_a_shard_that_cannot_be_read_for_now_is_not_taken_for_damaged(labelled_run, monkeypatch):
     folder, _ = labelled_run
-    run, read = str(folder / "run"), ShardStore.read
+    run, read = str(folder / "run"), ShardStore.read_table
 
     def read_of_a_server_that_is_away(store, relative, columns=None):
         if relative == "data/part-00001.parquet":
             raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
         return read(store, relative, columns)
 
-    monkeypatch.setattr(ShardStore, "read", read_of_a_server_that_is_away)
+    monkeypatch.setattr(ShardStore, "read_table", read_of_a_server_that_is_away)
     verdict = verify(run, repair=True)
     assert [(fault.path, fault.damages) for fault in verdict.faults] == [("data/part-00001.parquet", None)]
     assert "cannot be read: Connection timed out" in verdict.faults[0].cause and verdict.moved == []

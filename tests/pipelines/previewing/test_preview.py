@@ -17,7 +17,7 @@ from tests.support.files import write_job, write_jsonl
 
 
 def rows_of(run):
-    return [row for batch in ShardStore(run).rows() for row in batch.to_pylist()]
+    return [row for batch in ShardStore(run).read_rows() for row in batch.to_pylist()]
 
 
 def within(interval, value):

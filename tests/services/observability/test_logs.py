@@ -47,7 +47,7 @@ def test_a_log_collector_gets_an_object_a_line_with_the_figures_of_it(
     store = ShardStore(run)
     assert shards.keys() == {0, 1, 2, 3, 4}
     for shard, said in shards.items():
-        manifest = store.manifest(shard)
+        manifest = store.read_manifest(shard)
         assert (said["run"], said["level"], said["counts"]) == ("fake", "info", manifest.counts)
         assert (said["output_tokens"], said["finished_at"]) == (manifest.output_tokens, manifest.finished_at)
     progress = [each for each in lines if each.get("event") == "progress"]

@@ -53,12 +53,12 @@ def commit(store, shard, fingerprint=OURS, again=False):
 
 def from_footers(store):
     """The totals, taken the long way."""
-    manifests = [store.manifest(shard) for shard in sorted(store.committed())]
+    manifests = [store.read_manifest(shard) for shard in sorted(store.committed_shards())]
     counts, rejects = Counter({ACCEPTED: 0, REJECTED: 0, ERROR: 0}), Counter()
     for each in manifests:
         counts.update(each.counts)
         if each.counts[REJECTED]:
-            rejects.update(store.read(shard_path("rejected", each.shard))["reason"].to_pylist())
+            rejects.update(store.read_table(shard_path("rejected", each.shard))["reason"].to_pylist())
     seconds, until = 0.0, None
     for each in sorted(manifests, key=lambda each: each.started_at):
         start, end = datetime.fromisoformat(each.started_at), datetime.fromisoformat(each.finished_at)
@@ -81,10 +81,15 @@ def saved(store, *shards):
 @pytest.fixture
 def footers(monkeypatch):
     """Numbers of the shards whose footers are read."""
-    read = []
-    manifest_of = ShardStore.manifest
-    monkeypatch.setattr(ShardStore, "manifest", lambda store, shard: read.append(shard) or manifest_of(store, shard))
-    return read
+    shards = []
+    read_manifest = ShardStore.read_manifest
+
+    def counted(store, shard):
+        shards.append(shard)
+        return read_manifest(store, shard)
+
+    monkeypatch.setattr(ShardStore, "read_manifest", counted)
+    return shards
 
 
 # What an index says
@@ -241,7 +246,7 @@ def test_whatever_happened_the_totals_are_those_of_the_shards_on_disk(steps, tmp
         elif step == "go back" and old:
             path.write_bytes(old)
         index = read_index(store, RUN)
-        assert (index.committed, index.totals()) == (store.committed(), from_footers(store))
+        assert (index.committed, index.totals()) == (store.committed_shards(), from_footers(store))
     shutil.rmtree(folder)
 
 
@@ -249,9 +254,9 @@ def test_whatever_happened_the_totals_are_those_of_the_shards_on_disk(steps, tmp
 
 
 def test_what_is_written_in_all_grows_as_the_number_of_shards_does(monkeypatch):
-    monkeypatch.setattr(shard_index, "_UNSAVED_SHARDS", 10)
+    monkeypatch.setattr(shard_index, "_MAX_MAX_UNSAVED_SHARDS", 10)
     store = ShardStore("memory://index-cost")
-    monkeypatch.setattr(store, "size", lambda path: 1)
+    monkeypatch.setattr(store, "file_size", lambda path: 1)
     sizes = []
     monkeypatch.setattr(shard_index, "write_atomic", lambda fs, path, data: sizes.append(index.table().num_rows))
     index = read_index(store, RUN)
@@ -260,8 +265,8 @@ def test_what_is_written_in_all_grows_as_the_number_of_shards_does(monkeypatch):
         index.add(manifest(shard, accepted=1), table(batch(0)))
         index.save_if_due()
         unsaved.append(shard + 1 - (sizes[-1] if sizes else 0))
-    assert max(unsaved) <= max(10, added * shard_index._UNSAVED_SHARE)
-    assert sum(sizes) <= added / shard_index._UNSAVED_SHARE
+    assert max(unsaved) <= max(10, added * shard_index._MAX_MAX_UNSAVED_SHARE)
+    assert sum(sizes) <= added / shard_index._MAX_MAX_UNSAVED_SHARE
 
 
 def finished(shard, state=ACCEPTED):
@@ -295,11 +300,11 @@ def test_shards_are_kept_where_the_index_cannot_be_written(tmp_path):
     (tmp_path / INDEX_PATH / "in the way").mkdir(parents=True)
     assert isinstance(write(store, run_of(3), range(3)), OSError)
     assert read_index(store, run_of(3)).totals() == from_footers(store)
-    assert store.committed() == {0, 1, 2} and not list((tmp_path / "log").iterdir())
+    assert store.committed_shards() == {0, 1, 2} and not list((tmp_path / "log").iterdir())
 
 
 def test_rows_of_open_shards_stay_in_the_log_where_the_index_cannot_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_index, "_UNSAVED_SHARDS", 1)
+    monkeypatch.setattr(shard_index, "_MAX_MAX_UNSAVED_SHARDS", 1)
     store, run = ShardStore(str(tmp_path)), run_of(3)
     (tmp_path / INDEX_PATH / "in the way").mkdir(parents=True)
     logged = threading.Event()
@@ -313,7 +318,7 @@ def test_rows_of_open_shards_stay_in_the_log_where_the_index_cannot_be_written(t
     assert logged.wait(60)
     writer.put(finished(0))
     writer.close()
-    assert isinstance(writer.error, OSError) and store.committed() == {0}
+    assert isinstance(writer.error, OSError) and store.committed_shards() == {0}
     store.write_run(run)
     assert status(str(tmp_path)).rows[ACCEPTED] == ROWS + 1
 

@@ -198,17 +198,17 @@ def test_a_store_says_whether_it_can_append(tmp_path):
 
 
 def test_a_commit_can_be_read_back(store):
-    assert store.committed() == set()
+    assert store.committed_shards() == set()
     given = manifest(**MIXED_COUNTS)
     written = store.commit(given, MIXED)
-    assert store.committed() == {0}
-    assert store.manifest(0) == written
+    assert store.committed_shards() == {0}
+    assert store.read_manifest(0) == written
     assert written.model_copy(update={"siblings": {}}) == given
     assert set(written.siblings) == {"rejected/part-00000.parquet", "errors/part-00000.parquet"}
     for relative, digest in written.siblings.items():
         assert hashlib.sha256(store.fs.cat_file(store.path(relative))).hexdigest() == digest
     for folder, indices in (("data", [0, 3]), ("rejected", [1]), ("errors", [2])):
-        rows = store.read(shard_path(folder, 0))
+        rows = store.read_table(shard_path(folder, 0))
         assert rows["row_index"].to_pylist() == indices
         assert rows.to_pylist() == [row for row in MIXED.to_pylist() if row["row_index"] in indices]
 
@@ -216,7 +216,7 @@ def test_a_commit_can_be_read_back(store):
 def test_every_file_of_a_shard_has_the_row_schema_and_no_nulls(store):
     store.commit(manifest(**MIXED_COUNTS), MIXED)
     for folder in ("data", "rejected", "errors"):
-        rows = store.read(shard_path(folder, 0))
+        rows = store.read_table(shard_path(folder, 0))
         assert rows.schema.equals(ROW_SCHEMA)
         assert [column.null_count for column in rows.columns] == [0] * len(ROW_SCHEMA)
         assert not any(field.nullable for field in rows.schema)
@@ -231,10 +231,10 @@ def test_a_shard_without_rejects_and_errors_has_no_siblings(store):
 
 def test_a_shard_whose_rows_all_failed_is_committed(store):
     store.commit(manifest(error=2, end=2), table(batch(0, 1, state=ERROR)))
-    assert store.committed() == {0}
-    assert store.read("data/part-00000.parquet").num_rows == 0
-    assert store.read("data/part-00000.parquet").schema.equals(ROW_SCHEMA)
-    assert store.manifest(0).counts == {ACCEPTED: 0, REJECTED: 0, ERROR: 2}
+    assert store.committed_shards() == {0}
+    assert store.read_table("data/part-00000.parquet").num_rows == 0
+    assert store.read_table("data/part-00000.parquet").schema.equals(ROW_SCHEMA)
+    assert store.read_manifest(0).counts == {ACCEPTED: 0, REJECTED: 0, ERROR: 2}
 
 
 def test_rows_come_shard_by_shard(store):
@@ -242,10 +242,10 @@ def test_rows_come_shard_by_shard(store):
         rows = table(batch(*indices), batch(*(i + 10 for i in indices), state=ERROR))
         store.commit(manifest(shard=shard), rows)
     store.commit(manifest(shard=3), table(batch(20)))
-    assert store.committed() == {2, 3, 11, 100000}
+    assert store.committed_shards() == {2, 3, 11, 100000}
 
     def indices(state):
-        return [i for part in store.rows(state, ["row_index"]) for i in part["row_index"].to_pylist()]
+        return [i for part in store.read_rows(state, ["row_index"]) for i in part["row_index"].to_pylist()]
 
     assert indices(ACCEPTED) == [2, 3, 20, 4, 5, 6]
     assert indices(ERROR) == [12, 13, 14, 15, 16]
@@ -257,12 +257,12 @@ def test_siblings_are_written_before_the_data_that_commits_them(tmp_path):
     (tmp_path / "data").write_text("a file where the folder belongs")
     with pytest.raises(OSError):
         store.commit(manifest(**MIXED_COUNTS), MIXED)
-    assert store.committed() == set()
+    assert store.committed_shards() == set()
     assert files_below(tmp_path) == ["data", "errors/part-00000.parquet", "rejected/part-00000.parquet"]
-    assert store.read("errors/part-00000.parquet")["row_index"].to_pylist() == [2]
+    assert store.read_table("errors/part-00000.parquet")["row_index"].to_pylist() == [2]
     (tmp_path / "data").unlink()
     store.commit(manifest(**MIXED_COUNTS), MIXED)
-    assert store.committed() == {0}
+    assert store.committed_shards() == {0}
 
 
 def test_a_shard_whose_siblings_cannot_be_written_is_not_committed(tmp_path):
@@ -270,7 +270,7 @@ def test_a_shard_whose_siblings_cannot_be_written_is_not_committed(tmp_path):
     (tmp_path / "rejected" / "part-00000.parquet").mkdir(parents=True)
     with pytest.raises(OSError):
         store.commit(manifest(**MIXED_COUNTS), MIXED)
-    assert store.committed() == set()
+    assert store.committed_shards() == set()
     assert not (tmp_path / "data").exists()
 
 
@@ -279,7 +279,7 @@ def test_only_names_of_shards_are_committed_shards(tmp_path):
     store.commit(manifest(**MIXED_COUNTS), MIXED)
     for name in (".part-00001.parquet.77.tmp", "part-2.parquet", "part-00003.parquet.bak", "xpart-00004.parquet"):
         (tmp_path / "data" / name).write_bytes(b"")
-    assert store.committed() == {0}
+    assert store.committed_shards() == {0}
 
 
 def test_a_null_is_never_written(store):
@@ -287,7 +287,7 @@ def test_a_null_is_never_written(store):
     rows = pa.Table.from_batches([pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)])
     with pytest.raises(pa.ArrowInvalid, match="text"):
         store.commit(manifest(), rows)
-    assert store.committed() == set()
+    assert store.committed_shards() == set()
 
 
 def test_a_row_without_a_column_is_refused():
@@ -302,7 +302,7 @@ def test_a_flipped_byte_in_any_column_is_noticed(tmp_path):
     store.commit(manifest(accepted=4), table(batch(0, 1, 2, 3)))
     path = tmp_path / "data" / "part-00000.parquet"
     whole = path.read_bytes()
-    expected = store.read("data/part-00000.parquet")
+    expected = store.read_table("data/part-00000.parquet")
     group = pq.read_metadata(path).row_group(0)
     unnoticed = []
     for number in range(group.num_columns):
@@ -315,7 +315,7 @@ def test_a_flipped_byte_in_any_column_is_noticed(tmp_path):
             damaged[position] ^= 0x01
             path.write_bytes(damaged)
             try:
-                found = store.read("data/part-00000.parquet")
+                found = store.read_table("data/part-00000.parquet")
             except (OSError, pa.ArrowInvalid):
                 continue
             unnoticed.append((column.path_in_schema, position - end, found.equals(expected)))
@@ -330,7 +330,7 @@ def test_a_torn_data_file_is_no_whole_shard(tmp_path):
     for size in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(RunError, match="not a whole shard"):
-            store.manifest(0)
+            store.read_manifest(0)
 
 
 def test_a_parquet_file_of_somebody_else_is_no_shard(tmp_path):
@@ -338,7 +338,7 @@ def test_a_parquet_file_of_somebody_else_is_no_shard(tmp_path):
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table({"a": [1]}), tmp_path / "data" / "part-00000.parquet")
     with pytest.raises(RunError, match="no manifest"):
-        store.manifest(0)
+        store.read_manifest(0)
 
 
 def test_a_manifest_with_keys_of_a_newer_version_is_refused(tmp_path):
@@ -350,7 +350,7 @@ def test_a_manifest_with_keys_of_a_newer_version_is_refused(tmp_path):
         writer.add_key_value_metadata({"kindling.manifest": newer})
     (tmp_path / "data" / "part-00000.parquet").write_bytes(sink.getvalue())
     with pytest.raises(RunError, match="added_later"):
-        store.manifest(0)
+        store.read_manifest(0)
 
 
 def run_record(**changes):
@@ -410,7 +410,7 @@ def test_a_committed_shard_is_never_replaced(store):
     first = store.commit(manifest(accepted=1, end=1), table(batch(0)))
     with pytest.raises(FileExistsError):
         store.commit(manifest(accepted=1, end=1), table(batch(0)))
-    assert store.manifest(0) == first
+    assert store.read_manifest(0) == first
 
 
 def test_what_a_driver_killed_in_its_first_write_leaves_is_nothing(tmp_path):
