@@ -12,7 +12,7 @@ from pipelines.augmentation.progress import Display, Progress, counts_text
 from pipelines.inputs.reader import InputReader
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import dataset_card
-from pipelines.recipes import fields_of, optional_of, recipes_of
+from pipelines.recipes import all_fields, make_recipes, optional_fields
 from pipelines.run_folder import claimed
 from pipelines.stopping import stop_signals
 from schemas.augment import AugmentJob
@@ -76,8 +76,8 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         StoppedError: a signal, or a full disk, ended it early; what was finished is kept, and the same call resumes.
     """
     job = as_job(job)
-    recipes = recipes_of(job)
-    reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
+    recipes = make_recipes(job)
+    reader = InputReader(job.input, all_fields(recipes), optional_fields(recipes))
     store = ShardStore(job.output.path)
     variants = variant_settings(job, recipes)
     # From here on a signal is a wish, and no exception in whatever runs at that moment.

@@ -12,7 +12,7 @@ from pipelines.jobfile import as_job
 from pipelines.previewing.forecast import Forecast, forecast_of
 from pipelines.previewing.rows import Candidate, drawn_numbers, look_at
 from pipelines.previewing.running import run
-from pipelines.recipes import fields_of, optional_of, recipes_of
+from pipelines.recipes import all_fields, make_recipes, optional_fields
 from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
 from services.replicas.row_records import VariantSettings
@@ -85,8 +85,8 @@ def preview(
     if rows < _LEAST_ROWS:
         raise JobError("-n", rows, "one row tells nothing of how rows differ", "give 2 or more; 16 to 32 tell the time")
     job = as_job(job)
-    recipes = recipes_of(job)
-    reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
+    recipes = make_recipes(job)
+    reader = InputReader(job.input, all_fields(recipes), optional_fields(recipes))
     store = ShardStore(job.output.path)
     variants = variant_settings(job, recipes)
     try:

@@ -2,86 +2,76 @@
 
 babylm.py              a children's story from a sentence and its emotion (prompts/p1 to p3)
 alpaca.py              the answer to an instruction, written again with an emotion (prompts/v1 to v3)
-alpaca_cleaning.py     rules by which Alpaca rows are refused
-meta_talk.py           cuts off what models say around a text
+alpaca_cleaning.py     rules that reject Alpaca rows
+meta_talk.py           cuts off what models write around a text
 evaluation_prompts.py  tasks whose answers carry an emotion (prompts/tasks)
 task_list.py           reads tasks from the list that a model wrote
 template.py            the user's own Jinja file over any columns
-messages.py            a column of chat messages, taken as they are
+messages.py            a column of chat messages, sent unchanged
+job_recipe.py          the base class of recipes
 jinja_prompt.py        prompts as Jinja templates: loaded and hashed
 jinja_sandbox.py       the template sandbox: a render does bounded work and runs no code
-jinja_allowed.py       the filters and methods that a template may use, and what each costs
+jinja_allowed.py       the filters and methods that a template may use, and the cost of each
 shipped_prompts.py     examples that shipped prompts show, and variables that a prompt may use
 
 A recipe is pickled to every replica and works there.
+
+To add a recipe, write its file with a subclass of `JobRecipe`, add its line to RECIPES, and its name to `recipe` in
+schemas/augment.py.
 """
 
 from collections.abc import Mapping
+from pkgutil import resolve_name
 
+from pipelines.recipes.job_recipe import JobRecipe
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
 from services.replicas.row_records import Recipe
 
+# A recipe is imported when a job names it: Jinja and the JSON schemas take their time.
+RECIPES = {
+    "babylm_story": "pipelines.recipes.babylm:BabylmStory",
+    "alpaca_rewrite": "pipelines.recipes.alpaca:AlpacaRewrite",
+    "evaluation_prompts": "pipelines.recipes.evaluation_prompts:EvaluationPrompts",
+    "template": "pipelines.recipes.template:Template",
+    "messages": "pipelines.recipes.messages:Messages",
+}
 
-def recipes_of(job: AugmentJob) -> dict[str, Recipe]:
-    """The recipe of each variant of a job, by the variant's name; those with the same prompt share one.
+
+def make_recipes(job: AugmentJob) -> dict[str, Recipe]:
+    """Makes the recipe of each variant of a job, by the variant's name. Variants with the same prompt share one.
 
     Raises:
-        JobError: as `recipe_of`, of any of the prompts.
+        JobError: as `make_recipe`, for any of the prompts.
     """
     variants = job.variants()
-    prompts = dict.fromkeys(each.prompt for each in variants)
-    of_prompt = {prompt: recipe_of(job.model_copy(update={"prompt": prompt})) for prompt in prompts}
-    return {each.name: of_prompt[each.prompt] for each in variants}
+    prompts = dict.fromkeys(variant.prompt for variant in variants)
+    recipes = {prompt: make_recipe(job.model_copy(update={"prompt": prompt})) for prompt in prompts}
+    return {variant.name: recipes[variant.prompt] for variant in variants}
 
 
-def fields_of(recipes: Mapping[str, Recipe]) -> list[str]:
-    """The fields of all of them, each once."""
+def make_recipe(job: AugmentJob) -> Recipe:
+    """Makes the recipe that a job names, with the prompt of `job.prompt` whatever a sweep varies.
+
+    Raises:
+        JobError: the prompt is missing, unknown or not valid Jinja, or a key of the job is not for this recipe.
+    """
+    recipe_class: type[JobRecipe] = resolve_name(RECIPES[job.recipe])
+    if job.sampling.structured_outputs and not recipe_class.takes_schema:
+        cause = f"the recipe {job.recipe} asks for a text of its own form"
+        raise JobError("sampling.structured_outputs", None, cause, "leave the key out, or use the recipe template")
+    if job.classifier and not recipe_class.takes_classifier:
+        cause = f"the recipe {job.recipe} does not choose an emotion for its rows"
+        raise JobError("classifier", job.classifier.id, cause, "leave the key out, or use the recipe alpaca_rewrite")
+    return recipe_class.from_job(job)
+
+
+def all_fields(recipes: Mapping[str, Recipe]) -> list[str]:
+    """Returns the fields of all recipes, each once."""
     return list(dict.fromkeys(field for recipe in recipes.values() for field in recipe.fields))
 
 
-def optional_of(recipes: Mapping[str, Recipe]) -> list[str]:
-    """The fields that an input may have no column for, whatever the variant."""
-    each = [set(recipe.fields) - set(recipe.optional) for recipe in recipes.values()]
-    return [field for field in fields_of(recipes) if not any(field in required for required in each)]
-
-
-def recipe_of(job: AugmentJob) -> Recipe:
-    """The recipe that a job asks for, with its own prompt loaded, whatever its sweep varies.
-
-    Raises:
-        JobError: the prompt is missing, unknown, or no valid Jinja; or the job has what is not for this recipe.
-    """
-    structured = job.sampling.structured_outputs
-    if structured and job.recipe != "template":
-        cause = f"the recipe {job.recipe} asks for a text of its own form"
-        raise JobError("sampling.structured_outputs", None, cause, "leave the key out, or use the recipe template")
-    if job.classifier and job.recipe != "alpaca_rewrite":
-        cause = f"the recipe {job.recipe} asks for no emotion of its own choice"
-        raise JobError("classifier", job.classifier.id, cause, "leave the key out, or use the recipe alpaca_rewrite")
-    if job.recipe == "babylm_story":
-        from pipelines.recipes.babylm import BabylmStory
-
-        return BabylmStory(job.prompt or "p3")
-    if job.recipe == "alpaca_rewrite":
-        from pipelines.recipes.alpaca import AlpacaRewrite
-
-        given = "emotion" in job.input.columns
-        if job.classifier and (given or "emotion" in job.input.keep):
-            raise JobError("classifier", job.classifier.id, "the rows have their emotions", "leave one of the two out")
-        return AlpacaRewrite(job.prompt or "v3", "given" if given else "fitting" if job.classifier else "drawn")
-    if job.recipe == "evaluation_prompts":
-        from pipelines.recipes.evaluation_prompts import EvaluationPrompts
-
-        return EvaluationPrompts(job.prompt or "tasks")
-    if job.recipe == "template":
-        from pipelines.recipes.template import Template
-
-        if job.prompt is None:
-            raise JobError("prompt", None, "the template recipe needs a Jinja file", "add `prompt: my_prompt.jinja`")
-        return Template(job.prompt, structured["json"] if structured else None)
-    from pipelines.recipes.messages import Messages
-
-    if job.prompt is not None:
-        raise JobError("prompt", job.prompt, "the messages recipe takes no prompt", "leave the key out")
-    return Messages()
+def optional_fields(recipes: Mapping[str, Recipe]) -> list[str]:
+    """Returns the fields that no recipe requires: an input may have no column for them."""
+    required = {field for recipe in recipes.values() for field in recipe.fields if field not in recipe.optional}
+    return [field for field in all_fields(recipes) if field not in required]

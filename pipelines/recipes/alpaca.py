@@ -1,14 +1,16 @@
 """Alpaca rewrites: the answer of an instruction, said again with a positive emotion (the paper: 4.2, appendix B)."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pipelines.inputs.cells import labels_cell, text_cell, text_or_blank_cell
 from pipelines.recipes.alpaca_cleaning import fault_of, without_markers
+from pipelines.recipes.job_recipe import JobRecipe
 from pipelines.recipes.meta_talk import without_talk
 from pipelines.recipes.shipped_prompts import by_emotion, load_prompt, read_data
+from schemas.augment import AugmentJob
 from schemas.emotions import POSITIVE
+from schemas.errors import JobError
 from schemas.rows import Prompt, RowError, RowRejection
-from services.replicas.row_records import Recipe
 
 _VARIABLES = ("instruction", "input", "output", "emotion", "examples", "max_words")
 # Every version of the paper's prompt asks for fewer words than this.
@@ -16,7 +18,7 @@ _MAX_WORDS = 100
 _DRAWN = sorted(POSITIVE)
 
 
-class AlpacaRewrite(Recipe):
+class AlpacaRewrite(JobRecipe):
     """Asks for `output`, the answer to `instruction` and `input` (may be blank), in new words that carry an emotion.
 
     Rows that a cleaning rule refuses are rejected unsent, and so are those with an emotion that no example is of: the
@@ -32,6 +34,19 @@ class AlpacaRewrite(Recipe):
 
     optional = ("input",)
     compares = True
+    takes_classifier = True
+
+    @classmethod
+    def from_job(cls, job: AugmentJob) -> Self:
+        """Makes the recipe of a job; without `prompt` it is v3.
+
+        Raises:
+            JobError: the prompt is unknown or not valid Jinja, or the job has both a classifier and the emotions.
+        """
+        is_given = "emotion" in job.input.columns
+        if job.classifier and (is_given or "emotion" in job.input.keep):
+            raise JobError("classifier", job.classifier.id, "the rows have their emotions", "leave one of the two out")
+        return cls(job.prompt or "v3", "given" if is_given else "fitting" if job.classifier else "drawn")
 
     def __init__(self, prompt: str, emotion: Literal["given", "fitting", "drawn"]) -> None:
         examples = read_data("alpaca_examples.jsonl")

@@ -1,19 +1,20 @@
 """BabyLM stories: a children's story that deepens the emotion of a sentence (the paper: section 4.1, appendix A)."""
 
 import json
-from typing import Any
+from typing import Any, Self
 
 from pipelines.inputs.cells import labels_cell, text_cell
+from pipelines.recipes.job_recipe import JobRecipe
 from pipelines.recipes.shipped_prompts import by_emotion, load_prompt, read_data
+from schemas.augment import AugmentJob
 from schemas.rows import Prompt
-from services.replicas.row_records import Recipe
 
 _VARIABLES = ("context", "emotion", "examples", "fixed_examples", "genre", "character")
 # Of these emotions p1 and p2 show an example each, whatever emotion they ask for.
 _FIXED = ("joy", "anger")
 
 
-class BabylmStory(Recipe):
+class BabylmStory(JobRecipe):
     """Asks for a story from `context` and `emotion` (a label, or a list of them).
 
     Of several labels the first is asked for, and the row keeps them all. A prompt may show the two examples of that
@@ -21,6 +22,11 @@ class BabylmStory(Recipe):
     """
 
     fields = ("context", "emotion")
+
+    @classmethod
+    def from_job(cls, job: AugmentJob) -> Self:
+        """Makes the recipe of a job; without `prompt` it is p3."""
+        return cls(job.prompt or "p3")
 
     def __init__(self, prompt: str) -> None:
         examples, draws = read_data("babylm_examples.jsonl"), read_data("babylm_draws.json")

@@ -2,20 +2,21 @@
 
 import json
 import random
-from typing import Any
+from typing import Any, Self
 
 from pipelines.inputs.cells import labels_cell
+from pipelines.recipes.job_recipe import JobRecipe
 from pipelines.recipes.shipped_prompts import load_prompt, read_data
 from pipelines.recipes.task_list import tasks_of
+from schemas.augment import AugmentJob
 from schemas.rows import Prompt, RowRejection
-from services.replicas.row_records import Recipe
 
 _VARIABLES = ("emotion", "number", "forms", "setting", "examples")
 # The paper asks for 30 at once, and once. Small models repeat themselves long before; further ones are further samples.
 _TASKS, _FORMS = 10, 3
 
 
-class EvaluationPrompts(Recipe):
+class EvaluationPrompts(JobRecipe):
     """Asks for a list of tasks for `emotion`, and keeps it as a JSON list of `{"instruction", "input"}`.
 
     Forms and setting of the tasks are drawn by the row's seed, so that the samples of an emotion differ. `kindling
@@ -23,6 +24,11 @@ class EvaluationPrompts(Recipe):
     """
 
     fields = ("emotion",)
+
+    @classmethod
+    def from_job(cls, job: AugmentJob) -> Self:
+        """Makes the recipe of a job; without `prompt` it is the shipped one."""
+        return cls(job.prompt or "tasks")
 
     def __init__(self, prompt: str) -> None:
         draws = read_data("tasks_draws.json")

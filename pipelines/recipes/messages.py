@@ -1,19 +1,32 @@
 """A column of chat messages, taken as they stand."""
 
 import hashlib
-from typing import Any
+from typing import Any, Self
 
 from pipelines.inputs.cells import messages_cell
+from pipelines.recipes.job_recipe import JobRecipe
+from schemas.augment import AugmentJob
+from schemas.errors import JobError
 from schemas.rows import Prompt, RowError
-from services.replicas.row_records import Recipe
 
 
-class Messages(Recipe):
+class Messages(JobRecipe):
     """Sends the column `messages`: a list of `{"role", "content"}`, as chat datasets on the hub have it."""
 
     prompt_id = "messages"
     prompt_hash = hashlib.sha256(b"messages").hexdigest()[:16]
     fields = ("messages",)
+
+    @classmethod
+    def from_job(cls, job: AugmentJob) -> Self:
+        """Makes the recipe of a job.
+
+        Raises:
+            JobError: the job has a prompt.
+        """
+        if job.prompt is not None:
+            raise JobError("prompt", job.prompt, "the messages recipe takes no prompt", "leave the key out")
+        return cls()
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """See `services.replicas.row_records.Recipe`."""

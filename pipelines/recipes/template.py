@@ -1,19 +1,20 @@
 """The user's own Jinja file over any columns; what the model writes is text, or JSON that follows a schema."""
 
 import json
-from typing import Any
+from typing import Any, Self
 
 from pipelines.recipes.jinja_prompt import JinjaPrompt
+from pipelines.recipes.job_recipe import JobRecipe
+from schemas.augment import AugmentJob
 from schemas.errors import JobError
 from schemas.rows import Prompt, RowError, RowRejection
 from schemas.text import shorten
-from services.replicas.row_records import Recipe
 
 # Enough to tell values apart; a whole document need not be kept for it.
 _PREFIX_CHARACTERS = 200
 
 
-class Template(Recipe):
+class Template(JobRecipe):
     """Renders a Jinja file with the input columns as its variables, as one user message.
 
     A null or blank cell is a fault of its row: a prompt with a hole in it is not what anybody asked for.
@@ -25,6 +26,20 @@ class Template(Recipe):
     Raises:
         JobError: there is no such prompt, it is no valid Jinja, or the schema is no JSON schema.
     """
+
+    takes_schema = True
+
+    @classmethod
+    def from_job(cls, job: AugmentJob) -> Self:
+        """Makes the recipe of a job.
+
+        Raises:
+            JobError: `prompt` is missing or not valid Jinja, or the schema is not a JSON schema.
+        """
+        if job.prompt is None:
+            raise JobError("prompt", None, "the template recipe needs a Jinja file", "add `prompt: my_prompt.jinja`")
+        structured = job.sampling.structured_outputs
+        return cls(job.prompt, structured["json"] if structured else None)
 
     def __init__(self, prompt: str, schema: dict[str, Any] | None = None) -> None:
         self._structured = schema is not None

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ class Recipe(Protocol):
 
     prompt_id: str
     prompt_hash: str
+    fields: Sequence[str]
+    """names of the values that `render` needs"""
     optional: tuple[str, ...] = ()
     """fields that an input may have no column for"""
     compares: bool = False

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.recipes import recipe_of
+from pipelines.recipes import make_recipe
 from schemas.augment import AugmentJob
 from schemas.job import parse_job
 from schemas.rows import RowError, RowRejection, row_seed
@@ -72,7 +72,7 @@ class Findings:
 def specification(job: Mapping[str, Any]) -> Specification:
     """What a job over one JSON Lines file must come to."""
     parsed = parse_job(dict(job), AugmentJob)
-    recipe = recipe_of(parsed)
+    recipe = make_recipe(parsed)
     source = parsed.input.path
     rows = [json.loads(line) for line in Path(source).read_text(encoding="utf-8").splitlines()]
     identities = [(source, index, sample) for index in range(len(rows)) for sample in range(parsed.samples)]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.augmentation.plan import plan_run, work_rows
 from pipelines.benchmarks.scale.simulation import SimulatedPool
 from pipelines.inputs.reader import InputReader
-from pipelines.recipes import fields_of, optional_of, recipes_of
+from pipelines.recipes import all_fields, make_recipes, optional_fields
 from schemas.augment import AugmentJob
 from schemas.emotions import EMOTIONS
 from schemas.job import parse_job
@@ -97,8 +97,8 @@ def _dry_run(replicas: int, rows: int, engine: dict[str, Any], driver_seconds_pe
         source = Path(scratch) / "contexts.parquet"
         write_contexts(source, rows)
         job = parse_job(contexts_job(source, Path(scratch) / "run", rows_per_shard=4096, engine=engine), AugmentJob)
-        recipes = recipes_of(job)
-        reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
+        recipes = make_recipes(job)
+        reader = InputReader(job.input, all_fields(recipes), optional_fields(recipes))
         store = ShardStore(job.output.path)
         run = plan_run(store, job, recipes, reader.inputs, extend=False)
         index = read_index(store, run)

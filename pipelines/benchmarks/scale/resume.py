@@ -11,7 +11,7 @@ from pipelines.augmentation.plan import plan_run, work_rows
 from pipelines.benchmarks.scale.dry_run import contexts_job, in_fresh_process, write_contexts
 from pipelines.benchmarks.scale.simulation import MODEL_RECORD
 from pipelines.inputs.reader import InputReader
-from pipelines.recipes import fields_of, optional_of, recipes_of
+from pipelines.recipes import all_fields, make_recipes, optional_fields
 from pipelines.run_folder import claimed
 from schemas.augment import AugmentJob
 from schemas.job import parse_job
@@ -56,8 +56,8 @@ def _fabricate(shards: int, folder: Path) -> None:
     """Writes the shards without making them durable one by one, which is what takes long."""
     write_contexts(folder / "contexts.parquet", shards + 1)
     job = parse_job(_job(folder), AugmentJob)
-    recipes = recipes_of(job)
-    reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
+    recipes = make_recipes(job)
+    reader = InputReader(job.input, all_fields(recipes), optional_fields(recipes))
     store = ShardStore(job.output.path)
     run = plan_run(store, job, recipes, reader.inputs, extend=False)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -76,8 +76,8 @@ def _fabricate(shards: int, folder: Path) -> None:
 def _seconds_to_first_row(folder: Path) -> float:
     began = time.monotonic()
     job = parse_job(_job(folder), AugmentJob)
-    recipes = recipes_of(job)
-    reader = InputReader(job.input, fields_of(recipes), optional_of(recipes))
+    recipes = make_recipes(job)
+    reader = InputReader(job.input, all_fields(recipes), optional_fields(recipes))
     store = ShardStore(job.output.path)
     with claimed(store, job) as lease:
         run = plan_run(store, job, recipes, reader.inputs, extend=False)

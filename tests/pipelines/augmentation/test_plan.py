@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipelines.augmentation.plan import plan_run, work_rows
 from pipelines.inputs import jsonl_format
 from pipelines.inputs.reader import InputReader
-from pipelines.recipes import fields_of, recipes_of
+from pipelines.recipes import all_fields, make_recipes
 from pipelines.run_folder import claimed
 from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
@@ -47,10 +47,10 @@ def plan(tmp_path):
 
     def plan(extend=False, **changes):
         job = parse_job(merged(base, changes), AugmentJob)
-        recipes = recipes_of(job)
+        recipes = make_recipes(job)
         store = ShardStore(job.output.path)
         with claimed(store, job):
-            run = plan_run(store, job, recipes, InputReader(job.input, fields_of(recipes)).inputs, extend)
+            run = plan_run(store, job, recipes, InputReader(job.input, all_fields(recipes)).inputs, extend)
         # A run holds its folder from its first row on.
         if store.can_append:
             Path(store.path("log")).mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def test_shard_ranges_of_an_extended_run():
     assert list(run_of([5, 6, 10], 3).shard_ranges()) == [(0, 0, 3), (1, 3, 5), (2, 5, 6), (3, 6, 9), (4, 9, 10)]
 
 
-MESSAGES = recipes_of(
+MESSAGES = make_recipes(
     parse_job({"name": "a", "input": {"path": "x"}, "recipe": "messages", "output": {"path": "y"}}, AugmentJob)
 )
 
@@ -302,7 +302,7 @@ def test_storage_options_are_not_written_down(plan, tmp_path):
         merged(run.job, {"input.storage_options": {"key": secret}, "output.path": str(tmp_path / "second")}), AugmentJob
     )
     store = ShardStore(job.output.path)
-    plan_run(store, job, recipes_of(job), run.inputs, extend=False)
+    plan_run(store, job, make_recipes(job), run.inputs, extend=False)
     assert secret not in (tmp_path / "second" / "run.json").read_text()
 
 

@@ -12,7 +12,7 @@ from pipelines import augment, export, status, verify
 from pipelines.augmentation.plan import plan_run, work_rows
 from pipelines.inputs.reader import InputReader
 from pipelines.jobfile import load_job
-from pipelines.recipes import fields_of, recipe_of, recipes_of
+from pipelines.recipes import all_fields, make_recipe, make_recipes
 from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
 from schemas.job import parse_job
@@ -107,7 +107,7 @@ def test_a_product_that_no_memory_holds_is_refused_at_once():
 
 def test_a_prompt_that_is_not_there_is_told_by_its_name():
     with pytest.raises(JobError, match=r"p9: cannot be read"):
-        recipes_of(parse_job({**BASE, "sweep": {"prompt": ["p1", "p9"]}}, AugmentJob))
+        make_recipes(parse_job({**BASE, "sweep": {"prompt": ["p1", "p9"]}}, AugmentJob))
 
 
 def test_the_command_line_sets_a_sweep(tmp_path):
@@ -135,8 +135,8 @@ NAMES = [f"prompt={prompt},max_tokens={tokens}" for prompt in ("p2", "p3") for t
 def planned(job, extend=False, done=()):
     """The run of a job, and the rows that are left of it."""
     job = parse_job(job, AugmentJob)
-    recipes = recipes_of(job)
-    reader = InputReader(job.input, fields_of(recipes))
+    recipes = make_recipes(job)
+    reader = InputReader(job.input, all_fields(recipes))
     run = plan_run(ShardStore(job.output.path), job, recipes, reader.inputs, extend)
     writer = type("Writer", (), {"open": lambda self, shard, start, end: set(done)})()
     return run, list(work_rows(run, reader, recipes, writer, set()))
@@ -160,7 +160,7 @@ def test_run_json_tells_the_variants_and_their_values(swept):
     run = ShardStore(swept["output"]["path"]).read_run()
     assert [variant.name for variant in run.variants] == run.variant_names == NAMES
     assert run.variants[1].values == {"prompt": "p2", "max_tokens": 8}
-    hashes = {variant: recipe.prompt_hash for variant, recipe in recipes_of(parse_job(swept, AugmentJob)).items()}
+    hashes = {variant: recipe.prompt_hash for variant, recipe in make_recipes(parse_job(swept, AugmentJob)).items()}
     assert {f"prompt_hash.{name}": digest for name, digest in hashes.items()}.items() <= run.identity.items()
 
 
@@ -192,8 +192,8 @@ def test_templates_of_a_sweep_may_use_different_columns(tmp_path, fake_job):
     for name, text in {"one": "Say {{ context }}", "two": "Feel {{ emotion }}"}.items():
         (tmp_path / f"{name}.jinja").write_text(text)
     prompts = [str(tmp_path / f"{name}.jinja") for name in ("one", "two")]
-    recipes = recipes_of(parse_job({**fake_job, "recipe": "template", "sweep": {"prompt": prompts}}, AugmentJob))
-    assert fields_of(recipes) == ["context", "emotion"]
+    recipes = make_recipes(parse_job({**fake_job, "recipe": "template", "sweep": {"prompt": prompts}}, AugmentJob))
+    assert all_fields(recipes) == ["context", "emotion"]
 
 
 # A whole run
@@ -211,7 +211,7 @@ def test_a_sweep_from_end_to_end(swept, tmp_path, kindling):
     assert [(row["row_index"], row["sample"], row["variant"]) for row in rows] == [
         (index, sample, name) for index in range(12) for sample in range(2) for name in NAMES
     ]
-    recipes = {name: recipe_of(parse_job({**swept, "prompt": name}, AugmentJob)) for name in ("p2", "p3")}
+    recipes = {name: make_recipe(parse_job({**swept, "prompt": name}, AugmentJob)) for name in ("p2", "p3")}
     for row in rows:
         prompt, tokens = (part.partition("=")[2] for part in row["variant"].split(","))
         seed = row_seed(0, row["source"], row["row_index"], row["sample"])

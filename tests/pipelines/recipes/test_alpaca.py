@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipelines import augment
 from pipelines.augmentation.progress import Progress
 from pipelines.inputs.reader import InputReader
-from pipelines.recipes import alpaca, recipe_of
+from pipelines.recipes import alpaca, make_recipe
 from pipelines.recipes.alpaca import AlpacaRewrite
 from pipelines.recipes.alpaca_cleaning import without_markers
 from pipelines.recipes.meta_talk import without_talk
@@ -138,7 +138,7 @@ def test_an_emotion_is_drawn_by_the_seed_where_none_is_given():
 def test_the_job_says_whether_emotions_are_given():
     def recipe(**section):
         job = {"name": "a", "output": {"path": "y"}, "recipe": "alpaca_rewrite", "input": {"path": "x", **section}}
-        return recipe_of(parse_job(job, AugmentJob))
+        return make_recipe(parse_job(job, AugmentJob))
 
     assert recipe().fields == ("instruction", "input", "output")
     assert recipe(columns={"emotion": "feeling"}).fields == ("instruction", "input", "output", "emotion")
@@ -335,7 +335,7 @@ def test_alpacas_own_file_is_read_with_and_without_the_column_input(tmp_path):
         path.write_text(json.dumps(items, indent=4))
         facts = {"name": "a", "input": {"path": str(path)}, "recipe": "alpaca_rewrite", "output": {"path": "r"}}
         job = parse_job(facts, AugmentJob)
-        recipe = recipe_of(job)
+        recipe = make_recipe(job)
         rows = [row for _, _, row in InputReader(job.input, list(recipe.fields), recipe.optional).rows(0, 2)]
         assert [row.values["input"] for row in rows] == inputs
         assert ["Input: It swims." in text_of(recipe.render(row.values, 0)) for row in rows] == list(map(bool, inputs))
@@ -418,10 +418,10 @@ def test_a_classifier_picks_the_emotion_that_fits(tmp_path):
     ("changes", "cause"),
     [
         ({"input": {"path": "x.json", "columns": {"emotion": "emotion"}}}, "the rows have their emotions"),
-        ({"recipe": "babylm_story"}, "asks for no emotion of its own choice"),
+        ({"recipe": "babylm_story"}, "does not choose an emotion for its rows"),
     ],
 )
 def test_a_classifier_that_would_pick_nothing_is_refused(changes, cause):
     job = {"name": "x", "input": {"path": "x.json"}, "recipe": "alpaca_rewrite", "output": {"path": "y"}}
     with pytest.raises(JobError, match=cause):
-        recipe_of(parse_job({**job, "classifier": {}, **changes}, AugmentJob))
+        make_recipe(parse_job({**job, "classifier": {}, **changes}, AugmentJob))

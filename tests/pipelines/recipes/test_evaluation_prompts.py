@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines import export_prompts
 from pipelines.jobfile import load_job
-from pipelines.recipes import recipe_of
+from pipelines.recipes import make_recipe
 from pipelines.recipes.evaluation_prompts import EvaluationPrompts
 from pipelines.recipes.task_list import tasks_of
 from schemas.emotions import EMOTIONS
@@ -229,7 +229,7 @@ def test_the_job_asks_once_for_each_of_the_28(recipe, monkeypatch):
     job = load_job("deploy/jobs/evaluation_prompts.yaml")
     rows = [json.loads(line) for line in Path(job.input.path).read_text().splitlines()]
     assert rows == [{"emotion": emotion} for emotion in EMOTIONS]
-    assert recipe_of(job).prompt_hash == recipe.prompt_hash
+    assert make_recipe(job).prompt_hash == recipe.prompt_hash
     assert pickle.loads(pickle.dumps(recipe)).render(rows[0], 1) == recipe.render(rows[0], 1)
 
 

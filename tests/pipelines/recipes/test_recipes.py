@@ -3,14 +3,17 @@ import pickle
 import re
 from collections import Counter
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import get_args
 
 import pytest
 
 from pipelines.inputs.reader import InputReader
 from pipelines.jobfile import load_job
-from pipelines.recipes import jinja_prompt, recipe_of
+from pipelines.recipes import RECIPES, jinja_prompt, make_recipe
 from pipelines.recipes.babylm import BabylmStory
 from pipelines.recipes.jinja_prompt import JinjaPrompt
+from pipelines.recipes.job_recipe import JobRecipe
 from pipelines.recipes.messages import Messages
 from pipelines.recipes.template import Template
 from schemas.augment import AugmentJob
@@ -184,7 +187,7 @@ def test_the_other_prompts_draw_nothing(prompt):
 def test_shipped_jobs_render_the_corpora_they_name(name, rejected, monkeypatch):
     monkeypatch.chdir(PIPELINES.parent)
     shipped = load_job(f"deploy/jobs/{name}.yaml")
-    recipe = recipe_of(shipped)
+    recipe = make_recipe(shipped)
     reader = InputReader(shipped.input, list(recipe.fields))
     found, drops = [], []
     for number, (_, _, row) in enumerate(reader.rows(0, sum(source.rows for source in reader.inputs))):
@@ -420,21 +423,21 @@ def dropped(recipe, text, cut_off=False):
 
 
 def test_a_structured_text_is_json_or_refused(tmp_path):
-    recipe = recipe_of(structured(tmp_path))
+    recipe = make_recipe(structured(tmp_path))
     text = '{"title": "Rain", "mood": "glad"}'
     assert recipe.finish(text) == (text, "")
     assert dropped(recipe, text[:-4], cut_off=True) == "cut_off"
     assert [dropped(recipe, bad) for bad in (text[:-4], "Sure: {}", "", "[" * 100_000)] == ["not_json"] * 4
     # A number that was broken off is a number.
     assert dropped(recipe, "12", cut_off=True) == "cut_off"
-    assert recipe_of(structured(tmp_path, schema=None)).finish("Sure: {}", cut_off=True) == ("Sure: {}", "")
+    assert make_recipe(structured(tmp_path, schema=None)).finish("Sure: {}", cut_off=True) == ("Sure: {}", "")
 
 
 def test_the_schema_and_the_order_of_its_keys_are_part_of_the_prompts_hash(tmp_path):
     other = {**SCHEMA, "properties": dict(reversed(SCHEMA["properties"].items()))}
     assert other == SCHEMA
-    hashes = [recipe_of(structured(tmp_path, schema)).prompt_hash for schema in (SCHEMA, other, None)]
-    assert len(set(hashes)) == 3 and hashes[0] == recipe_of(structured(tmp_path)).prompt_hash
+    hashes = [make_recipe(structured(tmp_path, schema)).prompt_hash for schema in (SCHEMA, other, None)]
+    assert len(set(hashes)) == 3 and hashes[0] == make_recipe(structured(tmp_path)).prompt_hash
     assert Template(str(tmp_path / "mine.jinja")).prompt_hash == hashes[2]
 
 
@@ -448,19 +451,19 @@ def test_the_schema_and_the_order_of_its_keys_are_part_of_the_prompts_hash(tmp_p
     ],
 )
 def test_a_schema_that_is_none_is_refused_before_anything_starts(tmp_path, schema, key, words):
-    error = job_error(lambda: recipe_of(structured(tmp_path, schema)))
+    error = job_error(lambda: make_recipe(structured(tmp_path, schema)))
     assert error.key == f"sampling.structured_outputs.json{key}"
     assert words in error.cause and "JSON schema" in error.cause and len(str(error)) < 600
 
 
 @pytest.mark.parametrize("recipe", ["babylm_story", "alpaca_rewrite", "evaluation_prompts", "messages"])
 def test_other_recipes_take_no_schema(tmp_path, recipe):
-    error = job_error(lambda: recipe_of(structured(tmp_path, recipe=recipe)))
+    error = job_error(lambda: make_recipe(structured(tmp_path, recipe=recipe)))
     assert error.key == "sampling.structured_outputs" and recipe in error.cause
 
 
 def test_a_structured_recipe_travels_to_the_replicas(tmp_path):
-    recipe = pickle.loads(pickle.dumps(recipe_of(structured(tmp_path))))
+    recipe = pickle.loads(pickle.dumps(make_recipe(structured(tmp_path))))
     assert text_of(recipe.render({"context": "It rains."}, SEED)) == "It rains."
     assert dropped(recipe, "no JSON") == "not_json"
 
@@ -530,17 +533,22 @@ def job(recipe, prompt=None):
     )
 
 
+def test_the_table_of_recipes_has_what_a_job_file_takes():
+    assert sorted(RECIPES) == sorted(get_args(AugmentJob.model_fields["recipe"].annotation))
+    assert all(issubclass(resolve_name(path), JobRecipe) for path in RECIPES.values())
+
+
 def test_the_recipe_of_a_job(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text("{{ context }}")
-    assert recipe_of(job("babylm_story")).prompt_id == "babylm_story/p3"
-    assert recipe_of(job("babylm_story", str(path))).prompt_id == "babylm_story/mine"
-    assert recipe_of(job("babylm_story", "p2")).prompt_id == "babylm_story/p2"
-    assert recipe_of(job("alpaca_rewrite")).prompt_id == "alpaca_rewrite/v3"
-    assert recipe_of(job("alpaca_rewrite", "v1")).prompt_id == "alpaca_rewrite/v1"
-    assert recipe_of(job("template", str(path))).prompt_id == "template/mine"
-    assert recipe_of(job("template", "p3")).fields == ["context", "emotion", "examples"]
-    assert recipe_of(job("messages")).prompt_id == "messages"
+    assert make_recipe(job("babylm_story")).prompt_id == "babylm_story/p3"
+    assert make_recipe(job("babylm_story", str(path))).prompt_id == "babylm_story/mine"
+    assert make_recipe(job("babylm_story", "p2")).prompt_id == "babylm_story/p2"
+    assert make_recipe(job("alpaca_rewrite")).prompt_id == "alpaca_rewrite/v3"
+    assert make_recipe(job("alpaca_rewrite", "v1")).prompt_id == "alpaca_rewrite/v1"
+    assert make_recipe(job("template", str(path))).prompt_id == "template/mine"
+    assert make_recipe(job("template", "p3")).fields == ["context", "emotion", "examples"]
+    assert make_recipe(job("messages")).prompt_id == "messages"
 
 
 @pytest.mark.parametrize(
@@ -555,7 +563,7 @@ def test_the_recipe_of_a_job(tmp_path):
     ],
 )
 def test_a_recipe_whose_prompt_does_not_fit(recipe, prompt):
-    error = job_error(lambda: recipe_of(job(recipe, prompt)))
+    error = job_error(lambda: make_recipe(job(recipe, prompt)))
     assert (error.key, error.value) == ("prompt", prompt)
 
 
