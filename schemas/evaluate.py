@@ -22,7 +22,8 @@ class EvaluatedModel(Section):
     """Model to evaluate: give `id` or `path`."""
 
     id: str | None = Field(None, min_length=1)
-    """hub id, `embedded` (the model that comes as a Python package), or `fake` (random words, for tests)"""
+    """id of the model: hub id, `embedded` (the model that comes as a Python package), or `fake` (random words, for
+    tests)"""
     path: str | None = Field(None, min_length=1)
     """checkpoint folder, such as one that `kindling train` wrote"""
     name: Name | None = None

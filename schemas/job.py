@@ -88,8 +88,8 @@ class Model(Section):
     """Language model, and the way it is loaded."""
 
     id: str = Field("embedded", min_length=1)
-    """hub id, local folder, `embedded` (the model that comes as a Python package), or `fake` (a simulated engine, for
-    tests)"""
+    """id of the model: hub id, local folder, `embedded` (the model that comes as a Python package), or `fake` (a
+    simulated engine, for tests)"""
     revision: str | None = None
     """commit, tag or branch of the model on the hub"""
     dtype: str = "auto"

@@ -13,7 +13,7 @@ import pytest
 from tests.support.files import ROOT
 
 PACKAGES = ("schemas", "services", "trainers", "eval", "pipelines")
-OURS = {*PACKAGES, "deploy", "tests"}
+OURS = {*PACKAGES, "deploy", "docs", "tests"}
 MAY_IMPORT = {
     "schemas": {"schemas"},
     "services": {"schemas", "services"},
@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "eval": {"schemas", "services", "eval"},
     "pipelines": set(PACKAGES),
     "deploy": set(PACKAGES),
-    "tests": {*PACKAGES, "tests"},
+    "docs": {"schemas"},
+    "tests": {*PACKAGES, "docs", "tests"},
 }
 HEAVY = {"vllm", "ray", "torch", "transformers", "trl", "lm_eval", "prometheus_client", "pyarrow"}
 
