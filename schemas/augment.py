@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from schemas.job import Classifier, Cluster, EngineArguments, Input, Metrics, Model, Sampling, Section, Url
-from schemas.sweep import Sweep, Variant, variants_of
+from schemas.sweep import Sweep, Variant, make_variants
 
 
 class AugmentOutput(Section):
@@ -60,4 +60,4 @@ class AugmentJob(Section):
     def variants(self) -> list[Variant]:
         """Returns the variants of each row: the combinations of the sweep, or the job's own prompt and sampling
         alone."""
-        return variants_of(self.sweep, self.prompt, self.sampling)
+        return make_variants(self.sweep, self.prompt, self.sampling)

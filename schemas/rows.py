@@ -97,7 +97,8 @@ class WorkRow:
         values: fields of the recipe, by name; None where the input row could not be read.
         fault: reason why the input row could not be read; empty otherwise.
         attempt: number of times that the row was sent to an engine which died before the row was finished.
-        prefix: beginning of the prompt; rows with the same prefix are sent together. "" where it is not known.
+        prefix: key that rows share whose prompts begin with the same text, so that they are sent together; "" where
+            the recipe knows none.
         variant: name of the variant, which sets prompt and sampling.
         refused: reason why the row is rejected without generation, where that is known in advance; empty otherwise.
     """
@@ -194,7 +195,7 @@ class FinishedRows:
 
         Args:
             rows: rows in the order of `batch`.
-            batch: records of the same rows, as ROW_SCHEMA has them.
+            batch: records of the same rows, with the columns of ROW_SCHEMA.
             share: number of requests that the job may have in flight on this replica from now on.
             kv_cache_usage: share of the engine's KV cache in use, 0 to 1.
         """

@@ -40,7 +40,7 @@ class Variant:
     sampling: BaseModel
 
 
-def variants_of(sweep: Sweep | None, prompt: str | None, sampling: BaseModel) -> list[Variant]:
+def make_variants(sweep: Sweep | None, prompt: str | None, sampling: BaseModel) -> list[Variant]:
     """Returns the variants of a job, in an order that does not depend on the order of the sweep's keys.
 
     Args:
@@ -93,17 +93,17 @@ def _make_variant(values: dict[str, Any], prompt: str | None, sampling: BaseMode
     prompt = values.get("prompt", prompt)
     if "prompt" in values and not (isinstance(prompt, str) and prompt):
         cause = "prompt: not a name"
-        raise JobError("sweep", _name(values), cause, "name a shipped prompt, or a Jinja file of your own")
+        raise JobError("sweep", _variant_name(values), cause, "name a shipped prompt, or a Jinja file of your own")
     try:
         changed = type(sampling).model_validate({**sampling.model_dump(), **own})
     except ValidationError as error:
         first = error.errors()[0]
         cause = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
-        raise JobError("sweep", _name(values), cause, "correct the value in the job file") from None
+        raise JobError("sweep", _variant_name(values), cause, "correct the value in the job file") from None
     values = {key: prompt if key == "prompt" else getattr(changed, key) for key in values}
-    return Variant(_name(values), values, prompt, changed)
+    return Variant(_variant_name(values), values, prompt, changed)
 
 
-def _name(values: dict[str, Any]) -> str:
+def _variant_name(values: dict[str, Any]) -> str:
     shown = (value if isinstance(value, str) else json.dumps(value, default=str) for value in values.values())
     return ",".join(f"{key}={value}" for key, value in zip(values, shown, strict=True)) or DEFAULT_VARIANT
