@@ -26,7 +26,7 @@ from schemas.job import Classifier
 from services.cluster import connect_to_ray
 from services.models.classifier import EmotionClassifier, classifier_revision, load_classifier, with_absolute_path
 from services.models.document_scores import score_documents
-from services.replicas.actors import spread
+from services.replicas.actors import run_on_actors
 
 _log = logging.getLogger("kindling")
 
@@ -111,7 +111,7 @@ def _scored(session: Session, found: Mapping[str, list[Answer]]) -> Iterator[tup
     section = session.job.sentiment
     load, work = partial(_load, with_absolute_path(section.classifier)), partial(_score, section.pooling)
     with session.progress.shown(SENTIMENT, "responses", to_do) as advance:
-        for number, done in spread(load, work, units, session.job.cluster, session.stop_within):
+        for number, done in run_on_actors(load, work, units, session.job.cluster, session.stop_within):
             name, at = starts[number]
             scores[name][at : at + len(done)] = done
             to_do[name] -= len(done)

@@ -16,10 +16,10 @@ from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.job import Model
 from services.cluster import connect_to_ray
 from services.models.causal_lm import load_causal_model
-from services.replicas.actors import spread
+from services.replicas.actors import run_on_actors
 from services.storage.store import ShardStore
 
-Unit = TypeVar("Unit")
+Item = TypeVar("Item")
 Done = TypeVar("Done")
 Loaded = tuple[torch.nn.Module, Any]
 
@@ -87,11 +87,11 @@ class Session:
 
 
 def spread_over_model(
-    session: Session, name: str, work: Callable[[Loaded, Unit], Done], units: Sequence[Unit]
+    session: Session, name: str, work: Callable[[Loaded, Item], Done], items: Sequence[Item]
 ) -> Iterator[tuple[int, Done]]:
-    """`pool.spread` with a causal model of the job, loaded once in each actor."""
+    """`run_on_actors` with a causal model of the job, loaded once in each actor."""
     load = partial(_load, session.models[name][0].model())
-    return spread(load, work, units, session.job.cluster, session.stop_within)
+    return run_on_actors(load, work, items, session.job.cluster, session.stop_within)
 
 
 def model_facts(model: EvaluatedModel, revision: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Ray actors that load a model once and then work through units, each as soon as an actor is free."""
+"""Ray actors that load a model once and then work on many items, each actor on one item at a time.
+
+Used by evaluations, which score many texts with one model. Generation has actors of its own: see replica.py.
+"""
 
 import time
 from collections import deque
@@ -6,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
 
 from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.job import Cluster, Model
@@ -13,86 +18,100 @@ from schemas.text import shorten
 from services.replicas.placement import replica_spec
 
 Loaded = TypeVar("Loaded")
-Unit = TypeVar("Unit")
-Done = TypeVar("Done")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-# An actor whose process died is started again, and its unit with it: the machine may have run out of memory for once.
-_RESTARTS = 2
-_LOOK_SECONDS = 0.5
-# Engines of the job itself have ended by then; others hold their GPUs for longer.
-_FREE_SECONDS = 10.0
+# Ray starts an actor whose process died again, and gives it its item again: the machine may have run out of memory
+# only for a moment.
+_MAX_RESTARTS = 2
+_POLL_SECONDS = 0.5
+# The job's own engines have released their GPUs within this time. GPUs that are still taken belong to others.
+_GPU_RELEASE_SECONDS = 10.0
 
 
 class _Worker(Generic[Loaded]):
-    """The actor. Loads with its first unit, so that what is wrong with the model is told as an error of that unit."""
+    """The actor around one loaded model.
+
+    It loads with its first item, not when it is created, so that an error of the model is raised as an error of that
+    item and reaches the driver with its cause.
+    """
 
     def __init__(self, load: Callable[[str, int], Loaded], device: str, cores: int) -> None:
-        self._load, self._device, self._cores, self._loaded = load, device, cores, None
+        self._load, self._device, self._cores = load, device, cores
+        self._loaded: Loaded | None = None
 
-    def do(self, work: Callable[[Loaded, Unit], Done], unit: Unit) -> Done:
+    def run(self, work: Callable[[Loaded, Item], Result], item: Item) -> Result:
         if self._loaded is None:
             self._loaded = self._load(self._device, self._cores)
-        return work(self._loaded, unit)
+        return work(self._loaded, item)
 
 
-def spread(
+def run_on_actors(
     load: Callable[[str, int], Loaded],
-    work: Callable[[Loaded, Unit], Done],
-    units: Sequence[Unit],
+    work: Callable[[Loaded, Item], Result],
+    items: Sequence[Item],
     cluster: Cluster,
     stop_within: Callable[[], float | None],
-) -> Iterator[tuple[int, Done]]:
-    """Works through units on as many actors as the job has replicas; results as they come, each with its unit's number.
+) -> Iterator[tuple[int, Result]]:
+    """Runs `work` on each item, on as many actors as the job has replicas.
 
     Must be used inside `services.cluster.connect_to_ray`.
 
     Args:
-        load: makes what `work` needs, once in each actor; is told the device, cuda where GPUs are free or cpu, and how
-            many cores the actor may compute on.
-        stop_within: None until a signal asks for an end.
+        load: loads what `work` needs, once in each actor. Its arguments are the device ("cuda" where enough GPUs are
+            free, else "cpu") and the number of cores that the actor may compute on.
+        work: makes a result of what was loaded and one item.
+        items: inputs of `work`.
+        cluster: number of actors, and their GPUs and cores.
+        stop_within: None until a stop signal came, then the seconds left.
+
+    Yields:
+        (index of the item, its result), in the order in which items finish.
 
     Raises:
-        KindlingError: the first that an actor raised.
-        StoppedError: a signal came, or actors keep dying.
+        KindlingError: the first error of this kind that an actor raised.
+        StoppedError: a stop signal came, or actors keep dying.
     """
-    spec, size = replica_spec(Model(), {}, cluster, warn=False), min(cluster.replicas, len(units))
-    on_gpu = bool(spec.gpus) and _gpus_come_free(size)
-    # A warm pool may hold all cores without using them now, so none are asked of Ray: it would wait for the pool's end.
-    actor = ray.remote(_Worker).options(
-        num_cpus=0, num_gpus=int(on_gpu), scheduling_strategy="SPREAD", max_restarts=_RESTARTS,
-        max_task_retries=_RESTARTS,
+    spec, size = replica_spec(Model(), {}, cluster, warn=False), min(cluster.replicas, len(items))
+    on_gpu = bool(spec.gpus) and _wait_for_gpus(size)
+    # No CPUs are requested from Ray: a warm pool may hold all of them while it is idle, and Ray would wait for its end.
+    actor_class: Any = ray.remote(_Worker).options(
+        num_cpus=0, num_gpus=int(on_gpu), scheduling_strategy="SPREAD", max_restarts=_MAX_RESTARTS,
+        max_task_retries=_MAX_RESTARTS,
     )  # fmt: skip
-    actors = [actor.remote(load, "cuda" if on_gpu else "cpu", spec.cpus) for _ in range(size)]
-    left, idle, pending = deque(enumerate(units)), deque(actors), {}
+    device = "cuda" if on_gpu else "cpu"
+    actors: list[ActorHandle[Any]] = [actor_class.remote(load, device, spec.cpus) for _ in range(size)]
+    queue, idle = deque(enumerate(items)), deque(actors)
+    running: dict[ObjectRef[Any], tuple[int, ActorHandle[Any]]] = {}
     try:
-        while left or pending:
-            while left and idle:
-                number, unit = left.popleft()
+        while queue or running:
+            while queue and idle:
+                index, item = queue.popleft()
                 worker = idle.popleft()
-                pending[worker.do.remote(work, unit)] = (number, worker)
-            ready, _ = ray.wait(list(pending), timeout=_LOOK_SECONDS)
+                running[worker.run.remote(work, item)] = (index, worker)
+            finished, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
             if stop_within() is not None:
                 raise StoppedError("", None, "by a signal", "the same command resumes")
-            for ref in ready:
-                number, worker = pending.pop(ref)
-                yield number, _result(ref)
+            for ref in finished:
+                index, worker = running.pop(ref)
+                yield index, _result(ref)
                 idle.append(worker)
     finally:
         for worker in actors:
             ray.kill(worker)
 
 
-def _gpus_come_free(number: int) -> bool:
-    """Whether the cluster has so many; those of engines that were just ended take a moment."""
-    end = time.monotonic() + _FREE_SECONDS
+def _wait_for_gpus(number: int) -> bool:
+    """Returns whether the cluster has so many free GPUs, at once or after engines that just ended release theirs."""
+    end = time.monotonic() + _GPU_RELEASE_SECONDS
     while ray.available_resources().get("GPU", 0) < number:
         if time.monotonic() > end:
             return False
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return True
 
 
-def _result(ref: ray.ObjectRef) -> Any:
+def _result(ref: ObjectRef[Any]) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
@@ -104,5 +123,5 @@ def _result(ref: ray.ObjectRef) -> Any:
         ) from error  # fmt: skip
     except ray.exceptions.RayError as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        remedy = "memory is the commonest reason; what is done is kept, and the same command resumes"
+        remedy = "memory is the commonest reason; finished items are kept, and the same command resumes"
         raise StoppedError("cluster", None, f"an actor keeps dying: {shorten(lines[-1])}", remedy) from None

@@ -27,7 +27,7 @@ from schemas.emotions import EMOTIONS
 from schemas.errors import EXIT_FAULTS, EngineError, JobError, RunError, StoppedError
 from schemas.evaluate import EvaluateJob, Responses, Sentiment
 from schemas.job import Cluster
-from services.replicas.actors import spread
+from services.replicas.actors import run_on_actors
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, SHARED_DATA, write_job, write_jsonl
 
@@ -310,29 +310,29 @@ def test_a_job_that_makes_no_sense_is_refused(change, cause):
 # The pool and the tables
 
 
-def test_units_are_shared_by_actors_that_load_once(ray_cluster):
+def test_items_are_shared_by_actors_that_load_once(ray_cluster):
     def load(device, cores):
         assert (device, cores) == ("cpu", 1)
         return {"pid": os.getpid(), "done": 0}
 
-    def work(loaded, unit):
+    def work(loaded, item):
         loaded["done"] += 1
-        if unit == "bad":
-            raise EngineError("model.id", unit, "it is bad", "take another")
-        if unit == "worse":
+        if item == "bad":
+            raise EngineError("model.id", item, "it is bad", "take another")
+        if item == "worse":
             raise ZeroDivisionError("of ours")
-        return unit, loaded["pid"], loaded["done"]
+        return item, loaded["pid"], loaded["done"]
 
     cluster = Cluster(replicas=2, cpus_per_replica=1, gpus_per_replica=0)
-    done = dict(spread(load, work, list("abcdefgh"), cluster, lambda: None))
+    done = dict(run_on_actors(load, work, list("abcdefgh"), cluster, lambda: None))
     assert [done[number][0] for number in range(8)] == list("abcdefgh")
     pids = {pid for _, pid, _ in done.values()}
     assert sum(max(n for _, p, n in done.values() if p == pid) for pid in pids) == 8
-    for unit, cause in [("bad", "it is bad"), ("worse", "ZeroDivisionError: of ours")]:
+    for item, cause in [("bad", "it is bad"), ("worse", "ZeroDivisionError: of ours")]:
         with pytest.raises(EngineError, match=cause):
-            list(spread(load, work, [unit], cluster, lambda: None))
+            list(run_on_actors(load, work, [item], cluster, lambda: None))
     with pytest.raises(StoppedError):
-        list(spread(load, work, ["a"], cluster, lambda: 0.0))
+        list(run_on_actors(load, work, ["a"], cluster, lambda: 0.0))
 
 
 def test_what_is_no_fault_of_the_model_ends_the_job():
