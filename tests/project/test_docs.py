@@ -1,9 +1,12 @@
-"""The pages of docs/: their links lead somewhere, and the reference of job files is that of the schemas."""
+"""The pages of docs/: links lead somewhere, job files are valid, and the reference is that of the schemas."""
 
+import contextlib
 import re
+import textwrap
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 import schemas.augment
 import schemas.compose
@@ -11,7 +14,8 @@ import schemas.evaluate
 import schemas.label
 import schemas.train
 from docs.job_file_reference import COMMAND, JOBS, PAGE, anchor, insert, reference, section_places
-from schemas.job import Section
+from schemas.errors import JobError
+from schemas.job import Section, parse_job
 from tests.support.files import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -70,3 +74,22 @@ def test_every_meaning_is_a_phrase_that_stands_alone():
         for key, field in section.model_fields.items()
     }
     assert {key: text for key, text in meanings.items() if dependent.match(text) or text.endswith(".")} == {}
+
+
+def job_files_of(page):
+    """Code blocks of a page that are whole job files."""
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [block for block in map(textwrap.dedent, blocks) if block.lstrip().startswith("name: ")]
+
+
+def fits_a_job(job):
+    for schema in JOBS.values():
+        with contextlib.suppress(JobError):
+            return bool(parse_job(job, schema))
+    return False
+
+
+def test_the_job_files_on_the_pages_are_valid():
+    shown = {f"{page.name}: {text.splitlines()[0]}": text for page in PAGES for text in job_files_of(page)}
+    assert len(shown) >= 8
+    assert [name for name, text in shown.items() if not fits_a_job(yaml.safe_load(text))] == []
