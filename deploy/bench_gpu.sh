@@ -17,7 +17,7 @@ for format in gptq fp8; do
         fp8) model=${MISTRAL_FP8:-} ;;
     esac
     log=$(mktemp)
-    "$python" -m pipelines.benchmarks.gpu --format "$format" ${model:+--model "$model"} >"$log" || missed=1
+    "$python" -m pipelines bench gpu --format "$format" ${model:+--model "$model"} >"$log" || missed=1
     # The last line is the JSON object; what stands before it is for people.
     sed '$d' "$log"
     # A run that failed keeps the figures of the one before it, and the other format is still measured.

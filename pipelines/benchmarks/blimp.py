@@ -31,6 +31,8 @@ from services.models.minimal_pairs import margins
 
 PARADIGMS = ["adjunct_island", "anaphor_gender_agreement", "npi_present_1"]
 _BATCH_SIZES = [1, 32, 128]
+# Of each paradigm, on which lm-eval's batch size is chosen.
+_GRID_PAIRS = 100
 _DTYPES = ["bfloat16", "float32"]
 _GOAL = 1.5
 
@@ -40,17 +42,16 @@ Margins = dict[str, np.ndarray]
 """by paradigm, of each pair"""
 
 
-def blimp(data: str, rounds: int = 3, grid_pairs: int = 100) -> bool:
+def measure(data: str, rounds: int) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:
         data: folder with BLiMP's files.
         rounds: in bfloat16.
-        grid_pairs: of each paradigm, on which lm-eval's batch size is chosen.
     """
     model, tokenizer = _load("bfloat16")
     _kindling(model, tokenizer, data)  # what is done once, such as reading files into caches, is done before any clock
-    grid = {str(size): _lm_eval(model, tokenizer, data, size, grid_pairs) for size in _BATCH_SIZES}
+    grid = {str(size): _lm_eval(model, tokenizer, data, size, _GRID_PAIRS) for size in _BATCH_SIZES}
     best = min(_BATCH_SIZES, key=lambda size: grid[str(size)][0])
     arms = {
         "lm_eval": lambda: _lm_eval(model, tokenizer, data, best),
@@ -88,7 +89,7 @@ def blimp(data: str, rounds: int = 3, grid_pairs: int = 100) -> bool:
     }  # fmt: skip
     _print_tables(samples)
     settings = {
-        "paradigms": PARADIGMS, "rounds": rounds, "grid_pairs": grid_pairs, "batch_size": best,
+        "paradigms": PARADIGMS, "rounds": rounds, "grid_pairs": _GRID_PAIRS, "batch_size": best,
         "threads": torch.get_num_threads(),
     }  # fmt: skip
     return conclude("blimp", settings, samples, goals_of(samples, best))

@@ -40,7 +40,7 @@ _MAX_TOKENS = 128
 _console = Console(stderr=True)
 
 
-def classifier(data: str, stories: int = 2000, sentences: int = 4000, rounds: int = 3) -> bool:
+def measure(data: str, stories: int, sentences: int, rounds: int) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:

@@ -49,7 +49,7 @@ _LONGEST_WAIT_SECONDS = 600.0
 _console = Console(stderr=True)
 
 
-def determinism(rows: int = 56, samples: int = 2, max_tokens: int = 64) -> bool:
+def measure(rows: int, samples: int, max_tokens: int) -> bool:
     """Measures and prints; always True, as there is nothing to reach.
 
     Args:

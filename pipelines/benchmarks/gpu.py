@@ -1,43 +1,47 @@
-"""What one GPU gives, beside raw vLLM and beside its own limits: `deploy/bench_gpu.sh` runs this.
+"""`kindling bench gpu`: one GPU beside raw vLLM and beside its own limits; `deploy/bench_gpu.sh` runs it.
 
-    python -m pipelines.benchmarks.gpu --format gptq|fp8 [--model ID] [--watched]
-
-Without `--model` an engine of Mistral-7B's shape is filled with random weights (`load_format: dummy`): it is as fast as
+Without `--model` an engine of Mistral-7B's shape is filled with random weights (`load_format: dummy`). It is as fast as
 the real one, but writes nonsense and finds no end, so every row runs to its `max_tokens`. Prompts are p3's, over
 made-up sentences. The paper's two jobs took 20 h (33,098 stories of about 310 tokens, a V100) and 70 h (20,000
 rewrites, an RTX 4080).
+
+With `--metrics` the cost of metrics is measured instead (`throughput.metrics_cost`).
 """
 
-import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.benchmarks.report import Goal, conclude, ratio
-from pipelines.benchmarks.throughput.arms import Baseline, Kindling
+from pipelines.benchmarks.throughput import metrics_cost
+from pipelines.benchmarks.throughput.one_at_a_time import KINDLING, RAW, measure_arms
+from pipelines.benchmarks.throughput.worker import Samples
 from pipelines.benchmarks.throughput.workloads import Workload
-from pipelines.benchmarks.watched import watched
 from schemas.emotions import EMOTIONS
+from schemas.errors import EngineError
 from schemas.job import Model
 from services.cluster import connect_to_ray
 from services.models.embedded import embedded_checkpoint
 
 STORY_TOKENS, STORIES = 310, 33_098
-# Under 100 words, in this tokenizer about 1.35 tokens a word.
+# Under 100 words; in this tokenizer a word has about 1.35 tokens.
 REWRITE_TOKENS, REWRITES = 135, 20_000
-_GOAL_MINUTES = {"stories": 20, "rewrites": 5}
+_MIN_RATIO_TO_RAW = 0.98
+_MAX_MINUTES = {"stories": 20, "rewrites": 5}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a Mistral. The defaults are Mistral-7B-Instruct-v0.3's config.json, but for the vocabulary, which is the
-    tokenizer's: no Mistral tokenizer can be shipped, and the output layer is 2% of the weights."""
+    """Sizes of a Mistral.
+
+    The defaults are those of Mistral-7B-Instruct-v0.3's config.json. Only the vocabulary is another: it is the embedded
+    tokenizer's, because no Mistral tokenizer can be shipped. The output layer is 2% of the weights.
+    """
 
     hidden_size: int = 4096
     intermediate_size: int = 14336
@@ -48,7 +52,7 @@ class Shape:
 
     @property
     def weights(self) -> int:
-        """Weights that a token is multiplied with: all but the input embedding."""
+        """Number of weights that a token is multiplied with: all but the input embedding."""
         head = self.hidden_size // self.num_attention_heads
         attention = 2 * self.hidden_size * head * (self.num_attention_heads + self.num_key_value_heads)
         return self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size) + (
@@ -58,7 +62,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a GPU can do at most, by its maker's data sheet: bytes a second, and dense operations a second by format."""
+    """Limits of a GPU by its maker's data sheet.
+
+    Attributes:
+        bytes_per_second: bandwidth of its memory.
+        operations_per_second: dense operations, by the format of the weights.
+    """
 
     bytes_per_second: float
     operations_per_second: dict[str, float] = field(default_factory=dict)
@@ -72,12 +81,48 @@ LIMITS = {
     "L40S": Limits(0.864e12, {"gptq": 362e12, "fp8": 733e12}),
     "RTX 4080": Limits(0.717e12, {"gptq": 97e12, "fp8": 195e12}),
 }
-_WARM_UP_TOKENS = 16
 _BYTES_PER_WEIGHT = {"gptq": 0.5 + 2 / 128, "fp8": 1.0}
 
 
+def measure(weight_format: str, model: str | None, rows: int, rounds: int, max_num_seqs: int, metrics: bool) -> bool:
+    """Measures one format and prints; returns whether all goals are met.
+
+    Args:
+        weight_format: gptq or fp8.
+        model: a Mistral-7B in that format; None: its shape with random weights.
+        rows: number of rows in each workload.
+        rounds: number of runs of each arm on each workload.
+        max_num_seqs: number of requests that the engine runs at once.
+        metrics: measures the cost of metrics instead.
+
+    Raises:
+        EngineError: no GPU is here.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineError("bench gpu", None, "no GPU is here", "`kindling bench throughput` measures on CPUs")
+    engine: dict[str, Any] = {"max_model_len": 2048, "max_num_seqs": max_num_seqs}
+    arms = metrics_cost.ARMS if metrics else [RAW, KINDLING]
+    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, connect_to_ray(None):
+        if model:
+            loaded = Model(id=model)
+        else:
+            checkpoint = write_checkpoint(Path(scratch) / "mistral-7b", Shape(), weight_format)
+            loaded = Model(id=str(checkpoint), quantization="fp8_per_tensor" if weight_format == "fp8" else None)
+            engine["load_format"] = "dummy"
+        cores = sorted(os.sched_getaffinity(0))
+        samples = measure_arms(arms, workloads_of(rows), engine, rounds, cores, Path(scratch), loaded)
+    gpu = torch.cuda.get_device_name()  # not earlier: it takes memory of the GPU
+    settings = {"gpu": gpu, "format": weight_format, "engine": engine, "model": model or "random weights", "rows": rows}
+    if metrics:
+        return conclude("gpu", settings, samples, metrics_cost.goals_of(samples))
+    facts, goals = summarize(samples, Shape(), weight_format, gpu, max_num_seqs)
+    return conclude("gpu", {**settings, **facts}, samples, goals)
+
+
 def write_checkpoint(folder: Path, shape: Shape, weight_format: str) -> Path:
-    """A checkpoint without weights: the shape, the format, and the embedded model's tokenizer."""
+    """Writes a checkpoint without weights: the shape, the format, and the embedded model's tokenizer."""
     folder.mkdir(parents=True)
     source = embedded_checkpoint()
     for name in _TOKENIZER_FILES:
@@ -106,55 +151,8 @@ def write_checkpoint(folder: Path, shape: Shape, weight_format: str) -> Path:
     return folder
 
 
-def measure(
-    model: Model, engine: dict[str, Any], workloads: list[Workload], rounds: int, cores: list[int]
-) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Raw vLLM and Kindling on each workload in alternating order; the raw samples by workload and arm.
-
-    Only one engine fits a GPU, so each arm's engine is started anew in each round, before its clock starts.
-    """
-    samples: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, connect_to_ray(None):
-        folder = Path(scratch)
-        for workload in workloads:
-            workload.write(folder / f"{workload.name}.jsonl")
-            workload.write_requests(folder / f"{workload.name}.json", str(folder / f"{workload.name}.jsonl"))
-        for round_ in range(rounds):
-            arms = ["whole", "kindling"] if round_ % 2 == 0 else ["kindling", "whole"]
-            for arm in arms:
-                if arm == "whole":
-                    server: Any = Baseline("raw_vllm", engine, cores, folder / "raw_vllm.log", model)
-                else:
-                    server = Kindling(engine, cores, model)
-                _warm_up(server, arm, folder, f"{arm}-warm-up-{round_}", workloads[0], int(engine["max_num_seqs"]))
-                for workload in workloads:
-                    files = folder / f"{workload.name}.jsonl", folder / f"{arm}-{workload.name}-{round_}"
-                    if arm == "whole":
-                        outcome = server.run("whole", files[0].with_suffix(".json"), files[1])
-                    else:
-                        outcome = server.run(workload, *files)
-                    samples.setdefault(workload.name, {}).setdefault(arm, []).append(asdict(outcome))
-                server.close()
-    return samples
-
-
-def _warm_up(server: Any, arm: str, folder: Path, name: str, like: Workload, rows: int) -> None:
-    """Serves a few tokens to a full batch: vLLM compiles its sampling kernels with the first batches that need them.
-
-    On an H100 that took 4 to 5 s, in each engine anew.
-    """
-    short = Workload(name, like.recipe, like.prompt, like.rows[:rows], {**like.sampling, "max_tokens": _WARM_UP_TOKENS})
-    source = folder / f"{name}.jsonl"
-    short.write(source)
-    if arm == "whole":
-        short.write_requests(source.with_suffix(".json"), str(source))
-        server.run("whole", source.with_suffix(".json"), folder / name)
-    else:
-        server.run(short, source, folder / name)
-
-
 def workloads_of(rows: int, story_tokens: int = STORY_TOKENS, rewrite_tokens: int = REWRITE_TOKENS) -> list[Workload]:
-    """Stories and rewrites of the paper's lengths: p3's prompts over made-up sentences."""
+    """Returns stories and rewrites of the paper's lengths: p3's prompts over made-up sentences."""
     names = sorted(set(EMOTIONS) - {"neutral"})
     contexts = [
         {"context": f"Boat number {i} drifts down a quiet river.", "emotion": names[i % len(names)]}
@@ -168,64 +166,32 @@ def workloads_of(rows: int, story_tokens: int = STORY_TOKENS, rewrite_tokens: in
 
 
 def summarize(
-    samples: dict[str, Any], shape: Shape, weight_format: str, gpu: str, max_num_seqs: int
+    samples: Samples, shape: Shape, weight_format: str, gpu: str, max_num_seqs: int
 ) -> tuple[dict[str, Any], list[Goal]]:
-    """Shares of the GPU's limits and the time of the paper's jobs, with their goals; limits only of a GPU in LIMITS."""
-    limits = next((found for name, found in LIMITS.items() if name in gpu), None)
-    facts: dict[str, Any] = {"gpu": gpu, "format": weight_format}
+    """Computes the facts and goals of each workload.
+
+    Returns:
+        For each workload tokens/s and, for a GPU in LIMITS, shares of its limits; and the goals: the ratio to raw vLLM,
+        and the minutes that the paper's job would take.
+    """
+    limits = next((limits for name, limits in LIMITS.items() if name in gpu), None)
+    facts: dict[str, Any] = {}
     goals = []
     for name, arms in samples.items():
         rates = {arm: [run["output_tokens"] / run["seconds"] for run in runs] for arm, runs in arms.items()}
-        ours = statistics.median(rates["kindling"])
-        run = arms["kindling"][-1]
+        rate = statistics.median(rates[KINDLING])
+        run = arms[KINDLING][-1]
         tokens = run["prompt_tokens"] - run["cached_prompt_tokens"] + run["output_tokens"]
-        facts[name] = {"tokens_per_second": ours}
+        facts[name] = {"tokens_per_second": rate}
         if limits and weight_format in limits.operations_per_second:
             # Each step of the engine reads every weight once and writes a token for each request that runs.
-            steps = ours / min(max_num_seqs, run["rows"])
-            read = steps * shape.weights * _BYTES_PER_WEIGHT[weight_format]
-            done = 2 * shape.weights * tokens / run["seconds"]
-            facts[name]["share_of_bandwidth"] = read / limits.bytes_per_second
-            facts[name]["share_of_arithmetic"] = done / limits.operations_per_second[weight_format]
-        goals.append(Goal(f"{name}: kindling / whole", ratio(rates["kindling"], rates["whole"]).median, 0.98))
+            steps_per_second = rate / min(max_num_seqs, run["rows"])
+            bytes_per_second = steps_per_second * shape.weights * _BYTES_PER_WEIGHT[weight_format]
+            operations_per_second = 2 * shape.weights * tokens / run["seconds"]
+            facts[name]["share_of_bandwidth"] = bytes_per_second / limits.bytes_per_second
+            facts[name]["share_of_arithmetic"] = operations_per_second / limits.operations_per_second[weight_format]
+        goals.append(Goal(f"{name}: kindling / {RAW}", ratio(rates[KINDLING], rates[RAW]).median, _MIN_RATIO_TO_RAW))
         rows, length = (STORIES, STORY_TOKENS) if name == "stories" else (REWRITES, REWRITE_TOKENS)
-        minutes = rows * length / ours / 60
-        goals.append(Goal(f"minutes for the paper's {rows} {name}", minutes, _GOAL_MINUTES[name], at_least=False))
+        minutes = rows * length / rate / 60
+        goals.append(Goal(f"minutes for the paper's {rows} {name}", minutes, _MAX_MINUTES[name], at_least=False))
     return facts, goals
-
-
-def main() -> None:
-    """Runs one format and ends with 1 where a goal is missed."""
-    parser = argparse.ArgumentParser(description="Kindling beside raw vLLM on one GPU")
-    parser.add_argument("--format", choices=sorted(_BYTES_PER_WEIGHT), required=True)
-    parser.add_argument("--model", help="a Mistral-7B in that format; by default its shape with random weights")
-    parser.add_argument("--rows", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-num-seqs", type=int, default=512)
-    parser.add_argument("--watched", action="store_true", help="what it costs to be watched, in place of raw vLLM")
-    given = parser.parse_args()
-    if given.watched and given.rounds < 2:
-        parser.error("--rounds: one round does not tell how much rounds differ; give 2 or more")
-    import torch
-
-    if not torch.cuda.is_available():
-        sys.exit("error: no GPU is here; `kindling bench throughput` measures on CPUs")
-    engine: dict[str, Any] = {"max_model_len": 2048, "max_num_seqs": given.max_num_seqs}
-    with tempfile.TemporaryDirectory(prefix="kindling-shape-") as scratch:
-        if given.model:
-            model = Model(id=given.model)
-        else:
-            model = Model(id=str(write_checkpoint(Path(scratch) / "mistral-7b", Shape(), given.format)),
-                          quantization="fp8_per_tensor" if given.format == "fp8" else None)  # fmt: skip
-            engine["load_format"] = "dummy"
-        if given.watched:
-            sys.exit(0 if watched(given.rows, given.rounds, model, engine, REWRITE_TOKENS) else 1)
-        samples = measure(model, engine, workloads_of(given.rows), given.rounds, sorted(os.sched_getaffinity(0)))
-    gpu = torch.cuda.get_device_name()
-    facts, goals = summarize(samples, Shape(), given.format, gpu, given.max_num_seqs)
-    settings = {**facts, "engine": engine, "model": given.model or "random weights", "rows": given.rows}
-    sys.exit(0 if conclude("gpu", settings, samples, goals) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What every benchmark ends with: goals met or missed, and one JSON object from which they can be computed again."""
+"""The end of every benchmark: goals met or missed, and one JSON object from which they can be computed again."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ from pipelines.run_folder import versions
 
 @dataclass(frozen=True)
 class Goal:
-    """One claim. `at_least` or not, `value` is what was measured and `goal` what was to be reached."""
+    """One claim: `value` was measured, and has to be at least (or else at most) `goal`."""
 
     name: str
     value: float
@@ -42,19 +42,19 @@ class Ratio:
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Of what was measured in the same round."""
-    each = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-    return Ratio(statistics.median(each), min(each), max(each))
+def ratio(values: Sequence[float], base_values: Sequence[float]) -> Ratio:
+    """Divides each value by the base value of the same round."""
+    ratios = [value / base for value, base in zip(values, base_values, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
-    )
+    """Describes the machine on which the bench runs."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return {
-        "cpu": model or platform.processor(),
+        "cpu": next(models, "") or platform.processor(),
         "cores": psutil.cpu_count(logical=True),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -78,7 +78,3 @@ def conclude(bench: str, settings: dict[str, Any], samples: dict[str, Any], goal
     }
     print(json.dumps(document))
     return all(goal.met for goal in goals)
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).is_file() else []

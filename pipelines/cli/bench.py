@@ -1,6 +1,12 @@
-"""The verb bench: each measurement is a command of it."""
+"""The verb bench: a command for each file or package in `pipelines/benchmarks`, of the same name.
 
-from typing import Annotated
+Each command imports its bench when it runs, so that `--help` answers at once.
+"""
+
+import functools
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
@@ -8,103 +14,131 @@ from schemas.errors import EXIT_FAULTS
 
 app = typer.Typer(help="The measurements that Kindling claims, beside its peers.", no_args_is_help=True)
 
+Rounds = Annotated[int, typer.Option(min=1, help="number of runs of each arm, in alternating order")]
+Metrics = Annotated[
+    bool, typer.Option("--metrics", help="measure the cost of metrics instead: Kindling with and without them")
+]
 
-@app.command("throughput")
-def bench_throughput(
+
+def _command(measure: Callable[..., bool]) -> Callable[..., bool]:
+    """Registers a command that ends with EXIT_FAULTS where a goal is missed."""
+
+    @app.command()
+    @functools.wraps(measure)
+    def run(**options: Any) -> None:
+        if not measure(**options):
+            raise typer.Exit(EXIT_FAULTS)
+
+    return measure
+
+
+@_command
+def throughput(
     data: Annotated[str, typer.Option(help="folder with the three corpora; see docs/performance.md")],
-    rows: Annotated[int, typer.Option(help="of each workload")] = 192,
-    rounds: Annotated[int, typer.Option(help="runs of each arm on each workload")] = 3,
-) -> None:
+    rows: Annotated[int, typer.Option(help="number of rows in each workload")] = 192,
+    rounds: Rounds = 3,
+    metrics: Metrics = False,
+) -> bool:
     """Beside raw vLLM, the script people write, and ray.data.llm: same prompts, same engine, same cores."""
-    from pipelines.benchmarks.throughput.throughput import throughput
+    from pipelines.benchmarks.throughput.bench import measure
 
-    _exit_unless(throughput(data, rows, rounds))
+    return measure(data, rows, rounds, metrics)
 
 
-@app.command("scale")
-def bench_scale(
-    rows: Annotated[int, typer.Option(help="of the largest simulated run")] = 10_000_000,
-    shards: Annotated[int, typer.Option(help="of the run that is resumed")] = 100_000,
-    rows_per_replica: Annotated[int, typer.Option(help="of the runs whose efficiency is measured")] = 3600,
-) -> None:
+@_command
+def scale(
+    rows: Annotated[int, typer.Option(help="number of rows in the largest simulated run")] = 10_000_000,
+    shards: Annotated[int, typer.Option(help="number of shards in the run that is resumed")] = 100_000,
+    rows_per_replica: Annotated[int, typer.Option(help="rows for each replica, where efficiency is measured")] = 3600,
+) -> bool:
     """Replicas added without loss, the driver's cost and memory, and the resume of a run with many shards."""
-    from pipelines.benchmarks.scale.scale import scale
+    from pipelines.benchmarks.scale.bench import measure
 
-    _exit_unless(scale(rows, shards, rows_per_replica))
+    return measure(rows, shards, rows_per_replica)
 
 
-@app.command("chaos")
-def bench_chaos(
-    kills: Annotated[int, typer.Option(help="SIGKILLs of runs on the fake engine")] = 200,
-    real_kills: Annotated[int, typer.Option(help="SIGKILLs of runs on the embedded model; 0 leaves these out")] = 6,
-    seed: Annotated[int, typer.Option(help="of victims, times and failpoints")] = 0,
-    rows: Annotated[int, typer.Option(help="input rows of each run on the fake engine")] = 400,
-) -> None:
+@_command
+def chaos(
+    kills: Annotated[int, typer.Option(help="number of SIGKILLs in runs on the fake engine")] = 200,
+    real_kills: Annotated[int, typer.Option(help="number of SIGKILLs in runs on the embedded model; 0: no run")] = 6,
+    seed: Annotated[int, typer.Option(help="seed from which victims, times and failpoints are drawn")] = 0,
+    rows: Annotated[int, typer.Option(help="number of input rows in each run on the fake engine")] = 400,
+) -> bool:
     """Processes killed and stopped at any moment, and what is lost by it: nothing."""
-    from pipelines.benchmarks.chaos.chaos import chaos
+    from pipelines.benchmarks.chaos.bench import measure
 
-    _exit_unless(chaos(kills, real_kills, seed, rows))
+    return measure(kills, real_kills, seed, rows)
 
 
-@app.command("determinism")
-def bench_determinism(
-    rows: Annotated[int, typer.Option(help="input rows, of the demo's 56")] = 56,
-    samples: Annotated[int, typer.Option(help="outputs for each row")] = 2,
-    max_tokens: Annotated[int, typer.Option(help="of each output")] = 64,
-) -> None:
+@_command
+def determinism(
+    rows: Annotated[int, typer.Option(help="number of input rows, of the demo's 56")] = 56,
+    samples: Annotated[int, typer.Option(help="number of outputs for each row")] = 2,
+    max_tokens: Annotated[int, typer.Option(help="largest number of tokens in an output")] = 64,
+) -> bool:
     """The same job again, on more replicas, in another order, after a crash: the share of rows with the same text."""
-    from pipelines.benchmarks.determinism import determinism
+    from pipelines.benchmarks.determinism import measure
 
-    _exit_unless(determinism(rows, samples, max_tokens))
+    return measure(rows, samples, max_tokens)
 
 
-@app.command("classifier")
-def bench_classifier(
+@_command
+def classifier(
     data: Annotated[str, typer.Option(help="folder with GoEmotions, contexts and stories; see docs/label.md")],
-    stories: Annotated[int, typer.Option(help="that are scored")] = 2000,
-    sentences: Annotated[int, typer.Option(help="of each run of the throughput")] = 4000,
-    rounds: Annotated[int, typer.Option(help="of the throughput")] = 3,
-) -> None:
+    stories: Annotated[int, typer.Option(help="number of stories that are scored")] = 2000,
+    sentences: Annotated[int, typer.Option(help="number of sentences in each run of the throughput")] = 4000,
+    rounds: Rounds = 3,
+) -> bool:
     """The shipped emotion classifier, what its trainer can do, and sentences/s beside the transformers pipeline."""
-    from pipelines.benchmarks.classifier import classifier
+    from pipelines.benchmarks.classifier import measure
 
-    _exit_unless(classifier(data, stories, sentences, rounds))
+    return measure(data, stories, sentences, rounds)
 
 
-@app.command("train")
-def bench_train(
-    data: Annotated[str | None, typer.Option(help="JSONL: instruction, input, output; else the rows we ship")] = None,
-    rows: Annotated[int, typer.Option(help="to train on, at most")] = 64,
-    rounds: Annotated[int, typer.Option(help="of each of the two trainers")] = 3,
-) -> None:
+@_command
+def train(
+    data: Annotated[
+        str | None, typer.Option(help="JSONL file with instruction, input and output; by default the shipped rows")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="largest number of rows to train on")] = 64,
+    rounds: Rounds = 3,
+) -> bool:
     """Training beside TRL's SFTTrainer: real tokens/s on the same rows, at the same loss."""
-    from pipelines.benchmarks.train import train
+    from pipelines.benchmarks.train.bench import measure
 
-    _exit_unless(train(data, rows, rounds))
+    return measure(data, rows, rounds)
 
 
-@app.command("blimp")
-def bench_blimp(
+@_command
+def blimp(
     data: Annotated[str, typer.Option(help="folder with BLiMP's files; see docs/blimp.md")],
-    rounds: Annotated[int, typer.Option(help="runs of each arm in bfloat16")] = 3,
-) -> None:
+    rounds: Rounds = 3,
+) -> bool:
     """Three paradigms beside lm-eval's hf backend at its best batch size: pairs/s, and how pairs are decided."""
-    from pipelines.benchmarks.blimp import blimp
+    from pipelines.benchmarks.blimp import measure
 
-    _exit_unless(blimp(data, rounds))
-
-
-@app.command("watched")
-def bench_watched(
-    rows: Annotated[int, typer.Option(help="of each run")] = 64,
-    rounds: Annotated[int, typer.Option(min=2, help="runs of each of the two engines, on each of two cores")] = 4,
-) -> None:
-    """What it costs to be watched: processor time with and without metrics, as a share of the run's time."""
-    from pipelines.benchmarks.watched import watched
-
-    _exit_unless(watched(rows, rounds))
+    return measure(data, rounds)
 
 
-def _exit_unless(goals_met: bool) -> None:
-    if not goals_met:
-        raise typer.Exit(EXIT_FAULTS)
+class WeightFormat(StrEnum):
+    """Formats of a Mistral-7B's weights that `bench gpu` measures."""
+
+    gptq = "gptq"
+    fp8 = "fp8"
+
+
+@_command
+def gpu(
+    weight_format: Annotated[WeightFormat, typer.Option("--format", help="format of the weights")],
+    model: Annotated[
+        str | None, typer.Option(help="a Mistral-7B in that format; by default its shape with random weights")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="number of rows in each workload")] = 4096,
+    rounds: Rounds = 3,
+    max_num_seqs: Annotated[int, typer.Option(help="number of requests that the engine runs at once")] = 512,
+    metrics: Metrics = False,
+) -> bool:
+    """Beside raw vLLM on one GPU, and beside the GPU's own limits: a Mistral-7B in 4 bits or in FP8."""
+    from pipelines.benchmarks.gpu import measure
+
+    return measure(weight_format, model, rows, rounds, max_num_seqs, metrics)

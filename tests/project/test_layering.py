@@ -158,7 +158,7 @@ def test_schemas_needs_no_third_party_library_but_arrow_pydantic_and_yaml():
 
 # The baselines of benchmarks are what people use instead of us, so they go to vllm and trl themselves.
 BASELINES = {
-    f"pipelines/benchmarks/{name}.py" for name in ("throughput/raw_vllm", "throughput/ray_data_llm", "train_arm")
+    f"pipelines/benchmarks/{name}.py" for name in ("throughput/raw_vllm", "throughput/ray_data_llm", "train/arm")
 }
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import augment
-from pipelines.benchmarks.chaos.chaos import goals_of
+from pipelines.benchmarks.chaos.bench import goals_of
 from pipelines.benchmarks.chaos.check import Findings, check_run, specification
 from pipelines.benchmarks.chaos.jobs import fake_job as chaos_job
 from pipelines.benchmarks.chaos.watch import Watcher, read_logs, started_again

@@ -1,6 +1,6 @@
 """`kindling bench chaos`: processes killed at any moment, on the fake engine and the real one.
 
-chaos.py      the bench
+bench.py      the bench
 jobs.py       jobs with rows of all kinds
 faults.py     which process is killed, and when; failpoints
 processes.py  drivers, and the replicas of the cluster

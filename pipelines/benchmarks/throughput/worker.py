@@ -1,8 +1,8 @@
-"""What the baseline processes share.
+"""The parts that the baseline processes share: their settings, their orders, and the figures that they answer.
 
 A worker is started with the path of a JSON file, `{"engine": {...}, "cores": [...], "model": {...}}` (`model` as in a
-job file, by default the embedded one). It answers one line `READY {json}`; then for each line of JSON on its standard
-input it runs one arm and answers one line `RESULT {json}`. It ends with its standard input.
+job file, by default the embedded one). It prints one line `READY`; then for each line of JSON on its standard input it
+runs one arm and prints one line `RESULT {json}`. It ends with its standard input.
 
 Everything else that it or its engine prints goes to standard error.
 """
@@ -24,7 +24,7 @@ from services.engines.engine import EngineSpec
 
 @dataclass(frozen=True)
 class Requests:
-    """A workload as a worker gets it (`Workload.write_requests`)."""
+    """The requests of a workload, as `Workload.write` leaves them for a worker; one of each list for each row."""
 
     messages: list[list[dict[str, str]]]
     seeds: list[int]
@@ -32,13 +32,20 @@ class Requests:
 
     @classmethod
     def read(cls, path: str) -> "Requests":
-        """Reads the file that `Workload.write_requests` wrote."""
+        """Reads the file that `Workload.write` wrote."""
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of an arm came to. `cached_prompt_tokens` is None where the arm does not tell."""
+    """Figures of one run of an arm.
+
+    Attributes:
+        seconds: time by the arm's clock.
+        cached_prompt_tokens: prompt tokens that the prefix cache held; None where the arm does not report them.
+        output_lengths: output tokens of each row.
+        finish_reasons: number of rows by finish reason.
+    """
 
     seconds: float
     rows: int
@@ -49,7 +56,11 @@ class Result:
     finish_reasons: dict[str, int]
 
 
-def result(
+Samples = dict[str, dict[str, list[dict[str, Any]]]]
+"""the fields of each run's `Result`, by workload and arm"""
+
+
+def sum_rows(
     seconds: float, prompt_tokens: int, cached: int | None, lengths: Sequence[int], reasons: Sequence[str]
 ) -> Result:
     """Adds up the rows of a run."""
@@ -60,45 +71,45 @@ def result(
 class Channel:
     """The worker's end of the protocol: orders come in, words with JSON go out.
 
-    From its making on, standard output is standard error: the engine's processes inherit it and log there.
+    Once a channel is made, standard output is standard error: the engine's processes inherit it and log there.
     """
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.set_inheritable(self._out.fileno(), False)
         os.dup2(2, 1)
-        # A worker that is told to stop unwinds, and so takes its engine along.
+        # SIGTERM raises SystemExit, so that the worker's `finally` blocks end its engine.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def orders(self) -> Iterator[dict[str, Any]]:
-        """Each order as it comes, until the other end closes."""
+        """Yields each order as it comes, until the other end closes."""
         for line in sys.stdin:
             if line.strip():
                 yield json.loads(line)
 
-    def ready(self, **facts: Any) -> None:
-        """Says that orders are taken from now on."""
-        self._say("READY", facts)
+    def ready(self) -> None:
+        """Reports that the engine is up and orders are taken."""
+        self._print("READY")
 
-    def answer(self, outcome: Result, **further: Any) -> None:
+    def answer(self, result: Result) -> None:
         """Answers an order."""
-        self._say("RESULT", {**asdict(outcome), **further})
+        self._print(f"RESULT {json.dumps(asdict(result))}")
 
-    def _say(self, word: str, content: dict[str, Any]) -> None:
-        self._out.write(f"{word} {json.dumps(content)}\n")
+    def _print(self, line: str) -> None:
+        self._out.write(f"{line}\n")
         self._out.flush()
 
 
-def spec_of(path: str) -> EngineSpec:
-    """The engine that a worker's file asks for."""
-    given = json.loads(Path(path).read_text(encoding="utf-8"))
-    return EngineSpec(Model(**given.get("model", {})), given["engine"], cores=tuple(given["cores"]))
+def read_spec(path: str) -> EngineSpec:
+    """Reads the engine's settings from the file that a worker is started with."""
+    settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    return EngineSpec(Model(**settings.get("model", {})), settings["engine"], cores=tuple(settings["cores"]))
 
 
 def engine_settings(spec: EngineSpec) -> dict[str, Any]:
-    """vLLM's engine arguments as a replica would give them, those at vLLM's default left out; `model` is the path.
+    """Returns the engine arguments of vLLM that a replica would give, without those at vLLM's default.
 
-    What a replica sets in the environment is set here too.
+    `model` is the path of the checkpoint. The environment variables that a replica sets are set here too.
     """
     from services.engines.vllm_engine import engine_args, prepare_environment
     from services.models.checkpoints import locate
@@ -106,7 +117,7 @@ def engine_settings(spec: EngineSpec) -> dict[str, Any]:
     prepare_environment(spec)
     path, _ = locate(spec.model)
     arguments = engine_args(spec, path)
-    # EngineArgs looks for its model when it is made, and offline vLLM's default one is not there.
+    # EngineArgs looks for its model when it is made, and vLLM's default model is not on this machine.
     defaults = type(arguments)(model=path)
     names = [f.name for f in dataclasses.fields(arguments)]
     return {"model": path} | {

@@ -7,15 +7,17 @@ from collections import Counter
 
 import pytest
 
-from pipelines.benchmarks import train as training
 from pipelines.benchmarks.gpu import LIMITS, Shape, summarize, workloads_of, write_checkpoint
 from pipelines.benchmarks.report import Goal, conclude, ratio
 from pipelines.benchmarks.scale.dry_run import dry_run
 from pipelines.benchmarks.scale.resume import resume
 from pipelines.benchmarks.scale.simulation import SimulatedPool
-from pipelines.benchmarks.throughput import throughput
+from pipelines.benchmarks.throughput import bench as throughput
+from pipelines.benchmarks.throughput import metrics_cost
+from pipelines.benchmarks.throughput.one_at_a_time import SCRAPED, WITHOUT_METRICS
 from pipelines.benchmarks.throughput.workloads import WORKLOADS, p3_openings
-from pipelines.benchmarks.watched import by_the_clock, goals_of
+from pipelines.benchmarks.train import bench as training
+from schemas.errors import EXIT_USAGE
 from schemas.job import Model
 from schemas.rows import WorkRow
 from services.engines.fake_engine import LatencyModel
@@ -113,21 +115,18 @@ def test_training_goals_follow_from_the_samples():
     assert not all(goal.met for goal in training.goals_of({**samples, "kindling": runs(2.1, 1.0, 1.5, 1.6)}))
 
 
-def test_what_being_watched_costs_follows_from_the_samples():
-    def run(turn, seconds, driver=0.4, replica=1.0):
-        return {"turn": turn, "rows": 100, "seconds": seconds, "driver_seconds": driver, "replica_seconds": replica}
+def test_the_cost_of_metrics_follows_from_the_samples():
+    def run(seconds, driver, replica):
+        cpu = {"driver_cpu_seconds": driver, "replica_cpu_seconds": replica}
+        return {"output_tokens": 100, "generating_seconds": seconds, **cpu}
 
     samples = {
-        "watched": [run(0, 12.1, 0.5, 1.3), run(0, 12, 0.5, 1.2), run(1, 10, 0.5, 1.1), run(1, 10, 0.5, 1.1)],
-        "alone": [run(0, 10), run(0, 10), run(1, 12), run(1, 12)],
-        "seconds_to_count_a_row": [0.001, 0.001, 0.002],
+        SCRAPED: [run(12.1, 0.5, 1.3), run(12, 0.5, 1.1), run(10, 0.5, 1.2)],
+        WITHOUT_METRICS: [run(12, 0.4, 1.0), run(12, 0.4, 1.0), run(10, 0.4, 1.0)],
     }
-    share, speed = goals_of(samples)
-    assert (share.value, share.met) == (pytest.approx((0.4 / 10 + 0.3 / 12) / 2), False)
-    # The core on which each engine runs makes a fifth; being watched next to nothing.
-    assert (speed.value, speed.met) == (pytest.approx((12 * 12 / 12.1 / 12) ** 0.25), True)
-    interval = by_the_clock(samples)
-    assert 0.98 < interval.low < speed.value < interval.high < 1.02
+    share, speed = metrics_cost.goals_of({"p3": samples})
+    assert (share.value, share.met) == (pytest.approx(0.3 / 10), False)
+    assert (speed.value, speed.met) == (1, True)
 
 
 def test_the_rows_we_ship_are_enough_to_train_on():
@@ -178,14 +177,19 @@ def test_the_gpu_bench_runs_as_far_as_a_cpu_goes(tmp_path):
     code = """
 import json, os, sys
 from pathlib import Path
-from pipelines.benchmarks.gpu import Shape, measure, workloads_of, write_checkpoint
+from pipelines.benchmarks.gpu import Shape, workloads_of, write_checkpoint
+from pipelines.benchmarks.throughput.one_at_a_time import KINDLING, RAW, measure_arms
 from schemas.job import Model
+from services.cluster import connect_to_ray
 
 if __name__ == "__main__":
     shape = Shape(256, 512, 2, 4, 2)
     model = Model(id=str(write_checkpoint(Path(sys.argv[1]) / "shape", shape, "gptq")), dtype="float16")
     engine = {"max_model_len": 1024, "max_num_seqs": 8, "load_format": "dummy"}
-    print(json.dumps(measure(model, engine, workloads_of(10, 12, 6), 1, sorted(os.sched_getaffinity(0)))))
+    cores, folder = sorted(os.sched_getaffinity(0)), Path(sys.argv[1])
+    with connect_to_ray(None):
+        samples = measure_arms([RAW, KINDLING], workloads_of(10, 12, 6), engine, 1, cores, folder, model)
+    print(json.dumps(samples))
 """
     (tmp_path / "run.py").write_text(code)
     done = subprocess.run([sys.executable, str(tmp_path / "run.py"), str(tmp_path)], env=cli_env(), cwd=tmp_path,
@@ -206,9 +210,9 @@ def test_the_gpu_bench_says_that_there_is_no_gpu():
         pytest.skip("a GPU is here")
     done = subprocess.run(["deploy/bench_gpu.sh", "/nonexistent/x"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    done = subprocess.run([sys.executable, "-m", "pipelines.benchmarks.gpu", "--format", "fp8"], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "pipelines", "bench", "gpu", "--format", "fp8"], cwd=ROOT,
                           capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 1 and "no GPU is here" in done.stderr
+    assert done.returncode == EXIT_USAGE and "no GPU is here" in done.stderr
 
 
 @pytest.mark.slow
@@ -223,11 +227,25 @@ def test_bench_scale_prints_its_goals(kindling):
 
 @pytest.mark.slow
 @needs_data
+def test_bench_throughput_measures_the_cost_of_metrics(kindling):
+    done = kindling("bench", "throughput", "--data", SHARED_DATA, "--rows", "20", "--rounds", "1", "--metrics")
+    assert done.returncode in (0, 1), done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["bench"] == "throughput" and len(document["goals"]) == 2
+    arms = document["samples"]["p3"]
+    assert list(arms) == [SCRAPED, WITHOUT_METRICS]
+    for (run,) in arms.values():
+        assert run["output_lengths"] == [64] * 20 and 0 < run["generating_seconds"] <= run["seconds"]
+        assert run["driver_cpu_seconds"] > 0 and run["replica_cpu_seconds"] > 0
+
+
+@pytest.mark.slow
+@needs_data
 def test_the_arms_of_bench_throughput_serve_the_same_rows(tmp_path):
     code = """
 import json, os, sys
 from pathlib import Path
-from pipelines.benchmarks.throughput.throughput import ARMS, Bench
+from pipelines.benchmarks.throughput.bench import ARMS, Bench
 from pipelines.benchmarks.throughput.workloads import WORKLOADS, p3_openings
 from services.cluster import connect_to_ray
 
@@ -236,8 +254,8 @@ if __name__ == "__main__":
     with connect_to_ray(None):
         bench = Bench(Path(sys.argv[1]), sorted(os.sched_getaffinity(0)))
         engine = {"max_model_len": 1024, "max_num_seqs": 8}
-        bench.measure("", [workload], engine, ARMS, 2)
-        bench.measure("again", [workload], engine, ["kindling"], 1)
+        bench.run_rounds("", [workload], engine, ARMS, 2)
+        bench.run_rounds("again", [workload], engine, ["kindling"], 1)
     print(json.dumps([bench.samples, bench.first_row_seconds]))
 """
     (tmp_path / "run.py").write_text(code)

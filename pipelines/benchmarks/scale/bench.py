@@ -53,7 +53,7 @@ class RealRun:
         return self.coordinator_seconds + self.writer_seconds
 
 
-def scale(rows: int = 10_000_000, shards: int = 100_000, rows_per_replica: int = 3600) -> bool:
+def measure(rows: int, shards: int, rows_per_replica: int) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:

@@ -71,7 +71,7 @@ class RunReport:
     started_needlessly: int | None = None
 
 
-def chaos(kills: int = 200, real_kills: int = 6, seed: int = 0, rows: int = 400) -> bool:
+def measure(kills: int, real_kills: int, seed: int, rows: int) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.benchmarks.report import Goal, conclude, ratio
-from pipelines.benchmarks.train_arm import BASE, KINDLING, TRL, TRL_CHECKPOINTING, WITHOUT, Spec
+from pipelines.benchmarks.train.arm import BASE, KINDLING, TRL, TRL_CHECKPOINTING, WITHOUT, Spec
 from schemas.errors import EngineError, JobError
 from schemas.text import shorten
 
@@ -30,7 +30,7 @@ _DEV_ROWS = 24
 _console = Console(stderr=True)
 
 
-def train(data: str | None = None, rows: int = 64, rounds: int = 3) -> bool:
+def measure(data: str | None, rows: int, rounds: int) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:
@@ -91,7 +91,7 @@ def _run(spec: Spec) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(asdict(spec), file)
         file.flush()
-        command = [sys.executable, "-m", "pipelines.benchmarks.train_arm", file.name]
+        command = [sys.executable, "-m", "pipelines.benchmarks.train.arm", file.name]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = " ".join(done.stderr.splitlines()[-1:])

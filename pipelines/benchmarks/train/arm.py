@@ -1,4 +1,4 @@
-"""One run of one arm of `bench train`, in a process of its own: `python -m pipelines.benchmarks.train_arm SPEC`.
+"""One run of one arm of `bench train`, in a process of its own: `python -m pipelines.benchmarks.train.arm SPEC`.
 
 SPEC is a JSON file with the fields of `Spec`. The last line of standard output is one JSON object: real tokens, which
 is all but padding; seconds from the first optimizer step's beginning to the last one's end; the loss of held-out rows,
