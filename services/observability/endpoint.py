@@ -1,4 +1,4 @@
-"""The Prometheus endpoint of a job, as its section `metrics` asks for it."""
+"""Serves the metrics of a job while it runs, as the section `metrics` of its job file says."""
 
 import errno
 import logging
@@ -14,43 +14,49 @@ _log = logging.getLogger("kindling")
 
 
 @contextmanager
-def serve_metrics(series: Endpoint, section: Metrics) -> Iterator[str]:
-    """Inside the block the series can be read, and Prometheus finds them.
+def serve_metrics(metrics: Endpoint, section: Metrics) -> Iterator[str]:
+    """Serves the metrics inside the block, where Prometheus finds them.
 
     Yields:
-        the `host:port` at which others find it; empty where the job turns it off.
+        the `host:port` at which other machines reach the endpoint; empty if the job turns it off.
 
     Raises:
-        JobError: the host is no address of this machine, or the port is not for this user.
+        JobError: the host is not an address of this machine, or this user may not open the port.
     """
     if section.port is None:
         yield ""
         return
     try:
-        address, as_asked = series.serve(section.host, section.port)
+        address, is_asked_port = metrics.serve(section.host, section.port)
     except OSError as error:
-        told = error.strerror or error
+        reason = error.strerror or error
         if error.errno == errno.EACCES:
-            remedy = "name one from 1024 on, or 0 for any that is free"
-            raise JobError("metrics.port", section.port, f"it cannot be opened: {told}", remedy) from None
-        cause, remedy = f"no port can be opened there: {told}", "name an address of this machine"
+            remedy = "name a port from 1024 on, or 0 for any free one"
+            raise JobError("metrics.port", section.port, f"it cannot be opened: {reason}", remedy) from None
+        cause, remedy = f"no port can be opened there: {reason}", "name an address of this machine"
         raise JobError("metrics.host", section.host, cause, remedy) from None
     address = reachable_address(address)
-    if as_asked:
+    if is_asked_port:
         _log.info("metrics are on http://%s/metrics", address)
     else:
         _log.warning(
-            "port %d is in use: metrics are on http://%s/metrics, where Prometheus finds them by metrics.targets; tell "
-            "whoever asks for the port itself, or name another in metrics.port", section.port, address,
+            "port %d is in use: metrics are on http://%s/metrics, which Prometheus finds through metrics.targets. To "
+            "read a fixed port, name a free one in metrics.port", section.port, address,
         )  # fmt: skip
     try:
         with register_target(address, section):
             yield address
     finally:
-        series.close()
+        metrics.close()
 
 
 def register_target(address: str, section: Metrics, **labels: str) -> AbstractContextManager[None]:
-    """Inside the block Prometheus finds an address where the job tells it of its own; none where it is empty."""
-    wanted = address and section.port is not None and section.targets is not None
-    return target_file(address, section.targets, **labels) if wanted else nullcontext()
+    """Lets Prometheus find an address inside the block, if the job registers its own endpoint.
+
+    Args:
+        address: `host:port`; nothing is registered if it is empty.
+        labels: labels of all series at the address.
+    """
+    if not address or section.port is None or section.targets is None:
+        return nullcontext()
+    return target_file(address, section.targets, **labels)

@@ -1,6 +1,7 @@
-"""What a command says on standard error while it works: lines for a person, or JSON for what collects logs.
+"""Log of a command on standard error: lines for a person, or one JSON object a line for a log collector.
 
-Libraries are quiet: what one of them has to say names no key of a job and no remedy. A switch lets them be heard.
+The log lines of libraries are left out unless `--log-dependencies` asks for them: a library's line names no key of a
+job file and no remedy.
 """
 
 import json
@@ -13,31 +14,31 @@ from typing import Any
 
 _log = logging.getLogger("kindling")
 
-_VERBOSITIES = ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY")
-_OWN_HANDLERS = ("transformers", "huggingface_hub")
-"""write their log to stderr themselves, once they are imported"""
-_NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+_VERBOSITY_VARIABLES = ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY")
+# Libraries that add a handler for stderr to their logger when they are imported.
+_LIBRARIES_WITH_HANDLERS = ("transformers", "huggingface_hub")
+_NO_BARS_VARIABLES = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 
 def set_up(structured: bool = False, dependencies: bool = False) -> None:
-    """To be called by a command at its start, and again when it knows what it is asked for.
+    """Sets up the log. A command calls it at its start, and again once its options are known.
 
     Args:
-        structured: one JSON object a line, and no progress bar.
-        dependencies: libraries are heard too, those in Ray's workers with them.
+        structured: write one JSON object a line, and show no progress bar.
+        dependencies: log the lines of libraries too, in this process and in Ray's workers.
     """
     handler = _StderrHandler(structured, dependencies)
     logging.basicConfig(level=logging.INFO if dependencies else logging.ERROR, handlers=[handler], force=True)
     logging.captureWarnings(True)
     _log.setLevel(logging.INFO)
-    for library in _OWN_HANDLERS:
-        _hear(library)
+    for library in _LIBRARIES_WITH_HANDLERS:
+        _create_logger_without_handlers(library)
     if structured:
         sys.excepthook = lambda *error: _log.critical("ended by a fault of Kindling's own", exc_info=error)
 
 
-class _Heard(logging.Logger):
-    """A library's, which gets no handler of its own and always passes on what is said."""
+class _LoggerWithoutHandlers(logging.Logger):
+    """Logger that ignores its library's handlers and always passes records to the root logger."""
 
     propagate = property(lambda self: True, lambda self, _: None)
 
@@ -45,23 +46,28 @@ class _Heard(logging.Logger):
         """See `logging.Logger.addHandler`."""
 
 
-def _hear(library: str) -> None:
-    before = logging.getLoggerClass()
-    logging.setLoggerClass(_Heard)
-    logging.getLogger(library)  # before the library is imported; where it was, it has its own already
-    logging.setLoggerClass(before)
+def _create_logger_without_handlers(library: str) -> None:
+    """Creates a library's logger before the library is imported; afterwards it has no effect."""
+    class_before = logging.getLoggerClass()
+    logging.setLoggerClass(_LoggerWithoutHandlers)
+    logging.getLogger(library)
+    logging.setLoggerClass(class_before)
 
 
 def set_environment() -> None:
-    """The same for libraries that go by the environment, here and in workers, once it is known what is asked for."""
-    for name in _VERBOSITIES:
+    """Sets the variables that make libraries quiet, for this process and its workers; needs `set_up` before."""
+    for name in _VERBOSITY_VARIABLES:
         os.environ.setdefault(name, "info" if dependencies_are_logged() else "error")
-    for name in _NO_BARS if is_structured() else ():
+    for name in _NO_BARS_VARIABLES if is_structured() else ():
         os.environ.setdefault(name, "1")
 
 
 def capture_library_log(library: str) -> bool:
-    """Lets a library that writes its log to stderr itself write it here, where this is set up; whether it is."""
+    """Sends the log of a library that writes to stderr itself to this log.
+
+    Returns:
+        whether it does; False if `set_up` was not called.
+    """
     if not _handlers():
         return False
     logger = logging.getLogger(library)
@@ -71,17 +77,17 @@ def capture_library_log(library: str) -> bool:
 
 
 def is_structured() -> bool:
-    """Whether standard error is read by a program: it then has no progress bar."""
+    """Returns whether the log is JSON: a program reads standard error, and there is no progress bar."""
     return any(handler.structured for handler in _handlers())
 
 
 def dependencies_are_logged() -> bool:
-    """Whether libraries are to be heard."""
+    """Returns whether the lines of libraries are logged."""
     return any(handler.dependencies for handler in _handlers())
 
 
 def report(text: str, **facts: Any) -> None:
-    """Says how a command ended: `text` as it stands for a person, or an object with `facts` too."""
+    """Reports the end of a command: `text` alone for a person, or a JSON object with `facts` too."""
     if is_structured():
         _log.error("%s", text, extra={"facts": facts})
     else:
@@ -89,31 +95,31 @@ def report(text: str, **facts: Any) -> None:
 
 
 def log_worker_lines(batch: dict[str, Any]) -> None:
-    """Logs lines of one of Ray's workers, vLLM's among them, as Ray hands them to a driver."""
+    """Logs lines of one of Ray's workers, vLLM's among them, in the form in which Ray sends them to a driver."""
     logger = logging.getLogger("worker")
     for line in batch.get("lines", ()):
         logger.info("%s", line, extra={"facts": {name: batch.get(name) for name in ("actor_name", "pid", "ip")}})
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to whatever stderr is now: a progress bar replaces it, so that log lines appear above the bar."""
+    """Writes to the current `sys.stderr`: a progress bar replaces it, so that log lines appear above the bar."""
 
     def __init__(self, structured: bool, dependencies: bool) -> None:
         super().__init__()
         self.structured, self.dependencies = structured, dependencies
-        self._least = logging.INFO if dependencies else logging.ERROR
-        self.setFormatter(_Json() if structured else _Text(datefmt="%H:%M:%S"))
+        self._min_library_level = logging.INFO if dependencies else logging.ERROR
+        self.setFormatter(_JsonFormatter() if structured else _TextFormatter(datefmt="%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
-        # A level of its own lets a library's record pass by that of the root.
-        if record.levelno < self._least and record.name != _log.name:
+        # Not left to the root logger's level: a library that sets the level of its own logger bypasses that.
+        if record.levelno < self._min_library_level and record.name != _log.name:
             return
         print(self.format(record), file=sys.stderr, flush=True)
 
 
-class _Text(logging.Formatter):
-    """`12:03:11 warning: replica 3 died`; of a library its name too."""
+class _TextFormatter(logging.Formatter):
+    """Formats `12:03:11 warning: replica 3 died`; a library's line has the library's name too."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
@@ -124,11 +130,11 @@ class _Text(logging.Formatter):
         return False
 
 
-class _Json(logging.Formatter):
-    """One object a line: time, level, logger, message, and the facts of the message by name."""
+class _JsonFormatter(logging.Formatter):
+    """Formats one object a line: time, level, logger, message, and the facts of the message by name."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = {
+        entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -140,9 +146,10 @@ class _Json(logging.Formatter):
             },
         }
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said, ensure_ascii=False, default=str)
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
 
 
 def _handlers() -> list[_StderrHandler]:
+    """Handlers that `set_up` installed: one, or none."""
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, _StderrHandler)]

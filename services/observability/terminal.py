@@ -1,4 +1,4 @@
-"""How a long job shows itself on stderr: a bar on a terminal, and elsewhere lines that the job writes now and then."""
+"""Progress of a long job on stderr: a bar on a terminal; without a terminal the job writes a line once a minute."""
 
 import sys
 from typing import Any
@@ -8,20 +8,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.observability import logs
 
-# Without a terminal, one line this often.
+# Time between two progress lines of a job without a terminal.
 LINE_SECONDS = 60.0
 
 
 def shows_bars() -> bool:
-    """Whether stderr is a terminal, and read by a person."""
+    """Returns whether stderr is a terminal that a person reads."""
     return sys.stderr.isatty() and not logs.is_structured()
 
 
 class Bar:
-    """A progress bar; where stderr is no terminal it shows nothing.
+    """A progress bar; shows nothing where stderr is not a terminal.
 
     Attributes:
-        shown: whether there is a terminal to show it.
+        shown: whether the bar is visible.
     """
 
     def __init__(self, description: str, total: int) -> None:
@@ -40,13 +40,13 @@ class Bar:
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
 
-    def update(self, **what: Any) -> None:
-        """Shows something else: `completed`, `note`, `description`; cheap to call often."""
-        self._progress.update(self._task, **what)
+    def update(self, **changes: Any) -> None:
+        """Changes `completed`, `note` or `description`; cheap enough to call for each row."""
+        self._progress.update(self._task, **changes)
 
 
 def clock(seconds: float) -> str:
-    """`03:10`, and from an hour on `1:03:10`."""
+    """Formats a duration as `03:10`, and from an hour on as `1:03:10`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -50,8 +50,8 @@ _SCHEMA = pa.schema(
 )
 # The file is written again once it lacks this many shards and this share of all shards. So a start reads at most that
 # many footers, and the bytes written in a whole run grow only in proportion to its number of shards.
-_MAX_MAX_UNSAVED_SHARDS = 1000
-_MAX_MAX_UNSAVED_SHARE = 0.02
+_MAX_UNSAVED_SHARDS = 1000
+_MAX_UNSAVED_SHARE = 0.02
 # Each footer is a round trip on an object store. A thread reads several at a time: on a local disk handing over one
 # footer costs about as much as reading it.
 _THREADS = 16
@@ -121,7 +121,7 @@ class ShardIndex:
             OSError: the file cannot be written.
         """
         shards = self._entries.num_rows + len(self._new_entries)
-        if self._is_outdated or self._changes >= max(_MAX_MAX_UNSAVED_SHARDS, shards * _MAX_MAX_UNSAVED_SHARE):
+        if self._is_outdated or self._changes >= max(_MAX_UNSAVED_SHARDS, shards * _MAX_UNSAVED_SHARE):
             self.save()
 
     def save(self) -> None:

@@ -254,7 +254,7 @@ def test_whatever_happened_the_totals_are_those_of_the_shards_on_disk(steps, tmp
 
 
 def test_what_is_written_in_all_grows_as_the_number_of_shards_does(monkeypatch):
-    monkeypatch.setattr(shard_index, "_MAX_MAX_UNSAVED_SHARDS", 10)
+    monkeypatch.setattr(shard_index, "_MAX_UNSAVED_SHARDS", 10)
     store = ShardStore("memory://index-cost")
     monkeypatch.setattr(store, "file_size", lambda path: 1)
     sizes = []
@@ -265,8 +265,8 @@ def test_what_is_written_in_all_grows_as_the_number_of_shards_does(monkeypatch):
         index.add(manifest(shard, accepted=1), table(batch(0)))
         index.save_if_due()
         unsaved.append(shard + 1 - (sizes[-1] if sizes else 0))
-    assert max(unsaved) <= max(10, added * shard_index._MAX_MAX_UNSAVED_SHARE)
-    assert sum(sizes) <= added / shard_index._MAX_MAX_UNSAVED_SHARE
+    assert max(unsaved) <= max(10, added * shard_index._MAX_UNSAVED_SHARE)
+    assert sum(sizes) <= added / shard_index._MAX_UNSAVED_SHARE
 
 
 def finished(shard, state=ACCEPTED):
@@ -304,7 +304,7 @@ def test_shards_are_kept_where_the_index_cannot_be_written(tmp_path):
 
 
 def test_rows_of_open_shards_stay_in_the_log_where_the_index_cannot_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_index, "_MAX_MAX_UNSAVED_SHARDS", 1)
+    monkeypatch.setattr(shard_index, "_MAX_UNSAVED_SHARDS", 1)
     store, run = ShardStore(str(tmp_path)), run_of(3)
     (tmp_path / INDEX_PATH / "in the way").mkdir(parents=True)
     logged = threading.Event()
