@@ -20,9 +20,9 @@ from schemas.emotions import EMOTIONS
 from schemas.job import Model
 from schemas.train import ClassifierStage
 from services.models.checkpoints import locate
-from services.models.classifier import batches_by_length, most_tokens, padded, told_if_unloadable
+from services.models.classifier import batches_by_length, max_text_tokens, pad_tokens, translate_load_errors
 from services.models.embedded import embedded_encoder
-from services.models.emotion_head import EmotionHead, HeadConfig, pooled, save_head
+from services.models.emotion_head import EmotionHead, HeadConfig, pool_states, save_head
 from services.observability.terminal import Bar
 from trainers.progress import LOG_STEPS, StageProgress
 from trainers.thresholds import best_thresholds, f1_by_label
@@ -131,10 +131,10 @@ class _Reader:
     def __init__(self, model: Model, stage: ClassifierStage) -> None:
         path, revision = (str(embedded_encoder()), "") if model.id == "embedded" else locate(model)
         source = {"pretrained_model_name_or_path": path, "revision": None if Path(path).is_dir() else revision}
-        with told_if_unloadable("model.id", model.id):
+        with translate_load_errors("model.id", model.id):
             self.tokenizer = AutoTokenizer.from_pretrained(**source)
             self.encoder = AutoModel.from_pretrained(**source, use_safetensors=True, dtype=torch.float32)
-        self._max_tokens = min(stage.max_tokens, most_tokens(self.tokenizer, self.encoder.config))
+        self._max_tokens = min(stage.max_tokens, max_text_tokens(self.tokenizer, self.encoder.config))
         # The embeddings below the first layer count as one.
         self.layers = min(stage.layers, self.encoder.config.num_hidden_layers + 1)
         self.width = 2 * self.encoder.config.hidden_size * self.layers
@@ -145,8 +145,8 @@ class _Reader:
 
     def pooled(self, ids: list[list[int]]) -> torch.Tensor:
         """(texts, width)."""
-        tokens, mask = padded(ids, self.tokenizer.pad_token_id or 0)
-        return pooled(self.encoder, tokens, mask, self.layers)
+        tokens, mask = pad_tokens(ids, self.tokenizer.pad_token_id or 0)
+        return pool_states(self.encoder, tokens, mask, self.layers)
 
     @torch.no_grad()
     def features(self, texts: Sequence[str]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from schemas.errors import EngineError, JobError
 from schemas.train import FromConfig, Lora, TrainModel
 from services.models.causal_lm import load_weights
-from services.models.classifier import told_if_unloadable
+from services.models.classifier import translate_load_errors
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -60,7 +60,7 @@ def load_tokenizer(path: str, model: TrainModel) -> Any:
     Raises:
         EngineError: it cannot be loaded, or tells no end of a text.
     """
-    with told_if_unloadable("model.id", model.id):
+    with translate_load_errors("model.id", model.id):
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=None if Path(path).is_dir() else model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -97,7 +97,7 @@ def shape_of(path: str, model: TrainModel, tokenizer: Any) -> torch.nn.Module:
     Raises:
         EngineError: it cannot be made.
     """
-    with torch.device("meta"), told_if_unloadable("model.id", model.id):
+    with torch.device("meta"), translate_load_errors("model.id", model.id):
         if model.from_config:
             return new_model(model.from_config, tokenizer, seed=0)
         config = AutoConfig.from_pretrained(

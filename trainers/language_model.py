@@ -29,7 +29,7 @@ from trl import SFTConfig, SFTTrainer
 
 from schemas.errors import EngineError, RunError
 from schemas.train import ClmStage, Lora, Optimizer, SftStage
-from services.models.minimal_pairs import MinimalPair, right
+from services.models.minimal_pairs import MinimalPair, good_is_likelier
 from trainers.callbacks import WHOLE, Stop, Told, Whole, last_whole
 from trainers.completion_loss import fits, labelled_logits, labelled_losses, labels_of
 from trainers.examples import lengths_of
@@ -267,7 +267,7 @@ class _Trainer(SFTTrainer):
         """Whether the model finds the good sentence of each pair likelier, in the precision of training."""
         self.model.eval().to(self.args.device)
         with self.compute_loss_context_manager():
-            return right(self.model, self.processing_class, pairs)
+            return good_is_likelier(self.model, self.processing_class, pairs)
 
     @torch.no_grad()
     def losses(self) -> np.ndarray:

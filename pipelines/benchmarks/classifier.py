@@ -30,7 +30,7 @@ from schemas.train import ClassifierStage, LabelledTexts, TrainJob
 from services.models.classifier import EmotionClassifier, load_classifier
 from services.models.document_scores import POOLINGS, score_documents
 from services.models.embedded import embedded_encoder
-from services.models.emotion_head import FILES, SHIPPED
+from services.models.emotion_head import HEAD_FILES, SHIPPED_HEAD
 from trainers.thresholds import f1_by_label
 
 _FINE_TUNING = {"encoder": "trained", "epochs": 1, "batch_size": 32, "encoder_learning_rate": 1e-4}
@@ -107,7 +107,7 @@ def _trained(data: LabelledTexts, output: Path, **settings: Any) -> dict[str, An
 
 def _again(goemotions: LabelledTexts, output: Path) -> list[str]:
     _trained(goemotions, output)
-    return [name for name in FILES if (output / name).read_bytes() != (SHIPPED / name).read_bytes()]
+    return [name for name in HEAD_FILES if (output / name).read_bytes() != (SHIPPED_HEAD / name).read_bytes()]
 
 
 def _stories(shipped: EmotionClassifier, folder: Path, stories: int) -> dict[str, Any]:

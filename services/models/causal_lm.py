@@ -1,73 +1,85 @@
-"""Causal language models to be evaluated: loaded as they are, in the precision that a job asks for."""
+"""Loads causal language models for evaluation, with the weights of their checkpoint and the precision of the job."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from schemas.errors import EngineError
 from schemas.job import Model
 from schemas.text import shorten
 from services.models.checkpoints import locate
-from services.models.classifier import told_if_unloadable
+from services.models.classifier import translate_load_errors
 
 
-def load_causal_model(model: Model, device: str = "cpu") -> tuple[torch.nn.Module, Any]:
-    """A model in evaluation mode, and its tokenizer.
+def load_causal_model(model: Model, device: str = "cpu") -> tuple[PreTrainedModel, Any]:
+    """Loads a model in evaluation mode, and its tokenizer.
 
     Args:
-        model: its dtype `auto` is that of its checkpoint; what else there is of vLLM's is left alone.
+        model: the job's section `model`. Its dtype `auto` means that of the checkpoint; keys that only vLLM knows are
+            ignored.
+        device: cpu or cuda.
 
     Raises:
-        EngineError: it cannot be had or loaded, is not whole, is no causal model, or its tokenizer does not fit it.
+        EngineError: the model is missing, cannot be loaded, is incomplete, is not a causal model, or does not fit its
+            tokenizer.
     """
     path, revision = locate(model)
     source = {"revision": None if Path(path).is_dir() else revision, "trust_remote_code": model.trust_remote_code}
-    with told_if_unloadable("model.id", model.id):
+    with translate_load_errors("model.id", model.id):
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
     loaded = load_weights(path, model, tokenizer, model.dtype, **source)
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        cause = "its tokenizer has neither a begin nor an end of a text"
+        cause = "its tokenizer has neither a begin-of-text nor an end-of-text token"
         raise EngineError("model.id", model.id, cause, "set `eos_token` of its tokenizer, and save it")
     return loaded.eval().to(device), tokenizer
 
 
-def load_weights(path: str, model: Model, tokenizer: Any, dtype: Any, **source: Any) -> torch.nn.Module:
-    """All of a checkpoint's weights.
+def load_weights(path: str, model: Model, tokenizer: Any, dtype: Any, **source: Any) -> PreTrainedModel:
+    """Loads all weights of a checkpoint.
 
     Args:
-        tokenizer: that is to go with it.
-        dtype: to load them in.
+        path: path or hub id of the checkpoint.
+        model: the job's section `model`, for error messages.
+        tokenizer: the tokenizer to be used with the model.
+        dtype: precision to load the weights in.
         source: further arguments of transformers' `from_pretrained`.
 
     Raises:
-        EngineError: it cannot be loaded, is not whole, is no causal model, or the tokenizer does not fit it.
+        EngineError: the checkpoint cannot be loaded, is incomplete, is not a causal model, or does not fit the
+            tokenizer.
     """
-    with told_if_unloadable("model.id", model.id):
-        loaded, found = AutoModelForCausalLM.from_pretrained(
+    with translate_load_errors("model.id", model.id):
+        loaded, loading = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
         )
-    if missing := sorted(found["missing_keys"]):
+    # transformers initialises missing weights at random, and only warns.
+    if missing := sorted(loading["missing_keys"]):
         cause = f"the checkpoint lacks {len(missing)} of its weights: {shorten(', '.join(missing))}"
-        raise EngineError("model.id", model.id, cause, "name a causal model's checkpoint that is whole")
-    vocabulary = loaded.get_input_embeddings().num_embeddings
-    if (last := max(tokenizer.get_vocab().values())) >= vocabulary:
-        cause = f"its tokenizer has the token {last}, and the model {vocabulary} of them"
-        raise EngineError("model.id", model.id, cause, "resize_token_embeddings(len(tokenizer)), and save both")
+        raise EngineError("model.id", model.id, cause, "name a causal model with a complete checkpoint")
+    vocabulary_size = loaded.get_input_embeddings().num_embeddings
+    if (largest_id := max(tokenizer.get_vocab().values())) >= vocabulary_size:
+        cause = f"its tokenizer has the token id {largest_id}, and the model only {vocabulary_size} tokens"
+        remedy = "call model.resize_token_embeddings(len(tokenizer)), and save the model and the tokenizer"
+        raise EngineError("model.id", model.id, cause, remedy)
     if not _is_causal(loaded):
-        cause = "its tokens see those behind them: it is no causal language model"
-        raise EngineError("model.id", model.id, cause, "name one like GPT-2, Llama or Mistral")
+        cause = "its tokens see the tokens after them: it is not a causal language model"
+        raise EngineError("model.id", model.id, cause, "name a model like GPT-2, Llama or Mistral")
     return loaded
 
 
 @torch.no_grad()
-def _is_causal(model: torch.nn.Module) -> bool:
-    """Whether what stands last leaves all before it as it was; transformers loads RoBERTa, too, as a causal model."""
-    training = model.training
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Returns whether the last token leaves the logits before it as they are.
+
+    transformers loads bidirectional models, such as RoBERTa, as causal models too.
+    """
+    was_training = model.training
     ids = torch.arange(8) % model.get_input_embeddings().num_embeddings
-    one, other = (model.eval()(torch.cat([ids, ids[last : last + 1]])[None]).logits[0, :-1] for last in (0, 1))
-    model.train(training)
-    # In 16 bits the same row may come out otherwise beside other rows.
-    rounding = 4 * torch.finfo(one.dtype).eps * one.abs().max().item()
-    return torch.allclose(one, other, rtol=0, atol=1e-4 + rounding)
+    # Two sequences that differ in their last token only; logits of the positions before it, shape (8, vocabulary).
+    first, second = (model.eval()(torch.cat([ids, ids[last : last + 1]])[None]).logits[0, :-1] for last in (0, 1))
+    model.train(was_training)
+    # In 16 bits the same row may round differently beside other rows.
+    rounding = 4 * torch.finfo(first.dtype).eps * first.abs().max().item()
+    return torch.allclose(first, second, rtol=0, atol=1e-4 + rounding)

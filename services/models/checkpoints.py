@@ -1,4 +1,4 @@
-"""From a model as a job names it to a checkpoint on this machine, and what identifies its content."""
+"""Finds the checkpoint of a model that a job names, and identifies its content."""
 
 import hashlib
 import json
@@ -26,20 +26,19 @@ _WEIGHT_SUFFIXES = {".safetensors", ".gguf", ".bin", ".pt"}
 _SAFE_SUFFIXES = {".safetensors", ".gguf"}
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _TOKENIZER_FILES = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken", "*.py")
-_PROBE_BYTES = 1 << 20
-# More than the largest tokenizer.json there is.
-_MOST_JSON_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 20
+# The largest known tokenizer.json is smaller.
+_MAX_JSON_BYTES = 64 << 20
 
 
 def locate(model: Model) -> tuple[str, str]:
-    """Where vLLM finds a model, and its revision.
+    """Locates a model for vLLM or transformers.
 
     Returns:
-        (path or hub id, revision). The revision is the hub commit, or for a local folder a hash: of its small files
-        whole, of each weight file its size and its first and last MiB.
+        (path or hub id, revision). The revision is the hub commit, or the `content_hash` of a local folder.
 
     Raises:
-        EngineError: the model is not there, or is none that can be served safely.
+        EngineError: the model is missing, or loading it is not safe.
     """
     if model.id == "embedded":
         path = embedded_checkpoint()
@@ -56,6 +55,11 @@ def locate(model: Model) -> tuple[str, str]:
 
 
 def _check_folder(folder: Path, model: Model) -> None:
+    """Checks that a folder holds a complete checkpoint that is safe to load.
+
+    Raises:
+        EngineError: a file is missing or cannot be read, or the weights are pickles.
+    """
     if not (folder / "config.json").is_file():
         raise EngineError(
             "model.id", model.id, "this folder holds no config.json", "name a folder with a Hugging Face checkpoint"
@@ -74,10 +78,15 @@ def _check_folder(folder: Path, model: Model) -> None:
 
 
 def _check_json(path: Path, model: Model) -> None:
+    """Checks that a JSON file can be parsed, so that a broken one is reported before an engine starts.
+
+    Raises:
+        EngineError: the file is too large or cannot be parsed.
+    """
     remedy = "fetch the model again"
     try:
-        if path.stat().st_size > _MOST_JSON_BYTES:
-            cause = f"its {path.name} is larger than {_MOST_JSON_BYTES >> 20} MiB"
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            cause = f"its {path.name} is larger than {_MAX_JSON_BYTES >> 20} MiB"
             raise EngineError("model.id", model.id, cause, remedy)
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -88,6 +97,11 @@ def _check_json(path: Path, model: Model) -> None:
 
 
 def _hub_commit(model: Model) -> str:
+    """Downloads config.json from the hub, and returns the commit of its revision.
+
+    Raises:
+        EngineError: the hub does not give it; the message says why.
+    """
     try:
         config = Path(hf_hub_download(model.id, "config.json", revision=model.revision))
     except GatedRepoError:
@@ -106,14 +120,14 @@ def _hub_commit(model: Model) -> str:
             "model.id",
             model.id,
             "no such model on the hub or on this machine",
-            "check the id; private ones need HF_TOKEN",
+            "check the id; a private model needs HF_TOKEN",
         ) from None
     except LocalEntryNotFoundError:
         raise EngineError(
             "model.id",
             model.id,
             "the model is not in this machine's hub cache, and the hub cannot be reached",
-            "download it where there is a network, or name a local folder",
+            "download it on a machine with a network, or name a local folder",
         ) from None
     except EntryNotFoundError:
         raise EngineError(
@@ -127,18 +141,20 @@ def _hub_commit(model: Model) -> str:
 
 
 def content_hash(folder: Path, leave_out: Collection[str] = ()) -> str:
-    """Identifies a checkpoint folder without reading gigabytes; see `locate`.
+    """Computes a hash that identifies a checkpoint folder without reading gigabytes.
+
+    Small files are hashed whole; of each large weight file the size and the first and last MiB.
 
     Args:
-        leave_out: names of files that change nothing.
+        leave_out: names of files that do not change the model's results.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in leave_out):
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.name not in leave_out):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
-            if path.suffix in _WEIGHT_SUFFIXES and path.stat().st_size > 2 * _PROBE_BYTES:
-                digest.update(file.read(_PROBE_BYTES))
-                file.seek(-_PROBE_BYTES, 2)
-            while chunk := file.read(_PROBE_BYTES):
+            if path.suffix in _WEIGHT_SUFFIXES and path.stat().st_size > 2 * _CHUNK_BYTES:
+                digest.update(file.read(_CHUNK_BYTES))
+                file.seek(-_CHUNK_BYTES, os.SEEK_END)
+            while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""Emotion classifiers: texts in, a score for each of GoEmotions' labels out.
+"""Emotion classifiers: texts in, one score for each of GoEmotions' labels out.
 
 `load_classifier` loads Kindling's own (`services.models.emotion_head`) or any Hugging Face sequence classifier.
-Sentences of like length share a batch, and equal ones are scored once: padding and repetition are most of what a
-corpus of short lines would cost.
+Texts of similar length share a batch, and equal texts are scored once: on a corpus of short lines most of the cost
+would be padding and repetition.
 """
 
 import sys
@@ -22,14 +22,14 @@ from schemas.job import Classifier, Model
 from schemas.text import shorten
 from services.models.checkpoints import content_hash, locate
 from services.models.embedded import embedded_encoder, encoder_version
-from services.models.emotion_head import CONFIG_NAME, SHIPPED, load_head, pooled
+from services.models.emotion_head import CONFIG_NAME, SHIPPED_HEAD, load_head, pool_states
 
-# Tokens of one batch, padding included: what a core's caches hold, and enough to keep a GPU busy.
+# Tokens of one batch, padding included: as many as a CPU core's caches hold, and enough to keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
-# The paper's own threshold, for classifiers that come without any.
-_THRESHOLD = 0.5
-# Files of a classifier that tell of it, and change nothing.
-_ABOUT = ("README.md", "train.json")
+# Threshold of the paper, for classifiers without thresholds of their own.
+_DEFAULT_THRESHOLD = 0.5
+# Files of a classifier that describe it and do not change its scores.
+_DESCRIPTION_FILES = ("README.md", "train.json")
 # Texts that are tokenized and sorted at a time.
 _WINDOW_TEXTS = 16_384
 
@@ -37,11 +37,21 @@ Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class EmotionClassifier:
-    """A loaded classifier. Made by `load_classifier`.
+    """A loaded classifier; made by `load_classifier`.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        logits: function from token ids and mask, both of shape (texts, tokens), to logits of shape (texts, outputs).
+        order: for each label of EMOTIONS the output of the model with its logit.
+        thresholds: threshold of each label.
+        exclusive: whether the labels of a text exclude each other: softmax, else sigmoid.
+        max_tokens: tokens after which a text is cut.
+        device: cpu or cuda.
+        revision: commit or content hash of the classifier.
 
     Attributes:
-        revision: commit or content hash of what was loaded.
-        thresholds: of each label, in the order of EMOTIONS, shape (28,): a label holds where its score reaches this.
+        revision: commit or content hash of the classifier.
+        thresholds: score from which on a label holds, shape (28,), in the order of EMOTIONS.
     """
 
     def __init__(
@@ -61,54 +71,63 @@ class EmotionClassifier:
         self.revision = revision
 
     def score(self, texts: Sequence[str]) -> np.ndarray:
-        """Scores texts as they are, each cut at `max_tokens`.
+        """Scores texts, each cut after `max_tokens` tokens.
 
         Returns:
-            float32 of shape (texts, 28), columns in the order of EMOTIONS, each score in [0, 1].
+            Scores from 0 to 1, float32 of shape (texts, 28), columns in the order of EMOTIONS.
         """
         scores = np.empty((len(texts), len(EMOTIONS)), dtype=np.float32)
-        for low in range(0, len(texts), _WINDOW_TEXTS):
-            window = texts[low : low + _WINDOW_TEXTS]
+        for first in range(0, len(texts), _WINDOW_TEXTS):
+            window = texts[first : first + _WINDOW_TEXTS]
             number = {text: i for i, text in enumerate(dict.fromkeys(window))}
-            scores[low : low + len(window)] = self._score(list(number))[[number[text] for text in window]]
+            scores[first : first + len(window)] = self._score_window(list(number))[[number[text] for text in window]]
         return scores
 
-    def _score(self, texts: list[str]) -> np.ndarray:
+    def _score_window(self, texts: list[str]) -> np.ndarray:
+        """Scores different texts, in batches of similar length."""
         ids = self._tokenizer(texts, truncation=True, max_length=self._max_tokens)["input_ids"]
-        lengths = np.array([len(each) for each in ids])
+        lengths = np.array([len(tokens) for tokens in ids])
         scores = np.empty((len(texts), len(EMOTIONS)), dtype=np.float32)
         with torch.inference_mode():
             for batch in batches_by_length(lengths, _BATCH_TOKENS[self._device]):
-                tokens, mask = padded([ids[i] for i in batch], self._tokenizer.pad_token_id or 0)
+                tokens, mask = pad_tokens([ids[i] for i in batch], self._tokenizer.pad_token_id or 0)
                 logits = self._logits(tokens.to(self._device), mask.to(self._device)).float()
-                found = logits.softmax(-1) if self._exclusive else logits.sigmoid()
-                scores[batch] = found.cpu().numpy()[:, self._order]
+                probabilities = logits.softmax(-1) if self._exclusive else logits.sigmoid()
+                scores[batch] = probabilities.cpu().numpy()[:, self._order]
         return scores
 
 
-def batches_by_length(lengths: np.ndarray, most_tokens: int) -> Iterator[np.ndarray]:
-    """Numbers of the texts of each batch: like lengths together, and no more than `most_tokens` with their padding.
+def batches_by_length(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """Groups texts of similar length into batches.
 
     Args:
         lengths: tokens of each text.
+        max_tokens: tokens of a batch, padding included; a longer text is a batch of its own.
+
+    Yields:
+        Numbers of the texts of a batch.
     """
     order = np.argsort(lengths, kind="stable")
     first = 0
     for i in range(len(order) + 1):
-        if i == len(order) or (i > first and lengths[order[i]] * (i - first + 1) > most_tokens):
+        if i == len(order) or (i > first and lengths[order[i]] * (i - first + 1) > max_tokens):
             if i > first:
                 yield order[first:i]
             first = i
 
 
-def padded(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, both int64 of shape (texts, tokens of the longest)."""
-    longest = max(1, *map(len, ids))  # a text may have no token at all
-    tokens = np.full((len(ids), longest), pad, dtype=np.int64)
-    mask = np.zeros((len(ids), longest), dtype=np.int64)
-    for row, each in enumerate(ids):
-        tokens[row, : len(each)] = each
-        mask[row, : len(each)] = 1
+def pad_tokens(ids: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pads texts to the length of the longest one.
+
+    Returns:
+        (token ids, mask), both int64 of shape (texts, tokens of the longest text).
+    """
+    width = max(1, *map(len, ids))  # a text may have no token at all
+    tokens = np.full((len(ids), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(ids), width), dtype=np.int64)
+    for row, text in enumerate(ids):
+        tokens[row, : len(text)] = text
+        mask[row, : len(text)] = 1
     return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
@@ -116,34 +135,68 @@ def load_classifier(section: Classifier, device: str = "cpu") -> EmotionClassifi
     """Loads a classifier.
 
     Args:
+        section: a job's section `classifier`.
         device: cpu or cuda.
 
     Raises:
-        EngineError: it is not there, or has other labels.
+        EngineError: the classifier is missing, cannot be loaded, or has other labels.
     """
-    folder = _own_folder(section)
-    return _own(folder, section, device) if folder else _hugging_face(section, device)
+    folder = _head_folder(section)
+    return _load_own(folder, section, device) if folder else _load_hugging_face(section, device)
 
 
 def classifier_revision(section: Classifier) -> str:
-    """Commit or content hash of a classifier, without loading it.
+    """Commit or content hash of a classifier; reads no weights.
 
     Raises:
-        EngineError: it is not there, or has other labels.
+        EngineError: the classifier is missing, or has other labels.
     """
-    if folder := _own_folder(section):
+    if folder := _head_folder(section):
         return _own_revision(folder)
-    path, revision = _located(section)
-    with told_if_unloadable("classifier.id", section.id):
+    path, revision = _locate(section)
+    with translate_load_errors("classifier.id", section.id):
         config = AutoConfig.from_pretrained(path, revision=None if Path(path).is_dir() else revision)
-    _order(section, config.id2label)
+    _label_order(section, config.id2label)
     return revision
 
 
-def _own_folder(section: Classifier) -> Path | None:
-    """Where a classifier of our own lies; None for any other."""
+def with_absolute_path(section: Classifier) -> Classifier:
+    """Copies a section `classifier` for a process that runs in another folder."""
+    path = Path(section.id).expanduser()
+    return section.model_copy(update={"id": str(path.absolute())}) if path.is_dir() else section
+
+
+@contextmanager
+def translate_load_errors(key: str, value: str) -> Iterator[None]:
+    """Turns the errors of loading a model with transformers inside the block into one that names the job-file key.
+
+    Args:
+        key: job-file key of the model.
+        value: value of the key.
+
+    Raises:
+        EngineError: transformers cannot load the model.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # a broken file raises errors of many libraries, of any class
+        cause = f"transformers cannot load it: {shorten(next(iter(str(error).splitlines()), type(error).__name__))}"
+        raise EngineError(key, value, cause, "name a model of that kind whose weights are safetensors") from None
+
+
+def max_text_tokens(tokenizer: Any, config: Any) -> int:
+    """Largest number of tokens of one text that a model takes.
+
+    Some tokenizers have no limit. Some models count positions from 2 on (RoBERTa), so 2 are left out for all.
+    """
+    return min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", sys.maxsize) - 2)
+
+
+def _head_folder(section: Classifier) -> Path | None:
+    """Folder of a classifier of Kindling's own; None for any other classifier."""
     if section.id == "embedded":
-        return SHIPPED
+        return SHIPPED_HEAD
     folder = Path(section.id).expanduser()
     return folder if (folder / CONFIG_NAME).is_file() else None
 
@@ -151,59 +204,32 @@ def _own_folder(section: Classifier) -> Path | None:
 def _own_revision(folder: Path) -> str:
     _, config = load_head(folder)
     encoder = f"-{encoder_version()}" if config.encoder == "embedded" else ""
-    return content_hash(folder, leave_out=_ABOUT) + encoder
+    return content_hash(folder, leave_out=_DESCRIPTION_FILES) + encoder
 
 
-def _located(section: Classifier) -> tuple[str, str]:
-    try:
-        return locate(Model(id=section.id, revision=section.revision))
-    except EngineError as error:
-        key = error.key.replace("model.", "classifier.")
-        raise EngineError(key, error.value, error.cause, error.remedy) from None
-
-
-def with_absolute_path(section: Classifier) -> Classifier:
-    """The same classifier for a process that runs in another folder."""
-    path = Path(section.id).expanduser()
-    return section.model_copy(update={"id": str(path.absolute())}) if path.is_dir() else section
-
-
-@contextmanager
-def told_if_unloadable(key: str, value: str) -> Iterator[None]:
-    """Tells what transformers cannot load.
-
-    Raises:
-        EngineError: so it is.
-    """
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    except Exception as error:  # of whatever class: what is wrong with a file is told by many libraries
-        cause = f"transformers cannot load it: {shorten(next(iter(str(error).splitlines()), type(error).__name__))}"
-        raise EngineError(key, value, cause, "name a model of that kind whose weights are safetensors") from None
-
-
-def _own(folder: Path, section: Classifier, device: str) -> EmotionClassifier:
+def _load_own(folder: Path, section: Classifier, device: str) -> EmotionClassifier:
+    """Loads a classifier of Kindling's own: encoder and head."""
     head, config = load_head(folder)
-    at = embedded_encoder() if config.encoder == "embedded" else folder
-    with told_if_unloadable("classifier.id", section.id):
-        tokenizer = AutoTokenizer.from_pretrained(at)
-        encoder = AutoModel.from_pretrained(at, use_safetensors=True, dtype=torch.float32).eval().to(device)
+    encoder_folder = embedded_encoder() if config.encoder == "embedded" else folder
+    with translate_load_errors("classifier.id", section.id):
+        tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+        encoder = AutoModel.from_pretrained(encoder_folder, use_safetensors=True, dtype=torch.float32).eval().to(device)
     head = head.to(device)
 
     def logits(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return head(pooled(encoder, tokens, mask, config.layers))
+        return head(pool_states(encoder, tokens, mask, config.layers))
 
-    most = min(section.max_tokens, config.max_tokens)
-    return EmotionClassifier(
-        tokenizer, logits, range(len(EMOTIONS)), config.thresholds, False, most, device, _own_revision(folder)
-    )
+    max_tokens = min(section.max_tokens, config.max_tokens)
+    order = range(len(EMOTIONS))
+    revision = _own_revision(folder)
+    return EmotionClassifier(tokenizer, logits, order, config.thresholds, False, max_tokens, device, revision)
 
 
-def _hugging_face(section: Classifier, device: str) -> EmotionClassifier:
-    path, revision = _located(section)
+def _load_hugging_face(section: Classifier, device: str) -> EmotionClassifier:
+    """Loads a Hugging Face sequence classifier."""
+    path, revision = _locate(section)
     source = {"pretrained_model_name_or_path": path, "revision": None if Path(path).is_dir() else revision}
-    with told_if_unloadable("classifier.id", section.id):
+    with translate_load_errors("classifier.id", section.id):
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForSequenceClassification.from_pretrained(**source, use_safetensors=True, dtype=torch.float32)
     model = model.eval().to(device)
@@ -211,21 +237,32 @@ def _hugging_face(section: Classifier, device: str) -> EmotionClassifier:
     def logits(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return model(input_ids=tokens, attention_mask=mask).logits
 
-    most = min(section.max_tokens, most_tokens(tokenizer, model.config))
-    return EmotionClassifier(
-        tokenizer, logits, _order(section, model.config.id2label), [_THRESHOLD] * len(EMOTIONS),
-        # As the transformers pipeline takes it, where the model does not say.
-        model.config.problem_type != "multi_label_classification", most, device, revision,
-    )  # fmt: skip
+    max_tokens = min(section.max_tokens, max_text_tokens(tokenizer, model.config))
+    order = _label_order(section, model.config.id2label)
+    thresholds = [_DEFAULT_THRESHOLD] * len(EMOTIONS)
+    # The transformers pipeline takes labels as exclusive too, if the model does not say otherwise.
+    exclusive = model.config.problem_type != "multi_label_classification"
+    return EmotionClassifier(tokenizer, logits, order, thresholds, exclusive, max_tokens, device, revision)
 
 
-def most_tokens(tokenizer: Any, config: Any) -> int:
-    """Of one text. Some models count positions from 2 (RoBERTa), and some tokenizers know no limit."""
-    return min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", sys.maxsize) - 2)
+def _locate(section: Classifier) -> tuple[str, str]:
+    """Locates a Hugging Face classifier, see `checkpoints.locate`; errors name the key `classifier`."""
+    try:
+        return locate(Model(id=section.id, revision=section.revision))
+    except EngineError as error:
+        key = error.key.replace("model.", "classifier.")
+        raise EngineError(key, error.value, error.cause, error.remedy) from None
 
 
-def _order(section: Classifier, names: dict[int, str]) -> list[int]:
-    """The model's output of each of our labels."""
+def _label_order(section: Classifier, names: dict[int, str]) -> list[int]:
+    """Number of the model's output for each label of EMOTIONS.
+
+    Args:
+        names: label of each output of the model, `id2label` of its config.
+
+    Raises:
+        EngineError: the model has other labels.
+    """
     number = {str(name).strip().lower(): int(i) for i, name in names.items()}
     if set(number) != set(EMOTIONS) or len(names) != len(EMOTIONS):
         raise EngineError(

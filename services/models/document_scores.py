@@ -1,7 +1,7 @@
-"""The emotions of long texts: scored sentence by sentence and pooled.
+"""Emotion scores of long texts: each sentence is scored, and the scores are pooled.
 
-A classifier that was trained on comments of a line sees only the beginning of a story, and a story's beginning says
-little of what it comes to.
+A classifier that was trained on one-line comments reads only the beginning of a story, and the beginning says little
+about how the story ends.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,19 +12,20 @@ from sentencex import segment
 from schemas.emotions import EMOTIONS
 from services.models.classifier import EmotionClassifier
 
-_TOP = 3
+_TOP_SENTENCES = 3
 
 
-def _top(scores: np.ndarray) -> np.ndarray:
-    return np.sort(scores, axis=0)[-_TOP:].mean(0)
+def _mean_of_top(scores: np.ndarray) -> np.ndarray:
+    return np.sort(scores, axis=0)[-_TOP_SENTENCES:].mean(0)
 
 
+# Functions from the scores of a text's sentences, shape (sentences, 28), to the scores of the text, shape (28,).
+# top3: for each label the mean of its three highest scores.
 POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": lambda scores: scores.mean(0),
     "max": lambda scores: scores.max(0),
-    "top3": _top,
+    "top3": _mean_of_top,
 }
-"""From the scores of a text's sentences, (sentences, 28), to its own, (28,). top3: mean of a label's three best."""
 
 
 def score_documents(
@@ -34,17 +35,17 @@ def score_documents(
 
     Args:
         pooling: one of POOLINGS.
-        language: whose rules tell where a sentence ends (ISO 639).
+        language: ISO 639 code of the language whose rules split a text into sentences.
 
     Returns:
-        float32 of shape (texts, 28); zeros for a text without a word.
+        Scores, float32 of shape (texts, 28); zeros for a text without a word.
     """
-    sentences = [[each for each in segment(language, text) if each.strip()] for text in texts]
-    scores = classifier.score([each for listed in sentences for each in listed])
-    found = np.zeros((len(texts), len(EMOTIONS)), dtype=np.float32)
-    at = 0
-    for number, listed in enumerate(sentences):
-        if listed:
-            found[number] = POOLINGS[pooling](scores[at : at + len(listed)])
-        at += len(listed)
-    return found
+    sentences = [[sentence for sentence in segment(language, text) if sentence.strip()] for text in texts]
+    sentence_scores = classifier.score([sentence for of_text in sentences for sentence in of_text])
+    scores = np.zeros((len(texts), len(EMOTIONS)), dtype=np.float32)
+    first = 0
+    for number, of_text in enumerate(sentences):
+        if of_text:
+            scores[number] = POOLINGS[pooling](sentence_scores[first : first + len(of_text)])
+        first += len(of_text)
+    return scores

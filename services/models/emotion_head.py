@@ -1,14 +1,14 @@
-"""Kindling's own emotion classifier: a sentence encoder, and a small head over its pooled tokens.
+"""Kindling's own emotion classifier: a sentence encoder, and a small head on its pooled hidden states.
 
-A checkpoint is a folder with emotion_head.json and emotion_head.safetensors; one whose encoder was trained too holds
-that as well, as a plain transformers checkpoint. Trained by `trainers.emotion_classifier`, served by
-`services.models.classifier`. The head that ships with Kindling lies in services/models/shipped_head/.
+A checkpoint is a folder with emotion_head.json and emotion_head.safetensors. If the encoder was trained too, the folder
+also holds it as a plain transformers checkpoint. `trainers.emotion_classifier` trains a checkpoint, and
+`services.models.classifier` serves it. The head that ships with Kindling lies in services/models/shipped_head/.
 """
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -18,24 +18,27 @@ from torch import nn
 from schemas.emotions import EMOTIONS
 from schemas.errors import EngineError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 CONFIG_NAME = "emotion_head.json"
 _WEIGHTS_NAME = "emotion_head.safetensors"
-FILES = (CONFIG_NAME, _WEIGHTS_NAME)
-SHIPPED = Path(__file__).with_name("shipped_head")
+HEAD_FILES = (CONFIG_NAME, _WEIGHTS_NAME)
+SHIPPED_HEAD = Path(__file__).with_name("shipped_head")
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What emotion_head.json says.
+    """Content of emotion_head.json.
 
     Attributes:
-        encoder: embedded: the one that a package ships; here: the checkpoint in the same folder.
-        width: of the encoder's hidden states.
-        layers: of the encoder, that the head reads, from the last one down.
+        encoder: embedded: the encoder that a package ships; here: the checkpoint in the same folder.
+        width: width of the encoder's hidden states.
+        layers: number of the encoder's last layers that the head reads.
         hidden: units of the head's one hidden layer.
-        max_tokens: of one text; what is longer is cut.
-        thresholds: of each label, in the order of `labels`: those that gave the best F1 on the development set.
-        labels: names, in the order of the head's outputs.
+        max_tokens: tokens after which a text is cut.
+        thresholds: threshold of each label, in the order of `labels`, with the best F1 on the development set.
+        labels: names of the labels, in the order of the head's outputs.
     """
 
     encoder: Literal["embedded", "here"]
@@ -48,18 +51,25 @@ class HeadConfig:
 
 
 class EmotionHead(nn.Module):
-    """What `pooled` says of a text to one logit a label.
+    """Turns the pooled states of a text (see `pool_states`) into one logit for each label.
 
     Args:
-        width: numbers that `pooled` gives of a text: 2 x hidden width x layers.
+        width: size of the pooled states of a text: 2 x hidden width x layers.
         hidden: units of the hidden layer.
         dropout: share of inputs and of hidden units left out in training.
+
+    Attributes:
+        mean: mean of each input over the training texts, shape (width,).
+        deviation: standard deviation of each input over the training texts, shape (width,).
     """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        # Maxima lie on another scale than means. No batch's own statistics: batches are of texts of one length, which
-        # may be of one emotion.
+        # Inputs are scaled, because maxima lie on another scale than means. The scale is fixed and not that of each
+        # batch: a batch holds texts of one length, which may share an emotion.
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
         self.hidden = nn.Linear(width, hidden)
@@ -67,51 +77,53 @@ class EmotionHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def fit_scale(self, pooled: torch.Tensor) -> None:
-        """Takes the scale of what it will be shown from (texts, width) of it."""
+        """Fits `mean` and `deviation` to the pooled states of the training texts, shape (texts, width)."""
         self.mean.copy_(pooled.mean(0))
         self.deviation.copy_(pooled.std(0, correction=0).clamp(min=1e-3))
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """(texts, width) to logits (texts, labels)."""
+        """Turns pooled states of shape (texts, width) into logits of shape (texts, labels)."""
         scaled = (pooled - self.mean) / self.deviation
         hidden = nn.functional.gelu(self.hidden(self.dropout(scaled)))
         return self.out(self.dropout(hidden))
 
 
-def pooled(encoder: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, layers: int) -> torch.Tensor:
-    """Mean and maximum over each text's own tokens, of the encoder's last layers.
+def pool_states(encoder: "PreTrainedModel", tokens: torch.Tensor, mask: torch.Tensor, layers: int) -> torch.Tensor:
+    """Pools the hidden states of an encoder's last layers: mean and maximum over each text's tokens.
 
-    The last layer alone holds what the encoder was trained for, which texts say the same, and less of how they say it.
+    Several layers are read, because the last one holds mostly what the encoder was trained for: what a text says, and
+    less of how it says it.
 
     Args:
-        tokens: ids, (texts, tokens).
-        mask: 1 for a token, 0 for padding, (texts, tokens).
+        tokens: token ids, shape (texts, tokens).
+        mask: 1 for a token and 0 for padding, shape (texts, tokens).
+        layers: number of last layers.
 
     Returns:
-        (texts, 2 x hidden width x layers).
+        Pooled states, shape (texts, 2 x hidden width x layers).
     """
     states = encoder(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states[-layers:]
-    there = mask.unsqueeze(-1).bool()
-    lengths = there.sum(1)
+    is_token = mask.unsqueeze(-1).bool()
+    lengths = is_token.sum(1)
     parts = []
-    for each in states:
-        parts.append((each * there).sum(1) / lengths)
-        parts.append(each.masked_fill(~there, torch.finfo(each.dtype).min).amax(1))
+    for state in states:
+        parts.append((state * is_token).sum(1) / lengths)
+        parts.append(state.masked_fill(~is_token, torch.finfo(state.dtype).min).amax(1))
     return torch.cat(parts, dim=1)
 
 
 def save_head(folder: Path, head: EmotionHead, config: HeadConfig) -> None:
-    """Writes a head, its weights in half precision: at most 1 MB."""
+    """Writes a head, with weights in half precision: at most 1 MB."""
     weights = save({name: value.half().contiguous() for name, value in head.state_dict().items()})
     (folder / _WEIGHTS_NAME).write_bytes(weights)
     (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
 def load_head(folder: Path) -> tuple[EmotionHead, HeadConfig]:
-    """Reads what `save_head` wrote.
+    """Reads the files that `save_head` wrote.
 
     Raises:
-        EngineError: the folder's head was trained on other labels, or its files do not belong together.
+        EngineError: the head was trained on other labels, or its files cannot be read or do not fit each other.
     """
     try:
         config = HeadConfig(**json.loads((folder / CONFIG_NAME).read_text()))

@@ -21,7 +21,7 @@ from pipelines.training import stage as stage_module
 from schemas.errors import EngineError, JobError, RunError
 from schemas.train import GrammarGuard, TrainJob
 from services.models.embedded import embedded_checkpoint
-from services.models.minimal_pairs import MinimalPair, log_likelihoods, right
+from services.models.minimal_pairs import MinimalPair, good_is_likelier, log_likelihoods
 from tests.support.files import SHARED_DATA, write_job, write_jsonl
 from tests.support.tiny_models import env, job_of, save_tiny, sft
 from trainers import callbacks
@@ -93,7 +93,7 @@ def test_a_sentence_is_scored_alone_and_in_company_alike(loaded):
 
 
 def test_a_tie_is_wrong(loaded):
-    assert right(*loaded, [MinimalPair("none", "The same.", "The same.")]).tolist() == [False]
+    assert good_is_likelier(*loaded, [MinimalPair("none", "The same.", "The same.")]).tolist() == [False]
 
 
 def test_the_most_that_is_lost_holds_in_95_of_100_samples():
@@ -247,7 +247,7 @@ def test_lm_eval_decides_alike(tmp_path):
     }  # fmt: skip
     theirs = simple_evaluate(HFLM(model, tokenizer=tokenizer, batch_size=32), tasks=[task], log_samples=True)
     samples = sorted(theirs["samples"]["pairs"], key=lambda sample: sample["doc_id"])
-    assert [bool(sample["acc"]) for sample in samples] == right(model, tokenizer, pairs).tolist()
+    assert [bool(sample["acc"]) for sample in samples] == good_is_likelier(model, tokenizer, pairs).tolist()
     sentences = [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
     scores = [score for sample in samples for ((score, _),) in sample["resps"]]
     assert np.allclose(scores, log_likelihoods(model, tokenizer, sentences), atol=1e-2)

@@ -25,7 +25,7 @@ from schemas.job import Model
 from schemas.minimal_pairs import MinimalPairs
 from services.models.causal_lm import load_causal_model
 from services.models.minimal_pairs import MinimalPair, log_likelihoods, margins
-from services.models.prefix_trees import follows_trees
+from services.models.prefix_trees import supports_prefix_trees
 from services.observability.metrics import read_endpoint
 from tests.support.evaluations import in_this_process
 from tests.support.files import SHARED_DATA, write_jsonl
@@ -83,7 +83,7 @@ def test_a_pairs_margin_is_the_difference_of_its_sentences(loaded):
     pairs = [*drawn_pairs("p", 60), *drawn_pairs("p", 60), MinimalPair("p", "The cat", "The cat sat."),
              MinimalPair("p", "Same.", "Same."), MinimalPair("p", "a", "b")]  # fmt: skip
     found = log_likelihoods(model, tokenizer, [sentence for pair in pairs for sentence in (pair.good, pair.bad)])
-    assert follows_trees(model)
+    assert supports_prefix_trees(model)
     assert margins(model, tokenizer, pairs) == pytest.approx(found[::2] - found[1::2], abs=1e-4)
     assert margins(model, tokenizer, pairs)[-2] == 0
 
@@ -95,7 +95,7 @@ def test_models_of_other_kinds_are_scored_by_trees_or_without(tiny, make, follow
     long = "a long sentence " * 20  # of more tokens than a row has nodes
     pairs = [*drawn_pairs("p", 40), MinimalPair("p", f"{long}here.", f"{long}there.")]
     found = log_likelihoods(model, tokenizer, [sentence for pair in pairs for sentence in (pair.good, pair.bad)])
-    assert follows_trees(model) == follows
+    assert supports_prefix_trees(model) == follows
     assert margins(model, tokenizer, pairs) == pytest.approx(found[::2] - found[1::2], abs=1e-3)
     model.config._attn_implementation = "eager"
     assert margins(model, tokenizer, pairs) == pytest.approx(found[::2] - found[1::2], abs=1e-3)

@@ -20,7 +20,7 @@ from schemas.train import LabelledTexts, TrainJob
 from services.models.classifier import batches_by_length, classifier_revision, load_classifier
 from services.models.document_scores import POOLINGS, score_documents
 from services.models.embedded import embedded_encoder
-from services.models.emotion_head import FILES, SHIPPED
+from services.models.emotion_head import HEAD_FILES, SHIPPED_HEAD
 from tests.support.tiny_models import JOY, SADNESS, job_on
 from trainers.thresholds import best_thresholds, f1_by_label
 
@@ -80,7 +80,7 @@ def test_the_same_training_gives_the_same_bytes_and_a_finished_one_is_left(moods
     folder, report = moods
     again = job_on(folder) | {"output": {"path": str(tmp_path / "again")}}
     assert train(again) == report
-    for name in FILES:
+    for name in HEAD_FILES:
         assert (tmp_path / "again" / name).read_bytes() == (folder / "moods" / name).read_bytes()
     before = (folder / "moods" / "train.json").stat().st_mtime_ns
     assert train(job_on(folder)) == report
@@ -173,8 +173,8 @@ def test_a_classifier_with_other_labels_is_refused_with_both_lists(tmp_path):
 
 
 def test_the_shipped_head_is_small_and_knows_joy():
-    assert sum((SHIPPED / name).stat().st_size for name in FILES) <= 1_000_000
-    card = (SHIPPED / "README.md").read_text()
+    assert sum((SHIPPED_HEAD / name).stat().st_size for name in HEAD_FILES) <= 1_000_000
+    card = (SHIPPED_HEAD / "README.md").read_text()
     for fact in ("cc-by-4.0", "GoEmotions", "macro-F1", "kindling train"):
         assert fact in card
     classifier = load_classifier(Classifier())

@@ -408,7 +408,7 @@ def test_a_checkpoint_that_is_not_whole_or_not_causal_is_refused(tmp_path, tiny,
     cut = tmp_path / "cut"
     shutil.copytree(tiny, cut)
     (cut / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-100])
-    for model, cause in ((broken, "lacks 12 of its weights"), (encoder, "no causal"), (cut, "cannot load it")):
+    for model, cause in ((broken, "lacks 12 of its weights"), (encoder, "not a causal"), (cut, "cannot load it")):
         with pytest.raises(EngineError) as error:
             train(job_of(tmp_path, str(model), sft(answers)))
         assert cause in error.value.cause
