@@ -84,7 +84,7 @@ class Progress:
         output, accepted = self._count_rows(batch)
         durations = [seconds for seconds in batch["duration_seconds"].to_pylist() if seconds]  # those sent to an engine
         for seconds in durations:
-            self.metrics.seconds.observe(seconds)
+            self.metrics.request_seconds.observe(seconds)
         self.generated_here += batch.num_rows
         self._accepted_tokens_here += accepted
         self._pace.add(monotonic(), batch.num_rows, output, accepted, max(durations, default=0.0))
@@ -141,9 +141,9 @@ class Progress:
         self._restarts = pool.restarts
         metrics.in_flight.set(sum(len(member.rows) for member in pool.members))
         if known := [member.kv_cache_usage for member in serving if not isnan(member.kv_cache_usage)]:
-            metrics.kv_cache.set(fmean(known))
+            metrics.kv_cache_usage.set(fmean(known))
         metrics.goodput.set(self.goodput())
-        metrics.goodput_now.set(self.rates().accepted_tokens)
+        metrics.goodput_last_minute.set(self.rates().accepted_tokens)
         eta = self.eta() or Eta(nan, nan, nan)
         metrics.eta.set(eta.seconds)
         metrics.eta_bound.labels(run, "low").set(eta.low)
@@ -193,7 +193,7 @@ class Progress:
         self.output_tokens += output
         self.metrics.tokens.labels(run, "prompt").inc(prompt)
         self.metrics.tokens.labels(run, "output").inc(output)
-        self.metrics.cached.inc(cached)
+        self.metrics.cached_prompt_tokens.inc(cached)
         self.metrics.progress.set(self.finished / self.total)
 
     def _count_rejects(self, reasons: dict[str, int]) -> None:

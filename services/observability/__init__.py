@@ -1,4 +1,4 @@
-"""What a running job shows: metrics, log lines, terminal.
+"""Output of a running job for people and for Prometheus: metrics, log lines, terminal.
 
 metrics.py         the Prometheus endpoint of a job, and its reader: the only file that imports prometheus_client
 series.py          the metrics of `augment`, `train` and `evaluate`

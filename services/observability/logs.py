@@ -43,7 +43,7 @@ class _LoggerWithoutHandlers(logging.Logger):
     propagate = property(lambda self: True, lambda self, _: None)
 
     def addHandler(self, hdlr: logging.Handler) -> None:
-        """See `logging.Logger.addHandler`."""
+        """Ignores the handler; see `logging.Logger.addHandler`."""
 
 
 def _create_logger_without_handlers(library: str) -> None:
@@ -111,7 +111,7 @@ class _StderrHandler(logging.Handler):
         self.setFormatter(_JsonFormatter() if structured else _TextFormatter(datefmt="%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler.emit`."""
+        """Writes a record unless its library is left out; see `logging.Handler.emit`."""
         # Not left to the root logger's level: a library that sets the level of its own logger bypasses that.
         if record.levelno < self._min_library_level and record.name != _log.name:
             return

@@ -44,7 +44,7 @@ class _Registry(CollectorRegistry):
         self._start_id = start_id
 
     def collect(self) -> Iterator[Metric]:
-        """See `CollectorRegistry.collect`."""
+        """Collects all metrics, with the label `start`; see `CollectorRegistry.collect`."""
         for family in super().collect():
             family.samples = [
                 sample._replace(labels={**sample.labels, _START_LABEL: self._start_id})
@@ -178,7 +178,7 @@ class ReplicaCollector(Collector):
         self._run, self._read_status = run, read_status
 
     def collect(self) -> Iterator[Metric]:
-        """See `prometheus_client.registry.Collector`."""
+        """Makes the series from the current status; see `prometheus_client.registry.Collector`."""
         labels = ["run", "replica"]
         state = GaugeMetricFamily(
             "kindling_replica_state", "1 for the state that the replica is in", labels=[*labels, "state"]

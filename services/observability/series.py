@@ -26,16 +26,52 @@ class AugmentMetrics(Endpoint):
             "kindling_accepted_output_tokens_total",
             "Output tokens of accepted rows; their rate over a time span is the goodput of that span",
         )
-        self.cached = self._counter(
+        self.cached_prompt_tokens = self._counter(
             "kindling_cached_prompt_tokens_total",
             "Prompt tokens that the engines took from their prefix caches instead of computing them",
         )
+        self.rejects = self._counter(
+            "kindling_rejects_total", "Rows that quality control rejected, by the rule that rejected them", "reason"
+        )
         self.shards = self._counter("kindling_shards_committed_total", "Shards that are committed, and so durable")
+        self.progress = self._gauge("kindling_progress_ratio", "Share of the run's rows that are finished, 0 to 1")
+        self.eta = self._gauge(
+            "kindling_eta_seconds",
+            "Seconds to the last row at the rate of the last ten minutes; NaN while there is no rate",
+            starts_unknown=True,
+        )
+        self.eta_bound = self._gauge(
+            "kindling_eta_bound_seconds",
+            "Bounds of the 90% interval of kindling_eta_seconds, from the rates of the last ten minutes",
+            "bound",
+        )
+        self.goodput = self._gauge(
+            "kindling_goodput_tokens_per_second",
+            "Output tokens of accepted rows per second, mean since the first engine of this start was ready",
+        )
+        self.goodput_last_minute = self._gauge(
+            "kindling_goodput_last_minute_tokens_per_second",
+            "Output tokens of accepted rows per second, over the last minute",
+        )
+        self.free_bytes = self._gauge(
+            "kindling_output_free_bytes",
+            "Free bytes on the disk of the run folder; NaN if the run folder is not on a local disk",
+            starts_unknown=True,
+        )
+        self._add_engine_metrics()
+
+    def _add_engine_metrics(self) -> None:
+        """Adds the metrics of requests, replicas and their cost."""
         self.in_flight = self._gauge("kindling_requests_in_flight", "Rows that are with replicas now")
-        self.seconds = self._histogram(
+        self.request_seconds = self._histogram(
             "kindling_request_seconds",
             "Seconds from handing a row to its engine to its last token, in this start",
             _REQUEST_SECONDS_BUCKETS,
+        )
+        self.kv_cache_usage = self._gauge(
+            "kindling_kv_cache_usage_ratio",
+            "Share of the KV cache that running requests take, 0 to 1, mean over serving replicas",
+            starts_unknown=True,
         )
         self.replicas = self._gauge("kindling_replicas", "Replicas by state: starting or serving", "state")
         self.restarts = self._counter(
@@ -48,38 +84,6 @@ class AugmentMetrics(Endpoint):
         self.price = self._gauge(
             "kindling_price_per_replica_hour",
             "Price of one replica for an hour, from the job file; NaN if the job file has none",
-            starts_unknown=True,
-        )
-        self.kv_cache = self._gauge(
-            "kindling_kv_cache_usage_ratio",
-            "Share of the KV cache that running requests take, 0 to 1, mean over serving replicas",
-            starts_unknown=True,
-        )
-        self.rejects = self._counter(
-            "kindling_rejects_total", "Rows that quality control rejected, by the rule that rejected them", "reason"
-        )
-        self.progress = self._gauge("kindling_progress_ratio", "Share of the run's rows that are finished, 0 to 1")
-        self.eta = self._gauge(
-            "kindling_eta_seconds",
-            "Seconds to the last row at the rate of the last ten minutes; NaN while there is no rate",
-            starts_unknown=True,
-        )
-        self.goodput = self._gauge(
-            "kindling_goodput_tokens_per_second",
-            "Output tokens of accepted rows per second, mean since the first engine of this start was ready",
-        )
-        self.goodput_now = self._gauge(
-            "kindling_goodput_last_minute_tokens_per_second",
-            "Output tokens of accepted rows per second, over the last minute",
-        )
-        self.eta_bound = self._gauge(
-            "kindling_eta_bound_seconds",
-            "Bounds of the 90% interval of kindling_eta_seconds, from the rates of the last ten minutes",
-            "bound",
-        )
-        self.free_bytes = self._gauge(
-            "kindling_output_free_bytes",
-            "Free bytes on the disk of the run folder; NaN if the run folder is not on a local disk",
             starts_unknown=True,
         )
 

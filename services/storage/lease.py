@@ -84,7 +84,7 @@ class _FileLock:
         os.pwrite(self._descriptor, self._content, 0)
 
     def check(self) -> None:
-        """See `Lease.check`.
+        """Checks the lock file, see `Lease.check`.
 
         Holding the descriptor proves nothing: a person may have deleted the file, so that another driver locked a new
         one; and a network file system may have dropped the lock after a lost connection. The content shows both.
@@ -118,7 +118,7 @@ class _RenewedObject:
         self._thread.start()
 
     def check(self) -> None:
-        """See `Lease.check`."""
+        """Checks the time of the last renewal, see `Lease.check`."""
         if _now() > self._good_until:
             raise LeaseLostError(f"{self._store.path(LOCK_NAME)} could not be renewed, or is another driver's now")
 
