@@ -1,4 +1,4 @@
-"""What a command says on standard error: lines for a person, JSON for a log collector, and nothing of libraries."""
+"""The log of a command on standard error: lines for a person, JSON for a log collector, no lines of libraries."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def set_up(monkeypatch):
     ours.setLevel(level)
 
 
-def test_a_log_collector_gets_an_object_a_line_with_the_figures_of_it(
+def test_a_log_collector_gets_one_object_a_line_with_the_figures_of_the_message(
     fake_job, ray_cluster, set_up, monkeypatch, capsys
 ):
     monkeypatch.setattr("pipelines.augmentation.progress.LINE_SECONDS", 0.0)
@@ -55,7 +55,7 @@ def test_a_log_collector_gets_an_object_a_line_with_the_figures_of_it(
     assert progress[-1]["rows"]["accepted"] >= progress[0]["rows"]["accepted"]
 
 
-def test_a_figure_that_is_none_is_null(set_up, capsys):
+def test_a_figure_without_a_value_is_null(set_up, capsys):
     set_up(structured=True)
     facts = {"loss": math.nan, "eta_seconds": math.inf, "step": 7}
     logging.getLogger("kindling").info("a step", extra={"facts": facts})
@@ -118,7 +118,7 @@ def test_libraries_are_quiet_unless_asked_for_and_a_warning_says_that_it_is_one(
     assert (said["logger"], said["message"], said["pid"], said["level"]) == ("worker", "from afar", 7, "info")
 
 
-def test_libraries_that_write_their_own_log_are_heard_as_objects_too():
+def test_libraries_that_write_their_own_log_are_logged_as_objects_too():
     script = (
         "from services.observability import logs;"
         "logs.set_up(structured=True, dependencies=True); logs.set_environment();"
@@ -134,7 +134,7 @@ def test_libraries_that_write_their_own_log_are_heard_as_objects_too():
 
 
 @pytest.mark.slow
-def test_workers_are_heard_on_standard_error_and_the_result_stays_alone_on_standard_output():
+def test_workers_are_logged_on_standard_error_and_standard_output_has_only_the_result():
     """A Ray of the command's own, whose worker says a word as vLLM does."""
     script = """
 import sys, time, ray

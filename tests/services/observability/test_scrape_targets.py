@@ -1,4 +1,4 @@
-"""How Prometheus finds jobs: a file in a folder, for as long as the job runs."""
+"""The files by which Prometheus finds jobs: one in a folder for each running job."""
 
 import errno
 import logging
@@ -23,7 +23,7 @@ def targets(tmp_path):
     return tmp_path / "targets"
 
 
-def test_a_killed_job_leaves_a_target_that_the_next_one_takes_away(targets):
+def test_a_killed_job_leaves_a_target_that_the_next_one_removes(targets):
     code = f"""
 from services.observability.scrape_targets import target_file
 import time
@@ -44,13 +44,13 @@ with target_file("127.0.0.1:1", {str(targets)!r}):
     assert [path.name for path in targets.iterdir()] == ["node_exporter.json"]
 
 
-def test_a_job_that_others_may_ask_is_told_of_by_the_name_of_its_host(targets):
+def test_an_endpoint_on_all_interfaces_is_registered_by_the_name_of_its_host(targets):
     with serve_metrics(AugmentMetrics("a"), Metrics(port=0, host="0.0.0.0", targets=str(targets))) as address:
         assert address.rpartition(":")[0] == socket.gethostname()
         assert entries(targets) == [{"targets": [address], "labels": {}}]
 
 
-def test_a_port_that_is_taken_is_replaced_and_one_that_is_forbidden_is_an_error(caplog, monkeypatch):
+def test_a_port_in_use_is_replaced_and_a_forbidden_port_is_an_error(caplog, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with (
@@ -74,7 +74,7 @@ def test_a_port_that_is_taken_is_replaced_and_one_that_is_forbidden_is_an_error(
         pass
 
 
-def test_a_folder_of_targets_that_cannot_be_written_is_a_warning_and_no_end(targets, caplog):
+def test_a_target_folder_that_cannot_be_written_causes_only_a_warning(targets, caplog):
     targets.write_text("no folder")
     section = Metrics(port=0, targets=str(targets))
     with caplog.at_level(logging.WARNING, "kindling"), serve_metrics(AugmentMetrics("a"), section) as address:
@@ -83,7 +83,7 @@ def test_a_folder_of_targets_that_cannot_be_written_is_a_warning_and_no_end(targ
 
 
 @pytest.mark.parametrize("change", [{"port": None}, {"targets": None}])
-def test_a_job_that_wants_no_target_has_none(targets, change):
+def test_a_job_without_port_or_target_folder_writes_no_target(targets, change):
     with serve_metrics(AugmentMetrics("a"), Metrics(**{"port": 0, "targets": str(targets), **change})) as address:
         assert bool(address) == ("port" not in change)
         assert not targets.exists()

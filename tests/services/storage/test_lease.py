@@ -1,4 +1,4 @@
-"""One driver at a time for a run folder, whatever becomes of it."""
+"""The lease: one driver at a time may write to a run folder, also after crashes and lost connections."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from services.storage.store import LOCK_NAME, ShardStore
 from tests.support.processes import cli_env
 
 
-def test_a_second_driver_is_told_who_holds_the_run(tmp_path):
+def test_a_second_driver_is_refused_and_the_error_names_the_first(tmp_path):
     with (
         hold_lease(ShardStore(str(tmp_path))) as held,
         pytest.raises(RunError, match=f"another driver works on this run: process {os.getpid()} on"),
@@ -27,7 +27,7 @@ def test_a_second_driver_is_told_who_holds_the_run(tmp_path):
         held.check()
 
 
-def test_a_crash_lets_go_at_once(tmp_path):
+def test_a_crash_releases_the_lease_at_once(tmp_path):
     code = f"""
 import time
 from services.storage.lease import hold_lease
@@ -57,7 +57,7 @@ def test_a_lock_that_was_removed_is_noticed(tmp_path, anew):
 
 
 @pytest.mark.parametrize("url", ["webhdfs://127.0.0.1:1/run", "simplecache::memory://run"])
-def test_no_run_where_a_reader_could_see_half_a_file(url):
+def test_a_file_system_without_atomic_writes_is_refused(url):
     with pytest.raises(JobError, match="does not appear as a whole"), hold_lease(ShardStore(url)):
         pass
 
@@ -74,14 +74,14 @@ def remote(monkeypatch):
         memory.rm("/lease", recursive=True)
 
 
-def test_elsewhere_a_second_driver_is_refused_as_soon_as_the_first_renews(remote):
+def test_on_an_object_store_a_second_driver_is_refused_as_soon_as_the_first_renews(remote):
     with hold_lease(ShardStore(remote)) as held, pytest.raises(RunError, match="another driver"):
         with hold_lease(ShardStore(remote)):
             pass
         held.check()
 
 
-def test_elsewhere_a_dead_drivers_lease_is_void_after_a_while(remote):
+def test_on_an_object_store_a_dead_drivers_lease_is_void_after_a_while(remote):
     store = ShardStore(remote)
     store.write_text(LOCK_NAME, '{"holder": "process 1 on a machine that is gone", "nonce": "x", "renewals": 7}')
     began = time.monotonic()
@@ -91,7 +91,7 @@ def test_elsewhere_a_dead_drivers_lease_is_void_after_a_while(remote):
     assert store.is_empty() and LOCK_NAME not in store.list_names("")
 
 
-def test_elsewhere_a_lease_that_another_took_is_noticed(remote):
+def test_on_an_object_store_a_lease_that_another_driver_took_is_noticed(remote):
     store = ShardStore(remote)
     with hold_lease(store) as held:
         store.write_text(LOCK_NAME, '{"holder": "another", "nonce": "y", "renewals": 1}')
@@ -101,7 +101,7 @@ def test_elsewhere_a_lease_that_another_took_is_noticed(remote):
     assert LOCK_NAME in store.list_names("")  # it is the other's
 
 
-def test_elsewhere_a_lease_that_cannot_be_renewed_runs_out(remote, monkeypatch):
+def test_on_an_object_store_a_lease_that_cannot_be_renewed_runs_out(remote, monkeypatch):
     store = ShardStore(remote)
     with hold_lease(store) as held:
         monkeypatch.setattr(lease._RenewedObject, "_write", lambda self: (_ for _ in ()).throw(OSError("no network")))

@@ -118,7 +118,7 @@ def test_with_an_index_no_footer_is_read(store, footers):
     assert (index.committed, index.totals(), footers) == ({0, 1, 2, 7, 40}, expected, [])
 
 
-def test_of_shards_that_came_after_the_index_the_footers_are_read(store, footers):
+def test_only_footers_of_shards_newer_than_the_index_are_read(store, footers):
     saved(store, 0, 1, 2)
     for shard in (3, 5, 30):
         commit(store, shard)
@@ -131,7 +131,7 @@ def test_of_shards_that_came_after_the_index_the_footers_are_read(store, footers
     assert read_index(store, RUN).totals() == index.totals() and footers == []
 
 
-def test_a_shard_in_the_index_without_a_data_file_is_not_there(store):
+def test_a_shard_in_the_index_without_a_data_file_is_not_committed(store):
     saved(store, 0, 1, 2)
     store.fs.rm(store.path(shard_path("data", 1)))
     index = read_index(store, RUN)
@@ -253,7 +253,7 @@ def test_whatever_happened_the_totals_are_those_of_the_shards_on_disk(steps, tmp
 # Writing it
 
 
-def test_what_is_written_in_all_grows_as_the_number_of_shards_does(monkeypatch):
+def test_the_entries_written_in_a_run_grow_in_proportion_to_its_shards(monkeypatch):
     monkeypatch.setattr(shard_index, "_MAX_UNSAVED_SHARDS", 10)
     store = ShardStore("memory://index-cost")
     monkeypatch.setattr(store, "file_size", lambda path: 1)
@@ -285,7 +285,7 @@ def write(store, run, shards):
     return writer.error
 
 
-def test_the_writer_leaves_an_index_that_tells_what_the_footers_tell(store, footers):
+def test_the_writer_leaves_an_index_with_the_totals_of_the_footers(store, footers):
     run = run_of(5)
     for some in ((0, 1, 2), (3, 4)):
         assert write(store, run, some) is None

@@ -81,7 +81,7 @@ def test_a_second_process_continues_the_log_of_the_first(tmp_path):
     assert files_below(tmp_path) == ["log/part-00000.arrows"]
 
 
-def test_drop_removes_the_log_of_its_shard_alone(tmp_path):
+def test_drop_removes_only_the_log_of_its_shard(tmp_path):
     log = row_log(tmp_path)
     log.append(0, batch(0))
     log.append(1, batch(1))
@@ -143,7 +143,7 @@ def test_a_log_whose_end_became_zeros_gives_back_what_lies_before(tmp_path):
         assert recovered(tmp_path).equals(expected), f"zeros from byte {size}"
 
 
-def test_a_log_that_is_something_else_has_no_rows(tmp_path):
+def test_a_log_with_other_content_has_no_rows(tmp_path):
     log_path(tmp_path).parent.mkdir()
     log_path(tmp_path).write_bytes(b"no Arrow at all" * 100)
     assert recovered(tmp_path).num_rows == 0
@@ -274,7 +274,7 @@ def test_a_shard_whose_siblings_cannot_be_written_is_not_committed(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_only_names_of_shards_are_committed_shards(tmp_path):
+def test_only_files_with_a_shard_name_are_committed_shards(tmp_path):
     store = ShardStore(str(tmp_path))
     store.commit(manifest(**MIXED_COUNTS), MIXED)
     for name in (".part-00001.parquet.77.tmp", "part-2.parquet", "part-00003.parquet.bak", "xpart-00004.parquet"):
@@ -322,7 +322,7 @@ def test_a_flipped_byte_in_any_column_is_noticed(tmp_path):
     assert unnoticed == []
 
 
-def test_a_torn_data_file_is_no_whole_shard(tmp_path):
+def test_a_torn_data_file_is_refused(tmp_path):
     store = ShardStore(str(tmp_path))
     store.commit(manifest(accepted=1, end=1), table(batch(0)))
     path = tmp_path / "data" / "part-00000.parquet"
@@ -333,7 +333,7 @@ def test_a_torn_data_file_is_no_whole_shard(tmp_path):
             store.read_manifest(0)
 
 
-def test_a_parquet_file_of_somebody_else_is_no_shard(tmp_path):
+def test_a_parquet_file_of_another_program_is_refused(tmp_path):
     store = ShardStore(str(tmp_path))
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table({"a": [1]}), tmp_path / "data" / "part-00000.parquet")
@@ -369,7 +369,7 @@ def test_run_json_can_be_read_back(store):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}', run_record().model_dump_json()[:-1] + ', "new": 1}'])
-def test_a_run_json_that_is_something_else_is_refused(store, text):
+def test_a_run_json_with_other_content_is_refused(store, text):
     store.write_text("run.json", text)
     with pytest.raises(RunError, match=r"run\.json") as raised:
         store.read_run()
@@ -413,7 +413,7 @@ def test_a_committed_shard_is_never_replaced(store):
     assert store.read_manifest(0) == first
 
 
-def test_what_a_driver_killed_in_its_first_write_leaves_is_nothing(tmp_path):
+def test_a_folder_with_only_the_files_of_a_killed_first_write_is_empty(tmp_path):
     (tmp_path / "run.lock").write_text("")
     (tmp_path / f".run.json.4711{LEFTOVER_SUFFIX}").write_text("{")
     assert ShardStore(str(tmp_path)).is_empty()
@@ -421,7 +421,7 @@ def test_what_a_driver_killed_in_its_first_write_leaves_is_nothing(tmp_path):
     assert not ShardStore(str(tmp_path)).is_empty()
 
 
-def test_a_run_json_that_cannot_be_read_is_not_taken_for_none(tmp_path, monkeypatch):
+def test_a_run_json_that_cannot_be_read_is_not_taken_as_missing(tmp_path, monkeypatch):
     store = ShardStore(str(tmp_path))
     assert store.read_run() is None
 
