@@ -1,6 +1,7 @@
-"""From texts to examples of token ids, in Arrow files that are mapped into memory: a corpus may be larger than that.
+"""Turns texts into training examples of token ids, in Arrow files.
 
-The length of a file is known and any example of it found at once, so epochs are exact and a resume reads nothing twice.
+The files are mapped into memory, so a corpus may be larger than memory. Each example has a number and is found by it:
+so an epoch reads every example once, and a resumed training reads nothing twice.
 """
 
 from collections import Counter
@@ -20,180 +21,213 @@ from schemas.errors import EngineError
 from services.engines.control_tokens import control_tokens, without_control
 from trainers.initial_model import begins_with_bos
 
-IGNORED = -100  # the label of a token that the loss is not of
+IGNORED_LABEL = -100
+"""label of a token that the loss leaves out, as in transformers"""
 SPLITS = ("train", "dev")
+"""names of the example files: those that are trained on, and held-out ones"""
 _IDS = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("input_ids", _IDS), ("labels", _IDS), ("row", pa.int64())])
 _ROWS_AT_ONCE = 256
 
 
 Message = dict[str, str]
-"""`{"role", "content"}`: the role is system, user, assistant or tool"""
+"""`{"role", "content"}` of one turn of a conversation; the role is system, user, assistant or tool"""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What an example is made of.
+class TrainingRow:
+    """Text that examples are made of: a document, or a completion with its prompt.
 
     Attributes:
-        text: a document, or a completion: what the assistant says last.
-        prompt: what the completion answers, a text or a conversation; None for a document.
-        row: number of the input row; examples of one are no independent witnesses.
-        dev: whether it is held out.
+        text: document, or completion, which is the last turn of the assistant.
+        prompt: text or conversation that comes before the completion; None for a document.
+        input_row: number of the input row. Examples of one input row are not independent of each other.
+        is_held_out: whether the row is kept from training.
     """
 
     text: str
     prompt: str | list[Message] | None = None
-    row: int = 0
-    dev: bool = False
+    input_row: int = 0
+    is_held_out: bool = False
 
 
-Ids = tuple[list[int], list[int]]
+Example = tuple[list[int], list[int]]
+"""token ids, and the label of each token: its id, or IGNORED_LABEL"""
 
 
-class Encoder:
-    """Makes examples of rows, and counts what did not fit.
+class ExampleEncoder:
+    """Makes examples of rows, and counts rows that did not fit.
 
-    No text becomes a control token of the model (see services/engines/control_tokens.py).
+    No text of a row becomes a control token of the model (see services/engines/control_tokens.py).
 
     Args:
-        tokenizer: of transformers, with an end-of-text token and, for prompts, a chat template.
-        max_length: tokens of an example.
-        too_long: what becomes of a longer one; None leaves documents as they are, to be packed.
+        tokenizer: tokenizer of transformers, with an end-of-text token and, for prompts, a chat template.
+        max_length: maximum number of tokens in an example.
+        too_long: treatment of longer examples: `split` (documents only), `truncate` or `drop`. None leaves documents as
+            long as they are, for `pack_documents`.
 
     Attributes:
-        counts: documents and rows that were truncated, split or dropped, or that the chat template refused.
+        counts: number of documents and rows that were truncated, split or dropped, or that the chat template refused.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, too_long: str | None) -> None:
-        self._tokenizer, self._most, self._too_long = tokenizer, max_length, too_long
-        self._control = control_tokens(tokenizer)
-        self._begin = [tokenizer.bos_token_id] if begins_with_bos(tokenizer) else []
+        self._tokenizer, self._max_length, self._too_long = tokenizer, max_length, too_long
+        self._control_tokens = control_tokens(tokenizer)
+        self._prefix = [tokenizer.bos_token_id] if begins_with_bos(tokenizer) else []
         self.counts: Counter[str] = Counter()
 
-    def examples(self, rows: list[Row]) -> Iterator[tuple[Row, Ids]]:
-        """The examples of some rows, in their order; a row may have several, or none."""
-        texts = [(row, parts) for row in rows for parts in self._parts(row)]
-        encoded = iter(self._ids([text for _, parts in texts for text in parts]))
+    def examples(self, rows: list[TrainingRow]) -> Iterator[tuple[TrainingRow, Example]]:
+        """Yields the examples of some rows, in their order; a row may have several, or none."""
+        texts = [(row, parts) for row in rows for parts in self._texts(row)]
+        # One call for all texts: fast tokenizers work on them in parallel.
+        encoded = iter(self._token_ids([text for _, parts in texts for text in parts]))
         for row, parts in texts:
             ids = list(islice(encoded, len(parts)))
-            for example in self._document(*ids) if row.prompt is None else self._fitted(ids):
+            for example in self._document_examples(*ids) if row.prompt is None else self._turns_example(ids):
                 yield row, example
 
-    def _parts(self, row: Row) -> Iterator[list[str]]:
-        """A document; or, by turns, what the assistant is given and what it says, as the chat template has it.
+    def _texts(self, row: TrainingRow) -> Iterator[list[str]]:
+        """Yields the texts of each example of a row, as the chat template renders them.
 
-        A conversation is one example, as far as the template leaves what was said as it was when it was said. Where it
-        does not (some drop earlier thoughts), or marks no end of a turn, the next answer begins another example.
+        A document is one text. Texts of a conversation alternate: one that the assistant is given, one that it writes.
+
+        A conversation is one example as long as a later rendering begins with the earlier one. The next turn of the
+        assistant begins another example where the template changes earlier turns (some drop earlier thoughts), or marks
+        no end of a turn.
         """
         if row.prompt is None:
-            yield [without_control(row.text, self._control)]
+            yield [without_control(row.text, self._control_tokens)]
             return
         before = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
-        turns = [{**turn, "content": without_control(turn["content"], self._control)} for turn in before]
-        turns.append({"role": "assistant", "content": without_control(row.text, self._control)})
+        turns = [{**turn, "content": without_control(turn["content"], self._control_tokens)} for turn in before]
+        turns.append({"role": "assistant", "content": without_control(row.text, self._control_tokens)})
         try:
-            answers = [self._rendered(turns, at) for at, turn in enumerate(turns) if turn["role"] == "assistant"]
+            rendered = [self._render(turns, number) for number, turn in enumerate(turns) if turn["role"] == "assistant"]
         except TemplateError:
             self.counts["refused by the chat template"] += 1
             return
-        parts, said = [], ""
-        for head, tail in answers:
-            if parts and not (head.startswith(said) and parts[-1].endswith(self._control)):
-                yield self._ended(parts)
-                parts, said = [], ""
-            parts += [head[len(said) :], tail]
-            said = head + tail
-        yield self._ended(parts)
+        parts: list[str] = []
+        so_far = ""
+        for head, completion in rendered:
+            if parts and not (head.startswith(so_far) and parts[-1].endswith(self._control_tokens)):
+                yield self._with_end(parts)
+                parts, so_far = [], ""
+            parts += [head[len(so_far) :], completion]
+            so_far = head + completion
+        yield self._with_end(parts)
 
-    def _rendered(self, turns: list[Message], at: int) -> tuple[str, str]:
-        """What stands before the assistant's turn `at`, and that turn."""
-        head = self._tokenizer.apply_chat_template(turns[:at], tokenize=False, add_generation_prompt=True)
-        whole = self._tokenizer.apply_chat_template(turns[: at + 1], tokenize=False)
-        if not whole.startswith(head):
-            cause = "its chat template does not lay an answer right behind the prompt"
+    def _render(self, turns: list[Message], number: int) -> tuple[str, str]:
+        """Renders a conversation up to an assistant's turn: the text before that turn, and the turn.
+
+        Raises:
+            EngineError: the chat template puts something between the prompt and the assistant's text.
+        """
+        head = self._tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
+        text = self._tokenizer.apply_chat_template(turns[: number + 1], tokenize=False)
+        if not text.startswith(head):
+            cause = "its chat template does not put the assistant's text right after the prompt"
             raise EngineError("model.id", self._tokenizer.name_or_path, cause, "give its tokenizer another template")
-        return head, whole[len(head) :].rstrip("\n")  # what stands between turns is not the model's to write
+        # Line ends between turns come from the template; the model need not learn to write them.
+        return head, text[len(head) :].rstrip("\n")
 
-    def _ended(self, parts: list[str]) -> list[str]:
+    def _with_end(self, parts: list[str]) -> list[str]:
+        """Adds the end-of-text token, unless the template ends the last turn with a control token of its own."""
         *others, last = parts
-        return [*others, last if last.endswith(self._control) else last + self._tokenizer.eos_token]
+        return [*others, last if last.endswith(self._control_tokens) else last + self._tokenizer.eos_token]
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
         return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
-    def _document(self, ids: list[int]) -> Iterator[Ids]:
-        ids = [*self._begin, *ids, self._tokenizer.eos_token_id]
-        if self._too_long is None or len(ids) <= self._most:
+    def _document_examples(self, ids: list[int]) -> Iterator[Example]:
+        """Yields the examples of a document: one, several where it is split, or none where it is dropped."""
+        ids = [*self._prefix, *ids, self._tokenizer.eos_token_id]
+        if self._too_long is None or len(ids) <= self._max_length:
             yield ids, ids
             return
-        self.counts[_TOLD[self._too_long]] += 1
+        self.counts[_COUNT_NAMES[self._too_long]] += 1
         if self._too_long == "split":
-            yield from ((part, part) for part in _cut(ids, self._most) if len(part) > 1)  # one alone has no next
+            # A single token has no next token to learn.
+            yield from ((part, part) for part in _cut(ids, self._max_length) if len(part) > 1)
         elif self._too_long == "truncate":
-            yield ids[: self._most], ids[: self._most]
+            yield ids[: self._max_length], ids[: self._max_length]
 
-    def _fitted(self, parts: list[list[int]]) -> Iterator[Ids]:
-        """An example of what the assistant is given and what it says, by turns: the loss is of what it says."""
+    def _turns_example(self, parts: list[list[int]]) -> Iterator[Example]:
+        """Yields the example of a conversation, or none where it does not fit.
+
+        Args:
+            parts: token ids by turns: a part that the assistant is given, a part that it writes, and so on. Only the
+                latter have labels.
+        """
         ids = [token for part in parts for token in part]
-        labels = [token if n % 2 else IGNORED for n, part in enumerate(parts) for token in part]
-        if len(ids) > self._most:
-            if len(parts[0]) >= self._most or self._too_long == "drop":
+        labels = [token if number % 2 else IGNORED_LABEL for number, part in enumerate(parts) for token in part]
+        if len(ids) > self._max_length:
+            if len(parts[0]) >= self._max_length or self._too_long == "drop":
                 self.counts["dropped"] += 1
                 return
             self.counts["truncated"] += 1
-        yield ids[: self._most], labels[: self._most]
+        yield ids[: self._max_length], labels[: self._max_length]
 
 
-_TOLD = {"split": "split", "truncate": "truncated", "drop": "dropped"}
+_COUNT_NAMES = {"split": "split", "truncate": "truncated", "drop": "dropped"}
 
 
-def write_examples(rows: Iterable[Row], encoder: Encoder, folder: Path) -> None:
-    """Writes `train.arrow` and `dev.arrow`, each in the order of the rows."""
+def write_examples(rows: Iterable[TrainingRow], encoder: ExampleEncoder, folder: Path) -> None:
+    """Writes the examples of rows to `train.arrow` and `dev.arrow` (held-out ones), each in the order of the rows."""
     rows = iter(rows)
-    with _Writer(folder / "train.arrow") as train, _Writer(folder / "dev.arrow") as dev:
-        while some := list(islice(rows, _ROWS_AT_ONCE)):
-            for row, ids in encoder.examples(some):
-                (dev if row.dev else train).add(ids, row.row)
+    with _Writer(folder / "train.arrow") as train, _Writer(folder / "dev.arrow") as held_out:
+        while chunk := list(islice(rows, _ROWS_AT_ONCE)):
+            for row, example in encoder.examples(chunk):
+                (held_out if row.is_held_out else train).add(example, row.input_row)
 
 
-def pack(source: Path, destination: Path, max_length: int, seed: int) -> None:
-    """Documents in a seeded order, end to end, cut into examples of `max_length`; the last one may be shorter."""
+def pack_documents(source: Path, destination: Path, max_length: int, seed: int) -> None:
+    """Joins documents end to end, in a seeded order, and cuts them into examples of `max_length` tokens.
+
+    Only the last example may be shorter.
+
+    Args:
+        source: file of examples, one for each document.
+        destination: file to write.
+        max_length: tokens of an example.
+        seed: seed of the order.
+    """
     documents = read_examples(source)
     pending: list[int] = []
-    numbers = count()  # a block is of several rows
-    with _Writer(destination) as blocks:
+    numbers = count()  # an example has tokens of several input rows, so it gets a number of its own
+    with _Writer(destination) as examples:
         for number in np.random.default_rng(seed).permutation(len(documents)):
             pending += documents[int(number)]["input_ids"]
-            *whole, pending = _cut(pending, max_length) or [[]]
-            for block in whole:
-                blocks.add((block, block), next(numbers))
-        if len(pending) > 1:  # a token alone has no next one
-            blocks.add((pending, pending), next(numbers))
+            *full_blocks, pending = _cut(pending, max_length) or [[]]
+            for block in full_blocks:
+                examples.add((block, block), next(numbers))
+        if len(pending) > 1:  # a single token has no next token to learn
+            examples.add((pending, pending), next(numbers))
 
 
 def read_examples(path: Path) -> Dataset:
-    """A file of examples, mapped into memory: `input_ids` and `labels`, and the `row` that they are of."""
+    """Maps a file of examples into memory: columns `input_ids`, `labels`, and `row`, the number of the input row."""
     return Dataset.from_file(str(path))
 
 
 def lengths_of(examples: Dataset) -> np.ndarray:
-    """Tokens of each example."""
+    """Returns the number of tokens in each example, shape (examples,)."""
     chunks = [column.value_lengths().to_numpy() for column in examples.data.column("input_ids").chunks]
     return np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.int32)
 
 
-def _cut(ids: list[int], most: int) -> list[list[int]]:
-    return [ids[at : at + most] for at in range(0, len(ids), most)]
+def _cut(ids: list[int], max_length: int) -> list[list[int]]:
+    return [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
 
 
 class _Writer:
+    """Writes examples to an Arrow stream file, some at a time. An error in its block loses those not written yet."""
+
     def __init__(self, path: Path) -> None:
         self._stream = pa.ipc.new_stream(str(path), _SCHEMA)
         self._pending: list[tuple[list[int], list[int], int]] = []
 
-    def add(self, ids: Ids, row: int) -> None:
-        self._pending.append((*ids, row))
+    def add(self, example: Example, input_row: int) -> None:
+        self._pending.append((*example, input_row))
         if len(self._pending) == _ROWS_AT_ONCE:
             self._flush()
 

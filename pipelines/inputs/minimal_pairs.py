@@ -19,7 +19,7 @@ from schemas.rows import RowError
 from schemas.text import shorten
 from schemas.train import GrammarGuard
 from services.models.minimal_pairs import MinimalPair
-from trainers.grammar_guard import fewest_pairs
+from trainers.grammar_guard import min_pairs
 
 _FIELDS = ["sentence_good", "sentence_bad"]
 
@@ -39,7 +39,7 @@ def sample_of(key: str, section: GrammarGuard, seed: int) -> list[MinimalPair]:
         pairs = list(_pairs(key, name, source))
         shuffled.append([pairs[number] for number in draw.permutation(len(pairs))])
     found = list(islice(filter(None, chain.from_iterable(zip_longest(*shuffled))), section.pairs))
-    if len(found) < (fewest := fewest_pairs(section.max_drop)):
+    if len(found) < (fewest := min_pairs(section.max_drop)):
         cause = f"{len(found)} pairs show no drop as small as {section.max_drop}, even where none is lost"
         raise JobError(f"{key}.pairs", section.pairs, cause, f"take {fewest} at least, or a larger max_drop")
     return found

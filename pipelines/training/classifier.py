@@ -20,7 +20,7 @@ from services.models.embedded import encoder_version
 from services.observability.endpoint import serve_metrics
 from services.observability.series import TrainMetrics
 from services.storage.filesystem import atomic_folder, sync_files, sync_folder
-from trainers.emotion_classifier import ClassifierReport, Splits, train_classifier
+from trainers.emotion_classifier import ClassifierReport, DatasetSplits, train_classifier
 from trainers.progress import StageProgress
 
 _log = logging.getLogger("kindling")
@@ -51,7 +51,7 @@ def train_classifier_job(job: TrainJob) -> ClassifierReport:
 
 
 def _trained(
-    job: TrainJob, stage: ClassifierStage, data: Splits, identity: dict[str, Any], folder: Path
+    job: TrainJob, stage: ClassifierStage, data: DatasetSplits, identity: dict[str, Any], folder: Path
 ) -> ClassifierReport:
     name, metrics = "0-classifier", TrainMetrics(job.name)
     with serve_metrics(metrics, job.metrics):

@@ -16,7 +16,7 @@ from schemas.job import Input
 from schemas.rows import RowError
 from schemas.train import LabelledTexts
 from services.storage.filesystem import resolve
-from trainers.emotion_classifier import Labelled, Splits
+from trainers.emotion_classifier import DatasetSplits, LabelledDataset
 
 _KEY = "stages.0.data"
 _FIELDS = ["text", "emotions"]
@@ -37,7 +37,7 @@ def _told_of(key: str) -> Iterator[None]:
         ) from None
 
 
-def read_splits(section: LabelledTexts) -> Splits:
+def read_splits(section: LabelledTexts) -> DatasetSplits:
     """All labelled texts of a stage.
 
     Shares of `train` are drawn by each text's hash, so that equal texts stay together and a grown file keeps its split.
@@ -56,7 +56,7 @@ def read_splits(section: LabelledTexts) -> Splits:
     for name, rows in parts.items():
         if not rows:
             raise JobError(f"{_KEY}.{name}", getattr(section, name), "there are no texts for it", "give more data")
-    return Splits(**{name: _labelled(rows) for name, rows in parts.items()})
+    return DatasetSplits(**{name: _labelled(rows) for name, rows in parts.items()})
 
 
 def content_of(section: LabelledTexts) -> dict[str, str]:
@@ -81,11 +81,11 @@ def _part(text: str, shares: dict[str, float]) -> str:
     return "train"
 
 
-def _labelled(rows: list[Row]) -> Labelled:
+def _labelled(rows: list[Row]) -> LabelledDataset:
     targets = np.zeros((len(rows), len(EMOTIONS)), dtype=np.float32)
     for number, (_, labels) in enumerate(rows):
         targets[number, labels] = 1
-    return Labelled([text for text, _ in rows], targets)
+    return LabelledDataset([text for text, _ in rows], targets)
 
 
 def _rows(key: str, path: str, columns: dict[str, str]) -> Iterator[Row]:

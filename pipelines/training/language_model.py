@@ -14,7 +14,7 @@ from pipelines.inputs.minimal_pairs import described, sample_of
 from pipelines.run_folder import refuse_lost_path
 from pipelines.stopping import stop_signals
 from pipelines.training.folder import alone, begun, finish, logged, record_of, unwritable, write_record
-from pipelines.training.rows import Answers, Documents, sources_of
+from pipelines.training.rows import Completions, Documents, sources_of
 from pipelines.training.stage import LanguageModelReport, Stage, StageReport
 from schemas.train import TrainJob
 from services.models.checkpoints import locate
@@ -44,7 +44,7 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
     _refuse_unfit(job, path)
     try:
         with alone(folder):
-            record = begun(folder, record_of(job, contents, revision, initial_model.resolved(job.precision)))
+            record = begun(folder, record_of(job, contents, revision, initial_model.resolve_precision(job.precision)))
             if len(record["stages"]) < len(job.stages):
                 _train_rest(job, folder, record, path, sources, pairs)
             finish(folder, record)
@@ -54,11 +54,11 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
 
 
 def _train_rest(
-    job: TrainJob, folder: Path, record: dict[str, Any], path: str, sources: list[list[Documents | Answers]],
+    job: TrainJob, folder: Path, record: dict[str, Any], path: str, sources: list[list[Documents | Completions]],
     pairs: dict[int, list[MinimalPair]],
 ) -> None:  # fmt: skip
     """Trains the stages that are not done, each from the model that the one before it left."""
-    precision = initial_model.resolved(record["precision"])
+    precision = initial_model.resolve_precision(record["precision"])
     metrics = TrainMetrics(job.name)
     with (
         logged(folder),
@@ -89,7 +89,7 @@ def _last_metrics_kept(folder: Path, record: dict[str, Any], metrics: TrainMetri
 
 def _refuse_unfit(job: TrainJob, path: str) -> None:
     """Refuses at the start what the model cannot do in a later stage."""
-    shape = initial_model.shape_of(path, job.model, initial_model.load_tokenizer(path, job.model))
+    shape = initial_model.model_without_weights(path, job.model, initial_model.load_tokenizer(path, job.model))
     for number, stage in enumerate(job.stages):
-        initial_model.example_length(stage.max_length, shape, f"stages.{number}.max_length")
+        initial_model.resolve_max_length(stage.max_length, shape, f"stages.{number}.max_length")
         initial_model.refuse_unknown_layers(stage.lora, shape, f"stages.{number}.lora")

@@ -19,7 +19,7 @@ from schemas.errors import JobError
 from schemas.rows import ROW_SCHEMA, RowError
 from schemas.text import shorten
 from schemas.train import ClmStage, SftStage
-from trainers.examples import Message, Row
+from trainers.examples import Message, TrainingRow
 
 _DRAWS = 1 << 32
 # Of Alpaca's columns, the one that instruction corpora often lack.
@@ -48,7 +48,7 @@ class Documents:
         self.unreadable = 0
         self._key, self._sections, self._words = key, parts, words
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TrainingRow]:
         surveys = {name: survey(part, self._seed) for name, part in self._parts.items()}
         self.unreadable = sum(found.unreadable for found in surveys.values())
         for name, words in self._asked(surveys).items():
@@ -57,8 +57,9 @@ class Documents:
             for document in filter(choice.takes, self._parts[name]):
                 counts["documents"] += 1
                 counts["words"] += document.words
-                row = draw_of(document.source, document.row_index)
-                yield Row(document.text, row=row, dev=held_out(row, self._dev))
+                number = row_hash(document.source, document.row_index)
+                held_out = is_held_out(number, self._dev)
+                yield TrainingRow(document.text, input_row=number, is_held_out=held_out)
 
     def _asked(self, surveys: Mapping[str, Survey]) -> dict[str, int]:
         there = {name: found.words for name, found in surveys.items()}
@@ -74,7 +75,7 @@ class Documents:
             return words_asked(job, there)
 
 
-class Answers:
+class Completions:
     """The prompts and completions, or conversations, of an sft stage; attributes as of `Documents`."""
 
     def __init__(self, key: str, stage: SftStage) -> None:
@@ -101,7 +102,7 @@ class Answers:
         self._readers[name] = reader
         return {source.source: f"{source.rows} rows, {source.content}" for source in reader.inputs}
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TrainingRow]:
         for name in self._stage.parts:
             counts = self.counts[name] = {"rows": 0}
             first_fault, absent = "", None
@@ -123,15 +124,16 @@ class Answers:
                 remedy = f"map {keys} to columns of it, or leave the part out"
                 raise JobError(f"{self._key}.{name}", None, shorten(cause), remedy)
 
-    def _row(self, source: str, index: int, asked: dict[str, Any], written: dict[str, Any]) -> Row:
-        row = draw_of(source, index)
+    def _row(self, source: str, index: int, asked: dict[str, Any], written: dict[str, Any]) -> TrainingRow:
+        number = row_hash(source, index)
+        held_out = is_held_out(number, self._stage.dev)
         if self._stage.messages:
-            return Row(*_conversation(asked, self._stage.messages, written), row, held_out(row, self._stage.dev))
+            return TrainingRow(*_conversation(asked, self._stage.messages, written), number, held_out)
         first, *others = self._stage.prompt
         blocks = [text_cell(asked, first), *(text_or_blank_cell(asked, column) for column in others)]
         prompt = "\n\n".join(block.strip() for block in blocks if block)
         completion = text_cell(written, self._stage.completion).strip()
-        return Row(completion, prompt, row, held_out(row, self._stage.dev))
+        return TrainingRow(completion, prompt, number, held_out)
 
     def _of_run(self, name: str) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
         """(source, row index, what may be asked, what may be answered): a column of both is the input's to ask."""
@@ -161,7 +163,7 @@ def _conversation(asked: dict[str, Any], column: str, written: dict[str, Any]) -
     return last["content"], before
 
 
-def sources_of(number: int, stage: ClmStage | SftStage, seed: int) -> list[Documents | Answers]:
+def sources_of(number: int, stage: ClmStage | SftStage, seed: int) -> list[Documents | Completions]:
     """What a stage reads.
 
     Raises:
@@ -172,15 +174,15 @@ def sources_of(number: int, stage: ClmStage | SftStage, seed: int) -> list[Docum
         return [Documents(f"{key}.parts", stage.parts, stage.words, stage.dev, seed)]
     # Nothing of what is replayed is held out: the stage is judged by its completions.
     replay = [Documents(f"{key}.replay", stage.replay, None, 0.0, seed)] if stage.replay else []
-    return [Answers(f"{key}.parts", stage), *replay]
+    return [Completions(f"{key}.parts", stage), *replay]
 
 
-def draw_of(source: str, row_index: int) -> int:
+def row_hash(source: str, row_index: int) -> int:
     """The number, from 0 to 2^32 - 1, that is drawn for an input row by its identity."""
     return int.from_bytes(blake2b(repr((source, row_index)).encode(), digest_size=4).digest(), "big")
 
 
-def held_out(draw: int, share: float) -> bool:
+def is_held_out(draw: int, share: float) -> bool:
     """Whether the input row of that number is held out."""
     return draw < share * _DRAWS
 

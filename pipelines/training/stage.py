@@ -18,15 +18,15 @@ from fsspec.implementations.local import LocalFileSystem
 from scipy.stats import t as student
 
 from pipelines.publishing.model_card import blimp_line
-from pipelines.training.rows import Answers, Documents
+from pipelines.training.rows import Completions, Documents
 from schemas.errors import JobError, StoppedError
 from schemas.train import ClmStage, TrainJob
 from services.models.minimal_pairs import MinimalPair
 from services.observability.series import TrainMetrics
 from services.storage.filesystem import make_folder, sync_files, sync_folder, write_atomic
 from trainers import initial_model
-from trainers.examples import SPLITS, Encoder, lengths_of, pack, read_examples, write_examples
-from trainers.language_model import Outcome, train_language_model
+from trainers.examples import SPLITS, ExampleEncoder, lengths_of, pack_documents, read_examples, write_examples
+from trainers.language_model import StageOutcome, train_language_model
 from trainers.progress import StageProgress
 
 _log = logging.getLogger("kindling")
@@ -47,7 +47,7 @@ class StageReport:
         change: of that, with a 95% interval paired by input row: mean, low, high. By Student's t distribution, as there
             may be few rows.
         dev_losses: as training averaged it over batches, at each evaluation, by step.
-        blimp: accuracy on minimal pairs, where the stage looks at it; see `trainers.grammar_guard.Grammar.report`.
+        blimp: accuracy on minimal pairs, where the stage looks at it; see `trainers.grammar_guard.GrammarCheck.report`.
     """
 
     kind: str
@@ -114,7 +114,7 @@ class Stage:
         self._work = folder / "work" / name
         self._progress = StageProgress(name, metrics, folder / "tensorboard" / name)
 
-    def train(self, start: str, sources: list[Documents | Answers], pairs: Sequence[MinimalPair]) -> StageReport:
+    def train(self, start: str, sources: list[Documents | Completions], pairs: Sequence[MinimalPair]) -> StageReport:
         """Trains it, or goes on from its last checkpoint.
 
         Args:
@@ -132,7 +132,7 @@ class Stage:
         model = initial_model.new_model(job.model.from_config, tokenizer, job.seed) if new else (
             initial_model.load_model(start, job.model, tokenizer)
         )  # fmt: skip
-        length = initial_model.example_length(stage.max_length, model, f"stages.{self._number}.max_length")
+        length = initial_model.resolve_max_length(stage.max_length, model, f"stages.{self._number}.max_length")
         facts = self._examples(sources, tokenizer, length)
         train, dev = self._split()
         _log.info("%s: %d examples to train on, %d held out", self._name, len(train), len(dev))
@@ -140,7 +140,7 @@ class Stage:
             stage, model, tokenizer, train, dev, self._work, self._precision, job.seed, self._should_stop,
             self._progress, pairs,
         )  # fmt: skip
-        if outcome.stopped:
+        if outcome.was_stopped:
             cause = f"{self._name} was stopped at step {outcome.steps}"
             raise StoppedError("", None, cause, "start it again: it goes on there")
         self._save(model, tokenizer)
@@ -154,18 +154,18 @@ class Stage:
             dev = dev.select(np.sort(drawn))
         return train, dev
 
-    def _examples(self, sources: list[Documents | Answers], tokenizer: Any, length: int) -> dict[str, Any]:
+    def _examples(self, sources: list[Documents | Completions], tokenizer: Any, length: int) -> dict[str, Any]:
         """Writes the examples, or finds them there; what they were made of."""
         done = self._work / "examples.json"
         if done.is_file():
             return json.loads(done.read_text())
         packed = isinstance(self._stage, ClmStage) and self._stage.packing
-        encoder = Encoder(tokenizer, length, None if packed else self._stage.too_long)
+        encoder = ExampleEncoder(tokenizer, length, None if packed else self._stage.too_long)
         first = self._work / "documents" if packed else self._work
         first.mkdir(exist_ok=True)
         write_examples(takewhile(self._goes_on, chain.from_iterable(sources)), encoder, first)
         for name in SPLITS if packed else ():
-            pack(first / f"{name}.arrow", self._work / f"{name}.arrow", length, self._job.seed)
+            pack_documents(first / f"{name}.arrow", self._work / f"{name}.arrow", length, self._job.seed)
         if packed:
             shutil.rmtree(first)
         for name in SPLITS:
@@ -184,7 +184,7 @@ class Stage:
             raise StoppedError("", None, f"{self._name} was stopped while its rows were read", "start it again")
         return True
 
-    def _refuse_too_few(self, name: str, encoder: Encoder) -> None:
+    def _refuse_too_few(self, name: str, encoder: ExampleEncoder) -> None:
         """A split must have some examples: two, where an interval is to be told of them."""
         examples = read_examples(self._work / f"{name}.arrow")
         key, what, least = ("parts", "to train on", 1) if name == "train" else ("dev", "held out", 2)
@@ -207,7 +207,7 @@ class Stage:
         sync_folder(str(destination.parent))
 
     def _report(
-        self, facts: dict[str, Any], length: int, outcome: Outcome, train: Dataset, dev: Dataset, seconds: float
+        self, facts: dict[str, Any], length: int, outcome: StageOutcome, train: Dataset, dev: Dataset, seconds: float
     ) -> StageReport:
         return StageReport(
             kind=self._stage.kind, folder=self._name, examples={"train": len(train), "dev": len(dev)},
@@ -215,7 +215,8 @@ class Stage:
             precision=self._precision, steps=outcome.steps, best_step=outcome.best_step,
             dev_loss_before=round(float(outcome.before.mean()), 5), dev_loss=round(float(outcome.after.mean()), 5),
             change=change_of(outcome.before, outcome.after, np.array(dev["row"])), seconds=round(seconds, 1),
-            dev_losses={str(step): loss for step, loss in outcome.dev_losses.items()}, blimp=outcome.blimp, **facts,
+            dev_losses={str(step): loss for step, loss in outcome.held_out_losses.items()}, blimp=outcome.blimp,
+            **facts,
         )  # fmt: skip
 
 

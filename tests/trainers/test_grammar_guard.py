@@ -25,7 +25,7 @@ from services.models.minimal_pairs import MinimalPair, good_is_likelier, log_lik
 from tests.support.files import SHARED_DATA, write_job, write_jsonl
 from tests.support.tiny_models import env, job_of, save_tiny, sft
 from trainers import callbacks
-from trainers.grammar_guard import fewest_pairs, most_lost
+from trainers.grammar_guard import accuracy_drop_bound, min_pairs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,11 +99,11 @@ def test_a_tie_is_wrong(loaded):
 def test_the_most_that_is_lost_holds_in_95_of_100_samples():
     fates = np.random.default_rng(0).random((5000, 300))
     lost, won = fates < 0.06, fates > 0.97
-    held = [most_lost(*pairs) >= 0.03 for pairs in zip(~won, ~lost, strict=True)]
+    held = [accuracy_drop_bound(*pairs) >= 0.03 for pairs in zip(~won, ~lost, strict=True)]
     assert 0.93 < np.mean(held) < 0.97
-    fewest = fewest_pairs(0.02)
+    fewest = min_pairs(0.02)
     unchanged = [np.ones(pairs, dtype=bool) for pairs in (fewest - 1, fewest)]
-    assert most_lost(unchanged[1], unchanged[1]) <= 0.02 < most_lost(unchanged[0], unchanged[0])
+    assert accuracy_drop_bound(unchanged[1], unchanged[1]) <= 0.02 < accuracy_drop_bound(unchanged[0], unchanged[0])
 
 
 def test_the_sample_has_as_many_pairs_of_each_paradigm(blimp, tmp_path):
@@ -177,7 +177,7 @@ def test_a_stage_that_is_broken_off_decides_alike(tmp_path, grammar_job, monkeyp
         raise KeyboardInterrupt
 
     whole = train(grammar_job()).stages[0]
-    places = ((callbacks.Told, "on_step_begin", at_step_7), (stage_module.Stage, "_save", at_once))
+    places = ((callbacks.ProgressCallback, "on_step_begin", at_step_7), (stage_module.Stage, "_save", at_once))
     for place, method, break_off in places:
         job = grammar_job(method)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -195,7 +195,7 @@ def die(self, args, state, control, **more):
     if state.global_step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
 
-callbacks.Told.on_step_begin = die
+callbacks.ProgressCallback.on_step_begin = die
 train(sys.argv[1])
 """
 

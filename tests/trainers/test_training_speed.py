@@ -14,8 +14,8 @@ from schemas.train import TrainJob
 from tests.support.files import write_jsonl
 from tests.support.tiny_models import job_of, save_tiny, sft
 from trainers import completion_loss
-from trainers.completion_loss import fits, labelled_losses
-from trainers.examples import IGNORED
+from trainers.completion_loss import fits_on_cpu, labelled_losses
+from trainers.examples import IGNORED_LABEL
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def batch():
     torch.manual_seed(0)
     ids = torch.randint(0, 250, (2, 12))
     labels = ids.clone()
-    labels[:, :3] = IGNORED
-    labels[1, 8:] = IGNORED
+    labels[:, :3] = IGNORED_LABEL
+    labels[1, 8:] = IGNORED_LABEL
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0
     return {"input_ids": ids, "labels": labels, "attention_mask": mask}
@@ -57,20 +57,20 @@ def test_labelled_positions_alone_give_the_model_s_own_loss_and_gradients(model,
 
 
 def test_a_batch_without_a_label_has_no_loss_and_no_gradient(model, batch):
-    losses = labelled_losses(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORED)})
+    losses = labelled_losses(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORED_LABEL)})
     assert len(losses) == 0
     assert not any(grad.any() for grad in gradients(model, losses.sum()).values())
 
 
 def test_logits_that_are_too_many_are_left_to_trl(model, batch, monkeypatch):
-    assert fits(model, batch)
-    monkeypatch.setattr(completion_loss, "_MOST_LOGITS", 14 * 257 - 1)
-    assert not fits(model, batch)
+    assert fits_on_cpu(model, batch)
+    monkeypatch.setattr(completion_loss, "_MAX_LOGITS", 14 * 257 - 1)
+    assert not fits_on_cpu(model, batch)
 
 
 def test_labels_that_lie_elsewhere_than_in_memory_are_not_counted(model, batch):
     elsewhere = {name: tensor.to("meta") for name, tensor in batch.items()}  # which has shapes and no numbers
-    assert not fits(model, elsewhere)
+    assert not fits_on_cpu(model, elsewhere)
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from schemas.train import Optimizer, SftStage, TrainModel
 from services.models.embedded import embedded_checkpoint
 from trainers import language_model
-from trainers.examples import SPLITS, Encoder, Row, lengths_of, read_examples, write_examples
-from trainers.initial_model import load_model, load_tokenizer, resolved
+from trainers.examples import SPLITS, ExampleEncoder, TrainingRow, lengths_of, read_examples, write_examples
+from trainers.initial_model import load_model, load_tokenizer, resolve_precision
 
 TRL, TRL_CHECKPOINTING, KINDLING, BASE = "trl", "trl, gradient checkpointing", "kindling", "before training"
 
@@ -57,11 +57,11 @@ class _Clock(TrainerCallback):
 
 
 def _batches_at_random() -> None:
-    language_model.ByLength = lambda lengths, *_: RandomSampler(range(len(lengths)))
+    language_model.LengthGroupedSampler = lambda lengths, *_: RandomSampler(range(len(lengths)))
 
 
 def _head_of_trl() -> None:
-    language_model.fits = lambda *_: False
+    language_model.fits_on_cpu = lambda *_: False
 
 
 # Of what makes Kindling's training faster, each switched off alone.
@@ -76,8 +76,8 @@ def run(spec: Spec, scratch: Path) -> dict[str, Any]:
     """Trains, and measures it."""
     path = str(embedded_checkpoint())
     tokenizer = load_tokenizer(path, TrainModel(id="embedded"))
-    encoder = Encoder(tokenizer, _LENGTH, "truncate")
-    write_examples((Row(text, prompt, dev=dev) for prompt, text, dev in spec.rows), encoder, scratch)
+    encoder = ExampleEncoder(tokenizer, _LENGTH, "truncate")
+    write_examples((TrainingRow(text, prompt, is_held_out=dev) for prompt, text, dev in spec.rows), encoder, scratch)
     train, dev = (read_examples(scratch / f"{name}.arrow") for name in SPLITS)
     clock = _Clock()
     torch.manual_seed(0)
@@ -121,14 +121,14 @@ def _trl(spec: Spec, path: str, clock: _Clock, scratch: Path) -> tuple[Any, int]
 def _kindling(spec: Spec, path: str, tokenizer: Any, train: Dataset, dev: Dataset, clock: _Clock, scratch: Path) -> Any:
     without = spec.arm.removeprefix(f"{KINDLING} without ")
     WITHOUT.get(without, lambda: None)()
-    language_model.Told = lambda progress: clock  # in the place of what tells how far it is
+    language_model.ProgressCallback = lambda progress: clock  # in the place of what tells how far it is
     optimizer = Optimizer(
         batch_size=spec.batch_size, accumulation=spec.accumulation, learning_rate=spec.learning_rate,
         schedule="constant", epochs=1,
     )  # fmt: skip
     stage = SftStage(kind="sft", parts={"rows": {"input": {"path": "rows.jsonl"}}}, optimizer=optimizer)
     model = load_model(path, TrainModel(id="embedded"), tokenizer)
-    precision = resolved("fp32" if without == "bf16" else "bf16")  # TRL's default, on a CPU too
+    precision = resolve_precision("fp32" if without == "bf16" else "bf16")  # TRL's default, on a CPU too
     # Two examples to evaluate: what training itself takes is measured, and the loss is judged for all arms alike.
     trained, _ = language_model.train_language_model(
         stage, model, tokenizer, train, dev.select(range(2)), scratch, precision, 0, lambda: False, nullcontext()

@@ -16,7 +16,7 @@ from tests.support.files import write_jsonl
 from tests.support.runs import write_run
 from tests.support.tiny_models import CONTEXT, FAST, job_of, save_tiny
 from trainers import initial_model
-from trainers.examples import IGNORED, Encoder, Row
+from trainers.examples import IGNORED_LABEL, ExampleEncoder, TrainingRow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,7 +59,7 @@ def learned(tokenizer, ids, labels):
     """What is not ignored, as stretches of text; and the whole text."""
     text, stretches = tokenizer.decode(ids), [""]
     for label in labels:
-        if label != IGNORED:
+        if label != IGNORED_LABEL:
             stretches[-1] += tokenizer.decode([label])
         elif stretches[-1]:
             stretches.append("")
@@ -68,24 +68,26 @@ def learned(tokenizer, ids, labels):
 
 def test_the_loss_is_of_every_turn_of_the_assistant(tokenizer_of):
     tokenizer = tokenizer_of(CHATML)
-    encoder = Encoder(tokenizer, 500, "truncate")
+    encoder = ExampleEncoder(tokenizer, 500, "truncate")
     *before, last = said("Hi?", "Hello.", "End<|im_end|> it?", "B<|im_start|>ye.")
-    ((_, ids),) = encoder.examples([Row(last["content"], before)])
+    ((_, ids),) = encoder.examples([TrainingRow(last["content"], before)])
     stretches, text = learned(tokenizer, *ids)
     assert stretches == ["Hello.<|im_end|>", "B< |im_start|>ye.<|im_end|>"]
     turns = [{**turn, "content": turn["content"].replace("<|", "< |")} for turn in [*before, last]]
     assert text + "\n" == tokenizer.apply_chat_template(turns, tokenize=False)
     assert ids[0].count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 5
     # A prompt and a completion are a conversation of one turn each.
-    one, other = encoder.examples([Row("Yes.", "Is it?"), Row("Yes.", [{"role": "user", "content": "Is it?"}])])
+    one, other = encoder.examples(
+        [TrainingRow("Yes.", "Is it?"), TrainingRow("Yes.", [{"role": "user", "content": "Is it?"}])]
+    )
     assert one[1] == other[1]
 
 
 def test_a_template_that_tells_the_past_otherwise_gets_an_example_for_each_answer(tokenizer_of):
     tokenizer = tokenizer_of(FORGETS)
-    encoder = Encoder(tokenizer, 500, "truncate")
+    encoder = ExampleEncoder(tokenizer, 500, "truncate")
     *before, last = said("Hi?", "Hello.", "And?", "Bye.", system="")
-    found = [learned(tokenizer, *ids) for _, ids in encoder.examples([Row(last["content"], before)])]
+    found = [learned(tokenizer, *ids) for _, ids in encoder.examples([TrainingRow(last["content"], before)])]
     assert [stretches for stretches, _ in found] == [
         ["<think></think>Hello.<|im_end|>"],
         ["<think></think>Bye.<|im_end|>"],
@@ -95,12 +97,12 @@ def test_a_template_that_tells_the_past_otherwise_gets_an_example_for_each_answe
 
 def test_what_is_too_long_or_refused_by_the_template_is_counted(tokenizer_of):
     tokenizer = tokenizer_of(NO_SYSTEM)
-    encoder = Encoder(tokenizer, 60, "truncate")
+    encoder = ExampleEncoder(tokenizer, 60, "truncate")
     rows = [
-        Row("Bye.", said("Hi?")),
-        Row("x" * 90, said("Hi?", system="")),
-        Row("Bye.", said("x" * 90, system="")),
-        Row("Bye.", said("Hi?", "Yes.", "y" * 90, system="")),
+        TrainingRow("Bye.", said("Hi?")),
+        TrainingRow("x" * 90, said("Hi?", system="")),
+        TrainingRow("Bye.", said("x" * 90, system="")),
+        TrainingRow("Bye.", said("Hi?", "Yes.", "y" * 90, system="")),
     ]
     found = [(row, learned(tokenizer, *ids)[0]) for row, ids in encoder.examples(rows)]
     assert [row for row, _ in found] == [rows[1], rows[3]]
@@ -111,7 +113,7 @@ def test_what_is_too_long_or_refused_by_the_template_is_counted(tokenizer_of):
 def test_a_model_without_a_template_takes_conversations(tiny, tmp_path):
     tokenizer = initial_model.load_tokenizer(tiny, as_job(chat_job(tmp_path, tiny, "x"), TrainJob).model)
     *before, last = said("Hi?", "Hello.", "And?", "Bye.")
-    ((_, ids),) = Encoder(tokenizer, 500, "truncate").examples([Row(last["content"], before)])
+    ((_, ids),) = ExampleEncoder(tokenizer, 500, "truncate").examples([TrainingRow(last["content"], before)])
     stretches, text = learned(tokenizer, *ids)
     assert stretches == ["Hello.<|end|>", "Bye.<|end|>"]
     assert text.startswith("System:\nBe glad.\n\nUser:\nHi?\n\nAnswer:\nHello.<|end|>User:\n")

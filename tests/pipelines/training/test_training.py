@@ -25,7 +25,7 @@ from transformers import (
 from pipelines import train
 from pipelines.jobfile import as_job
 from pipelines.training import stage as stage_module
-from pipelines.training.rows import draw_of, held_out, sources_of
+from pipelines.training.rows import is_held_out, row_hash, sources_of
 from schemas.errors import EXIT_STOPPED, EngineError, JobError, RunError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, to_batch
 from schemas.run import Manifest
@@ -35,7 +35,7 @@ from tests.support.files import write_job, write_jsonl
 from tests.support.runs import RUN_FINGERPRINT, record, write_run
 from tests.support.tiny_models import CONTEXT, FAST, curve, env, job_of, save_tiny, sft
 from trainers import initial_model
-from trainers.examples import IGNORED, Encoder, Row, pack, read_examples, write_examples
+from trainers.examples import IGNORED_LABEL, ExampleEncoder, TrainingRow, pack_documents, read_examples, write_examples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,14 +84,19 @@ def test_documents_and_then_answers_make_held_out_rows_likelier(tmp_path, tiny, 
 
 def test_the_loss_is_of_the_completion_alone(tmp_path, tiny):
     tokenizer = initial_model.load_tokenizer(tiny, as_job(job_of(tmp_path, tiny, sft("x")), TrainJob).model)
-    encoder = Encoder(tokenizer, CONTEXT, "truncate")
-    rows = [Row("Yes.", "Is it?"), Row("x" * 90, "Long?"), Row("No.", "y" * 90), Row("A<|end|>B", "Q<|end|>")]
+    encoder = ExampleEncoder(tokenizer, CONTEXT, "truncate")
+    rows = [
+        TrainingRow("Yes.", "Is it?"),
+        TrainingRow("x" * 90, "Long?"),
+        TrainingRow("No.", "y" * 90),
+        TrainingRow("A<|end|>B", "Q<|end|>"),
+    ]
     found = [(row, ids, labels) for row, (ids, labels) in encoder.examples(rows)]
     assert [row for row, *_ in found] == [rows[0], rows[1], rows[3]]
     assert dict(encoder.counts) == {"truncated": 1, "dropped": 1}
     ids, labels = found[0][1:]
     assert tokenizer.decode(ids) == "User:\nIs it?\n\nAnswer:\nYes.<|end|>"
-    assert tokenizer.decode([i for i in labels if i != IGNORED]) == "Yes.<|end|>"
+    assert tokenizer.decode([i for i in labels if i != IGNORED_LABEL]) == "Yes.<|end|>"
     assert len(found[1][1]) == CONTEXT
     # The end of a text is the model's to write, and no row's.
     assert found[2][1].count(tokenizer.eos_token_id) == 1
@@ -100,10 +105,14 @@ def test_the_loss_is_of_the_completion_alone(tmp_path, tiny):
 def test_documents_are_packed_without_loss_in_an_order_of_the_seed(tmp_path, tiny):
     tokenizer = initial_model.load_tokenizer(tiny, as_job(job_of(tmp_path, tiny, sft("x")), TrainJob).model)
     documents = [f"document number {i}" for i in range(30)]
-    write_examples([Row(text, dev=i == 7) for i, text in enumerate(documents)], Encoder(tokenizer, 16, None), tmp_path)
+    write_examples(
+        [TrainingRow(text, is_held_out=i == 7) for i, text in enumerate(documents)],
+        ExampleEncoder(tokenizer, 16, None),
+        tmp_path,
+    )
 
     def packed(seed):
-        pack(tmp_path / "train.arrow", tmp_path / f"{seed}.arrow", 16, seed)
+        pack_documents(tmp_path / "train.arrow", tmp_path / f"{seed}.arrow", 16, seed)
         return [block["input_ids"] for block in read_examples(tmp_path / f"{seed}.arrow")]
 
     blocks = packed(0)
@@ -118,23 +127,23 @@ def test_documents_are_packed_without_loss_in_an_order_of_the_seed(tmp_path, tin
 )
 def test_documents_that_are_not_packed(tmp_path, tiny, too_long, lengths):
     tokenizer = initial_model.load_tokenizer(tiny, as_job(job_of(tmp_path, tiny, sft("x")), TrainJob).model)
-    encoder = Encoder(tokenizer, 16, too_long)
-    assert [len(ids) for _, (ids, _) in encoder.examples([Row("z" * 40)])] == lengths
+    encoder = ExampleEncoder(tokenizer, 16, too_long)
+    assert [len(ids) for _, (ids, _) in encoder.examples([TrainingRow("z" * 40)])] == lengths
     assert sum(encoder.counts.values()) == 1
 
 
 def test_a_row_is_held_out_wherever_it_lies(tmp_path, answers):
-    share = sum(held_out(draw_of("a.json", i), 0.1) for i in range(5000)) / 5000
+    share = sum(is_held_out(row_hash("a.json", i), 0.1) for i in range(5000)) / 5000
     assert 0.08 < share < 0.12
     # A larger share holds out all that a smaller one does.
-    assert all(held_out(draw_of("a.json", i), 0.2) for i in range(500) if held_out(draw_of("a.json", i), 0.1))
+    assert all(is_held_out(row_hash("a.json", i), 0.2) for i in range(500) if is_held_out(row_hash("a.json", i), 0.1))
     stage = as_job(job_of(tmp_path, "x", sft(answers)), TrainJob).stages[0]
     (source,) = sources_of(0, stage, 0)
-    held = {row.prompt for row in source if row.dev}
+    held = {row.prompt for row in source if row.is_held_out}
     with open(answers, "a") as file:
         file.write(json.dumps({"instruction": "More.", "text": "More."}) + "\n")
     (source,) = sources_of(0, stage, 0)
-    assert {row.prompt for row in source if row.dev} - {"More."} == held
+    assert {row.prompt for row in source if row.is_held_out} - {"More."} == held
     assert "Say 0.\n\nnow" in {row.prompt for row in source}
 
 
@@ -152,13 +161,13 @@ def dies_at(step):
 
 at = sys.argv[2]
 if at == "a checkpoint that is not whole":
-    original = callbacks.Whole.on_save
+    original = callbacks.DurableCheckpointCallback.on_save
     def first_dies(self, *given, **more):
         dies_at(10)(self, *given, **more)
         original(self, *given, **more)
-    callbacks.Whole.on_save = first_dies
+    callbacks.DurableCheckpointCallback.on_save = first_dies
 elif at == "a step after one that is":
-    callbacks.Told.on_step_begin = dies_at(12)
+    callbacks.ProgressCallback.on_step_begin = dies_at(12)
 else:
     stage_module.Stage._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 train(sys.argv[1])
@@ -211,7 +220,7 @@ def test_a_signal_ends_it_with_a_checkpoint_and_it_goes_on(tmp_path, tiny, answe
 def test_a_loss_that_is_no_number_stops_it_with_the_batch_saved(tmp_path, tiny, answers):
     with pytest.raises(RunError) as error:
         train(job_of(tmp_path, tiny, sft(answers, optimizer={"learning_rate": 1e30})))
-    assert "no finite number" in error.value.cause and "learning_rate" in error.value.remedy
+    assert "not a finite number" in error.value.cause and "learning_rate" in error.value.remedy
     (saved,) = (tmp_path / "o").glob("work/*/not-a-number.json")
     batch = json.loads(saved.read_text())["batch"]
     assert len(batch) == 4 and "Answer:" in batch[0]["text"]
@@ -312,7 +321,7 @@ def test_other_shards_give_the_same_rows_and_split(tmp_path):
 
     documents, answers = rows(tmp_path / "a", 4)
     assert rows(tmp_path / "b", 7) == [documents, answers]
-    assert [row.dev for row in documents] == [row.dev for row in answers]
+    assert [row.is_held_out for row in documents] == [row.is_held_out for row in answers]
     assert (answers[3].prompt, answers[3].text) == ("c3", "This is story number 3.")
 
 
@@ -420,7 +429,7 @@ def test_a_model_that_begins_with_a_token_of_its_own_does_so_in_a_conversation(t
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("! $A", special_tokens=[("!", 0)])
     tokenizer.save_pretrained(folder)
     loaded = initial_model.load_tokenizer(folder, TrainModel(id=folder))
-    ((_, (ids, _)),) = Encoder(loaded, CONTEXT, "truncate").examples([Row("Yes.", "Is it?")])
+    ((_, (ids, _)),) = ExampleEncoder(loaded, CONTEXT, "truncate").examples([TrainingRow("Yes.", "Is it?")])
     assert loaded.decode(ids).startswith("!User:")
 
 
