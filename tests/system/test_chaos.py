@@ -19,9 +19,9 @@ import pytest
 
 from pipelines import augment
 from pipelines.benchmarks.chaos.bench import goals_of
-from pipelines.benchmarks.chaos.check import Findings, check_run, specification
+from pipelines.benchmarks.chaos.check import Findings, check_run, expected_run
 from pipelines.benchmarks.chaos.jobs import fake_job as chaos_job
-from pipelines.benchmarks.chaos.watch import Watcher, read_logs, started_again
+from pipelines.benchmarks.chaos.watch import Watcher, count_repeated_requests, read_logs
 from schemas.rows import ROW_SCHEMA
 from services.engines.fake_engine import journal_line
 from services.storage.failpoints import COMMIT
@@ -53,7 +53,7 @@ def finished(ray_cluster, tmp_path_factory):
         "metrics": {"port": None},
         "seed": 3,
     }
-    return Path(augment(job).run), specification(job)
+    return Path(augment(job).run), expected_run(job)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_good_row_among_the_errors_is_found(finished, copy):
 
 
 def test_the_chaos_job_has_rows_of_all_kinds(tmp_path):
-    wanted = specification(chaos_job(tmp_path, "", 400))
+    wanted = expected_run(chaos_job(tmp_path, "", 400))
     failing = {*range(36, 400, 37), 100, 300}
     assert {index for (_, index, _), state in wanted.states.items() if state == "error"} == failing
     rejected = {*range(10, 400, 11)} - failing
@@ -252,8 +252,10 @@ def test_the_journal_tells_which_rows_ran_again_and_which_of_them_needlessly(fin
     with (tmp_path / "journal").open("wb") as journal:
         for identity in (first, second, second, null, null):
             journal.write(journal_line("start", wanted.seeds[identity]) + journal_line("end", wanted.seeds[identity]))
-    assert started_again(tmp_path / "journal", wanted, {}) == (1, 0)
-    assert started_again(tmp_path / "journal", wanted, {second: ("", before - 1), null: ("", before - 1)}) == (1, 2)
+    assert count_repeated_requests(tmp_path / "journal", wanted, {}) == (1, 0)
+    assert count_repeated_requests(
+        tmp_path / "journal", wanted, {second: ("", before - 1), null: ("", before - 1)}
+    ) == (1, 2)
 
 
 def sample(faults=(), **findings):

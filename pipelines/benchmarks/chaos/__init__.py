@@ -1,9 +1,9 @@
 """`kindling bench chaos`: processes killed at any moment, on the fake engine and the real one.
 
-bench.py      the bench
+bench.py      runs until every kill has happened, and the goals
 jobs.py       jobs with rows of all kinds
-faults.py     which process is killed, and when; failpoints
+faults.py     one run whose processes are killed and stopped; failpoints
 processes.py  drivers, and the replicas of the cluster
-watch.py      a reader that reads the run without pause while it is written
-check.py      compares a run with what its job must give
+watch.py      a reader that reads the run again and again while it is written
+check.py      compares a complete run with what its job must give
 """

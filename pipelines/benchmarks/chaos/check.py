@@ -1,7 +1,11 @@
-"""Checks a run as a stranger would: its job and input say what must be there, and Arrow alone reads what is.
+"""Checks a complete run without Kindling's own readers: its job and input say what must be there, Arrow reads the rest.
 
-Nothing here is shared with `kindling verify`, the store, the log or the writer. Each row's text is worked out anew from
-what specifies it: the recipe, `schemas.rows.row_seed` and `services.engines.fake_engine.fake_text`.
+Invariant checked: every input row is in the run exactly once for each sample, in the folder of its state, with the seed
+and the text that its job gives it; and no other row and no other file is there.
+
+Nothing here is shared with `kindling verify`, the store, the log or the writer, so a fault of theirs cannot hide
+itself. Each row's text is computed again from the recipe, `schemas.rows.row_seed` and
+`services.engines.fake_engine.fake_text`.
 """
 
 import hashlib
@@ -23,23 +27,24 @@ from services.engines.fake_engine import fake_text
 from services.replicas.row_records import Recipe
 
 Identity = tuple[str, int, int]
-"""source, row index in it, sample"""
+"""source of an output, index of the input row in it, sample"""
 
 FOLDERS = ("data", "rejected", "errors")
 COLUMNS = ["source", "row_index", "sample", "text", "state", "reason", "seed"]
 _STATE_OF_FOLDER = {"data": "accepted", "rejected": "rejected", "errors": "error"}
 UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, TypeError)
+_TEXT_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
-class Specification:
-    """What a run must come to.
+class ExpectedRun:
+    """Content that a complete run must have.
 
     Attributes:
-        shards: the rows of each shard, by its number.
-        seeds: of each row.
-        states: of each row: accepted, rejected or error.
-        texts: of each accepted row; None where only the engine knows.
+        shards: outputs of each shard, by its number.
+        seeds: seed of each output.
+        states: state of each output: accepted, rejected or error.
+        texts: text of each accepted output; None where only the engine knows it.
     """
 
     shards: list[list[Identity]]
@@ -50,15 +55,15 @@ class Specification:
 
 @dataclass
 class Findings:
-    """What is wrong with a run, each thing in one line.
+    """Faults of a run by kind, one line for each.
 
     Attributes:
-        lost: rows that are nowhere.
-        doubled: rows that are there more than once.
-        torn: files that cannot be read whole, and shards with a sibling that is missing or not the one committed.
-        wrong: rows whose text, seed or state is not what it must be.
-        blamed: good rows that were not accepted.
-        unexpected: rows and files that do not belong there.
+        lost: outputs that are nowhere.
+        doubled: outputs that are there more than once.
+        torn: files that cannot be read, and shards with a sibling that is missing or not the committed one.
+        wrong: outputs whose text, seed or state is not the expected one.
+        blamed: good outputs that were not accepted.
+        unexpected: rows and files that do not belong to the run.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -69,18 +74,18 @@ class Findings:
     unexpected: list[str] = field(default_factory=list)
 
 
-def specification(job: Mapping[str, Any]) -> Specification:
-    """What a job over one JSON Lines file must come to."""
+def expected_run(job: Mapping[str, Any]) -> ExpectedRun:
+    """Computes the content that a job over one JSON Lines file must give."""
     parsed = parse_job(dict(job), AugmentJob)
     recipe = make_recipe(parsed)
-    source = parsed.input.path
+    source = str(job["input"]["path"])
     rows = [json.loads(line) for line in Path(source).read_text(encoding="utf-8").splitlines()]
     identities = [(source, index, sample) for index in range(len(rows)) for sample in range(parsed.samples)]
     seeds = {identity: row_seed(parsed.seed, *identity) for identity in identities}
-    outcomes = {each: _outcome(parsed, recipe, rows[each[1]], seed) for each, seed in seeds.items()}
+    outcomes = {identity: _outcome(parsed, recipe, rows[identity[1]], seed) for identity, seed in seeds.items()}
     step = parsed.output.rows_per_shard * parsed.samples
-    return Specification(
-        shards=[identities[i : i + step] for i in range(0, len(identities), step)],
+    return ExpectedRun(
+        shards=[identities[start : start + step] for start in range(0, len(identities), step)],
         seeds=seeds,
         states={identity: state for identity, (state, _) in outcomes.items()},
         texts={identity: text for identity, (state, text) in outcomes.items() if state == "accepted"},
@@ -88,6 +93,7 @@ def specification(job: Mapping[str, Any]) -> Specification:
 
 
 def _outcome(job: AugmentJob, recipe: Recipe, row: dict[str, Any], seed: int) -> tuple[str, str | None]:
+    """Returns the state and text of one output."""
     values = {name: row.get(job.input.columns.get(name, name)) for name in recipe.fields}
     try:
         messages = recipe.render(values, seed).messages
@@ -104,10 +110,10 @@ def _outcome(job: AugmentJob, recipe: Recipe, row: dict[str, Any], seed: int) ->
 
 
 def read_rows(raw: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The rows of one Parquet file, and the siblings (path and sha256) that its footer lists.
+    """Reads the rows of one Parquet file, and the siblings (path and sha256) that its footer lists.
 
     Raises:
-        UNREADABLE: it is not a whole file of rows.
+        UNREADABLE: the bytes are not a complete file of rows.
     """
     file = pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
     rows = file.read(COLUMNS).to_pylist()
@@ -115,13 +121,13 @@ def read_rows(raw: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
     return rows, json.loads(manifest)["siblings"] if manifest else {}
 
 
-def identity_of(row: Mapping[str, Any]) -> Identity:
-    """Which row of the input, and which sample of it."""
+def identify(row: Mapping[str, Any]) -> Identity:
+    """Returns which output a row of a shard is."""
     return row["source"], row["row_index"], row["sample"]
 
 
 def sibling_faults(run: Path, siblings: Mapping[str, str]) -> Iterator[str]:
-    """What is the matter with the files that a shard's footer lists."""
+    """Yields a line for each file that a shard's footer lists and that is missing or has another content."""
     for name, digest in siblings.items():
         path = run / name
         if not path.is_file():
@@ -130,48 +136,50 @@ def sibling_faults(run: Path, siblings: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: not the content that was committed"
 
 
-def check_run(run: Path, specification: Specification) -> Findings:
-    """Everything that is wrong with a run that says it is complete."""
-    found = Findings()
+def check_run(run: Path, expected: ExpectedRun) -> Findings:
+    """Returns all faults of a run that is complete by its own account."""
+    findings = Findings()
     times: Counter[Identity] = Counter()
     listed: set[str] = set()
-    # data/ comes first: its footers tell which files the others may hold.
+    # data/ comes first: its footers list the files that the other folders may hold.
     for path in sorted(file for folder in FOLDERS for file in (run / folder).glob("*.parquet")):
         name = f"{path.parent.name}/{path.name}"
         if path.parent.name != "data" and name not in listed:
-            found.unexpected.append(f"{name}: no shard lists it")
+            findings.unexpected.append(f"{name}: no shard lists it")
         try:
             rows, siblings = read_rows(path.read_bytes())
         except UNREADABLE as error:
-            found.torn.append(f"{name}: {error}")
+            findings.torn.append(f"{name}: {error}")
             continue
-        found.torn.extend(sibling_faults(run, siblings))
+        findings.torn.extend(sibling_faults(run, siblings))
         listed.update(siblings)
         for row in rows:
-            times[identity_of(row)] += 1
-            _judge(found, specification, row, path.parent.name)
-    for identity in specification.seeds:
+            times[identify(row)] += 1
+            _check_row(findings, expected, row, path.parent.name)
+    for identity in expected.seeds:
         if times[identity] != 1:
-            (found.doubled if times[identity] else found.lost).append(f"{identity}: {times[identity]} times")
-    # A complete run has nothing under way: no log of an open shard, no half-written file.
+            (findings.doubled if times[identity] else findings.lost).append(f"{identity}: {times[identity]} times")
+    # A complete run has no log of an open shard and no half-written file.
     for path in sorted({*run.glob("log/*"), *run.rglob("*.tmp")}):
-        found.unexpected.append(f"{path.relative_to(run)}: left behind")
-    return found
+        findings.unexpected.append(f"{path.relative_to(run)}: left behind")
+    return findings
 
 
-def _judge(found: Findings, specification: Specification, row: dict[str, Any], folder: str) -> None:
-    identity = identity_of(row)
-    if identity not in specification.seeds:
-        found.unexpected.append(f"{identity}: no row of this job")
+def _check_row(findings: Findings, expected: ExpectedRun, row: dict[str, Any], folder: str) -> None:
+    """Adds the first fault of a row, if it has one."""
+    identity = identify(row)
+    if identity not in expected.seeds:
+        findings.unexpected.append(f"{identity}: no row of this job")
         return
-    state, text = specification.states[identity], specification.texts.get(identity)
+    state, text = expected.states[identity], expected.texts.get(identity)
     if row["state"] != _STATE_OF_FOLDER[folder]:
-        found.wrong.append(f"{identity}: {row['state']} in {folder}/")
-    elif row["seed"] != specification.seeds[identity]:
-        found.wrong.append(f"{identity}: seed {row['seed']}")
-    elif state == "accepted" != row["state"]:
-        found.blamed.append(f"{identity}: {row['state']}: {row['reason']}")
+        findings.wrong.append(f"{identity}: {row['state']} in {folder}/")
+    elif row["seed"] != expected.seeds[identity]:
+        findings.wrong.append(f"{identity}: seed {row['seed']}")
     elif row["state"] != state:
-        found.wrong.append(f"{identity}: {row['state']} in place of {state}")
+        if state == "accepted":
+            findings.blamed.append(f"{identity}: {row['state']}: {row['reason']}")
+        else:
+            findings.wrong.append(f"{identity}: {row['state']} in place of {state}")
     elif text is not None and row["text"] != text:
-        found.wrong.append(f"{identity}: {row['text'][:80]!r} in place of {text[:80]!r}")
+        findings.wrong.append(f"{identity}: {row['text'][:_TEXT_CHARACTERS]!r} in place of {text[:_TEXT_CHARACTERS]!r}")

@@ -1,9 +1,12 @@
-"""A run under fire: its driver and its replicas are killed and stopped, and the same command is given again and again
-until the run is complete.
+"""One run whose driver, replicas and engines are killed and stopped, until the run is complete.
 
-A driver either is a victim like all others, or it has a failpoint: then it kills itself between two steps of the log or
-of a commit, and nobody else kills it. Where several starts in a row leave no new row on disk, the next one is let alone
-until it does: faults may not outrun the time that a driver takes to start.
+The model: a run is a sequence of starts. Each start is a driver process with the same command, which resumes what the
+starts before it left. At drawn moments one process of a drawn role is killed (SIGKILL) or stopped (SIGSTOP, later
+SIGCONT). A driver is either killed from outside like every other process, or it has a failpoint: then it kills itself
+between two steps of a log or of a commit, and nobody else kills it.
+
+Faults must not come faster than a driver can start, or no run would ever end. So where several starts in a row leave no
+new row on disk, the next one is not disturbed until it does.
 """
 
 import contextlib
@@ -16,36 +19,37 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.benchmarks.chaos.processes import Census, Driver
+from pipelines.benchmarks.chaos.processes import Driver, ReplicaProcesses
 from pipelines.benchmarks.chaos.watch import Watcher
 from schemas.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USAGE, RunError
 from services.storage.failpoints import COMMIT, NAMES
 
-# Faults that are stops, and stops that are long.
+# Share of stops among the faults, and of long stops among the stops.
 _STOP_SHARE, _LONG_STOP_SHARE = 0.2, 0.1
-# A warm pool takes a job for dead after 20 s.
+# A warm pool forgets a job that is silent for 20 s.
 _LONG_STOP_SECONDS = 24.0
-# Of the driver's stops: beside a driver that stands still somebody starts another.
+# Share of the driver's stops during which somebody starts a second driver.
 _SECOND_DRIVER_SHARE = 0.5
 _SECOND_DRIVER_SECONDS = 60.0
-# At which passing of its failpoint a driver dies, at most.
-_MOST_PASSINGS = 6
-_ARMED_SHARE = 0.5
-_MOST_BARREN_STARTS = 3
-_MOST_FAILURES = 5
+# A driver dies when it passes its failpoint for the nth time; this is the largest n.
+_MAX_PASSES = 6
+# Share of starts with a failpoint, as long as other kills are left too.
+_FAILPOINT_SHARE = 0.5
+_MAX_STARTS_WITHOUT_ROWS = 3
+_MAX_FAILURES = 5
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What befell a run.
+    """One fault of a run.
 
     Attributes:
         kind: `kill`; `failpoint`: the driver killed itself there; `stop`: SIGSTOP, and SIGCONT after `seconds`; `second
-            driver`: one that was started beside the first; `gave up` and `failure`: the driver ended by itself, after
-            replicas were killed or without that.
-        victim: driver, replica or engine; of a failpoint its name.
-        at: seconds since the fire began.
-        detail: what came of it.
+            driver`: one that was started beside the first; `gave up` and `failure`: the driver ended by itself, with or
+            without a killed replica as the reason.
+        victim: driver, replica or engine; the failpoint's name where the kind is `failpoint`.
+        at: seconds since the plan was made.
+        detail: the outcome.
     """
 
     kind: str
@@ -55,135 +59,159 @@ class Fault:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Speed of the faults.
+
+    Attributes:
+        pause_seconds: longest time between two faults.
+        stop_seconds: longest time of a stop that is not a long one.
+        standstill_seconds: a run without a new row for so long is a failure of the bench.
+    """
+
+    pause_seconds: float
+    stop_seconds: float
+    standstill_seconds: float
+
+
 @dataclass
-class Fire:
+class FaultPlan:
     """The faults of several runs, one after another.
 
     Attributes:
-        draw: draws victims, times and failpoints.
-        roles: of the victims, all as likely: driver, replica, engine.
-        inside: kills by a failpoint of a commit that are still to come.
-        outside: all others: by a signal, or by a failpoint of a log or of another file.
-        pause_seconds: between two faults, at most.
-        stop_seconds: of a stop that is not a long one, at most.
-        standstill_seconds: a run without a new row for so long will not end.
+        draw: source of victims, times and failpoints.
+        roles: roles of the victims, each as likely: driver, replica, engine.
+        other_kills: kills still to come by a signal, or by a failpoint outside a commit.
+        commit_kills: kills still to come by a failpoint inside a commit.
+        faults: faults that happened.
     """
 
     draw: random.Random
     roles: tuple[str, ...]
-    outside: int
-    inside: int
-    pause_seconds: float
-    stop_seconds: float
-    standstill_seconds: float
+    other_kills: int
+    commit_kills: int
+    pace: Pace
     faults: list[Fault] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
     @property
-    def burns(self) -> bool:
-        """Whether kills are still to come."""
-        return self.outside + self.inside > 0
+    def kills_left(self) -> int:
+        """Kills still to come."""
+        return self.other_kills + self.commit_kills
 
-    def note(self, kind: str, victim: str, seconds: float = 0.0, detail: str = "") -> None:
-        """Keeps a fault."""
+    def record(self, kind: str, victim: str, seconds: float = 0.0, detail: str = "") -> None:
+        """Adds a fault that happened."""
         self.faults.append(Fault(kind, victim, round(time.monotonic() - self.began, 2), round(seconds, 2), detail))
 
 
-class RunUnderFire:
-    """One run.
+class DisturbedRun:
+    """One run with faults.
 
     Args:
         job_file: its job, with the address of the cluster that this process started.
-        warm: its replicas outlive their driver.
+        warm: whether its replicas outlive their driver.
+
+    Attributes:
+        starts: number of drivers that were started for it, without second drivers.
     """
 
-    def __init__(self, job_file: Path, watcher: Watcher, fire: Fire, census: Census, warm: bool) -> None:
-        self._job_file, self._watcher, self._fire, self._census, self._warm = job_file, watcher, fire, census, warm
+    def __init__(
+        self, job_file: Path, watcher: Watcher, plan: FaultPlan, processes: ReplicaProcesses, warm: bool
+    ) -> None:
+        self._job_file, self._watcher, self._plan, self._processes = job_file, watcher, plan, processes
+        self._warm = warm
         self._ending: set[psutil.Process] = set()
-        self._barren = self._failures = self.starts = 0
+        self._starts_without_rows = self._failures = self.starts = 0
+        self._killed_replica = False
 
     def complete(self) -> None:
-        """Starts the driver until the run is complete.
+        """Starts drivers until the run is complete.
 
         Raises:
-            RunError: it will not be.
+            RunError: no new row came for too long, or the driver failed too often by itself.
         """
         while self._start() != EXIT_DONE:
             pass
 
     def _start(self) -> int:
-        rows = self._watcher.look()
+        """Runs one driver to its end, with faults; returns its exit code."""
+        plan, rows = self._plan, self._watcher.look()
         self.starts += 1
-        self._hit = False
-        driver = Driver(self._job_file, self._drawn_failpoint())
+        self._killed_replica = False
+        driver = Driver(self._job_file, self._draw_failpoint())
         try:
-            while (code := driver.wait(self._fire.draw.uniform(0, self._fire.pause_seconds))) is None:
-                if time.monotonic() - self._watcher.grew_at > self._fire.standstill_seconds:
-                    raise self._hopeless("no new row for too long", driver)
-                if self._fire.outside and (self._barren < _MOST_BARREN_STARTS or self._watcher.look() > rows):
-                    self._strike(driver)
+            while (code := driver.wait(plan.draw.uniform(0, plan.pace.pause_seconds))) is None:
+                if time.monotonic() - self._watcher.last_growth > plan.pace.standstill_seconds:
+                    raise self._error("no new row for too long", driver)
+                may_disturb = self._starts_without_rows < _MAX_STARTS_WITHOUT_ROWS or self._watcher.look() > rows
+                if plan.other_kills and may_disturb:
+                    self._disturb(driver)
         finally:
             driver.kill()
-        self._ended(driver, code)
-        # Replicas of a dead driver end in a moment; killing them then would prove nothing.
-        self._ending = set() if self._warm else set(self._census.replicas())
-        self._barren = 0 if self._watcher.look() > rows else self._barren + 1
+        self._record_end(driver, code)
+        # Replicas of a dead driver end in a moment. A kill of one of them would count, and prove nothing.
+        self._ending = set() if self._warm else set(self._processes.replicas())
+        self._starts_without_rows = 0 if self._watcher.look() > rows else self._starts_without_rows + 1
         return code
 
-    def _drawn_failpoint(self) -> str:
-        fire = self._fire
-        armed = fire.inside and (not fire.outside or fire.draw.random() < _ARMED_SHARE)
-        if not armed or self._barren >= _MOST_BARREN_STARTS:
+    def _draw_failpoint(self) -> str:
+        """Draws the failpoint of the next driver; "": none."""
+        plan = self._plan
+        if not plan.commit_kills or self._starts_without_rows >= _MAX_STARTS_WITHOUT_ROWS:
             return ""
-        return f"{fire.draw.choice(NAMES if fire.outside else COMMIT)}:{fire.draw.randint(1, _MOST_PASSINGS)}"
+        if plan.other_kills and plan.draw.random() >= _FAILPOINT_SHARE:
+            return ""
+        # While other kills are left, a failpoint anywhere counts; at the end only those of commits are missing.
+        name = plan.draw.choice(NAMES if plan.other_kills else COMMIT)
+        return f"{name}:{plan.draw.randint(1, _MAX_PASSES)}"
 
-    def _strike(self, driver: Driver) -> None:
-        """Kills or stops one process of a drawn role; where none is there (a replica not yet started, say) nobody."""
-        draw = self._fire.draw
-        victim = draw.choice(self._fire.roles)
-        found = self._victims(driver)[victim]
-        if not found:
+    def _disturb(self, driver: Driver) -> None:
+        """Kills or stops one process of a drawn role, if there is one: a replica may not have started yet."""
+        draw = self._plan.draw
+        role = draw.choice(self._plan.roles)
+        processes = self._processes_by_role(driver)[role]
+        if not processes:
             return
-        process = draw.choice(found)
+        process = draw.choice(processes)
         with contextlib.suppress(psutil.NoSuchProcess):
             if draw.random() < _STOP_SHARE:
-                self._stop(driver, victim, process)
+                self._stop(driver, role, process)
             else:
-                self._watcher.look()
-                self._kill(driver, victim, process)
+                self._watcher.look()  # what is on disk before the kill must be there after it
+                self._kill(driver, role, process)
 
-    def _victims(self, driver: Driver) -> dict[str, list[psutil.Process]]:
-        replicas = [each for each in self._census.replicas() if each not in self._ending]
+    def _processes_by_role(self, driver: Driver) -> dict[str, list[psutil.Process]]:
+        replicas = [replica for replica in self._processes.replicas() if replica not in self._ending]
         return {
             "driver": [] if driver.failpoint else [driver.process],
             "replica": replicas,
-            "engine": [each for replica in replicas for each in self._census.engines(replica)],
+            "engine": [process for replica in replicas for process in self._processes.engines(replica)],
         }
 
-    def _kill(self, driver: Driver, victim: str, process: psutil.Process) -> None:
+    def _kill(self, driver: Driver, role: str, process: psutil.Process) -> None:
         process.kill()
-        if victim != "driver":
-            self._hit = True
+        if role != "driver":
+            self._killed_replica = True
         elif driver.wait(math.inf) != -signal.SIGKILL:
             return  # it had ended a moment before
-        self._fire.outside -= 1
-        self._fire.note("kill", victim)
+        self._plan.other_kills -= 1
+        self._plan.record("kill", role)
 
-    def _stop(self, driver: Driver, victim: str, process: psutil.Process) -> None:
-        draw, began = self._fire.draw, time.monotonic()
-        long = draw.random() < _LONG_STOP_SHARE
-        seconds = _LONG_STOP_SECONDS if long else draw.uniform(0, self._fire.stop_seconds)
+    def _stop(self, driver: Driver, role: str, process: psutil.Process) -> None:
+        draw, began = self._plan.draw, time.monotonic()
+        is_long = draw.random() < _LONG_STOP_SHARE
+        seconds = _LONG_STOP_SECONDS if is_long else draw.uniform(0, self._plan.pace.stop_seconds)
         process.suspend()
         try:
-            if victim == "driver" and self._holds_run(driver) and draw.random() < _SECOND_DRIVER_SHARE:
+            if role == "driver" and self._holds_lease(driver) and draw.random() < _SECOND_DRIVER_SHARE:
                 self._start_second_driver()
             time.sleep(max(began + seconds - time.monotonic(), 0))
         finally:
             process.resume()
-        self._fire.note("stop", victim, time.monotonic() - began)
+        self._plan.record("stop", role, time.monotonic() - began)
 
-    def _holds_run(self, driver: Driver) -> bool:
-        """Whether it came so far that no other driver may have the run."""
+    def _holds_lease(self, driver: Driver) -> bool:
+        """Returns whether the driver has the lease of the run folder, so that a second driver must be refused."""
         with contextlib.suppress(OSError):
             return f"process {driver.process.pid} " in (self._watcher.run / "run.lock").read_text()
         return False
@@ -192,23 +220,30 @@ class RunUnderFire:
         second = Driver(self._job_file)
         code = second.wait(_SECOND_DRIVER_SECONDS)
         second.kill()
-        refused = code == EXIT_USAGE and "another driver works on this run" in second.last_words()
-        self._fire.note("second driver", "driver", detail="refused" if refused else f"{code}: {second.error()}")
+        refused = code == EXIT_USAGE and "another driver works on this run" in second.last_output()
+        self._plan.record("second driver", "driver", detail="refused" if refused else f"{code}: {second.error()}")
 
-    def _ended(self, driver: Driver, code: int) -> None:
+    def _record_end(self, driver: Driver, code: int) -> None:
+        """Records how a driver ended, where it was not killed by a signal of ours and is not done.
+
+        Raises:
+            RunError: drivers failed too often by themselves.
+        """
         if code == -signal.SIGKILL and driver.failpoint:
             name = driver.failpoint.partition(":")[0]
             if name in COMMIT:
-                self._fire.inside -= 1
-            else:  # the last one may have come by a signal, since this driver was started
-                self._fire.outside = max(self._fire.outside - 1, 0)
-            self._fire.note("failpoint", name)
+                self._plan.commit_kills -= 1
+            else:  # a signal may have been the last of these kills, after this driver was started
+                self._plan.other_kills = max(self._plan.other_kills - 1, 0)
+            self._plan.record("failpoint", name)
         elif code not in (EXIT_DONE, -signal.SIGKILL):
-            by_kills = code == EXIT_STOPPED and self._hit and "before it served a row" in driver.error()
-            self._fire.note("gave up" if by_kills else "failure", "driver", detail=f"{code}: {driver.error()}")
-            self._failures += not by_kills
-            if self._failures > _MOST_FAILURES:
-                raise self._hopeless("its driver keeps failing", driver)
+            # A driver gives up where its replicas die again and again before they serve: no fault of its own here.
+            gave_up = code == EXIT_STOPPED and self._killed_replica and "before it served a row" in driver.error()
+            self._plan.record("gave up" if gave_up else "failure", "driver", detail=f"{code}: {driver.error()}")
+            self._failures += not gave_up
+            if self._failures > _MAX_FAILURES:
+                raise self._error("its driver keeps failing", driver)
 
-    def _hopeless(self, cause: str, driver: Driver) -> RunError:
-        return RunError("bench", str(self._job_file), cause, f"the driver's last words:\n{driver.last_words()}")
+    def _error(self, cause: str, driver: Driver) -> RunError:
+        remedy = f"see the end of the driver's output:\n{driver.last_output()}"
+        return RunError("bench", str(self._job_file), cause, remedy)

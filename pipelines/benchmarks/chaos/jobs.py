@@ -6,19 +6,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-# Of the cluster: room for the replicas of a dead driver beside those of the next.
+# Of the cluster: enough for the replicas of a dead driver beside those of the next.
 CPUS = 8
 
+_POISON = "hemlock"
 # Shards of 16 outputs, about two of them a second: much of a driver's life is near a commit.
-FAKE = {
+FAKE: dict[str, Any] = {
     "recipe": "alpaca_rewrite",
     "model": {"id": "fake"},
     "samples": 2,
     "sampling": {"max_tokens": 32},
-    "engine": {"max_num_seqs": 8, "step_seconds": 0.02, "poison": "hemlock"},
+    "engine": {"max_num_seqs": 8, "step_seconds": 0.02, "poison": _POISON},
     "cluster": {"replicas": 2, "cpus_per_replica": 1},
 }
-REAL = {
+REAL: dict[str, Any] = {
     "recipe": "babylm_story",
     "model": {"id": "embedded"},
     "samples": 3,
@@ -31,31 +32,34 @@ _ROWS_PER_POISON, _ROWS_PER_NULL, _ROWS_PER_BLANK = 200, 37, 11
 
 
 def fake_job(folder: Path, address: str, rows: int) -> dict[str, Any]:
-    """Made-up instructions on two fake engines, which keep a journal beside the run, in `journal`."""
+    """Writes made-up instructions, and returns a job over them on two fake engines.
+
+    The engines keep a journal beside the run, in `journal`.
+    """
     engine = {**FAKE["engine"], "journal": str(folder / "journal")}
     return _job(folder, address, [_row(number) for number in range(rows)], {**FAKE, "engine": engine})
 
 
 def real_job(folder: Path, address: str) -> dict[str, Any]:
-    """The demo's sentences, one of them null, on the embedded model."""
+    """Writes the demo's sentences, one of them null, and returns a job over them on the embedded model."""
     corpus = (files("pipelines") / "data" / "demo_corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    lines = [{"context": row["context"], "emotion": row["emotions"]} for row in map(json.loads, corpus)]
-    lines[len(lines) // 2]["context"] = None
-    return _job(folder, address, lines, REAL)
+    rows = [{"context": row["context"], "emotion": row["emotions"]} for row in map(json.loads, corpus)]
+    rows[len(rows) // 2]["context"] = None
+    return _job(folder, address, rows, REAL)
 
 
 def _row(number: int) -> dict[str, Any]:
-    """A good row; or one without an instruction (an error), one without an answer (rejected), or poison."""
-    cargo = FAKE["engine"]["poison"] if number % _ROWS_PER_POISON == _ROWS_PER_POISON // 2 else "apples"
-    null, blank = (number % rows == rows - 1 for rows in (_ROWS_PER_NULL, _ROWS_PER_BLANK))
+    """Returns a good row, or one without an instruction (error), without an output (rejected), or with the poison."""
+    cargo = _POISON if number % _ROWS_PER_POISON == _ROWS_PER_POISON // 2 else "apples"
+    is_null, is_blank = (number % rows == rows - 1 for rows in (_ROWS_PER_NULL, _ROWS_PER_BLANK))
     return {
-        "instruction": None if null else f"What does boat number {number} carry?",
+        "instruction": None if is_null else f"What does boat number {number} carry?",
         "input": "",
-        "output": "" if blank else f"Boat number {number} drifts down the river with a load of {cargo}.",
+        "output": "" if is_blank else f"Boat number {number} drifts down the river with a load of {cargo}.",
     }
 
 
-def _job(folder: Path, address: str, rows: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
+def _job(folder: Path, address: str, rows: list[dict[str, Any]], sections: dict[str, Any]) -> dict[str, Any]:
     source = folder / "rows.jsonl"
     source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return {
@@ -63,6 +67,6 @@ def _job(folder: Path, address: str, rows: list[dict[str, Any]], more: dict[str,
         "input": {"path": str(source)},
         "output": {"path": str(folder / "run"), "rows_per_shard": _ROWS_PER_SHARD},
         "metrics": {"port": None},
-        **more,
-        "cluster": {**more["cluster"], "address": address},
+        **sections,
+        "cluster": {**sections["cluster"], "address": address},
     }

@@ -1,8 +1,9 @@
-"""Reads a run at random moments while it is written and its writers are killed, as a hostile reader would.
+"""Reads a run at random moments while it is written and its writers are killed.
 
-What it sees is held against two promises. A file that a glob finds in `data/` is a whole shard, from the first moment
-on and for ever. And a row that is on disk once, in a shard or in the log, stays there as it is, and no engine is asked
-for it again.
+Invariants checked, at every moment:
+
+- a file that a glob finds in `data/` is a complete shard with all its siblings, and never changes or goes away;
+- a row that was on disk once, in a shard or in the log, stays there with the same text, and no engine gets it again.
 """
 
 import hashlib
@@ -22,46 +23,46 @@ import pyarrow as pa
 from pipelines.benchmarks.chaos.check import (
     COLUMNS,
     UNREADABLE,
+    ExpectedRun,
     Identity,
-    Specification,
-    identity_of,
+    identify,
     read_rows,
     sibling_faults,
 )
 from schemas.rows import ROW_SCHEMA
 
-# Between two looks, at most.
-_LONGEST_PAUSE_SECONDS = 1.0
+_MAX_PAUSE_SECONDS = 1.0
 
-Rows = dict[Identity, str]
-"""texts"""
+Texts = dict[Identity, str]
+"""text by output"""
 
 
 class Watcher:
-    """Inside its block a thread looks at the run now and then; `look` does so at once.
+    """Reads a run in a thread at random moments while its block runs; `look` reads it at once.
 
     Args:
         run: the run folder; need not be there yet.
-        draw: when to look.
+        draw: source of the moments.
 
     Attributes:
-        torn: shards that were seen and were not whole, or changed later.
-        forgotten: rows that were seen and were not there later, or not with the same text.
-        seen: text of each row that was seen, and when that was (seconds since 1970).
-        grew_at: when rows were last seen to be more than before, on the monotonic clock.
+        torn: shards that were found incomplete, or changed later.
+        forgotten: rows that were found once, and later were gone or had another text.
+        seen: text of each row that was found, and when that was (seconds since 1970).
+        looks: number of times that the run was read.
+        last_growth: when a look last found new rows, on the monotonic clock.
     """
 
-    def __init__(self, run: Path, specification: Specification, draw: random.Random) -> None:
+    def __init__(self, run: Path, expected: ExpectedRun, draw: random.Random) -> None:
         self.run = run
-        self._shards, self._draw = specification.shards, draw
-        self._committed: dict[str, tuple[bytes, Rows]] = {}
+        self._shards, self._draw = expected.shards, draw
+        self._committed: dict[str, tuple[bytes, Texts]] = {}
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._threads = ThreadPoolExecutor(1)
         self.torn: list[str] = []
         self.forgotten: list[str] = []
         self.seen: dict[Identity, tuple[str, float]] = {}
         self.looks = 0
-        self.grew_at = time.monotonic()
+        self.last_growth = time.monotonic()
 
     def __enter__(self) -> "Watcher":
         self._watching = self._threads.submit(self._watch)
@@ -74,77 +75,91 @@ class Watcher:
             self._watching.result()
 
     def look(self) -> int:
-        """Reads all there is; returns how many rows that were."""
+        """Reads the whole run; returns its number of rows."""
         with self._lock:
-            # The logs first: what moves from there into a shard meanwhile is then found in that shard.
-            rows = read_logs(self.run / "log")
-            rows.update(self._read_shards())
-            self._compare(rows)
+            # The logs first: a row that moves from a log into a shard meanwhile is then found in the shard. The other
+            # way round it could be missed in both.
+            texts = read_logs(self.run / "log")
+            texts.update(self._read_shards())
+            self._compare(texts)
             self.looks += 1
-            return len(rows)
+            return len(texts)
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._draw.uniform(0, _LONGEST_PAUSE_SECONDS)):
+        while not self._ended.wait(self._draw.uniform(0, _MAX_PAUSE_SECONDS)):
             self.look()
 
-    def _read_shards(self) -> Rows:
-        there = {path.name: path.read_bytes() for path in (self.run / "data").glob("*.parquet")}
-        for name in self._committed.keys() - there.keys():
+    def _read_shards(self) -> Texts:
+        files = {path.name: path.read_bytes() for path in (self.run / "data").glob("*.parquet")}
+        for name in self._committed.keys() - files.keys():
             self.torn.append(f"data/{name}: it was there and is gone")
             del self._committed[name]
-        for name, raw in there.items():
+        for name, raw in files.items():
             known, digest = self._committed.get(name), hashlib.sha256(raw).digest()
             if known and known[0] == digest:
                 continue
-            rows: Rows = {}
+            texts: Texts = {}
             try:
                 if known:
                     raise ValueError("its content changed after it was committed")
-                rows = self._read_shard(name, raw)
+                texts = self._read_shard(name, raw)
             except UNREADABLE as error:
                 self.torn.append(f"data/{name}: {error}")
-            self._committed[name] = digest, rows
-        return {identity: text for _, rows in self._committed.values() for identity, text in rows.items()}
+            # A torn shard is kept too, without rows: the next look does not report it again.
+            self._committed[name] = digest, texts
+        return {identity: text for _, texts in self._committed.values() for identity, text in texts.items()}
 
-    def _read_shard(self, name: str, raw: bytes) -> Rows:
-        """The rows of a shard with its siblings; all that it must have, and no others."""
+    def _read_shard(self, name: str, raw: bytes) -> Texts:
+        """Returns the texts of a shard and its siblings.
+
+        Raises:
+            ValueError: a sibling is missing or changed, or the rows are not exactly those of this shard.
+        """
         rows, siblings = read_rows(raw)
         if faults := list(sibling_faults(self.run, siblings)):
             raise ValueError("; ".join(faults))
         for sibling in siblings:
             rows += read_rows((self.run / sibling).read_bytes())[0]
         number = int(name.removeprefix("part-").removesuffix(".parquet"))
-        found, wanted = Counter(map(identity_of, rows)), Counter(self._shards[number])
-        if found != wanted:
-            raise ValueError(f"{(wanted - found).total()} rows are missing and {(found - wanted).total()} are too many")
+        found, expected = Counter(map(identify, rows)), Counter(self._shards[number])
+        if found != expected:
+            missing, surplus = (expected - found).total(), (found - expected).total()
+            raise ValueError(f"{missing} rows are missing and {surplus} are too many")
         return _texts(rows)
 
-    def _compare(self, rows: Rows) -> None:
+    def _compare(self, texts: Texts) -> None:
+        """Compares this look with all earlier ones, and keeps what is new."""
         for identity, (text, _) in list(self.seen.items()):
-            if rows.get(identity) != text:
-                self.forgotten.append(f"{identity}: {'not the same text' if identity in rows else 'gone'}")
+            if texts.get(identity) != text:
+                self.forgotten.append(f"{identity}: {'not the same text' if identity in texts else 'gone'}")
                 del self.seen[identity]
         now = time.time()
-        for identity in rows.keys() - self.seen.keys():
-            self.seen[identity] = rows[identity], now
-            self.grew_at = time.monotonic()
+        for identity in texts.keys() - self.seen.keys():
+            self.seen[identity] = texts[identity], now
+            self.last_growth = time.monotonic()
 
 
-def read_logs(folder: Path) -> Rows:
-    """The rows in the logs of open shards, up to the first record of each that is not whole: a crash tears the last."""
-    rows: Rows = {}
+def read_logs(folder: Path) -> Texts:
+    """Reads the rows in the logs of open shards.
+
+    Each log is read up to its first incomplete record: a crash may tear the last one, which is no fault.
+    """
+    texts: Texts = {}
     for path in sorted(folder.glob("part-*.arrows")):
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
             continue  # its shard was committed just now
         for batch in _log_batches(raw):
-            rows.update(_texts(batch.select(COLUMNS).to_pylist()))
-    return rows
+            texts.update(_texts(batch.select(COLUMNS).to_pylist()))
+    return texts
 
 
 def _log_batches(raw: bytes) -> list[pa.RecordBatch]:
-    """Each record: its length and its CRC-32, both 32 bits and little-endian, and an Arrow IPC batch of ROW_SCHEMA."""
+    """Reads the records of a log.
+
+    A record is its length and its CRC-32, both 32 bits and little-endian, and an Arrow IPC batch of ROW_SCHEMA.
+    """
     batches, at = [], 0
     while len(raw) - at > 8:
         length, checksum = struct.unpack_from("<II", raw, at)
@@ -156,16 +171,19 @@ def _log_batches(raw: bytes) -> list[pa.RecordBatch]:
     return batches
 
 
-def _texts(rows: list[dict[str, Any]]) -> Rows:
-    return {identity_of(row): row["text"] for row in rows}
+def _texts(rows: list[dict[str, Any]]) -> Texts:
+    return {identify(row): row["text"] for row in rows}
 
 
-def started_again(
-    journal: Path, specification: Specification, seen: dict[Identity, tuple[str, float]]
+def count_repeated_requests(
+    journal: Path, expected: ExpectedRun, seen: dict[Identity, tuple[str, float]]
 ) -> tuple[int, int]:
-    """By the fake engines' journal: requests that ran beyond one for each row, and how many of them began when the row
-    had been seen on disk. Rows that are not to be accepted do not count."""
-    identities = {specification.seeds[identity]: identity for identity in specification.texts}
+    """Counts requests in the fake engines' journal, for outputs that are to be accepted.
+
+    Returns:
+        Requests beyond one for each output, and how many requests began when their output was already seen on disk.
+    """
+    identities = {expected.seeds[identity]: identity for identity in expected.texts}
     starts: Counter[Identity] = Counter()
     needless = 0
     for line in journal.read_text().splitlines():
