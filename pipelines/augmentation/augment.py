@@ -13,7 +13,7 @@ from pipelines.inputs.reader import InputReader
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import dataset_card
 from pipelines.recipes import all_fields, make_recipes, optional_fields
-from pipelines.run_folder import claimed
+from pipelines.run_folder import claimed, unwritable, write_errors
 from pipelines.stopping import stop_signals
 from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
@@ -81,13 +81,13 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     store = ShardStore(job.output.path)
     variants = variant_settings(job, recipes)
     # From here on a signal is a wish, and no exception in whatever runs at that moment.
-    with claimed(store, job) as lease, stop_signals(job.cluster.grace_seconds) as signalled:
+    with claimed(store, "augment") as lease, stop_signals(job.cluster.grace_seconds) as signalled:
         run = plan_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
         metrics = AugmentMetrics(run.name)
         metrics.free_bytes.set_function(store.free_bytes)
         if (price := job.cluster.price_per_replica_hour) is not None:
             metrics.price.set(price)
-        with _told_if_unwritable(store):
+        with write_errors(store.url, resumable=True):
             progress, index = Progress(run, metrics), read_index(store, run)
             # Before anybody may look: a counter that begins with less than was told is taken for one that was reset.
             progress.on_committed_before(totals := index.totals())
@@ -158,7 +158,7 @@ def _generate(
             pool.stop()
             progress.publish(pool)
     if writer.error is not None:
-        raise _unwritable(store, writer.error) from writer.error
+        raise unwritable(store.url, writer.error, resumable=True) from writer.error
     if not done:
         raise StoppedError(
             "", None, f"by a signal, at {progress.finished} of {progress.total} rows; they are kept",
@@ -247,22 +247,6 @@ def _last_metrics_kept(store: ShardStore, lease: Lease, run: RunRecord, metrics:
         with suppress(Exception):
             lease.check()
             store.write_run(run)
-
-
-@contextmanager
-def _told_if_unwritable(store: ShardStore) -> Iterator[None]:
-    """The writer tells its own faults; this tells those of run.json and the card."""
-    try:
-        yield
-    except OSError as error:
-        raise _unwritable(store, error) from error
-
-
-def _unwritable(store: ShardStore, error: Exception) -> StoppedError:
-    return StoppedError(
-        "output.path", store.url, f"cannot be written: {error}",
-        "make room or mend the folder, then run the same command: it resumes, and nothing finished is lost",
-    )  # fmt: skip
 
 
 def _summary(store: ShardStore, progress: Progress) -> Summary:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipelines.inputs.reader import InputReader
-from pipelines.run_folder import _unwritable, versions
+from pipelines.run_folder import lines_of, refuse_other_job, versions, write_errors
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
@@ -36,11 +36,9 @@ def plan_run(
     Raises:
         RunError: the folder holds another job's run, or cannot be written.
     """
-    try:
+    with write_errors(store.url):
         run = planned_run(store, job, recipes, inputs, extend, **facts)
         store.write_run(run)
-    except OSError as error:
-        raise _unwritable(store, error) from None
     return run
 
 
@@ -153,14 +151,10 @@ def _new_run(
 
 
 def _resumed(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
-    if old.fingerprint != new.fingerprint:
-        changes = difference(old.identity, new.identity)
-        grown = all(change.startswith(_EXTENDABLE) for change in changes)
-        remedy = "name another output.path, or undo the change"
-        raise RunError(
-            "output.path", url, "the folder holds a run of another job:" + "".join(f"\n    {c}" for c in changes),
-            f"{remedy}; for rows added at the end, --extend" if grown else remedy,
-        )  # fmt: skip
+    remedy = "name another output.path, or undo the change"
+    if all(change.startswith(_EXTENDABLE) for change in difference(old.identity, new.identity)):
+        remedy += "; for rows added at the end, --extend"
+    refuse_other_job(url, old.identity, new.identity, remedy)
     return new.model_copy(update=_kept(old, "segments", "earlier_fingerprints"))
 
 
@@ -169,7 +163,7 @@ def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
     if not changes:
         changes = _not_appended(old.inputs, new.inputs)
     if changes:
-        cause = "only rows at the end may be added to a run:" + "".join(f"\n    {c}" for c in changes)
+        cause = "only rows at the end may be added to a run:" + lines_of(changes)
         raise RunError("--extend", url, cause, "undo the change, and add rows as files that come after the others")
     segments = old.segments if new.rows == old.rows else [*old.segments, new.rows]
     earlier = [*old.earlier_fingerprints, old.fingerprint] if new.fingerprint != old.fingerprint else []

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.corpora.comparison import ComparedRow, Comparison, Output
+from pipelines.run_folder import write_errors
 from schemas.errors import JobError, RunError
 from schemas.rows import ACCEPTED
 from schemas.text import printable
@@ -55,11 +56,8 @@ def save_comparison(comparison: Comparison, to: str) -> None:
     fs, path = resolve(to, "--to")
     if fs.exists(path):
         raise RunError("--to", to, "there is a file there already", "name another one, or remove it")
-    try:
+    with write_errors(to, "--to"):
         write_atomic(fs, path, page.encode())
-    except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        raise RunError("--to", to, cause, "name a file in a folder that you may write to") from None
 
 
 def page_of(to: str) -> Callable[[Comparison], str]:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
@@ -17,15 +16,16 @@ from pipelines.corpora.documents import Document, Documents, documents_of
 from pipelines.corpora.word_budget import Choice, Survey, survey, words_asked
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import corpus_card
-from pipelines.run_folder import refuse_lost_path, versions
+from pipelines.run_folder import RECORD_NAMES, has_record, refuse_lost_path, refuse_other_job, versions, write_errors
 from schemas.compose import CORPUS_SCHEMA, ComposeJob, Composition, PartRecord
 from schemas.errors import JobError, RunError
-from schemas.fingerprint import difference, fingerprint, identity_of
-from services.storage.filesystem import atomic_folder, resolve, write_atomic
+from schemas.fingerprint import fingerprint, identity_of
+from services.storage.filesystem import atomic_folder, write_atomic
+from services.storage.store import ShardStore
 
 _log = logging.getLogger("kindling")
 
-_RECORD = "composition.json"
+_RECORD = RECORD_NAMES["compose"]
 # What a data file holds at most, and with it memory: some 30 MB of text, or many short lines.
 _FILE_CHARACTERS = 32 << 20
 _FILE_DOCUMENTS = 1 << 18
@@ -45,11 +45,11 @@ def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
     """
     job = as_job(job, ComposeJob)
     words_asked(job, {})
-    fs, root = resolve(job.output.path, "output.path")
-    refuse_lost_path(job.output.path, fs)
+    store = ShardStore(job.output.path)
+    refuse_lost_path(store.url, store.fs)
     parts = {name: documents_of(name, part) for name, part in job.parts.items()}
     record = _planned(job, parts)
-    if there := _there(fs, root, record):
+    if there := _earlier(store, record):
         _log.info("%s is there already: nothing to do", job.output.path)
         return there
     surveys = {name: _surveyed(name, part, job.seed) for name, part in parts.items()}
@@ -57,17 +57,13 @@ def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
     choices = {name: Choice(found, asked[name], job.seed) for name, found in surveys.items()}
     chosen = {name: filter(choices[name].takes, part) for name, part in parts.items()}
     record.parts = {name: _part_record(parts[name], found, asked[name]) for name, found in surveys.items()}
-    try:
-        with atomic_folder(fs, root) as folder:
-            for number, table in enumerate(_tables(_in_turn(chosen, record.parts), record)):
-                name, data = f"data/train-{number:05d}.parquet", _parquet(table)
-                write_atomic(fs, f"{folder}/{name}", data)
-                record.files[name] = hashlib.sha256(data).hexdigest()
-            write_atomic(fs, f"{folder}/README.md", corpus_card(record).encode())
-            write_atomic(fs, f"{folder}/{_RECORD}", f"{record.model_dump_json(indent=2)}\n".encode())
-    except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        raise RunError("output.path", job.output.path, cause, "make room, or name another folder") from None
+    with write_errors(store.url), atomic_folder(store.fs, store.root) as folder:
+        for number, table in enumerate(_tables(_in_turn(chosen, record.parts), record)):
+            name, data = f"data/train-{number:05d}.parquet", _parquet(table)
+            write_atomic(store.fs, f"{folder}/{name}", data)
+            record.files[name] = hashlib.sha256(data).hexdigest()
+        write_atomic(store.fs, f"{folder}/README.md", corpus_card(record).encode())
+        write_atomic(store.fs, f"{folder}/{_RECORD}", f"{record.model_dump_json(indent=2)}\n".encode())
     return record
 
 
@@ -93,24 +89,21 @@ def _planned(job: ComposeJob, parts: Mapping[str, Documents]) -> Composition:
     )
 
 
-def _there(fs: fsspec.AbstractFileSystem, root: str, new: Composition) -> Composition | None:
-    """The same corpus, where it is there already.
+def _earlier(store: ShardStore, new: Composition) -> Composition | None:
+    """The record of the same corpus, where it lies in the folder already; None where the folder is new.
 
     Raises:
-        RunError: something else is.
+        RunError: the folder holds something else.
     """
-    remedy = "name another output.path, or move away what is there"
-    path = new.job["output"]["path"]
-    if not fs.exists(root) or (fs.isdir(root) and not fs.ls(root)):
+    if not has_record(store, "compose"):
         return None
+    path = store.path(_RECORD)
     try:
-        old = Composition.model_validate_json(fs.cat_file(f"{root}/{_RECORD}"))
+        old = Composition.model_validate_json(store.fs.cat_file(path))
     except (OSError, ValidationError):
-        raise RunError("output.path", path, f"there is something there that has no {_RECORD} of ours", remedy) from None
-    if old.fingerprint == new.fingerprint:
-        return old
-    changes = "".join(f"\n    {change}" for change in difference(old.identity, new.identity))
-    raise RunError("output.path", path, f"the folder holds another corpus:{changes}", remedy)
+        raise RunError(path, None, "it is no record of a composed corpus", "name another output.path") from None
+    refuse_other_job(store.url, old.identity, new.identity)
+    return old
 
 
 def _surveyed(name: str, part: Documents, seed: int) -> Survey:

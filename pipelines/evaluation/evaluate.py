@@ -12,7 +12,7 @@ from pipelines.evaluation.logit_lens import LensReport, evaluate_logit_lens, len
 from pipelines.evaluation.models import located
 from pipelines.evaluation.preference import PreferenceReport, check_preference, evaluate_preference, preference_tables
 from pipelines.evaluation.progress import Progress
-from pipelines.evaluation.record import claimed, read_record, write_record
+from pipelines.evaluation.record import read_record, recorded, write_record
 from pipelines.evaluation.sentiment import check_sentiment, evaluate_sentiment
 from pipelines.evaluation.sentiment_results import SentimentReport, sentiment_tables
 from pipelines.evaluation.session import Session
@@ -116,7 +116,7 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
     metrics, failures = EvaluateMetrics(job.name), {}
     with (
         serve_metrics(metrics, job.metrics) as address,
-        claimed(store, job, address, metrics),
+        recorded(store, job, address, metrics),
         stop_signals(job.cluster.grace_seconds) as stop_within,
     ):
         models = located(job, failures)

@@ -14,52 +14,44 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.run_folder import refuse_lost_path, versions
+from pipelines.run_folder import RECORD_NAMES, claimed, lines_of, versions, write_errors
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import difference, fingerprint
 from services.observability.series import EvaluateMetrics
-from services.storage.lease import hold_lease
 from services.storage.store import ShardStore
 
-_RECORD = "evaluate.json"
+_RECORD = RECORD_NAMES["evaluate"]
 
 
 @contextmanager
-def claimed(store: ShardStore, job: EvaluateJob, address: str, metrics: EvaluateMetrics) -> Iterator[None]:
-    """Inside the block the folder is this process's alone, and has a record.
+def recorded(store: ShardStore, job: EvaluateJob, address: str, metrics: EvaluateMetrics) -> Iterator[None]:
+    """Inside the block this process alone writes to the folder, and evaluate.json describes this start.
 
     Args:
-        address: the `host:port` of the endpoint; empty for none.
+        address: the `host:port` of the Prometheus endpoint; empty for none.
         metrics: the job's series.
 
     Raises:
         JobError: a relative output path would be lost.
         RunError: the folder holds something else, belongs to another process, or cannot be written.
     """
-    refuse_lost_path(job.output.path, store.fs)
-    if not store.fs.exists(store.path(_RECORD)) and not store.is_empty():
-        cause = f"the folder is not empty and holds no {_RECORD}"
-        raise RunError("output.path", store.url, cause, "name a folder of its own")
-    try:
-        with hold_lease(store) as lease:
-            known = read_record(store) or {}
-            # What failed in an earlier start, and what it told at its end, stand until this one comes to its own.
-            last = {name: known[name] for name in ("ended_at", "last_metrics") if name in known}
-            told = {"metrics": address, "start_id": metrics.start_id}
-            write_record(store, job, known.get("failures", {}), **told, **last)
-            try:
-                yield
-            except BaseException:
-                with suppress(Exception):  # what ended the job is told; each file system has errors of its own
-                    lease.check()
-                    known = read_record(store) or {}
-                    write_record(store, job, known.get("failures", {}), **told, **metrics.final_entries(known))
-                raise
-    except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        remedy = "make room, or name a folder that you may write to; what is done is not done again"
-        raise RunError("output.path", store.url, cause, remedy) from None
+    with write_errors(store.url), claimed(store, "evaluate") as lease:
+        old = read_record(store) or {}
+        # Failures of the last start, and its metrics, stay in the record until this start has its own.
+        kept = {name: old[name] for name in ("ended_at", "last_metrics") if name in old}
+        endpoint = {"metrics": address, "start_id": metrics.start_id}
+        write_record(store, job, old.get("failures", {}), **endpoint, **kept)
+        try:
+            yield
+        except BaseException:
+            with suppress(
+                Exception
+            ):  # the error that ended the job is reported; each file system has errors of its own
+                lease.check()
+                old = read_record(store) or {}
+                write_record(store, job, old.get("failures", {}), **endpoint, **metrics.final_entries(old))
+            raise
 
 
 def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str], **more: Any) -> None:
@@ -118,7 +110,7 @@ def read_result(store: ShardStore, evaluation: str, name: str, identity: Mapping
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(path, None, "it is no result of an evaluation", "move it away to have it made again") from None
     if changes:
-        cause = f"it holds {evaluation} of {name} by another job:" + "".join(f"\n    {change}" for change in changes)
+        cause = f"it holds {evaluation} of {name} by another job:" + lines_of(changes)
         raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")
     return found
 

@@ -19,14 +19,14 @@ from pipelines.labelling.progress import Progress
 from pipelines.labelling.ranges import LineRange, plan_ranges
 from pipelines.labelling.record import LabelRecord, read_record, write_record
 from pipelines.labelling.scoring import labelled
-from pipelines.run_folder import refuse_lost_path, versions
-from schemas.errors import JobError, RunError, StoppedError
-from schemas.fingerprint import difference, fingerprint, identity_of
+from pipelines.run_folder import claimed, has_record, refuse_other_job, versions, write_errors
+from schemas.errors import JobError, RunError
+from schemas.fingerprint import fingerprint, identity_of
 from schemas.job import Input
 from schemas.label import LabelJob
 from services.cluster import connect_to_ray
 from services.models.classifier import classifier_revision
-from services.storage.lease import Lease, hold_lease
+from services.storage.lease import Lease
 from services.storage.store import ShardStore, shard_path
 
 _log = logging.getLogger("kindling")
@@ -66,27 +66,20 @@ def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
     job = as_job(job, LabelJob)
     files = input_files(Input(path=job.input.path, format="text"))
     store = ShardStore(job.output.path)
-    refuse_lost_path(job.output.path, store.fs)
-    _read_old(store)  # somebody else's folder is left untouched
+    has_record(store, "label")  # before the input is read: somebody else's folder is left as it is
     run = _new_run(job, files)
-    try:
-        with hold_lease(store) as lease:
-            store.remove_leftovers()
-            run = _resumed(store, run)
-            tally, done = Tally(), store.committed_shards() & {each.shard for each in run.ranges}
-            for shard in sorted(done):
-                tally.add(_own(read_manifest(store, shard), run, store))
+    with claimed(store, "label") as lease, write_errors(store.url, resumable=True):
+        run = _resumed(store, run)
+        tally, done = Tally(), store.committed_shards() & {each.shard for each in run.ranges}
+        for shard in sorted(done):
+            tally.add(_own(read_manifest(store, shard), run, store))
+        _write_card(store, run, tally)
+        if left := [each for each in run.ranges if each.shard not in done]:
+            _label(store, job, run, left, tally, lease)
             _write_card(store, run, tally)
-            if left := [each for each in run.ranges if each.shard not in done]:
-                _label(store, job, run, left, tally, lease)
-                _write_card(store, run, tally)
-            else:
-                _log.info("%s is complete: nothing to do", store.url)
-            return _summary(store.url, tally)
-    except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        remedy = "make room or mend the folder, then run the same command: it resumes, and nothing finished is lost"
-        raise StoppedError("output.path", store.url, cause, remedy) from None
+        else:
+            _log.info("%s is complete: nothing to do", store.url)
+        return _summary(store.url, tally)
 
 
 def _write_card(store: ShardStore, run: LabelRecord, tally: Tally) -> None:
@@ -111,26 +104,15 @@ def _new_run(job: LabelJob, files: list[FileSource]) -> LabelRecord:
     return run
 
 
-def _read_old(store: ShardStore) -> LabelRecord | None:
-    """The run that is in the folder; None where the folder is empty.
+def _resumed(store: ShardStore, run: LabelRecord) -> LabelRecord:
+    """The run in the folder, where it is the same job's; else the new one, written there.
 
     Raises:
-        RunError: something else is.
+        RunError: the folder holds shards of another job.
     """
     old = read_record(store)
-    if old is None and not store.is_empty():
-        cause = "the folder is not empty and holds no run.json of a label run"
-        raise RunError("output.path", store.url, cause, "name a folder of its own")
-    return old
-
-
-def _resumed(store: ShardStore, run: LabelRecord) -> LabelRecord:
-    """The run that is in the folder, where that is the same; else the new one, written there."""
-    old = _read_old(store)
     if old is not None and store.committed_shards():
-        if changes := difference(old.identity, run.identity):
-            cause = "the folder holds a run of another job:" + "".join(f"\n    {change}" for change in changes)
-            raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")
+        refuse_other_job(store.url, old.identity, run.identity)
         return old
     write_record(store, run)
     return run

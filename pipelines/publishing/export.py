@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.publishing.dataset_card import dataset_card
-from pipelines.run_folder import open_run, read_part
+from pipelines.run_folder import open_run, read_part, write_errors
 from schemas.errors import RunError
 from schemas.rows import FOLDER_OF_STATE, ROW_SCHEMA
 from services.storage.filesystem import resolve, write_atomic
@@ -52,7 +52,7 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
         raise RunError("--to", to, "there is something there already", "name a folder that is empty or not there yet")
     counts = read_index(store, run).totals().counts
     files, rows = [], 0
-    try:
+    with write_errors(to, "--to"):
         for number, table in enumerate(_tables(store)):
             name = f"data/train-{number:05d}.{file_format}"
             write_atomic(fs, f"{root}/{name}", _ENCODERS[file_format](table))
@@ -60,9 +60,6 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
             rows += table.num_rows
         card = dataset_card(run, counts, f"data/*.{file_format}")
         write_atomic(fs, f"{root}/README.md", card.encode())
-    except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        raise RunError("--to", to, cause, "make room, or name a folder that you may write to") from None
     return Exported(to, files, rows, sum(counts.values()) == run.outputs)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.inputs.near_duplicates import NearDuplicates
-from pipelines.run_folder import open_run, read_part
+from pipelines.run_folder import open_run, read_part, write_errors
 from schemas.emotions import EMOTIONS
 from schemas.errors import RunError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, REJECTED
@@ -85,11 +85,8 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
     prompts = {emotion: each.prompts for emotion, each in found.items() if each.prompts}
     if not prompts:
         raise RunError("RUN", url, "it has no prompt yet", "`kindling status` tells how far it is, and what it refused")
-    try:
+    with write_errors(to, "--to"):
         write_atomic(fs, path, f"{json.dumps(prompts, ensure_ascii=False, indent=1)}\n".encode())
-    except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        raise RunError("--to", to, cause, "name a file in a folder that you may write to") from None
     return PromptSet(to, found, len(committed) == run.shards)
 
 

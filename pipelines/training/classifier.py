@@ -6,20 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fsspec.implementations.local import LocalFileSystem
-
 from pipelines.publishing.model_card import classifier_card
-from pipelines.run_folder import refuse_lost_path, versions
-from pipelines.training.folder import RECORD_NAME, unwritable
+from pipelines.run_folder import has_record, refuse_lost_path, refuse_other_job, versions, write_errors
+from pipelines.training.folder import RECORD_NAME
 from pipelines.training.labelled_texts import content_of, read_splits
 from schemas.errors import RunError
-from schemas.fingerprint import difference, fingerprint, identity_of
+from schemas.fingerprint import fingerprint, identity_of
 from schemas.train import ClassifierStage, TrainJob
 from services.models.checkpoints import locate
 from services.models.embedded import encoder_version
 from services.observability.endpoint import serve_metrics
 from services.observability.series import TrainMetrics
 from services.storage.filesystem import atomic_folder, sync_files, sync_folder
+from services.storage.store import ShardStore
 from trainers.emotion_classifier import ClassifierReport, DatasetSplits, train_classifier
 from trainers.progress import StageProgress
 
@@ -33,20 +32,17 @@ def train_classifier_job(job: TrainJob) -> ClassifierReport:
         KindlingError: the job, its data or its model is at fault, or the folder holds something else.
     """
     (stage,) = job.stages
-    refuse_lost_path(job.output.path, LocalFileSystem())
-    folder = Path(job.output.path).expanduser().absolute()
+    store = ShardStore(job.output.path)
+    refuse_lost_path(store.url, store.fs)
     stages = {str(number): stage.model_dump() for number, stage in enumerate(job.stages)}
     revision = encoder_version() if job.model.id == "embedded" else locate(job.model)[1]
     identity = identity_of({**job.model_dump(), "stages": stages}, data=content_of(stage.data), encoder=revision)
-    if report := _there(folder, identity):
+    if report := _earlier(store, identity):
         _log.info("%s is complete: nothing to do", job.output.path)
         return report
     data = read_splits(stage.data)
-    try:
-        with atomic_folder(LocalFileSystem(), str(folder)) as scratch:
-            report = _trained(job, stage, data, identity, Path(scratch))
-    except OSError as error:
-        raise unwritable(folder, error) from None
+    with write_errors(store.url), atomic_folder(store.fs, store.root) as scratch:
+        report = _trained(job, stage, data, identity, Path(scratch))
     return report
 
 
@@ -74,16 +70,19 @@ def _trained(
     return report
 
 
-def _there(folder: Path, identity: dict[str, Any]) -> ClassifierReport | None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+def _earlier(store: ShardStore, identity: dict[str, Any]) -> ClassifierReport | None:
+    """The report of the same job, where its classifier lies in the folder already; None where the folder is new.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+    if not has_record(store, "train"):
         return None
+    path = store.path(RECORD_NAME)
     try:
-        record = json.loads((folder / RECORD_NAME).read_text())
+        record = json.loads(store.fs.cat_file(path))
         old, report = record["identity"], ClassifierReport(**record["report"])
     except (OSError, ValueError, KeyError, TypeError):
-        cause = f"the folder is not empty and holds no {RECORD_NAME}"
-        raise RunError("output.path", str(folder), cause, "name a folder of its own") from None
-    if changed := difference(old, identity):
-        cause = "the folder holds what another job trained:" + "".join(f"\n    {change}" for change in changed)
-        raise RunError("output.path", str(folder), cause, "name another output.path, or remove the folder")
+        raise RunError(path, None, "it is no record of a classifier's training", "name another output.path") from None
+    refuse_other_job(store.url, old, identity, "name another output.path, or remove the folder")
     return report

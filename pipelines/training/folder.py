@@ -10,7 +10,6 @@ work/          of the stage that is being trained: token ids, and checkpoints to
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -24,18 +23,17 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.publishing.model_card import language_model_card
-from pipelines.run_folder import versions
+from pipelines.run_folder import RECORD_NAMES, has_record, refuse_other_job, versions
 from schemas.errors import KindlingError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.train import TrainJob
-from services.storage.filesystem import make_folder, sync_files, sync_folder, write_atomic
+from services.storage.filesystem import sync_files, sync_folder, write_atomic
 from services.storage.store import ShardStore
 
 _log = logging.getLogger("kindling")
 
-RECORD_NAME = "train.json"
+RECORD_NAME = RECORD_NAMES["train"]
 LOG_NAME = "train.log"
-_LOCK_NAME = "train.lock"
 _FS = LocalFileSystem()
 
 
@@ -80,41 +78,41 @@ def _teachers(job: TrainJob) -> dict[str, str]:
     return found
 
 
-def begun(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The record of the folder: the new one, or that of an earlier start of the same job.
+def begun(store: ShardStore, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of the training in a folder: the new one, or that of an earlier start of the same job.
 
-    A job may differ in stages that were not begun: what was trained before them is kept.
+    A job may differ from the earlier start in stages that were not begun: models of the stages before them are kept.
+
+    Args:
+        store: the folder, claimed by this process.
+        record: the record of a training that has not begun.
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder holds the training of another job, or its record cannot be read.
     """
+    folder = Path(store.root)
+    if not has_record(store, "train"):
+        write_record(folder, record)
+        return record
     path = folder / RECORD_NAME
-    if path.is_file():
-        try:
-            old = json.loads(path.read_text())
-            changed = difference(old["identity"], record["identity"])
-            done = len(old["stages"])
-        except (ValueError, KeyError, TypeError):
-            raise RunError(str(path), None, "it is no record of a training", "name another output.path") from None
-        started = done + any(folder.glob("work/*/checkpoint-*"))
-        if changed and (not started or all(_concerns_stage_from(started, change) for change in changed)):
-            for left in (*folder.glob("work/*"), *folder.glob("tensorboard/[0-9]*-*")):
-                if int(left.name.partition("-")[0]) >= started:  # of a stage that was not begun: its job was at fault
-                    shutil.rmtree(left)
-            record = {**record, "stages": old["stages"]}
-            write_record(folder, record)
-            return record
-        if changed:
-            cause = "the folder holds what another job trained:" + "".join(f"\n    {change}" for change in changed)
-            raise RunError("output.path", str(folder), cause, "name another output.path, or remove the folder")
-        if done == len(record["job"]["stages"]):
-            _log.info("%s is complete: nothing to do", folder)
-        return old
-    if {each.name for each in folder.iterdir()} - {_LOCK_NAME}:
-        cause = f"the folder is not empty and holds no {RECORD_NAME}"
-        raise RunError("output.path", str(folder), cause, "name a folder of its own")
-    write_record(folder, record)
-    return record
+    try:
+        old = json.loads(path.read_text())
+        changes = difference(old["identity"], record["identity"])
+        done = len(old["stages"])
+    except (ValueError, KeyError, TypeError):
+        raise RunError(str(path), None, "it is no record of a training", "name another output.path") from None
+    started = done + any(folder.glob("work/*/checkpoint-*"))
+    if changes and (not started or all(_concerns_stage_from(started, change) for change in changes)):
+        for left in (*folder.glob("work/*"), *folder.glob("tensorboard/[0-9]*-*")):
+            if int(left.name.partition("-")[0]) >= started:  # of a stage that was not begun: its job was at fault
+                shutil.rmtree(left)
+        record = {**record, "stages": old["stages"]}
+        write_record(folder, record)
+        return record
+    refuse_other_job(store.url, old["identity"], record["identity"], "name another output.path, or remove the folder")
+    if done == len(record["job"]["stages"]):
+        _log.info("%s is complete: nothing to do", folder)
+    return old
 
 
 def _concerns_stage_from(first: int, change: str) -> bool:
@@ -154,23 +152,6 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Inside the block no other process trains in the folder.
-
-    Raises:
-        RunError: one does now.
-    """
-    make_folder(str(folder))
-    with (folder / _LOCK_NAME).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            cause, remedy = "another process trains there now", "wait for it, or name another output.path"
-            raise RunError("output.path", str(folder), cause, remedy) from None
-        yield
-
-
-@contextlib.contextmanager
 def logged(folder: Path) -> Iterator[None]:
     """Inside the block what is logged goes to the folder's train.log too, and so does what ends it before its end."""
     handler = _LogFile(folder / LOG_NAME, encoding="utf-8", delay=True)  # where nothing is said there is no file
@@ -194,9 +175,3 @@ def logged(folder: Path) -> Iterator[None]:
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """Nothing: a full disk is told by what cannot be saved there."""
-
-
-def unwritable(folder: Path, error: OSError) -> RunError:
-    """The error to raise where the folder cannot be written."""
-    cause = f"cannot be written: {error.strerror or error}"
-    return RunError("output.path", str(folder), cause, "make room, or name a folder that you may write to")

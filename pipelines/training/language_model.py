@@ -11,9 +11,9 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.inputs.minimal_pairs import described, sample_of
-from pipelines.run_folder import refuse_lost_path
+from pipelines.run_folder import claimed, refuse_lost_path, write_errors
 from pipelines.stopping import stop_signals
-from pipelines.training.folder import alone, begun, finish, logged, record_of, unwritable, write_record
+from pipelines.training.folder import begun, finish, logged, record_of, write_record
 from pipelines.training.rows import Completions, Documents, sources_of
 from pipelines.training.stage import LanguageModelReport, Stage, StageReport
 from schemas.train import TrainJob
@@ -21,6 +21,7 @@ from services.models.checkpoints import locate
 from services.models.minimal_pairs import MinimalPair
 from services.observability.endpoint import serve_metrics
 from services.observability.series import TrainMetrics
+from services.storage.store import ShardStore
 from trainers import initial_model
 
 _FS = LocalFileSystem()
@@ -33,8 +34,9 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
         KindlingError: the job, its data or its model is at fault, or the folder holds something else.
         StoppedError: a signal came; the same command goes on.
     """
-    refuse_lost_path(job.output.path, _FS)
-    folder = Path(job.output.path).expanduser().absolute()
+    store = ShardStore(job.output.path)
+    refuse_lost_path(store.url, store.fs)
+    folder = Path(store.root)
     sources = [sources_of(number, stage, job.seed) for number, stage in enumerate(job.stages)]
     contents = {str(number): dict(ChainMap(*(part.content for part in parts))) for number, parts in enumerate(sources)}
     pairs = {n: sample_of(f"stages.{n}.blimp", s.blimp, job.seed) for n, s in enumerate(job.stages) if s.blimp}
@@ -42,14 +44,11 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
         contents[str(number)]["minimal pairs"] = described(sample)  # a blank: no part has that name
     path, revision = locate(job.model)
     _refuse_unfit(job, path)
-    try:
-        with alone(folder):
-            record = begun(folder, record_of(job, contents, revision, initial_model.resolve_precision(job.precision)))
-            if len(record["stages"]) < len(job.stages):
-                _train_rest(job, folder, record, path, sources, pairs)
-            finish(folder, record)
-    except OSError as error:
-        raise unwritable(folder, error) from None
+    with write_errors(store.url), claimed(store, "train"):
+        record = begun(store, record_of(job, contents, revision, initial_model.resolve_precision(job.precision)))
+        if len(record["stages"]) < len(job.stages):
+            _train_rest(job, folder, record, path, sources, pairs)
+        finish(folder, record)
     return LanguageModelReport(str(folder), [StageReport(**stage) for stage in record["stages"]])
 
 

@@ -50,15 +50,18 @@ class Lease(Protocol):
 
 
 @contextlib.contextmanager
-def hold_lease(store: ShardStore) -> Iterator[Lease]:
+def hold_lease(store: ShardStore, lock_name: str = LOCK_NAME) -> Iterator[Lease]:
     """Holds the lease inside the block: only this process may write to the run folder.
+
+    Args:
+        lock_name: file name of the lock.
 
     Raises:
         RunError: another driver holds the lease; the message names it.
         OSError: the folder cannot be written.
     """
     require_atomic_writes(store.fs, store.url)
-    lease = _FileLock(store) if is_local(store.fs) else _RenewedObject(store)
+    lease = _FileLock(store, lock_name) if is_local(store.fs) else _RenewedObject(store, lock_name)
     try:
         yield lease
     finally:
@@ -68,8 +71,8 @@ def hold_lease(store: ShardStore) -> Iterator[Lease]:
 class _FileLock:
     """Lock on a local file. It works on network file systems that support `flock`, such as NFS from version 4 on."""
 
-    def __init__(self, store: ShardStore) -> None:
-        self._path = store.path(LOCK_NAME)
+    def __init__(self, store: ShardStore, name: str) -> None:
+        self._path = store.path(name)
         make_folder(store.root)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -108,8 +111,8 @@ class _FileLock:
 class _RenewedObject:
     """Lease on a file system without locks: an object that a thread of its own renews."""
 
-    def __init__(self, store: ShardStore) -> None:
-        self._store, self._nonce = store, secrets.token_hex(8)
+    def __init__(self, store: ShardStore, name: str) -> None:
+        self._store, self._path, self._nonce = store, store.path(name), secrets.token_hex(8)
         self._ended = threading.Event()
         self._renewals = 0
         self._good_until = 0.0
@@ -120,7 +123,7 @@ class _RenewedObject:
     def check(self) -> None:
         """Checks the time of the last renewal, see `Lease.check`."""
         if _now() > self._good_until:
-            raise LeaseLostError(f"{self._store.path(LOCK_NAME)} could not be renewed, or is another driver's now")
+            raise LeaseLostError(f"{self._path} could not be renewed, or is another driver's now")
 
     def release(self) -> None:
         """Ends the renewing, and removes the object if it is still this driver's."""
@@ -128,7 +131,7 @@ class _RenewedObject:
         self._thread.join()
         with contextlib.suppress(OSError):
             if self._is_own(self._read()):
-                self._store.fs.rm_file(self._store.path(LOCK_NAME))
+                self._store.fs.rm_file(self._path)
 
     def _take(self) -> None:
         """Takes the lease once nobody renews it.
@@ -173,7 +176,7 @@ class _RenewedObject:
         self._renewals += 1  # changes the content, which is what another driver watches
         began = _now()
         lease = {"holder": _describe_this_driver(), "nonce": self._nonce, "renewals": self._renewals}
-        self._store.fs.pipe_file(self._store.path(LOCK_NAME), json.dumps(lease).encode())
+        self._store.fs.pipe_file(self._path, json.dumps(lease).encode())
         # From the time before the write, and shorter than another driver waits: this driver stops before the other one
         # takes over.
         self._good_until = began + _VOID_SECONDS - _RENEW_SECONDS
@@ -182,7 +185,7 @@ class _RenewedObject:
         """Content of the lease object; empty if there is none."""
         self._store.fs.invalidate_cache(self._store.root)
         try:
-            return self._store.fs.cat_file(self._store.path(LOCK_NAME))
+            return self._store.fs.cat_file(self._path)
         except FileNotFoundError:
             return b""
 

@@ -37,7 +37,7 @@ from schemas.run import MANIFEST_KEY, Manifest, RunRecord
 from services.storage.failpoints import failpoint
 from services.storage.filesystem import LEFTOVER_SUFFIX, is_local, resolve, write_atomic
 
-LOCK_NAME = "run.lock"
+LOCK_NAME, TRAIN_LOCK_NAME = "run.lock", "train.lock"
 # Folders to which only this program writes: it may remove what a killed process left half written there.
 _OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values())
 _SIBLING_FOLDERS = tuple(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED)
@@ -74,7 +74,7 @@ class ShardStore:
     def is_empty(self) -> bool:
         """Returns whether the folder is missing or holds no file but a lock and half-written files."""
         names = {name for name in self.list_names("") if not _is_leftover(name)}
-        return not names - {LOCK_NAME, ""}  # some object stores list a folder in itself, with an empty name
+        return not names - {LOCK_NAME, TRAIN_LOCK_NAME, ""}  # some object stores list a folder in itself, with an empty name
 
     def file_size(self, relative: str) -> int:
         """Size of one file, in bytes."""

@@ -79,7 +79,7 @@ def _seconds_to_first_row(folder: Path) -> float:
     recipes = make_recipes(job)
     reader = InputReader(job.input, all_fields(recipes), optional_fields(recipes))
     store = ShardStore(job.output.path)
-    with claimed(store, job) as lease:
+    with claimed(store, "augment") as lease:
         run = plan_run(store, job, recipes, reader.inputs, extend=False)
         index = read_index(store, run)
         index.save_if_due()

@@ -49,7 +49,7 @@ def plan(tmp_path):
         job = parse_job(merged(base, changes), AugmentJob)
         recipes = make_recipes(job)
         store = ShardStore(job.output.path)
-        with claimed(store, job):
+        with claimed(store, "augment"):
             run = plan_run(store, job, recipes, InputReader(job.input, all_fields(recipes)).inputs, extend)
         # A run holds its folder from its first row on.
         if store.can_append:

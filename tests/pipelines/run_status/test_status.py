@@ -19,7 +19,7 @@ import pytest
 
 from pipelines import augment, status
 from pipelines.augmentation.eta import Pace
-from pipelines.evaluation.record import claimed, read_record, write_record
+from pipelines.evaluation.record import read_record, recorded, write_record
 from pipelines.run_status.label import LabelStatus
 from pipelines.run_status.page import line, page
 from pipelines.run_status.train import TrainStatus
@@ -362,11 +362,11 @@ def test_an_evaluation_that_gets_another_model_is_not_complete_any_more(tmp_path
     store = ShardStore(str(tmp_path))
     plain = {"name": "e", "models": [{"id": "fake", "name": "one"}], "evaluations": ["blimp"]}
     plain["output"] = {"path": str(tmp_path)}
-    with claimed(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
+    with recorded(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
         store.write_text("results/blimp/one.json", "{}")
     assert status(str(tmp_path)).complete
     plain["models"].append({"id": "fake", "name": "two"})
-    with claimed(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
+    with recorded(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
         assert line(status(str(tmp_path))) == "e: an evaluation, 1 of 2 results, not complete"
 
 
@@ -377,11 +377,11 @@ def test_what_an_evaluation_told_last_outlives_a_start_that_tells_nothing(tmp_pa
     series.examples.labels("e", "blimp", "one").inc(7)
     name = 'kindling_evaluate_examples_total{evaluation="blimp",model="one"}'
     for each in (series, EvaluateMetrics("e")):
-        with pytest.raises(StoppedError), claimed(store, job, "", each):
+        with pytest.raises(StoppedError), recorded(store, job, "", each):
             raise StoppedError("", None, "by a signal", "go on")
         record = read_record(store)
         assert record["last_metrics"][name] == 7 and record["ended_at"] and record["start_id"] == each.start_id
-    with claimed(store, job, "", EvaluateMetrics("e")):
+    with recorded(store, job, "", EvaluateMetrics("e")):
         assert read_record(store)["last_metrics"][name] == 7  # and so it is if this one is killed
 
 
