@@ -45,9 +45,8 @@ def recorded(store: ShardStore, job: EvaluateJob, address: str, metrics: Evaluat
         try:
             yield
         except BaseException:
-            with suppress(
-                Exception
-            ):  # the error that ended the job is reported; each file system has errors of its own
+            # The error that ended the job is reported, and no other; each file system has errors of its own.
+            with suppress(Exception):
                 lease.check()
                 old = read_record(store) or {}
                 write_record(store, job, old.get("failures", {}), **endpoint, **metrics.final_entries(old))
