@@ -74,7 +74,7 @@ class ShardStore:
     def is_empty(self) -> bool:
         """Returns whether the folder is missing or holds no file but a lock and half-written files."""
         names = {name for name in self.list_names("") if not _is_leftover(name)}
-        return not names - {LOCK_NAME, TRAIN_LOCK_NAME, ""}  # some object stores list a folder in itself, with an empty name
+        return not names - {LOCK_NAME, TRAIN_LOCK_NAME, ""}  # "": some object stores list a folder in itself
 
     def file_size(self, relative: str) -> int:
         """Size of one file, in bytes."""
