@@ -18,7 +18,7 @@ from datasets import Dataset
 from jinja2 import TemplateError
 
 from schemas.errors import EngineError
-from services.engines.control_tokens import control_tokens, without_control
+from services.engines.control_tokens import break_control_tokens, find_control_tokens
 from trainers.initial_model import begins_with_bos
 
 IGNORED_LABEL = -100
@@ -72,7 +72,7 @@ class ExampleEncoder:
 
     def __init__(self, tokenizer: Any, max_length: int, too_long: str | None) -> None:
         self._tokenizer, self._max_length, self._too_long = tokenizer, max_length, too_long
-        self._control_tokens = control_tokens(tokenizer)
+        self._control_tokens = find_control_tokens(tokenizer)
         self._prefix = [tokenizer.bos_token_id] if begins_with_bos(tokenizer) else []
         self.counts: Counter[str] = Counter()
 
@@ -96,11 +96,11 @@ class ExampleEncoder:
         no end of a turn.
         """
         if row.prompt is None:
-            yield [without_control(row.text, self._control_tokens)]
+            yield [break_control_tokens(row.text, self._control_tokens)]
             return
         before = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
-        turns = [{**turn, "content": without_control(turn["content"], self._control_tokens)} for turn in before]
-        turns.append({"role": "assistant", "content": without_control(row.text, self._control_tokens)})
+        turns = [{**turn, "content": break_control_tokens(turn["content"], self._control_tokens)} for turn in before]
+        turns.append({"role": "assistant", "content": break_control_tokens(row.text, self._control_tokens)})
         try:
             rendered = [self._render(turns, number) for number, turn in enumerate(turns) if turn["role"] == "assistant"]
         except TemplateError:

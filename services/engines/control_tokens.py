@@ -1,35 +1,38 @@
-"""A model's control tokens, and text that holds none of them.
+"""A model's control tokens, and how they are kept out of the text of messages.
 
-A chat template marks whose turn it is by tokens such as `<|im_end|>`, and a tokenizer takes them wherever they stand:
-a row whose text holds one could end its own turn and speak as the system. So in the text of messages each is broken by
-a blank after its first character.
+A chat template marks turns by control tokens such as `<|im_end|>`. A tokenizer recognizes them anywhere in a text: a
+row whose text contains one could end its own turn and continue as the system. Therefore every control token in the text
+of a message is broken up by a blank after its first character.
 """
 
 from typing import Any
 
 
-def control_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """What a tokenizer reads as one token of its own accord: its special tokens, and those among its other added ones
-    that the chat template uses (`<think>`).
+def find_control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Returns the strings that a tokenizer always reads as one token.
 
-    Markers that are no tokens to the tokenizer (`[INST]` of early Mistral models, `### Response:`) are text to it, and
-    are not found.
+    These are its special tokens, and those of its other added tokens that the chat template uses (`<think>`). Markers
+    that are plain text to the tokenizer (`[INST]` of early Mistral models, `### Response:`) are not included.
 
     Args:
-        tokenizer: a fast or slow one of transformers, or Mistral's own.
+        tokenizer: a fast or slow tokenizer of transformers, or Mistral's own.
     """
     template = str(getattr(tokenizer, "chat_template", None) or "")
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    found = {*tokenizer.all_special_tokens, *(t.content for t in added if t.special or t.content in template)}
-    return tuple(sorted({token.strip() for token in found} - {""}))
+    used = (token.content for token in added if token.special or token.content in template)
+    return tuple(sorted({token.strip() for token in (*tokenizer.all_special_tokens, *used)} - {""}))
 
 
-def without_control(text: str, tokens: tuple[str, ...]) -> str:
-    """The same text where it holds none of the tokens; else each one broken by a blank, or gone if it is one character.
+def break_control_tokens(text: str, tokens: tuple[str, ...]) -> str:
+    """Returns the text without control tokens; a text that contains none is returned unchanged.
 
-    Again and again, for what is left of one token may be a part of another.
+    A blank is put after the first character of each control token. A token of one character is removed.
+
+    Args:
+        tokens: from `find_control_tokens`.
     """
-    while found := [token for token in tokens if token in text]:
-        for token in found:
+    # Repeated, because the rest of one broken token may be a part of another token.
+    while contained := [token for token in tokens if token in text]:
+        for token in contained:
             text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
     return text

@@ -1,7 +1,7 @@
-"""What an engine gets on a CPU, where vLLM leaves the choice to whoever starts it.
+"""Settings of an engine on a CPU, where vLLM leaves the choice to whoever starts it.
 
-https://docs.vllm.ai/en/latest/getting_started/installation/cpu/ tells what each does; docs/performance.md what it
-gained where it was measured.
+Each setting is explained at https://docs.vllm.ai/en/latest/getting_started/installation/cpu/; docs/performance.md has
+measurements of what each gains.
 """
 
 import glob
@@ -9,15 +9,16 @@ import os
 import sys
 from typing import Any
 
-from services.engines.cpu_cores import one_thread_of_each
+from services.engines.cpu_cores import one_thread_per_core
 from services.engines.engine import EngineSpec
 
-# Where the job file is silent. Eager mode: compiling takes longer than most CPU jobs run.
+# Engine arguments for keys that the job file leaves out. Eager mode: compiling takes longer than most CPU jobs run.
 CPU_DEFAULTS: dict[str, Any] = {"max_num_seqs": 64, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True}
 
 _BIND = "VLLM_CPU_OMP_THREADS_BIND"
 _PRELOAD = "LD_PRELOAD"
-# The C library's allocator gives pages back and takes them again with each step of the engine; these keep them.
+# The C library's allocator returns memory pages to the system and requests them again in each step of the engine;
+# tcmalloc keeps them.
 _ALLOCATORS = (
     "/usr/lib/*/libtcmalloc_minimal.so.4",
     "/usr/lib*/libtcmalloc_minimal.so.4",
@@ -26,21 +27,22 @@ _ALLOCATORS = (
 )
 
 
-def prepare_cpu(spec: EngineSpec) -> None:
-    """Sets what the engine's processes, which are started after this, take from the environment."""
+def set_cpu_environment(spec: EngineSpec) -> None:
+    """Sets the environment variables of the engine's processes; to be called before they are started."""
     if spec.cores:
-        # Without this every engine of a machine binds itself from core 0 on. Ranks of one engine are split by "|".
+        # Without this every engine of a machine binds itself from core 0 on. "|" separates the ranks of one engine.
         ranks = int(spec.engine.get("tensor_parallel_size", 1))
-        cores = one_thread_of_each(spec.cores)
-        share = max(len(cores) // ranks, 1)
-        parts = [cores[rank * share : (rank + 1) * share] for rank in range(ranks)]
+        cores = one_thread_per_core(spec.cores)
+        per_rank = max(len(cores) // ranks, 1)
+        parts = [cores[rank * per_rank : (rank + 1) * per_rank] for rank in range(ranks)]
         os.environ[_BIND] = "|".join(",".join(map(str, part)) for part in parts)
-    given = os.environ.get(_PRELOAD, "")
-    found = next((path for pattern in _ALLOCATORS for path in sorted(glob.glob(pattern))), None)
-    if found and "malloc" not in given:
-        os.environ[_PRELOAD] = f"{found}:{given}" if given else found
+    preloaded = os.environ.get(_PRELOAD, "")
+    allocator = next((path for pattern in _ALLOCATORS for path in sorted(glob.glob(pattern))), None)
+    # An allocator that the user preloads already (jemalloc, say) stays.
+    if allocator and "malloc" not in preloaded:
+        os.environ[_PRELOAD] = f"{allocator}:{preloaded}" if preloaded else allocator
 
 
 def cpu_environment() -> dict[str, str]:
-    """What was chosen, for run.json."""
+    """Returns the variables that `set_cpu_environment` chose; kept in run.json."""
     return {name: os.environ[name] for name in (_BIND, _PRELOAD) if os.environ.get(name)}

@@ -1,4 +1,4 @@
-"""What an engine is: the one interface that vLLM and the fake engine stand behind."""
+"""The interface that vLLM's engine and the fake engine both implement, its requests and its results."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,23 +8,23 @@ from schemas.job import Model
 
 
 class EngineDeadError(Exception):
-    """The engine behind this replica is gone; the replica must be replaced.
+    """The engine of this replica died; the replica must be replaced.
 
     Args:
-        cause: what the engine said of it.
+        cause: the engine's own message.
     """
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """All that is needed to start one engine, wherever its replica lands.
+    """Everything that is needed to start one engine, on whatever node its replica runs.
 
     Attributes:
-        model: as in the job file.
-        engine: vLLM engine arguments as in the job file.
-        gpus: GPUs of the replica; 0 serves on the CPU.
-        cpus: CPU cores that it wants for itself, where it serves on the CPU.
-        cores: those that it got, once its replica is placed; the engine alone computes on them.
+        model: model section of the job file.
+        engine: vLLM engine arguments, as in the job file.
+        gpus: GPUs of the replica; 0 runs the model on the CPU.
+        cpus: CPU cores that the engine should have for itself; used where it has no GPU.
+        cores: numbers of the CPU cores that it got; known once its replica runs.
     """
 
     model: Model
@@ -36,15 +36,15 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a started engine resolved.
+    """Facts of a started engine.
 
     Attributes:
-        max_num_seqs: requests that it runs at once.
-        max_model_len: tokens of prompt and output together.
+        max_num_seqs: number of requests that run at the same time.
+        max_model_len: limit of prompt and output tokens together.
         model_revision: commit or content hash of the loaded model.
-        settings: what was chosen for this machine, for run.json.
+        settings: settings that were chosen for this machine; kept in run.json.
         pids: processes of the replica and its engine.
-        versions: packages that shaped the output.
+        versions: versions of the packages that influence the output.
     """
 
     max_num_seqs: int
@@ -57,7 +57,17 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Generation:
-    """One finished request. Token counts are the engine's own; seconds are wall time from submission to last token."""
+    """One finished request.
+
+    Attributes:
+        text: the response.
+        finish_reason: `stop` at the model's own end, `length` at a limit.
+        prompt_tokens: tokens of the prompt, as the engine counts them.
+        cached_prompt_tokens: tokens of the prompt that were in the prefix cache.
+        output_tokens: tokens of the response.
+        started_at: time of the submission.
+        duration_seconds: wall time from submission to the last token.
+    """
 
     text: str
     finish_reason: str
@@ -74,36 +84,36 @@ class Engine(Protocol):
     info: EngineInfo
 
     async def prepare(self, messages: list[dict[str, str]]) -> Any:
-        """Turns a conversation into a prompt as `generate` takes it: tokens, say.
+        """Turns a conversation into a prompt in the form that `generate` takes (tokens, say).
 
         Args:
             messages: the conversation; the model's chat template is applied to it.
 
         Raises:
-            RowError: the model cannot take it (it is too long, say).
+            RowError: the model cannot take the prompt (it is too long, say).
         """
         ...
 
     async def generate(self, prompt: Any, sampling: dict[str, Any], seed: int) -> Generation:
-        """Generates one reply.
+        """Generates one response.
 
         Args:
-            prompt: from `prepare`.
+            prompt: a result of `prepare`.
             sampling: keys of `schemas.job.Sampling`.
-            seed: of this request alone.
+            seed: seed of this request alone.
 
         Raises:
             RowError: this request cannot be served; others can.
-            EngineDeadError: the engine is gone.
+            EngineDeadError: the engine died.
         """
         ...
 
     def kv_cache_usage(self) -> float:
-        """Share of its KV cache that running requests take, 0 to 1; NaN where it does not tell."""
+        """Returns the share of the KV cache that running requests use, 0 to 1; NaN where the engine does not know."""
         ...
 
     async def reset_prefix_cache(self) -> bool:
-        """Forgets the prompts it has seen; False while requests run, which keep theirs."""
+        """Empties the prefix cache; returns False where requests are running, since their prompts stay in it."""
         ...
 
     async def stop(self) -> None:

@@ -1,7 +1,7 @@
-"""An engine without a model: the interface of the real one, and a latency model in place of the arithmetic.
+"""An engine without a model: it has the interface of the real one, and a latency model in place of the computation.
 
-For scale tests and simulation. Its text is a pure function of messages, seed and max_tokens, so a checker can
-recompute any row.
+Used by scale tests and simulation. Its text is a pure function of messages, seed and max_tokens, so that a check can
+compute any row again.
 """
 
 import asyncio
@@ -19,40 +19,13 @@ from schemas.rows import RowError
 from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
 
 _WORDS = [
-    "sun",
-    "moon",
-    "river",
-    "stone",
-    "little",
-    "garden",
-    "bird",
-    "window",
-    "morning",
-    "quiet",
-    "friend",
-    "lantern",
-    "apple",
-    "blanket",
-    "hill",
-    "door",
-    "rain",
-    "song",
-    "boat",
-    "feather",
-    "kite",
-    "button",
-    "story",
-    "summer",
-    "shadow",
-    "path",
-    "candle",
-    "meadow",
-    "cloud",
-    "whistle",
-]
+    "sun", "moon", "river", "stone", "little", "garden", "bird", "window", "morning", "quiet", "friend", "lantern",
+    "apple", "blanket", "hill", "door", "rain", "song", "boat", "feather", "kite", "button", "story", "summer",
+    "shadow", "path", "candle", "meadow", "cloud", "whistle",
+]  # fmt: skip
 
-# Lengths of its texts, all as likely.
-SHORTEST_WORDS, LONGEST_WORDS = 8, 64
+# Lengths of the texts in words, uniformly distributed.
+MIN_WORDS, MAX_WORDS = 8, 64
 
 
 @dataclass(frozen=True)
@@ -70,37 +43,40 @@ class LatencyModel:
     step_seconds: float = 0.0005
     die_at_start: bool = False
     die_after_requests: int = 0
-    """end the engine when this many requests were served; 0: never"""
+    """number of served requests after which the engine dies; 0: it does not die"""
     poison: str = ""
-    """end the engine under each prompt that has this word; "": under none"""
+    """word that kills the engine when a prompt contains it; "": no word does"""
     journal: str = ""
-    """file to which a line is added as a request begins to run, and one when it is done: see `journal_line`"""
+    """file to which a line is appended when a request begins to run, and another when it ends: see `journal_line`"""
 
     def request_seconds(self, prompt_tokens: int, output_tokens: int) -> float:
-        """What one request takes once it runs."""
+        """Returns the seconds that one request takes once it runs."""
         prefill = self.start_seconds + prompt_tokens / self.prefill_tokens_per_second
         return prefill + output_tokens * self.step_seconds
 
 
 class FakeEngine:
-    """See the module.
+    """An `Engine` that draws words at random and takes as long as its latency model says.
+
+    Args:
+        spec: `spec.engine` has the keys of `LatencyModel`.
 
     Raises:
         EngineError: `spec.engine` has a key that the latency model does not know.
-        EngineDeadError: it was told to die at its start.
+        EngineDeadError: the job sets `engine.die_at_start`.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
-        known = [f.name for f in fields(LatencyModel)]
+        known = [field.name for field in fields(LatencyModel)]
         for key, value in spec.engine.items():
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
-                remedy = f"did you mean `engine.{close[0]}`?" if close else f"the keys here are {', '.join(known)}"
+                remedy = f"did you mean `engine.{close[0]}`?" if close else f"the known keys are {', '.join(known)}"
                 raise EngineError(f"engine.{key}", value, "the fake engine does not know this key", remedy)
         self._latency = LatencyModel(**spec.engine)
         if self._latency.die_at_start:
             raise EngineDeadError("the fake engine was told to die at its start")
-        # Appended to by all engines of a job, and by a killed one up to its last line.
+        # Opened for appending: all engines of a job write to it, and a killed one has written whole lines only.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         self._journal = os.open(self._latency.journal, flags, 0o644) if self._latency.journal else None
         self._slots = asyncio.Semaphore(self._latency.max_num_seqs)
@@ -115,17 +91,17 @@ class FakeEngine:
         )
 
     async def prepare(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-        """See `Engine.prepare`. A whitespace word counts as a token."""
-        prompt_tokens = _tokens(messages)
+        """Returns the messages, where they are short enough. Every word counts as a token. See `Engine.prepare`."""
+        prompt_tokens = _count_tokens(messages)
         if prompt_tokens + 1 > self._latency.max_model_len:
             limit = self._latency.max_model_len
             raise RowError(f"the prompt has {prompt_tokens} tokens and the model takes at most {limit}")
         return messages
 
     async def generate(self, prompt: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
-        """See `Engine.generate`."""
+        """Returns random words after the time that the latency model gives. See `Engine.generate`."""
         started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
-        began, prompt_tokens = clock(), _tokens(prompt)
+        start, prompt_tokens = clock(), _count_tokens(prompt)
         text, finish_reason = fake_text(prompt, seed, sampling["max_tokens"])
         output_tokens = len(text.split())
         async with self._slots:
@@ -141,37 +117,43 @@ class FakeEngine:
         if 0 < self._latency.die_after_requests < self._served:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
         self._note("end", seed)
-        return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, clock() - began)
+        return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, clock() - start)
 
     def kv_cache_usage(self) -> float:
-        """See `Engine.kv_cache_usage`. Each request takes as much as any other."""
+        """Returns the share of its slots that are in use: every request takes the same space."""
         return self._running / self._latency.max_num_seqs
 
     async def reset_prefix_cache(self) -> bool:
-        """Nothing to forget."""
+        """Returns True: there is no cache."""
         return True
 
     async def stop(self) -> None:
-        """Nothing to free."""
+        """Does nothing: there is no process to end."""
 
     def _note(self, event: str, seed: int) -> None:
         if self._journal is not None:
             os.write(self._journal, journal_line(event, seed))
 
 
-def _tokens(messages: list[dict[str, str]]) -> int:
+def _count_tokens(messages: list[dict[str, str]]) -> int:
     return sum(len(message["content"].split()) for message in messages)
 
 
 def journal_line(event: str, seed: int) -> bytes:
-    """`start` or `end`, the row's seed, seconds since 1970, and the process: in one write, so that lines stay whole."""
+    """Returns a line of the journal: event, the row's seed, seconds since 1970, process id.
+
+    It is written in one call, so that lines of several processes do not mix.
+
+    Args:
+        event: `start` or `end`.
+    """
     return f"{event} {seed} {time.time():.6f} {os.getpid()}\n".encode()
 
 
 def fake_text(messages: list[dict[str, str]], seed: int, max_tokens: int) -> tuple[str, str]:
-    """The text and finish reason that the fake engine answers with: words drawn by prompt and seed."""
+    """Returns the fake engine's text, words drawn by prompt and seed, and its finish reason."""
     content = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
     draw = random.Random(hashlib.blake2b(f"{seed}\n{content}".encode(), digest_size=8).digest())
-    length = draw.randint(SHORTEST_WORDS, LONGEST_WORDS)
+    length = draw.randint(MIN_WORDS, MAX_WORDS)
     words = [draw.choice(_WORDS) for _ in range(min(length, max_tokens))]
     return " ".join(words), "length" if length > max_tokens else "stop"

@@ -1,6 +1,6 @@
-"""The vLLM engine: the one file that touches vllm.
+"""The vLLM engine: the only file that imports vllm.
 
-It speaks to `AsyncLLM`, whose requests come and go one by one, rather than to `LLM`, whose calls are batches.
+It uses `AsyncLLM`, which takes and finishes requests one by one, and not `LLM`, which works in whole batches.
 """
 
 import copy
@@ -9,9 +9,7 @@ import difflib
 import itertools
 import math
 import os
-import re
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -38,88 +36,93 @@ from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_to
 from schemas.errors import EngineError
 from schemas.rows import RowError
 from schemas.text import shorten
-from services.engines.control_tokens import control_tokens, without_control
-from services.engines.cpu_settings import CPU_DEFAULTS, cpu_environment, prepare_cpu
+from services.engines.control_tokens import break_control_tokens, find_control_tokens
+from services.engines.cpu_settings import CPU_DEFAULTS, cpu_environment, set_cpu_environment
 from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
+from services.engines.engine_log import EngineLog
 from services.engines.nucleus import keep_nucleus
 
-_LEAST_BATCHED_TOKENS = 2048
-# How vLLM says that a request is not to its taste: too long, say.
-_REFUSED = (VLLMClientError, ValueError, TypeError)
-# vLLM tells how much memory would do; but also all of the 300 architectures that it knows.
-_LONGEST_CAUSE = 600
+_MIN_BATCHED_TOKENS = 2048
+# Exceptions by which vLLM refuses a request (the prompt is too long, say).
+_REQUEST_ERRORS = (VLLMClientError, ValueError, TypeError)
+# Long enough for vLLM's advice on memory, too short for its list of the 300 architectures that it knows.
+_MAX_CAUSE_CHARACTERS = 600
 
-# Where packages of Ray Serve's are missing, none of which is needed, vLLM 0.32 takes Ray's metrics for missing too.
+# vLLM 0.32 treats Ray's metrics as missing where packages of Ray Serve are. None of those packages is needed here.
 ray_wrappers.ray_metrics = ray_metrics
 
-# vLLM's words where a process of the engine ended while it started.
+# Engine arguments that have keys of their own in a job: `seed`, and those of `model`.
+_JOB_KEYS = (
+    "model", "tokenizer", "revision", "tokenizer_revision", "dtype", "quantization", "trust_remote_code", "seed",
+)  # fmt: skip
+# vLLM's message where a process of the engine ended while it started.
 _CORE_ENDED = "Engine core initialization failed"
-# What tells in a log why an engine died: its worker's exit code, or the last line of a Python traceback (with or
-# without the prefix that vLLM puts before its processes' lines).
-_ERROR_LINE = re.compile(
-    r"(Worker proc .+ died unexpectedly \(exit code: -?\d+\)|\b[A-Za-z_.]*(?:Error|Exception): .+$)"
-)
 
 
 class VllmEngine:
-    """One `AsyncLLM` and its processes. Made by `start`."""
+    """An `Engine` around one `AsyncLLM` and its processes; created by `start`."""
 
-    def __init__(self, llm: AsyncLLM, info: EngineInfo, log: "_Log", kv_cache: "_KvCache") -> None:
+    def __init__(self, llm: AsyncLLM, info: EngineInfo, log: EngineLog, kv_cache: "_KvCacheUsage") -> None:
         self.info = info
         self._kv_cache = kv_cache
         self._log = log
         self._llm = llm
         self._has_chat_template = info.settings["chat_template"]
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
-        self._control_tokens = control_tokens(llm.get_tokenizer())
+        self._control_tokens = find_control_tokens(llm.get_tokenizer())
         self._ids = itertools.count()
 
     @classmethod
     async def start(cls, spec: EngineSpec, path: str, revision: str) -> "VllmEngine":
-        """Loads the model; 40 to 60 s on a CPU.
+        """Loads the model and starts the engine; takes 40 to 60 s on a CPU.
 
         Args:
-            path: the model, as `services.models.checkpoints.locate` found it, with its `revision`.
+            spec: model and engine arguments.
+            path: folder of the model, from `services.models.checkpoints.locate`.
+            revision: commit or content hash of the model, from the same.
 
         Raises:
             EngineError: vLLM refuses the model or the settings.
-            EngineDeadError: its core ended without a word.
+            EngineDeadError: a process of the engine ended and left no error in its log.
         """
-        prepare_environment(spec)
-        log = _Log()
+        set_vllm_environment(spec)
+        log = EngineLog()
         try:
-            arguments = engine_args(spec, path)
-            selects = current_platform.device_type == "cpu" and not arguments.worker_extension_cls
-            if selects:
+            arguments = vllm_arguments(spec, path)
+            selects_nucleus = current_platform.device_type == "cpu" and not arguments.worker_extension_cls
+            if selects_nucleus:
                 arguments.worker_extension_cls = WORKER_EXTENSION
-            kv_cache = _KvCache()
-            # vLLM's own series, for Ray's metrics port, where Ray's and vLLM's dashboards look for them.
-            loggers = [] if arguments.disable_log_stats else [_RaySeries, lambda *_: kv_cache]
-            # As `vllm.LLM` does: without it a GPU gets sizes that are made for no use at all.
+            kv_cache = _KvCacheUsage()
+            # vLLM's own metrics go to Ray's metrics port, where Ray's and vLLM's dashboards expect them.
+            loggers = [] if arguments.disable_log_stats else [_RayMetrics, lambda *_: kv_cache]
+            # vLLM's default batch sizes on a GPU depend on the context. `vllm.LLM` sets the same one.
             llm = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS, stat_loggers=loggers)
             if "generate" not in await llm.get_supported_tasks():
                 llm.shutdown()
                 raise EngineError("model.id", spec.model.id, "this model does not write text", "name one that does")
-            if selects:
+            if selects_nucleus:
                 await llm.collective_rpc("select_nucleus", args=(True,))
         except EngineError:
             raise
         except Exception as error:
-            told = log.first_error()
-            if not told and _CORE_ENDED in str(error):
-                # Killed, by the machine for want of memory, say: the next one may live.
-                raise EngineDeadError(f"{_one_line(error)}; its core said nothing of why") from None
-            cause = shorten(told or _one_line(error), _LONGEST_CAUSE)
+            logged = log.first_error()
+            if not logged and _CORE_ENDED in str(error):
+                # The process was killed (out of memory, say): another start may succeed.
+                raise EngineDeadError(f"{_error_line(error)}; its log gives no cause") from None
+            cause = shorten(logged or _error_line(error), _MAX_CAUSE_CHARACTERS)
             raise EngineError(
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
                 f"correct `model` or `engine` in the job file; the engine's log is {log}",
             ) from None  # fmt: skip
-        return cls(llm, _info(llm, spec, revision, selects), _Log(), kv_cache)
+        return cls(llm, _engine_info(llm, spec, revision, selects_nucleus), EngineLog(), kv_cache)
 
     async def prepare(self, messages: list[dict[str, str]]) -> Any:
-        """See `Engine.prepare`."""
+        """Applies the chat template and tokenizes the prompt. See `Engine.prepare`."""
         renderer = self._llm.renderer
-        messages = [{**each, "content": without_control(each["content"], self._control_tokens)} for each in messages]
+        messages = [
+            {**message, "content": break_control_tokens(message["content"], self._control_tokens)}
+            for message in messages
+        ]
         try:
             if self._has_chat_template:
                 _, (prompt,) = await renderer.render_chat_async([messages], self._chat_params)
@@ -127,12 +130,12 @@ class VllmEngine:
             text = "\n\n".join(message["content"] for message in messages)
             (prompt,) = await renderer.render_cmpl_async([{"prompt": text}], renderer.default_cmpl_tok_params)
             return prompt
-        except _REFUSED as error:
+        except _REQUEST_ERRORS as error:
             raise RowError(f"vLLM refused this request: {error}") from None
 
     async def generate(self, prompt: Any, sampling: dict[str, Any], seed: int) -> Generation:
-        """See `Engine.generate`."""
-        started_at, began = datetime.now(UTC), monotonic()
+        """Generates one response. See `Engine.generate`."""
+        started_at, start = datetime.now(UTC), monotonic()
         try:
             params = _sampling_params(sampling, seed)
             async for output in self._llm.generate(prompt, params, str(next(self._ids))):
@@ -141,7 +144,7 @@ class VllmEngine:
             raise EngineDeadError(self._log.first_error() or str(error)) from None
         except EngineGenerateError as error:
             raise RowError(f"vLLM failed on this request: {error.__cause__!r}") from None
-        except _REFUSED as error:
+        except _REQUEST_ERRORS as error:
             raise RowError(f"vLLM refused this request: {error}") from None
         completion = final.outputs[0]
         return Generation(
@@ -151,32 +154,34 @@ class VllmEngine:
             cached_prompt_tokens=final.num_cached_tokens or 0,
             output_tokens=len(completion.token_ids),
             started_at=started_at,
-            duration_seconds=monotonic() - began,
+            duration_seconds=monotonic() - start,
         )
 
     def kv_cache_usage(self) -> float:
-        """See `Engine.kv_cache_usage`."""
+        """Returns the usage after the engine's last step. See `Engine.kv_cache_usage`."""
         return self._kv_cache.usage
 
     async def reset_prefix_cache(self) -> bool:
-        """See `Engine.reset_prefix_cache`."""
+        """Empties the prefix cache. See `Engine.reset_prefix_cache`."""
         return await self._llm.reset_prefix_cache()
 
     async def stop(self) -> None:
-        """See `Engine.stop`."""
+        """Ends the engine's processes."""
         self._llm.shutdown()
 
 
 def _sampling_params(sampling: dict[str, Any], seed: int) -> SamplingParams:
     if structured := sampling.get("structured_outputs"):
         sampling = {**sampling, "structured_outputs": StructuredOutputsParams(**structured)}
-    # Only the finished text is of use; a message a token would cost the replica's only Python thread.
+    # Only the finished text is needed. A message for every token would take time of the replica's only Python thread.
     return SamplingParams(**sampling, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
-class _RaySeries(ray_wrappers.RayPrometheusStatLogger):
-    """vLLM's own series on Ray's metrics port, without the one that is told for every token: the time from the one
-    before. The others are told once a step or a request, by the process that hands rows to the engine.
+class _RayMetrics(ray_wrappers.RayPrometheusStatLogger):
+    """vLLM's own metrics on Ray's metrics port, without the latency between two tokens.
+
+    That metric alone is observed for every token; the others are once per step or request. All of it happens in the
+    process that hands rows to the engine, whose time is scarce.
     """
 
     def record(
@@ -192,8 +197,8 @@ class _RaySeries(ray_wrappers.RayPrometheusStatLogger):
         super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
 
 
-class _KvCache(StatLoggerBase):
-    """Keeps what vLLM said last of its KV cache."""
+class _KvCacheUsage(StatLoggerBase):
+    """Keeps the latest usage of the KV cache that vLLM reported."""
 
     def __init__(self) -> None:
         self.usage = math.nan
@@ -211,20 +216,25 @@ class _KvCache(StatLoggerBase):
 class WorkerExtension:
     """Methods that vLLM adds to its workers (`worker_extension_cls`)."""
 
-    def select_nucleus(self, on: bool) -> None:
-        """From now on finds the tokens that `top_p` leaves by selection, or again as vLLM does.
+    model_runner: Any
+    """attribute of vLLM's worker"""
 
-        Either way the same noise picks among them, drawn from the request's own seed.
+    def select_nucleus(self, enabled: bool) -> None:
+        """Finds the nucleus of `top_p` by selection from now on; or by sorting, as vLLM does, where not `enabled`.
+
+        Both draw the token with the same noise, from the request's own seed.
         """
         sampler = self.model_runner.sampler
-        kind = _SelectingSampler if on else TopKTopPSampler
-        sampler.topk_topp_sampler = kind(sampler.logprobs_mode, sampler.use_fp64_gumbel)
+        sampler_class = _SelectingSampler if enabled else TopKTopPSampler
+        sampler.topk_topp_sampler = sampler_class(sampler.logprobs_mode, sampler.use_fp64_gumbel)
 
 
 WORKER_EXTENSION = f"{WorkerExtension.__module__}.{WorkerExtension.__name__}"
 
 
 class _SelectingSampler(TopKTopPSampler):
+    """vLLM's sampler, with `keep_nucleus` in place of sorting."""
+
     def forward_cpu(
         self,
         logits: torch.Tensor,
@@ -238,37 +248,33 @@ class _SelectingSampler(TopKTopPSampler):
         return super().forward_cpu(logits, generators, k, p)
 
 
-def prepare_environment(spec: EngineSpec) -> None:
-    """Sets what vLLM and its processes take from the environment; to be called before the engine is started."""
-    # A service sends nothing home unless its owner asks for it.
+def set_vllm_environment(spec: EngineSpec) -> None:
+    """Sets the environment variables of vLLM and its processes; to be called before the engine is started."""
+    # No usage statistics are sent unless the owner of the machine turns them on.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
-    # vLLM renders in one thread, and counts the time that a prompt waits for it; in 30 s a good row may have waited.
+    # vLLM renders prompts in one thread, and its timeout (30 s by default) includes the wait for that thread. A good
+    # row may wait longer.
     os.environ.setdefault("VLLM_CHAT_TEMPLATE_RENDER_TIMEOUT", "600")
     if not spec.gpus:
-        prepare_cpu(spec)
+        set_cpu_environment(spec)
 
 
-def engine_args(spec: EngineSpec, path: str) -> AsyncEngineArgs:
-    """vLLM's arguments for an engine on this machine.
+def vllm_arguments(spec: EngineSpec, path: str) -> AsyncEngineArgs:
+    """Returns vLLM's arguments for an engine on this machine.
+
+    Args:
+        spec: model and engine arguments.
+        path: folder of the model.
 
     Raises:
-        EngineError: a key of `engine` is none of vLLM's, or belongs elsewhere.
+        EngineError: a key of `engine` is unknown to vLLM, is set elsewhere in a job, or cannot work on a CPU.
     """
-    known = [f.name for f in dataclasses.fields(AsyncEngineArgs)]
-    owned = {
-        "model",
-        "tokenizer",
-        "revision",
-        "tokenizer_revision",
-        "dtype",
-        "quantization",
-        "trust_remote_code",
-        "seed",
-    }
+    known = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
     for key, value in spec.engine.items():
-        if key in owned:
-            raise EngineError(f"engine.{key}", value, "this key does not belong here", f"set it under `model` ({key})")
+        if key in _JOB_KEYS:
+            remedy = "set the job's own `seed`" if key == "seed" else f"set it under `model` ({key})"
+            raise EngineError(f"engine.{key}", value, "this key does not belong here", remedy)
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             remedy = f"did you mean `engine.{close[0]}`?" if close else "see vLLM's engine arguments"
@@ -280,23 +286,27 @@ def engine_args(spec: EngineSpec, path: str) -> AsyncEngineArgs:
         "dtype": spec.model.dtype,
         "quantization": spec.model.quantization,
         "trust_remote_code": spec.model.trust_remote_code,
-        # By default vLLM falls back to pickles, which can run code, where a repository has no safetensors.
+        # By default vLLM falls back to pickles, which can run code, where a model has no safetensors.
         "load_format": "safetensors",
-        # In a Ray actor vLLM would ask Ray for its workers; a replica's GPUs are all on one node.
+        # In a Ray actor vLLM would request its workers from Ray. A replica's GPUs are all on one node, so that plain
+        # processes do.
         "distributed_executor_backend": "mp",
         **spec.engine,
     }
     if current_platform.device_type == "cpu":
         settings = {**CPU_DEFAULTS, **settings}
-        _keep_prompts_whole(settings)
+        _disable_chunked_prefill(settings)
     return AsyncEngineArgs(**settings)
 
 
-def _keep_prompts_whole(settings: dict[str, Any]) -> None:
-    """Turns chunked prefill off on a CPU, where splitting a seeded prompt kills the engine.
+def _disable_chunked_prefill(settings: dict[str, Any]) -> None:
+    """Turns chunked prefill off on a CPU, where splitting the prompt of a seeded request kills the engine.
 
-    Seen in 0.32: `CPU Generator does not use offset`, then EngineDeadError. So a batch must have room for the longest
-    prompt.
+    Seen in vLLM 0.32: `CPU Generator does not use offset`, then EngineDeadError. Without chunks a batch must have room
+    for the longest prompt.
+
+    Raises:
+        EngineError: the job turns chunked prefill on, or its batches have too little room.
     """
     if settings.get("enable_chunked_prefill"):
         raise EngineError(
@@ -305,15 +315,16 @@ def _keep_prompts_whole(settings: dict[str, Any]) -> None:
         )  # fmt: skip
     settings["enable_chunked_prefill"] = False
     longest = AsyncEngineArgs(**settings).create_model_config().max_model_len
-    given = settings.setdefault("max_num_batched_tokens", max(longest, _LEAST_BATCHED_TOKENS))
-    if given < longest:
+    batched_tokens = settings.setdefault("max_num_batched_tokens", max(longest, _MIN_BATCHED_TOKENS))
+    if batched_tokens < longest:
         raise EngineError(
-            "engine.max_num_batched_tokens", given, f"on a CPU a batch must hold the longest prompt, {longest} tokens",
+            "engine.max_num_batched_tokens", batched_tokens,
+            f"on a CPU a batch must hold the longest prompt, {longest} tokens",
             "raise it, or lower engine.max_model_len",
         )  # fmt: skip
 
 
-def _info(llm: AsyncLLM, spec: EngineSpec, revision: str, selects: bool) -> EngineInfo:
+def _engine_info(llm: AsyncLLM, spec: EngineSpec, revision: str, selects_nucleus: bool) -> EngineInfo:
     config = llm.vllm_config
     block_size, blocks = config.cache_config.block_size, config.cache_config.num_gpu_blocks
     settings = {
@@ -328,9 +339,9 @@ def _info(llm: AsyncLLM, spec: EngineSpec, revision: str, selects: bool) -> Engi
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
         "enforce_eager": config.model_config.enforce_eager,
         "block_size": block_size,
-        "top_p": "selection" if selects else "vLLM's own",
+        "top_p": "selection" if selects_nucleus else "vLLM's own",
         "environment": cpu_environment() if current_platform.device_type == "cpu" else {},
-        # A base model such as GPT-2 has none. Mistral's own tokenizers lack the attribute, and render chats themselves.
+        # A base model such as GPT-2 has no template. Mistral's own tokenizers lack the attribute, but render chats.
         "chat_template": getattr(llm.get_tokenizer(), "chat_template", "") is not None,
         "kv_cache_tokens": block_size * blocks if blocks else None,
     }
@@ -341,36 +352,12 @@ def _info(llm: AsyncLLM, spec: EngineSpec, revision: str, selects: bool) -> Engi
         model_revision=revision,
         settings=settings,
         pids=(os.getpid(), *(child.pid for child in children)),
-        # Not its own class of string: unpickling that would make every driver import torch, which takes 2 s.
+        # As a plain string: torch's own class would make every driver import torch, which takes 2 s, to unpickle it.
         versions={"vllm": vllm.__version__, "torch": str(torch.__version__)},
     )
 
 
-def _one_line(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return error.errors()[0]["msg"]
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-class _Log:
-    """This process's log under Ray, from here on: the engine's own processes write there why they died."""
-
-    def __init__(self) -> None:
-        # vLLM logs to standard output; what kills a process natively speaks on standard error.
-        self._files = [Path(os.readlink(f"/proc/self/fd/{number}")) for number in (1, 2)]
-        self._starts = [file.stat().st_size if file.is_file() else 0 for file in self._files]
-
-    def __str__(self) -> str:
-        return str(self._files[0])
-
-    def first_error(self) -> str:
-        """The first line that tells why the engine died: what follows it is its consequence. Maybe ""."""
-        for path, start in zip(self._files, self._starts, strict=True):
-            if not path.is_file():
-                continue
-            with path.open("rb") as file:
-                file.seek(start)
-                lines = file.read().decode(errors="replace").splitlines()
-            if found := next((match[1] for line in lines if (match := _ERROR_LINE.search(line))), ""):
-                return found
-        return ""

@@ -23,7 +23,7 @@ from pipelines.recipes.alpaca_cleaning import fault_of
 from pipelines.recipes.jinja_sandbox import Sandbox
 from pipelines.recipes.meta_talk import without_talk
 from schemas.errors import JobError, KindlingError
-from services.engines.control_tokens import control_tokens, without_control
+from services.engines.control_tokens import break_control_tokens, find_control_tokens
 from services.models.embedded import embedded_checkpoint
 from tests.support.files import ROOT
 from tests.support.hostile_cases import CASES, TEXTS, with_text
@@ -238,7 +238,7 @@ def tokenizer():
 @given(parts=st.lists(st.sampled_from(FRAGMENTS), max_size=12))
 def test_text_never_becomes_a_control_token(tokenizer, parts):
     text = "".join(parts)
-    clean = without_control(text, control_tokens(tokenizer))
+    clean = break_control_tokens(text, find_control_tokens(tokenizer))
     before, after = (set(tokenizer(each, add_special_tokens=False)["input_ids"]) for each in (text, clean))
     assert not after & tokenizer.added_tokens_decoder.keys()
     assert clean.replace(" ", "") == text.replace(" ", "")
@@ -248,7 +248,7 @@ def test_text_never_becomes_a_control_token(tokenizer, parts):
 
 def test_a_chat_has_the_control_tokens_of_its_template_alone(tokenizer):
     def control(content):
-        messages = [{"role": "user", "content": without_control(content, control_tokens(tokenizer))}]
+        messages = [{"role": "user", "content": break_control_tokens(content, find_control_tokens(tokenizer))}]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         return [token for token in ids if token in tokenizer.all_special_ids]
 
@@ -261,7 +261,7 @@ def test_a_slow_tokenizer_too():
     slow = ByT5Tokenizer()
     text = "a</s>b<extra_id_7>c<pad>"
     assert {slow.eos_token_id, slow.pad_token_id} <= set(slow(text)["input_ids"][:-1])
-    clean = without_control(text, control_tokens(slow))
+    clean = break_control_tokens(text, find_control_tokens(slow))
     assert clean == "a< /s>b< extra_id_7>c< pad>"
     assert not set(slow(clean)["input_ids"][:-1]) & set(slow.all_special_ids)
 
@@ -276,8 +276,8 @@ def test_what_counts_as_control():
     hugging_face = SimpleNamespace(
         all_special_tokens=["</s>"], added_tokens_decoder=added, chat_template="{{ '<think>' }}  "
     )
-    assert control_tokens(hugging_face) == ("</s>", "<think>", "<x>")
-    assert control_tokens(SimpleNamespace(all_special_tokens=["[INST]", "\x00"])) == ("\x00", "[INST]")
+    assert find_control_tokens(hugging_face) == ("</s>", "<think>", "<x>")
+    assert find_control_tokens(SimpleNamespace(all_special_tokens=["[INST]", "\x00"])) == ("\x00", "[INST]")
 
 
 @pytest.mark.parametrize(
@@ -292,4 +292,4 @@ def test_what_counts_as_control():
     ],
 )
 def test_how_tokens_are_broken(text, tokens, expected):
-    assert without_control(text, tokens) == expected
+    assert break_control_tokens(text, tokens) == expected

@@ -13,7 +13,7 @@ import pytest
 from pipelines import augment, status, verify
 from pipelines.demonstration import demo_job, page
 from pipelines.recipes.babylm import BabylmStory
-from services.engines.control_tokens import control_tokens, without_control
+from services.engines.control_tokens import break_control_tokens, find_control_tokens
 from services.models.embedded import embedded_checkpoint
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, SHARED_DATA, write_job, write_jsonl
@@ -72,7 +72,7 @@ def test_control_tokens_in_a_row_are_text_to_the_model(real_run):
     (row,) = [row for row in rows if json.loads(row["inputs"])["context"] == CONTROL]
     tokenizer = AutoTokenizer.from_pretrained(embedded_checkpoint())
     (message,) = BabylmStory("p3").render({"context": CONTROL, "emotion": "joy"}, 0).messages
-    clean = {**message, "content": without_control(message["content"], control_tokens(tokenizer))}
+    clean = {**message, "content": break_control_tokens(message["content"], find_control_tokens(tokenizer))}
     lengths = [len(tokenizer.apply_chat_template([each], add_generation_prompt=True)["input_ids"])
                for each in (clean, message)]  # fmt: skip
     assert row["prompt_tokens"] == lengths[0] > lengths[1]

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from schemas.rows import ACCEPTED, ROW_SCHEMA, FinishedRows, WorkRow, to_batch
-from services.engines.fake_engine import LONGEST_WORDS, SHORTEST_WORDS, LatencyModel
+from services.engines.fake_engine import MAX_WORDS, MIN_WORDS, LatencyModel
 from services.replicas.replica import LEAST_WAIT_SECONDS, MOST_WAIT_SECONDS, OVERSUBSCRIPTION, many_rows
 from services.replicas.replica_pool import Lost, Member, Ready, Returned
 
@@ -169,7 +169,7 @@ class SimulatedPool:
         while replica.queue and replica.running < self._latency.max_num_seqs:
             row = replica.queue.popleft()
             replica.running += 1
-            words = self._draw.randint(SHORTEST_WORDS, LONGEST_WORDS)
+            words = self._draw.randint(MIN_WORDS, MAX_WORDS)
             seconds = self._latency.request_seconds(self._prompt_tokens, words)
             self._ideal.run(seconds)
             self._at(at + seconds, "done", replica, [row])

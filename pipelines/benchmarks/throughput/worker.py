@@ -111,12 +111,12 @@ def engine_settings(spec: EngineSpec) -> dict[str, Any]:
 
     `model` is the path of the checkpoint. The environment variables that a replica sets are set here too.
     """
-    from services.engines.vllm_engine import engine_args, prepare_environment
+    from services.engines.vllm_engine import set_vllm_environment, vllm_arguments
     from services.models.checkpoints import locate
 
-    prepare_environment(spec)
+    set_vllm_environment(spec)
     path, _ = locate(spec.model)
-    arguments = engine_args(spec, path)
+    arguments = vllm_arguments(spec, path)
     # EngineArgs looks for its model when it is made, and vLLM's default model is not on this machine.
     defaults = type(arguments)(model=path)
     names = [f.name for f in dataclasses.fields(arguments)]

@@ -7,8 +7,8 @@ import pytest
 from schemas.errors import EngineError
 from schemas.job import Model
 from services.engines import cpu_settings
-from services.engines.cpu_cores import CoreClaim, one_thread_of_each
-from services.engines.cpu_settings import cpu_environment, prepare_cpu
+from services.engines.cpu_cores import CoreClaim, one_thread_per_core
+from services.engines.cpu_settings import cpu_environment, set_cpu_environment
 from services.engines.engine import EngineSpec
 from tests.support.files import ROOT
 from tests.support.processes import wait_for
@@ -61,17 +61,17 @@ def spec(*cores, **engine):
 
 def test_ranks_of_an_engine_share_its_cores(clean):
     clean.setattr(cpu_settings, "_ALLOCATORS", ())
-    prepare_cpu(spec(2, 3, 4, 5, tensor_parallel_size=2))
+    set_cpu_environment(spec(2, 3, 4, 5, tensor_parallel_size=2))
     assert cpu_environment() == {"VLLM_CPU_OMP_THREADS_BIND": "2,3|4,5"}
 
 
 def test_an_allocator_is_preloaded_where_one_is_installed(clean, tmp_path):
     library = tmp_path / "libtcmalloc_minimal.so.4"
     clean.setattr(cpu_settings, "_ALLOCATORS", (str(tmp_path / "*.so.4"),))
-    prepare_cpu(spec())
+    set_cpu_environment(spec())
     assert cpu_environment() == {}
     library.touch()
-    prepare_cpu(spec())
+    set_cpu_environment(spec())
     assert cpu_environment() == {"LD_PRELOAD": str(library)}
 
 
@@ -79,7 +79,7 @@ def test_an_allocator_that_the_user_chose_stays(clean, tmp_path):
     (tmp_path / "libtcmalloc_minimal.so.4").touch()
     clean.setattr(cpu_settings, "_ALLOCATORS", (str(tmp_path / "*.so.4"),))
     clean.setenv("LD_PRELOAD", "/opt/libjemalloc.so")
-    prepare_cpu(spec())
+    set_cpu_environment(spec())
     assert cpu_environment() == {"LD_PRELOAD": "/opt/libjemalloc.so"}
 
 
@@ -87,12 +87,12 @@ def test_a_folder_of_claims_that_somebody_else_made_is_refused(tmp_path):
     folder = tmp_path / f"kindling-cores-{os.getuid()}"
     (tmp_path / "elsewhere").mkdir()
     folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EngineError, match="not a folder of yours alone"):
+    with pytest.raises(EngineError, match="is not private"):
         CoreClaim(1)
     folder.unlink()
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(EngineError, match="not a folder of yours alone"):
+    with pytest.raises(EngineError, match="is not private"):
         CoreClaim(1)
 
 
@@ -102,4 +102,4 @@ def test_no_two_engines_share_a_core_and_each_computes_on_one_thread_of_it(monke
     monkeypatch.setattr("services.engines.cpu_cores._threads_of_core", lambda core: [core % 4, core % 4 + 4])
     claims = [CoreClaim(4), CoreClaim(4)]
     assert [set(claim.cores) for claim in claims] == [{0, 4, 1, 5}, {2, 6, 3, 7}]
-    assert [one_thread_of_each(claim.cores) for claim in claims] == [[0, 1], [2, 3]]
+    assert [one_thread_per_core(claim.cores) for claim in claims] == [[0, 1], [2, 3]]
