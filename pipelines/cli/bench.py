@@ -84,7 +84,7 @@ def determinism(
 
 @_command
 def classifier(
-    data: Annotated[str, typer.Option(help="folder with GoEmotions, contexts and stories; see docs/label.md")],
+    data: Annotated[str, typer.Option(help="folder with GoEmotions, contexts and stories; see docs/performance.md")],
     stories: Annotated[int, typer.Option(help="number of stories that are scored")] = 2000,
     sentences: Annotated[int, typer.Option(help="number of sentences in each run of the throughput")] = 4000,
     rounds: Rounds = 3,
@@ -111,7 +111,7 @@ def train(
 
 @_command
 def blimp(
-    data: Annotated[str, typer.Option(help="folder with BLiMP's files; see docs/blimp.md")],
+    data: Annotated[str, typer.Option(help="folder with BLiMP's files; see docs/performance.md")],
     rounds: Rounds = 3,
 ) -> bool:
     """Three paradigms beside lm-eval's hf backend at its best batch size: pairs/s, and how pairs are decided."""
