@@ -71,7 +71,7 @@ class Progress:
 
     def on_serving(self, member: Member) -> None:
         """A replica is up: rates count from the first one on."""
-        self.metrics.replica_seconds.inc(member.up_seconds)
+        self.metrics.replica_seconds.inc(member.start_seconds)
         self._serving_since = self._serving_since or monotonic()
         self._pace.begin(self._serving_since)
 

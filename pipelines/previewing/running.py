@@ -16,7 +16,7 @@ from services.cluster import connect_to_ray
 from services.engines.engine import EngineInfo
 from services.observability.terminal import Bar
 from services.replicas.coordinator import Coordinator
-from services.replicas.placement import cpus_of_each, replica_spec
+from services.replicas.placement import cpus_per_actor, replica_spec
 from services.replicas.replica import OVERSUBSCRIPTION
 from services.replicas.replica_pool import Member, ReplicaPool
 from services.replicas.row_records import VariantSettings
@@ -150,7 +150,7 @@ def run(
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus
         _log.info("running %d rows, and others beside them that fill the engine", len(rows))
-        pool = ReplicaPool(job.model, job.engine, _one_of(job.cluster), work.variants, adopt_at_most=1)
+        pool = ReplicaPool(job.model, job.engine, _one_of(job.cluster), work.variants, max_adopted=1)
 
         def stop_within() -> float | None:
             nonlocal drain_until
@@ -214,7 +214,7 @@ def ends(records: Iterable[Mapping[str, Any]]) -> list[float]:
 
 def _one_of(cluster: Cluster) -> Cluster:
     """One replica that has what each of the job's has."""
-    cpus = cluster.cpus_per_replica or cpus_of_each(cluster.replicas)
+    cpus = cluster.cpus_per_replica or cpus_per_actor(cluster.replicas)
     return cluster.model_copy(update={"replicas": 1, "cpus_per_replica": cpus})
 
 

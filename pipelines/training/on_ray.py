@@ -27,7 +27,7 @@ from schemas.errors import EngineError, JobError, KindlingError, StoppedError
 from schemas.train import ClassifierStage, TrainJob, TrainOutput
 from services.cluster import cause_line, connect_to_ray, is_head_reachable
 from services.observability.terminal import shows_bars
-from services.replicas.placement import cpus_of_each, fits_a_node
+from services.replicas.placement import cpus_per_actor, fits_on_a_node
 
 _log = logging.getLogger("kindling")
 
@@ -148,7 +148,7 @@ class _Trainings:
         gpus, cpus = _resources(student.job, len(self._students))
         student.tries += 1
         student.line = f"waits for {f'{gpus:g} GPUs and ' if gpus else ''}{cpus} CPUs"
-        if not fits_a_node(gpus, cpus):
+        if not fits_on_a_node(gpus, cpus):
             _log.warning(
                 "%s %s, and no node has so many: add a node, or lower `resources` in its job", student.job.name,
                 student.line,
@@ -229,7 +229,7 @@ def _resources(job: TrainJob, jobs: int) -> tuple[float, int]:
     gpus, language = job.resources.gpus, not isinstance(job.stages[0], ClassifierStage)
     if gpus is None:
         gpus = 1.0 if language and ray.cluster_resources().get("GPU") else 0.0
-    return gpus, job.resources.cpus or (1 if gpus else cpus_of_each(jobs))
+    return gpus, job.resources.cpus or (1 if gpus else cpus_per_actor(jobs))
 
 
 class _Display:

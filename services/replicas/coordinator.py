@@ -42,7 +42,7 @@ class Pool(Protocol):
 
     members: list[Member]
 
-    def hand(self, member: Member, rows: list[WorkRow]) -> None:
+    def send(self, member: Member, rows: list[WorkRow]) -> None:
         """Gives rows to a serving replica."""
         ...
 
@@ -50,15 +50,15 @@ class Pool(Protocol):
         """What happened, at once or within `timeout` seconds."""
         ...
 
-    def replace(self, member: Member, cause: str, forgiven: bool = False) -> None:
+    def replace(self, member: Member, cause: str, count_death: bool = True) -> None:
         """Puts a new replica in the place of a dead one."""
         ...
 
-    def reopen(self, member: Member) -> None:
+    def reopen_session(self, member: Member) -> None:
         """Opens a new session with a replica that took this job for dead."""
         ...
 
-    def served(self, member: Member) -> None:
+    def clear_deaths(self, member: Member) -> None:
         """Tells that a replica returned rows."""
         ...
 
@@ -155,7 +155,7 @@ class Coordinator:
         for member in serving:
             if member is court:
                 if self._accused and not member.rows:
-                    self._pool.hand(member, [self._accused.popleft()])
+                    self._pool.send(member, [self._accused.popleft()])
                 continue
             # At least one: the planner may have less left than was thought, and only asking it tells.
             fair = max(math.ceil(self._left / len(serving)), 1)
@@ -163,7 +163,7 @@ class Coordinator:
             if self._suspects and room > 0:
                 room -= self._hand_suspects(member, room)
             while room > 0 and (lease := self._window.take(member.number, min(room, _LEASE_ROWS))):
-                self._pool.hand(member, lease)
+                self._pool.send(member, lease)
                 room -= len(lease)
 
     def _court(self, serving: list[Member]) -> Member | None:
@@ -177,7 +177,7 @@ class Coordinator:
         there = sum(row.attempt > 0 for row in member.rows.values())
         number = min(_SUSPECTS_TOGETHER - there, room, len(self._suspects))
         if number > 0:
-            self._pool.hand(member, [self._suspects.popleft() for _ in range(number)])
+            self._pool.send(member, [self._suspects.popleft() for _ in range(number)])
         return max(number, 0)
 
     def _collect(self, timeout: float) -> None:
@@ -199,7 +199,7 @@ class Coordinator:
         self._left -= len(finished.output_ids)
         self._rows[member.number] += len(finished.output_ids)
         self._rows_at[member.number] = time.time()
-        self._pool.served(member)
+        self._pool.clear_deaths(member)
         self._tell_condemned()
         self._sink(finished)
 
@@ -208,8 +208,8 @@ class Coordinator:
         member, rows = lost.member, list(lost.member.rows.values())
         alone = len(rows) == 1 and rows[0].attempt >= _DEATHS_TO_ALONE
         self._window.forget(member.number)
-        self._deaths[member.number] += lost.by != "session"
-        if lost.by in _MOST_DEATHS:
+        self._deaths[member.number] += lost.what_ended != "session"
+        if lost.what_ended in _MOST_DEATHS:
             self._suspect(rows, lost)
         else:
             self._window.put_back([row for row in rows if not row.attempt])
@@ -217,15 +217,15 @@ class Coordinator:
         if self._stopping:
             member.rows.clear()
             member.phase = "lost"
-        elif lost.by == "session":
-            self._pool.reopen(member)
+        elif lost.what_ended == "session":
+            self._pool.reopen_session(member)
         else:
-            self._pool.replace(member, lost.cause, forgiven=alone or lost.by == "node")
+            self._pool.replace(member, lost.cause, count_death=not alone and lost.what_ended != "node")
 
     def _suspect(self, rows: list[WorkRow], lost: Lost) -> None:
         for row in rows:
             row.attempt += 1
-        if len(rows) == 1 and rows[0].attempt >= _MOST_DEATHS[lost.by]:
+        if len(rows) == 1 and rows[0].attempt >= _MOST_DEATHS[lost.what_ended]:
             self._left -= 1
             reason = f"an engine died {rows[0].attempt} times under this row, and at last under it alone: {lost.cause}"
             return self._condemn(self._failed(rows, reason), lost)
@@ -239,7 +239,7 @@ class Coordinator:
             return
         cause = f"engines died under each of {len(self._condemned)} rows alone, and finished none between: {lost.cause}"
         remedy = "see the replica's log in Ray's session folder; no row is blamed, and the same command tries again"
-        raise (EngineError if lost.by == "engine" else StoppedError)("cluster", None, cause, remedy)
+        raise (EngineError if lost.what_ended == "engine" else StoppedError)("cluster", None, cause, remedy)
 
     def _tell_condemned(self) -> None:
         for failed in self._condemned:

@@ -35,20 +35,20 @@ def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: b
         gpus = float(ranks) if ray.cluster_resources().get("GPU") and model.id != "fake" else 0.0
     if gpus > 1 and gpus != int(gpus):
         raise EngineError("cluster.gpus_per_replica", gpus, "above one GPU only whole ones can be given", "round it")
-    cpus = cluster.cpus_per_replica or cpus_of_each(cluster.replicas)
+    cpus = cluster.cpus_per_replica or cpus_per_actor(cluster.replicas)
     if warn:
         _warn_of_too_little(cluster.replicas, "GPU" if gpus else "CPU", gpus or cpus)
     return EngineSpec(model, engine, gpus, cpus)
 
 
-def cpus_of_each(number: int) -> int:
+def cpus_per_actor(number: int) -> int:
     """Cores of each, where so many share the cluster's nodes evenly."""
     # A head that runs no work has no CPU to give.
     nodes = [cpu for resources in _nodes() if (cpu := resources.get("CPU"))] or [1]
     return max(int(min(nodes) // -(-number // len(nodes))), 1)
 
 
-def fits_a_node(gpus: float, cpus: int) -> bool:
+def fits_on_a_node(gpus: float, cpus: int) -> bool:
     """Whether any node, were it idle, has so much."""
     return any(there.get("GPU", 0) >= gpus and there.get("CPU", 0) >= cpus for there in _nodes())
 

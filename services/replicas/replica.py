@@ -31,8 +31,8 @@ _log = logging.getLogger("kindling")
 OVERSUBSCRIPTION = 1.1
 # A finished row waits this long at least, and that long at most while there are few, for others to travel with: what a
 # message costs the driver is many times what a row costs it.
-LEAST_WAIT_SECONDS = 0.02
-MOST_WAIT_SECONDS = 1.0
+MIN_WAIT_SECONDS = 0.02
+MAX_WAIT_SECONDS = 1.0
 _MOST_OF_WAITING = 0.7
 # A call that waits for rows returns empty-handed after this, so that the driver hears from every replica.
 _LONGEST_WAIT_SECONDS = 2.0
@@ -48,7 +48,7 @@ class SessionLostError(Exception):
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedSession:
     """What a replica answers to a job that opens a session.
 
     Attributes:
@@ -56,7 +56,7 @@ class Opened:
         cores: CPU cores that its engine computes on; empty on GPUs.
         cores_missing: those that it was to have, and other engines have.
         share: requests that the job may have in flight.
-        up_seconds: how long the replica has been there, the start of its engine included.
+        uptime_seconds: time since the replica was created, the start of its engine included.
     """
 
     info: EngineInfo
@@ -64,7 +64,7 @@ class Opened:
     cores: tuple[int, ...]
     cores_missing: int
     share: int
-    up_seconds: float
+    uptime_seconds: float
 
 
 @dataclass
@@ -90,7 +90,7 @@ class _Together:
     """The rows of one message leave this block together, when the last of them has come to its end.
 
     An engine computes on all its cores from its first request on, and prompts that are rendered beside that come to it
-    late, in small batches. A row that takes long holds the others no longer than MOST_WAIT_SECONDS.
+    late, in small batches. A row that takes long holds the others no longer than MAX_WAIT_SECONDS.
     """
 
     def __init__(self, rows: int) -> None:
@@ -105,7 +105,7 @@ class _Together:
             self._done.set()
         if error is None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._done.wait(), MOST_WAIT_SECONDS)
+                await asyncio.wait_for(self._done.wait(), MAX_WAIT_SECONDS)
 
 
 class Replica:
@@ -148,7 +148,7 @@ class Replica:
         return self._engine.info
 
     @ray.method(max_task_retries=-1)
-    async def open(self, job: str, variants: Mapping[str, VariantSettings]) -> Opened:
+    async def open(self, job: str, variants: Mapping[str, VariantSettings]) -> OpenedSession:
         """Begins a job's session; asked again while Ray restarts this actor.
 
         Args:
@@ -165,7 +165,7 @@ class Replica:
         session = _Session({name: replace(settings, model_revision=revision) for name, settings in variants.items()})
         self._sessions[job] = session
         node, missing = ray.get_runtime_context().get_node_id(), self._claim.missing if self._claim is not None else 0
-        return Opened(info, node, self._cores, missing, self._share(session), monotonic() - self._began)
+        return OpenedSession(info, node, self._cores, missing, self._share(session), monotonic() - self._began)
 
     async def submit(self, message: bytes) -> None:
         """Hands rows to the engine and returns at once; `exchange` brings them back.
@@ -210,8 +210,8 @@ class Replica:
         try:
             if self._dead is None:
                 await asyncio.wait_for(session.news.wait(), _LONGEST_WAIT_SECONDS)
-                await asyncio.sleep(LEAST_WAIT_SECONDS)
-                await asyncio.wait_for(session.many.wait(), MOST_WAIT_SECONDS - LEAST_WAIT_SECONDS)
+                await asyncio.sleep(MIN_WAIT_SECONDS)
+                await asyncio.wait_for(session.many.wait(), MAX_WAIT_SECONDS - MIN_WAIT_SECONDS)
         except TimeoutError:
             pass
         finally:
@@ -316,11 +316,11 @@ class Replica:
         session.records.append((row, record))
         session.news.set()
         # The task that runs this is still among them.
-        if len(session.tasks) <= 1 or len(session.records) >= many_rows(self._share(session)):
+        if len(session.tasks) <= 1 or len(session.records) >= full_message_rows(self._share(session)):
             session.many.set()
 
 
-def many_rows(share: int) -> int:
+def full_message_rows(share: int) -> int:
     """Finished rows that must not wait for others: most of those that an engine holds beyond what it runs."""
     return max(int(share * (1 - 1 / OVERSUBSCRIPTION) * _MOST_OF_WAITING), 1)
 

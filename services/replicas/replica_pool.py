@@ -18,7 +18,7 @@ from schemas.rows import FinishedRows, WorkRow
 from services.cluster import cause_line, is_head_reachable
 from services.engines.engine import EngineDeadError, EngineInfo
 from services.replicas.placement import replica_actor, replica_spec
-from services.replicas.replica import Opened, SessionLostError
+from services.replicas.replica import OpenedSession, SessionLostError
 from services.replicas.row_records import VariantSettings
 from services.replicas.warm_pool import find_pool
 
@@ -42,28 +42,28 @@ class Member:
 
     Attributes:
         number: from 0; stays with its successor.
-        adopted: it belongs to a warm pool, and outlives this job.
+        is_warm: it belongs to a warm pool, and outlives this job.
         phase: lost where it died and none takes its place, since the job is ending.
-        waits_for: what the actor was last asked: to open a session, or for finished rows; None between two questions.
+        pending_call: answer that is still to come from the actor: to `open` or `exchange`; None between two calls.
         rows: the rows it was given and has not returned, by their `output_id`.
         share: requests that it may have in flight for this job.
         kv_cache_usage: of its engine, when it last answered; see `Engine.kv_cache_usage`.
-        up_seconds: how long it had been there for this job when it came to serve: what its start took.
+        start_seconds: time from its creation until it served this job; 0 for a replica of a warm pool.
         engine_died: it is lost, and its engine said why.
     """
 
     number: int
     actor: Any
-    adopted: bool = False
+    is_warm: bool = False
     phase: Literal["starting", "serving", "lost"] = "starting"
-    waits_for: ray.ObjectRef | None = None
+    pending_call: ray.ObjectRef | None = None
     rows: dict[int, WorkRow] = field(default_factory=dict)
     share: int = 0
     kv_cache_usage: float = math.nan
-    up_seconds: float = 0.0
+    start_seconds: float = 0.0
     node: str = ""
     cores: tuple[int, ...] = ()
-    info: EngineInfo | None = None
+    info: EngineInfo = field(init=False, repr=False)
     engine_died: bool = False
 
 
@@ -87,14 +87,14 @@ class Lost:
     """A replica's rows are lost.
 
     Attributes:
-        by: what ended it. `engine`: its engine died under it and said why. `process`: the actor's process is gone; the
+        what_ended: `engine`: its engine died under it and said why. `process`: the actor's process is gone; the
             machine may have run out of memory, or somebody killed it. `node`: its machine is gone, or cannot be
             reached. `session`: it lives, and took this job for dead.
     """
 
     member: Member
     cause: str
-    by: Literal["engine", "process", "node", "session"]
+    what_ended: Literal["engine", "process", "node", "session"]
 
 
 class ReplicaPool:
@@ -104,7 +104,7 @@ class ReplicaPool:
 
     Args:
         variants: settings of each variant that rows have, by its name.
-        adopt_at_most: so many of a warm pool's replicas; all by default.
+        max_adopted: so many of a warm pool's replicas; all by default.
 
     Attributes:
         restarts: replicas that were put in the place of dead ones.
@@ -116,14 +116,14 @@ class ReplicaPool:
         engine: dict[str, Any],
         cluster: Cluster,
         variants: Mapping[str, VariantSettings],
-        adopt_at_most: int | None = None,
+        max_adopted: int | None = None,
     ) -> None:
         self._variants, self._job = variants, uuid.uuid4().hex
         self._heard_at = time.monotonic()
         self._deaths: Counter[int] = Counter()
         self.restarts = 0
         name, actors = find_pool(model, engine)
-        actors = actors[:adopt_at_most]
+        actors = actors[:max_adopted]
         if actors:
             _log.info("using the warm pool %s: %d replicas", name, len(actors))
             if len(actors) < cluster.replicas:
@@ -133,13 +133,13 @@ class ReplicaPool:
                 )  # fmt: skip
         # Also for a warm pool: where it is stopped under the job, replicas of the job's own take over.
         self._spec = replica_spec(model, engine, cluster, warn=not actors)
-        self.members = [self._opened(Member(number, actor, adopted=True)) for number, actor in enumerate(actors)]
+        self.members = [self._opened(Member(number, actor, is_warm=True)) for number, actor in enumerate(actors)]
         self.members += [self._created(number) for number in range(0 if actors else cluster.replicas)]
 
-    def hand(self, member: Member, rows: list[WorkRow]) -> None:
+    def send(self, member: Member, rows: list[WorkRow]) -> None:
         """Gives rows to a serving replica."""
         member.rows.update((row.output_id, row) for row in rows)
-        if member.waits_for is None:
+        if member.pending_call is None:
             self._exchange(member, rows)
         else:
             member.actor.submit.remote(pickle.dumps((self._job, rows)))
@@ -152,9 +152,9 @@ class ReplicaPool:
             StoppedError: the cluster is gone.
         """
         for member in self.members:
-            if member.waits_for is None and member.phase != "lost":
+            if member.pending_call is None and member.phase != "lost":
                 self._exchange(member, [])
-        waiting = {member.waits_for: member for member in self.members if member.phase != "lost"}
+        waiting = {member.pending_call: member for member in self.members if member.phase != "lost"}
         refs, ready = list(waiting), []
         if not refs:
             time.sleep(timeout)
@@ -168,18 +168,18 @@ class ReplicaPool:
         self._listen(bool(ready))
         return [self._news(waiting[ref], ref) for ref in ready]
 
-    def replace(self, member: Member, cause: str, forgiven: bool = False) -> None:
+    def replace(self, member: Member, cause: str, count_death: bool = True) -> None:
         """Puts a new replica in the place of a dead one; a warm pool's is started anew by Ray, and only asked again.
 
         Args:
-            forgiven: that it died tells nothing about the next one.
+            count_death: count this death among those that end the job; False where a row or a node was the reason.
 
         Raises:
             EngineError: the engines in this place keep dying before they serve a row.
             StoppedError: their processes do, for a reason that nobody told; or the cluster is gone.
         """
         self._require_head()
-        self._deaths[member.number] += not forgiven
+        self._deaths[member.number] += count_death
         if self._deaths[member.number] >= _MOST_DEATHS:
             cause = f"replica {member.number} died {_MOST_DEATHS} times before it served a row: {cause}"
             remedy = "see the replica's log in Ray's session folder; memory is the commonest reason"
@@ -191,32 +191,32 @@ class ReplicaPool:
             "memory is the commonest reason: see its log in Ray's session folder", member.number, cause,
         )  # fmt: skip
         self.restarts += 1
-        if not member.adopted:
+        if not member.is_warm:
             ray.kill(member.actor)
         elif member.phase == "serving":
-            return self._put(self._opened(Member(member.number, member.actor, adopted=True)))
+            return self._put(self._opened(Member(member.number, member.actor, is_warm=True)))
         self._put(self._created(member.number))
 
-    def reopen(self, member: Member) -> None:
+    def reopen_session(self, member: Member) -> None:
         """Opens a new session with a replica that took this job for dead."""
         _log.warning(
             "replica %d had not heard of this job for a while, and dropped its rows; they are handed out again. If "
             "that comes again, the machine of this process is overloaded: give the driver a core", member.number,
         )  # fmt: skip
-        self._put(self._opened(Member(member.number, member.actor, member.adopted)))
+        self._put(self._opened(Member(member.number, member.actor, member.is_warm)))
 
-    def served(self, member: Member) -> None:
+    def clear_deaths(self, member: Member) -> None:
         """Tells that a replica returned rows: what died in its place before is forgiven."""
         self._deaths[member.number] = 0
 
     def stop(self) -> None:
         """Ends the job's own replicas and their engines, and leaves a warm pool's."""
         serving = [member for member in self.members if member.phase == "serving"]
-        stopping = [m.actor.close.remote(self._job) if m.adopted else m.actor.stop.remote() for m in serving]
+        stopping = [m.actor.close.remote(self._job) if m.is_warm else m.actor.stop.remote() for m in serving]
         if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
         for member in self.members:
-            if not member.adopted:
+            if not member.is_warm:
                 ray.kill(member.actor)
         self.members = []
 
@@ -240,7 +240,7 @@ class ReplicaPool:
         return self._opened(Member(number, replica_actor(self._spec).remote(self._spec)))
 
     def _opened(self, member: Member) -> Member:
-        member.waits_for = member.actor.open.remote(self._job, self._variants)
+        member.pending_call = member.actor.open.remote(self._job, self._variants)
         return member
 
     def _put(self, member: Member) -> None:
@@ -248,7 +248,7 @@ class ReplicaPool:
 
     def _exchange(self, member: Member, rows: list[WorkRow]) -> None:
         message = pickle.dumps((self._job, rows))
-        member.waits_for = member.actor.exchange.remote(message)
+        member.pending_call = member.actor.exchange.remote(message)
 
     def _news(self, member: Member, ref: ray.ObjectRef) -> Ready | Returned | Lost:
         try:
@@ -267,7 +267,7 @@ class ReplicaPool:
             ) from error  # fmt: skip
         except ray.exceptions.RayError as error:
             return Lost(member, cause_line(error), "node" if _is_of_node(error, member) else "process")
-        member.waits_for = None
+        member.pending_call = None
         return self._returned(member, answer) if isinstance(answer, bytes) else self._ready(member, answer)
 
     def _returned(self, member: Member, answer: bytes) -> Returned:
@@ -275,10 +275,10 @@ class ReplicaPool:
         member.share, member.kv_cache_usage = finished.share, finished.kv_cache_usage
         return Returned(member, finished)
 
-    def _ready(self, member: Member, answer: Opened) -> Ready:
+    def _ready(self, member: Member, answer: OpenedSession) -> Ready:
         member.share = answer.share
         member.info, member.node, member.cores = answer.info, answer.node, answer.cores
-        member.up_seconds = 0.0 if member.adopted else answer.up_seconds
+        member.start_seconds = 0.0 if member.is_warm else answer.uptime_seconds
         member.phase = "serving"
         if answer.cores_missing:
             _log.warning(
@@ -296,4 +296,4 @@ def _is_of_node(error: ray.exceptions.RayError, member: Member) -> bool:
         return False
     # Of a pool's actor, which Ray starts anew, it says the same where only the process died.
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    return not member.adopted or member.node not in alive
+    return not member.is_warm or member.node not in alive

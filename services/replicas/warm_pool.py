@@ -17,7 +17,7 @@ from schemas.errors import EngineError, KindlingError
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
 from services.replicas.placement import replica_actor, replica_spec
-from services.replicas.replica import Opened
+from services.replicas.replica import OpenedSession
 from services.replicas.row_records import VariantSettings
 
 _NAMESPACE = "kindling"
@@ -26,7 +26,7 @@ _PREFIX = "pool"
 _ANSWER_SECONDS = 3.0
 _STOP_SECONDS = 15.0
 # What a driver and a replica send each other, pickled.
-_MESSAGES = (WorkRow, FinishedRows, VariantSettings, Opened)
+_MESSAGES = (WorkRow, FinishedRows, VariantSettings, OpenedSession)
 
 
 @dataclass(frozen=True)

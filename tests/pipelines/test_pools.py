@@ -176,11 +176,11 @@ import json, sys
 from pipelines import augment
 from services.replicas.replica_pool import ReplicaPool
 
-def hand(pool, member, rows):
+def send(pool, member, rows):
     print("HANDED", "pandas" in sys.modules, "torch" in sys.modules)
     raise KeyboardInterrupt
 
-ReplicaPool.hand = hand
+ReplicaPool.send = send
 augment({fake_job!r})
 """
     done = subprocess.run([sys.executable, "-c", code], env=cli_env(), capture_output=True, text=True, timeout=180)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from schemas.rows import ACCEPTED, ROW_SCHEMA, FinishedRows, WorkRow, to_batch
 from services.engines.fake_engine import MAX_WORDS, MIN_WORDS, LatencyModel
-from services.replicas.replica import LEAST_WAIT_SECONDS, MOST_WAIT_SECONDS, OVERSUBSCRIPTION, many_rows
+from services.replicas.replica import MAX_WAIT_SECONDS, MIN_WAIT_SECONDS, OVERSUBSCRIPTION, full_message_rows
 from services.replicas.replica_pool import Lost, Member, Ready, Returned
 
 # One way between driver and replica, on one machine or in one cluster: Ray's own cost of a small call.
@@ -53,6 +53,7 @@ class _Replica:
     running: int = 0
     queue: deque[WorkRow] = field(default_factory=deque)
     finished: list[WorkRow] = field(default_factory=list)
+    is_called: bool = False
     asked: bool = False
     answer_from: float = math.inf
     answer_by: float = math.inf
@@ -81,7 +82,7 @@ class SimulatedPool:
         self._latency, self._prompt_tokens = latency, prompt_tokens
         self._driver_seconds_per_row = driver_seconds_per_row
         self._replicas = [_Replica(member) for member in self.members]
-        self._many = many_rows(math.ceil(latency.max_num_seqs * OVERSUBSCRIPTION))
+        self._many = full_message_rows(math.ceil(latency.max_num_seqs * OVERSUBSCRIPTION))
         self._draw = random.Random(0)
         self._events: list[tuple[float, int, str, _Replica, list[WorkRow]]] = []
         self._order = itertools.count()
@@ -94,16 +95,16 @@ class SimulatedPool:
         """See the class."""
         return self._ideal.seconds
 
-    def hand(self, member: Member, rows: list[WorkRow]) -> None:
-        """See `services.replicas.replica_pool.ReplicaPool.hand`."""
+    def send(self, member: Member, rows: list[WorkRow]) -> None:
+        """See `services.replicas.replica_pool.ReplicaPool.send`."""
         member.rows.update((row.output_id, row) for row in rows)
         self._at(self.now + _MESSAGE_SECONDS, "arrived", self._replicas[member.number], rows)
 
     def wait(self, timeout: float) -> list[Ready | Returned | Lost]:
         """See `services.replicas.replica_pool.ReplicaPool.wait`; moves the clock on to the next message."""
         for replica in self._replicas:
-            if replica.member.waits_for is None:
-                replica.member.waits_for = self
+            if not replica.is_called:
+                replica.is_called = True
                 self._at(self.now + _MESSAGE_SECONDS, "asked", replica, [])
         until = self.now + timeout
         while self._events and self._events[0][0] <= (self.now if self._inbox else until):
@@ -114,20 +115,20 @@ class SimulatedPool:
         self._inbox.clear()
         if not news:
             self.now = until
-        rows = sum(len(each.finished.output_ids) for each in news if isinstance(each, Returned))
-        self.now += rows * self._driver_seconds_per_row
+        finished = sum(len(each.finished.output_ids) for each in news if isinstance(each, Returned))
+        self.now += finished * self._driver_seconds_per_row
         return news
 
-    def replace(self, member: Member, cause: str, forgiven: bool = False) -> None:
+    def replace(self, member: Member, cause: str, count_death: bool = True) -> None:
         """Simulated replicas do not die."""
         raise NotImplementedError(cause)
 
-    def reopen(self, member: Member) -> None:
+    def reopen_session(self, member: Member) -> None:
         """Simulated replicas forget no job."""
         raise NotImplementedError
 
-    def served(self, member: Member) -> None:
-        """See `services.replicas.replica_pool.ReplicaPool.served`."""
+    def clear_deaths(self, member: Member) -> None:
+        """See `services.replicas.replica_pool.ReplicaPool.clear_deaths`."""
 
     def _at(self, time: float, what: str, replica: _Replica, rows: list[WorkRow]) -> None:
         heapq.heappush(self._events, (time, next(self._order), what, replica, rows))
@@ -151,7 +152,7 @@ class SimulatedPool:
         if not replica.asked or not replica.finished:
             return
         if replica.answer_by == math.inf:
-            replica.answer_from, replica.answer_by = at + LEAST_WAIT_SECONDS, at + MOST_WAIT_SECONDS
+            replica.answer_from, replica.answer_by = at + MIN_WAIT_SECONDS, at + MAX_WAIT_SECONDS
             self._at(replica.answer_from, "answer", replica, [])
             self._at(replica.answer_by, "answer", replica, [])
         none_to_come = not replica.running and not replica.queue
@@ -161,7 +162,7 @@ class SimulatedPool:
             replica.finished, replica.answer_by, replica.asked = [], math.inf, False
 
     def _came(self, at: float, replica: _Replica, rows: list[WorkRow]) -> None:
-        replica.member.waits_for = None
+        replica.is_called = False
         self.rows += len(rows)
         self._inbox.append(Returned(replica.member, FinishedRows.of(rows, _batch(rows), replica.member.share)))
 

@@ -27,7 +27,7 @@ class DyingPool:
         self.members = [self._up(number) for number in range(replicas)]
         self.news = [Ready(member) for member in self.members]
 
-    def hand(self, member, rows):
+    def send(self, member, rows):
         assert member in self.members and member.phase == "serving"
         member.rows.update((row.output_id, row) for row in rows)
         assert len(member.rows) <= SHARE
@@ -49,15 +49,15 @@ class DyingPool:
                 )
         return news
 
-    def replace(self, member, cause, forgiven=False):
-        self.in_a_row[member.number] += not forgiven
+    def replace(self, member, cause, count_death=True):
+        self.in_a_row[member.number] += count_death
         self.most_in_a_row = max(self.most_in_a_row, *self.in_a_row, 0)
         self.members[member.number] = self._up(member.number)
 
-    def reopen(self, member):
+    def reopen_session(self, member):
         self.members[member.number] = self._up(member.number)
 
-    def served(self, member):
+    def clear_deaths(self, member):
         self.in_a_row[member.number] = 0
 
     def _up(self, number):

@@ -33,7 +33,7 @@ def test_rows_of_a_message_go_on_together_and_a_failed_one_holds_none():
 
 
 def test_a_slow_row_holds_the_others_for_a_while_alone(monkeypatch):
-    monkeypatch.setattr(replica, "MOST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(replica, "MAX_WAIT_SECONDS", 0.05)
 
     async def run():
         together, left = replica._Together(3), []
