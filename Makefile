@@ -1,4 +1,4 @@
-# make demo: sets up, and runs the main job. make test: sets up, and passes the tests. The rest: make help.
+# make demo: set-up, and the main job. make test: set-up, and the fast tests. All targets: make help.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full monitoring lint lock audit clean
 
@@ -11,15 +11,16 @@ help:
 	@echo "make demo       set up, and run the main job on the embedded model (minutes)"
 	@echo "make test       set up, and run the tests that take minutes"
 	@echo "make test-full  make test, then all slow tests, one at a time (an hour and a half)"
-	@echo "make test-full PART=storage   only the slow tests with that word in their folder, file or name"
+	@echo "make test-full PART=training   run only the slow tests with that word in their folder, file or name"
 	@echo "make setup      make or refresh .venv from deploy/locks"
-	@echo "make monitoring how to start Prometheus and Grafana here"
-	@echo "make lint       ruff and mypy, as the tests run them"
-	@echo "make audit      bill of materials of .venv, and its known vulnerabilities (needs a network)"
+	@echo "make monitoring say how to start Prometheus and Grafana on this host"
+	@echo "make lint       ruff, which the tests run too, and mypy"
+	@echo "make audit      write a bill of materials of .venv, and list its known vulnerabilities (needs a network)"
 	@echo "make lock       make the lock files again from pyproject.toml"
+	@echo "make clean      remove .venv and all caches"
 
 setup:
-	@test -n "$(PYTHON)" || { echo "setup: no Python from 3.11 to 3.13 found; install one, or say make PYTHON=/path/to/python"; exit 2; }
+	@test -n "$(PYTHON)" || { echo "setup: no Python from 3.11 to 3.13 found; install one, or run make PYTHON=/path/to/python"; exit 2; }
 	@$(PYTHON) deploy/setup_env.py
 
 demo: setup
@@ -36,7 +37,7 @@ test-full: test
 	@$(BIN)/python -m pytest -m slow
 endif
 
-# Says it rather than doing it: both go on after this command, and their ports may be somebody's.
+# Only prints the commands: both programs run on after this command, and their ports may be in use already.
 MONITORING = deploy/monitoring
 monitoring:
 	@if docker compose version >/dev/null 2>&1; then \
@@ -50,7 +51,7 @@ monitoring:
 		echo "      GF_SERVER_HTTP_ADDR=127.0.0.1 GRAFANA/bin/grafana server --homepath GRAFANA"; \
 	fi
 	@echo "Then: http://127.0.0.1:9090/targets shows the jobs that run, http://127.0.0.1:3000/d/kindling the dashboard."
-	@echo "Without either: curl http://127.0.0.1:9400/metrics, or where the job says. More: docs/watch.md"
+	@echo "Without either: curl http://127.0.0.1:9400/metrics, or the address in the log of the job. More: docs/watch.md"
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -61,10 +62,10 @@ lock: setup
 	$(COMPILE) --extra cpu deploy/locks/torch-cpu-needs.in --excludes deploy/locks/excludes-cpu.txt -o deploy/locks/cpu.txt
 	$(COMPILE) --extra gpu -o deploy/locks/gpu.txt
 
-# In environments of their own: neither belongs to what it looks at.
+# Each in an environment of its own, so that neither is a part of what it examines.
 audit: setup
 	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --output-file sbom.cdx.json .venv
 	$(BIN)/uv tool run pip-audit==2.10.1 --vulnerability-service osv --skip-editable --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

