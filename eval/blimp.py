@@ -1,10 +1,14 @@
-"""BLiMP (Warstadt et al. 2020): 67 paradigms of minimal pairs, in 12 phenomena and four fields of linguistics.
+"""Accuracy on BLiMP (Warstadt et al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs for English", TACL 8).
 
-A pair counts as lm-evaluation-harness counts it for `acc` of its BLiMP tasks: right where the good sentence is at least
-as likely as the bad one. A tie is right there, since the good one comes first; how many there were is told.
+BLiMP has 67 paradigms of minimal pairs, in 12 phenomena and four fields of linguistics. A minimal pair is a good
+sentence and a bad one that differ in one point of grammar.
+
+Method: a pair is correct where the model gives the good sentence at least the log-likelihood of the bad one, summed
+over tokens. This is `acc` of lm-evaluation-harness's BLiMP tasks: there argmax over (good, bad) makes a tie correct,
+since the good sentence comes first. The number of ties is part of the result.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +17,9 @@ from eval.intervals import Difference, Rate, paired_difference, rate_of
 
 OVERALL = "overall"
 
-# By phenomenon, in the order of the paper's tables; of each field the paradigms. BLiMP's data call the two animate_
-# paradigms `s-selection`; its authors count them to argument structure, and so does a table of 12 rows.
+# Phenomenon -> field -> paradigms, phenomena in the order of the tables of the paper that is reproduced. BLiMP's data
+# files call the phenomenon of the two animate_ paradigms `s-selection`; its authors' table of 12 rows counts them to
+# argument structure.
 _PARADIGMS: dict[str, dict[str, str]] = {
     "anaphor agreement": {"morphology": "anaphor_gender_agreement anaphor_number_agreement"},
     "argument structure": {
@@ -65,7 +70,7 @@ _PARADIGMS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Paradigm:
-    """Where a paradigm belongs."""
+    """Phenomenon and field of linguistics that a paradigm belongs to."""
 
     phenomenon: str
     field: str
@@ -77,16 +82,19 @@ PARADIGMS: dict[str, Paradigm] = {
     for field, names in fields.items()
     for name in names.split()
 }
-"""all 67, phenomenon by phenomenon"""
+"""all 67 paradigms by name, phenomenon by phenomenon"""
 
 
 @dataclass(frozen=True)
 class BlimpRates:
-    """The share of pairs that are right. A phenomenon or field without a pair has no entry.
+    """Share of correct pairs. A phenomenon or field without a pair has no entry.
 
     Attributes:
-        by_phenomenon, by_field: over all pairs of their paradigms; a paradigm that is not BLiMP's is in none.
-        ties: pairs whose sentences are equally likely.
+        overall: rate over all pairs.
+        by_field, by_phenomenon: rates over all pairs of their paradigms. A paradigm that BLiMP does not have belongs to
+            none of them.
+        by_paradigm: rates by paradigm.
+        ties: number of pairs whose sentences are equally likely.
     """
 
     overall: Rate
@@ -97,54 +105,73 @@ class BlimpRates:
 
 
 def correct_pairs(margins: np.ndarray) -> np.ndarray:
-    """Whether each pair counts as right: its margin (`services.models.minimal_pairs.margins`) is not below 0."""
+    """Returns whether each pair counts as correct, as booleans of shape (pairs,).
+
+    Args:
+        margins: log-likelihood of the good sentence less that of the bad one, shape (pairs,), as
+            `services.models.minimal_pairs.margins` gives it.
+    """
     return margins >= 0
 
 
 def blimp_rates(margins: Mapping[str, np.ndarray]) -> BlimpRates:
-    """Rates of a model.
+    """Computes the rates of one model.
 
     Args:
-        margins: by paradigm, of each pair.
+        margins: margins of the pairs by paradigm (see `correct_pairs`).
 
     Raises:
         ValueError: there are no pairs.
     """
-    names = {kind: {part: rate_of(int(each.sum()), len(each)) for part, each in parts.items()}
-             for kind, parts in _parts(margins).items()}  # fmt: skip
-    ties = sum(int((each == 0).sum()) for each in margins.values())
-    return BlimpRates(names[OVERALL][OVERALL], names["field"], names["phenomenon"], names["paradigm"], ties)
+    rates = {
+        kind: {part: rate_of(int(correct.sum()), len(correct)) for part, correct in parts.items()}
+        for kind, parts in _correct_by_part(margins).items()
+    }
+    ties = sum(int((values == 0).sum()) for values in margins.values())
+    return BlimpRates(rates[OVERALL][OVERALL], rates["field"], rates["phenomenon"], rates["paradigm"], ties)
 
 
 def compare_blimp(
     first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, dict[str, Difference]]:
-    """How much more often the second model is right, on the same pairs: by phenomenon, field, paradigm and overall.
+    """Compares two models on the same pairs.
+
+    Args:
+        first, second: margins of the pairs of each model by paradigm (see `correct_pairs`), in the same order.
+        seed: seed of the bootstrap.
+
+    Returns:
+        Accuracy of the second model less that of the first: by kind of part ("overall", "phenomenon", "field",
+        "paradigm"), then by part.
 
     Raises:
-        ValueError: they have not the same paradigms of the same sizes, or no pairs.
+        ValueError: the models do not have the same paradigms with the same numbers of pairs, or there are no pairs.
     """
-    one, two = _parts(first), _parts(second)
+    one, two = _correct_by_part(first), _correct_by_part(second)
     return {
-        kind: {part: paired_difference(each, two[kind][part], seed) for part, each in parts.items()}
+        kind: {part: paired_difference(correct, two[kind][part], seed) for part, correct in parts.items()}
         for kind, parts in one.items()
     }
 
 
-def _parts(margins: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Whether pairs are right: by the kind of a part, then by part."""
-    found = {name: correct_pairs(each) for name, each in margins.items()}
-    if not found:
+def _correct_by_part(margins: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns whether pairs are correct: by kind of part (overall, phenomenon, field, paradigm), then by part."""
+    correct = {name: correct_pairs(values) for name, values in margins.items()}
+    if not correct:
         raise ValueError("no pairs")
-    places = {name: PARADIGMS[name] for name in PARADIGMS if name in found}
+    # BLiMP's order, and paradigms of other data after its own.
+    known = {name: PARADIGMS[name] for name in PARADIGMS if name in correct}
     return {
-        OVERALL: {OVERALL: np.concatenate(list(found.values()))},
-        "phenomenon": dict(_joined(found, {name: place.phenomenon for name, place in places.items()})),
-        "field": dict(_joined(found, {name: place.field for name, place in places.items()})),
-        "paradigm": {name: found[name] for name in [*places, *(name for name in found if name not in places)]},
+        OVERALL: {OVERALL: np.concatenate(list(correct.values()))},
+        "phenomenon": _join(correct, {name: paradigm.phenomenon for name, paradigm in known.items()}),
+        "field": _join(correct, {name: paradigm.field for name, paradigm in known.items()}),
+        "paradigm": {name: correct[name] for name in [*known, *(name for name in correct if name not in known)]},
     }
 
 
-def _joined(found: Mapping[str, np.ndarray], part_of: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
-    for part in dict.fromkeys(part_of.values()):
-        yield part, np.concatenate([found[name] for name, its in part_of.items() if its == part])
+def _join(correct: Mapping[str, np.ndarray], part_of: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Joins the pairs of all paradigms of a part, by part."""
+    return {
+        part: np.concatenate([correct[name] for name, its_part in part_of.items() if its_part == part])
+        for part in dict.fromkeys(part_of.values())
+    }

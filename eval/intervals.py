@@ -1,20 +1,28 @@
-"""Rates and differences with their 95% intervals. Without observations there is no figure: that raises."""
+"""Rates and differences of rates with 95% confidence intervals.
+
+Invariant: no figure is made up. Where there are no observations a function raises, and where the data cannot show an
+interval it is None.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 9_999
-# Values drawn at a time, so that memory does not grow with the resamples.
-_DRAWN_AT_ONCE = 10_000_000
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share, 0 to 1, of `n` observations, with its Wilson interval."""
+    """Share of observations that have some property, with its Wilson score interval.
+
+    Attributes:
+        rate: the share, 0 to 1.
+        low, high: ends of the interval.
+        n: number of observations.
+    """
 
     rate: float
     low: float
@@ -24,14 +32,15 @@ class Rate:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more often something holds of the second than of the first, over the same observations.
+    """Difference between two rates that were observed on the same items, in pairs.
 
     Attributes:
-        difference: of the rates, second less first.
-        low, high: its interval, by a paired bootstrap; None where no pair differs, or there is one alone: resampling
-            tells nothing then.
-        only_first, only_second: pairs of which one alone has it.
-        p: of McNemar's exact test that it is as often the one as the other, two-sided.
+        difference: rate of the second less rate of the first.
+        low, high: its interval, by a bootstrap over pairs; None where no pair differs or there is one pair only,
+            because all resamples are then alike.
+        n: number of pairs.
+        only_first, only_second: number of pairs in which only the first, or only the second, has the property.
+        p: two-sided p-value of McNemar's exact test, whose null hypothesis is that both numbers are equally likely.
     """
 
     difference: float
@@ -44,59 +53,55 @@ class Difference:
 
 
 def rate_of(successes: int, n: int) -> Rate:
-    """A share with its Wilson score interval.
+    """Returns a share with its Wilson score interval (Wilson 1927), which holds near 0 and 1 too.
 
     Raises:
         ValueError: there are no observations.
     """
     if n < 1:
-        raise ValueError("a rate of no observations")
+        raise ValueError("a rate needs at least one observation")
     interval = binomtest(successes, n).proportion_ci(_CONFIDENCE, method="wilson")
     return Rate(successes / n, float(interval.low), float(interval.high), n)
 
 
-def paired_difference(first: Sequence[bool], second: Sequence[bool], seed: int) -> Difference:
-    """Compares two outcomes of each observation.
+def paired_difference(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray, seed: int) -> Difference:
+    """Compares two outcomes of each item.
+
+    Args:
+        first, second: outcomes, one for each item, in the same order.
+        seed: seed of the bootstrap.
 
     Raises:
-        ValueError: there are no pairs, or one side has more than the other.
+        ValueError: there are no items, or one side has more than the other.
     """
     one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if one.shape != two.shape or not one.size:
-        raise ValueError(f"{one.size} and {two.size} observations are no pairs")
+        raise ValueError(f"{one.size} and {two.size} observations are not pairs")
     change = two.astype(np.int64) - one
     only_first, only_second = int((change < 0).sum()), int((change > 0).sum())
-    telling = change.size > 1 and (only_first or only_second)
-    low, high = _bootstrap_counts(only_first, only_second, change.size, seed) if telling else (None, None)
+    can_resample = change.size > 1 and (only_first or only_second)
+    low, high = _bootstrap_counts(only_first, only_second, change.size, seed) if can_resample else (None, None)
     p = mcnemar_p_value(only_first, only_second)
     return Difference(float(change.mean()), low, high, int(change.size), only_first, only_second, p)
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
-    """McNemar's exact test, two-sided: the p-value. Where no pair differs it is 1."""
-    differ = only_first + only_second
-    return float(binomtest(only_first, differ, 0.5).pvalue) if differ else 1.0
+    """Returns the two-sided p-value of McNemar's exact test; 1 where no pair differs.
+
+    The test (McNemar 1947, in its exact form) looks at the pairs that differ. If neither side is better, each of them
+    favours either side with probability 1/2: a binomial test.
+    """
+    differing = only_first + only_second
+    return float(binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0
 
 
 def _bootstrap_counts(only_first: int, only_second: int, n: int, seed: int) -> tuple[float, float]:
-    """`bootstrap_mean` of n changes of -1, 0 or 1: resampling those is drawing how many there are of each."""
+    """Returns the percentile bootstrap interval (Efron 1979) of the mean of n changes, each -1, 0 or 1.
+
+    To resample such changes with replacement is to draw, from a multinomial distribution, how many of each there are.
+    So a resample is three numbers and not n.
+    """
     shares = [only_first / n, only_second / n, (n - only_first - only_second) / n]
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=_RESAMPLES)
     low, high = np.percentile((drawn[:, 1] - drawn[:, 0]) / n, [50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)])
     return float(low), float(high)
-
-
-def bootstrap_mean_interval(values: Sequence[float] | np.ndarray, seed: int) -> tuple[float, float]:
-    """The interval of a mean, by percentiles of resampled means. Of paired data give the differences.
-
-    Raises:
-        ValueError: there are fewer than two values.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.size < 2:
-        raise ValueError(f"{values.size} values cannot be resampled")
-    interval = bootstrap(
-        (values,), np.mean, confidence_level=_CONFIDENCE, n_resamples=_RESAMPLES, method="percentile", vectorized=True,
-        batch=max(_DRAWN_AT_ONCE // values.size, 1), rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return float(interval.low), float(interval.high)

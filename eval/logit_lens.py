@@ -1,8 +1,11 @@
-"""The logit lens (nostalgebraist 2020): what a language model would say next if it ended after each of its layers.
+"""Logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): the next token that each layer would predict.
 
-What comes out of a block goes straight to the model's own end: its final norm, its unembedding, and whatever it does to
-the logits (Gemma caps them, Granite and Cohere scale them). To have all of that as the model has it, we run the model
-again with blocks that compute nothing and answer with the layer in question. So no architecture is named here.
+Method: the output of a block goes straight to the end of the model: its final norm, its unembedding, and whatever it
+does to the logits (Gemma caps them, Granite and Cohere scale them). To get all of this exactly as the model does it,
+the model runs again with blocks that compute nothing and return the states of the layer in question. So this file names
+no architecture.
+
+Invariant: the lens of the last layer gives the model's own logits. A model for which this fails is refused.
 """
 
 import contextlib
@@ -16,56 +19,64 @@ import torch
 
 from schemas.errors import EngineError, JobError
 
-# More columns than that nobody reads. Logits (tokens x vocabulary) are in memory for one layer at a time.
 MAX_TOKENS = 100
-# Of the logits. The same operations run twice, so that most often there is no difference at all.
+"""maximum number of tokens in a text; nobody reads a picture with more columns"""
+# Allowed difference between the logits of the last layer and the model's own. The same operations run twice, so most
+# often there is none.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class LensReading:
-    """What stands on top in each layer at each position. Layer 0 is the embeddings, the last one is the model's output.
+    """Predictions of the next token, by layer and position of one text.
 
-    The arrays have the shape (layers + 1, positions); what is at a position is about the token after it.
+    Layer 0 is the embeddings, the last layer is the model's output. Arrays have the shape (layers + 1, positions) where
+    nothing else is said. A prediction at a position is about the token after it.
+
+    Attributes:
+        text: the text.
+        token_ids: token ids of the text, with the special tokens that its tokenizer adds, shape (positions,).
+        tokens: the same tokens as texts.
+        top_ids: ids of the likeliest tokens.
+        top: the likeliest tokens as texts, a list of layers.
+        probability: probability of the likeliest token.
+        final_probability: probability of the token that is the likeliest one in the last layer.
+        entropy: entropy of the distribution over the vocabulary, in bits.
     """
 
     text: str
     token_ids: np.ndarray
-    """(positions,), of the text as the model reads it, with the special tokens that its tokenizer adds"""
     tokens: list[str]
-    """the same as texts"""
     top_ids: np.ndarray
     top: list[list[str]]
-    """the likeliest token"""
     probability: np.ndarray
-    """of the likeliest token"""
     final_probability: np.ndarray
-    """of the token that is the likeliest in the last layer"""
     entropy: np.ndarray
-    """of the distribution over the vocabulary, in bits"""
 
     @property
     def settled(self) -> np.ndarray:
-        """Where the likeliest token is already that of the last layer."""
+        """Booleans: whether the likeliest token of a layer is already that of the last layer."""
         return self.top_ids == self.top_ids[-1]
 
     @property
     def settles_at(self) -> np.ndarray:
-        """The layer from which on the likeliest token stays that of the last layer, of shape (positions,)."""
+        """Number of the layer from which on the likeliest token stays that of the last layer, shape (positions,)."""
+        # One more than the last layer that differs; 0 where none does.
         layers = np.arange(1, len(self.top) + 1)[:, None]
         return (layers * ~self.settled).max(axis=0)
 
 
 def logit_lens(model: Any, tokenizer: Any, text: str) -> LensReading:
-    """Reads a text through the lens.
+    """Reads a text with a model, and predicts the next token from each layer.
 
     Args:
-        model: a causal language model of transformers, in any precision, on any device; it is put into evaluation mode.
-        text: read as it is, without a chat template.
+        model: causal language model of transformers, in any precision, on any device; it is put into evaluation mode.
+        tokenizer: tokenizer of the model.
+        text: text to read as it is, without a chat template.
 
     Raises:
         JobError: the text has no token, or more than `MAX_TOKENS`, or more than the model takes.
-        EngineError: the model is not built as a row of blocks, or its last layer does not give its own logits.
+        EngineError: the model is not built as a row of blocks, or the lens of its last layer does not give its logits.
     """
     model.eval()
     ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
@@ -74,29 +85,32 @@ def logit_lens(model: Any, tokenizer: Any, text: str) -> LensReading:
         cause = f"it has {ids.shape[1]} tokens, and the lens takes from 1 to {min(MAX_TOKENS, context)} of this model"
         raise JobError("logit_lens.texts", text, cause, "give a sentence or two")
     with torch.inference_mode():
-        layers = _layers(model, ids)
-        final = next(layers).argmax(-1)
-        measures = [_measures(logits, final) for logits in layers]
+        logits_of_layers = _logits_of_layers(model, ids)
+        final_ids = next(logits_of_layers).argmax(-1)
+        measures = [_measure(logits, final_ids) for logits in logits_of_layers]
     top_ids, probability, final_probability, entropy = (
-        torch.stack(each).cpu().numpy() for each in zip(*measures, strict=True)
+        torch.stack(by_layer).cpu().numpy() for by_layer in zip(*measures, strict=True)
     )
-    show = _shown(tokenizer)
+    text_of = _token_text(tokenizer)
     token_ids = ids[0].cpu().numpy()
     return LensReading(
-        text=text, token_ids=token_ids, tokens=[show(token) for token in token_ids], top_ids=top_ids,
-        top=[[show(token) for token in layer] for layer in top_ids], probability=probability,
+        text=text, token_ids=token_ids, tokens=[text_of(token) for token in token_ids], top_ids=top_ids,
+        top=[[text_of(token) for token in layer] for layer in top_ids], probability=probability,
         final_probability=final_probability, entropy=entropy,
     )  # fmt: skip
 
 
-def _layers(model: Any, ids: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The logits (positions, vocabulary) of the model itself, then of each layer from the embeddings on."""
-    blocks = _blocks(model)
-    states: list[torch.Tensor] = []
-    outputs: list[Any] = []
+def _logits_of_layers(model: Any, ids: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yields logits of shape (positions, vocabulary): the model's own, then those of each layer from the embeddings on.
 
-    # Clones, as a model may go on in the same memory.
-    def keep_input(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    Only one layer's logits are in memory at a time.
+    """
+    blocks = _blocks(model)
+    states: list[torch.Tensor] = []  # input of the first block, then output of each block
+    outputs: list[Any] = []  # output of each block in its own form: a tensor, a tuple or a list
+
+    # The states are cloned, because a block may compute in place on what the one before it returned.
+    def keep_input(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append((args[0] if args else kwargs["hidden_states"]).clone())
 
     def keep_output(_: Any, __: Any, output: Any) -> None:
@@ -107,65 +121,81 @@ def _layers(model: Any, ids: torch.Tensor) -> Iterator[torch.Tensor]:
         hooks.callback(blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True).remove)
         for block in blocks:
             hooks.callback(block.register_forward_hook(keep_output).remove)
-        own = model(input_ids=ids).logits[0]
+        own_logits = model(input_ids=ids).logits[0]
     if len(states) != len(blocks) + 1:
-        raise _unreadable(model, f"its {len(blocks)} blocks do not run once each")
-    yield own
+        raise _unsupported(model, f"its {len(blocks)} blocks do not run once each")
+    yield own_logits
     for state in states:
-        with _answering(blocks, outputs, state):
+        with _blocks_returning(state, blocks, outputs):
             logits = model(input_ids=ids).logits[0]
         yield logits
-    if not torch.allclose(logits, own, rtol=_TOLERANCE, atol=_TOLERANCE):
-        raise _unreadable(model, "what its last block gives does not lead to its own logits")
+    if not torch.allclose(logits, own_logits, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise _unsupported(model, "the output of its last block does not lead to its own logits")
 
 
 @contextlib.contextmanager
-def _answering(blocks: torch.nn.ModuleList, outputs: list[Any], state: torch.Tensor) -> Iterator[None]:
-    """Inside the `with`, each block gives that state, whatever goes into it, in the form of its own output."""
-    before = [vars(block).get("forward") for block in blocks]
+def _blocks_returning(state: torch.Tensor, blocks: torch.nn.ModuleList, outputs: list[Any]) -> Iterator[None]:
+    """Inside the block of code, each block of the model returns the given state, in the form of its own output."""
+    # `forward` is found in the instance only where somebody has replaced it there, as accelerate does.
+    replaced = [vars(block).get("forward") for block in blocks]
     for block, output in zip(blocks, outputs, strict=True):
-        answer = state if isinstance(output, torch.Tensor) else type(output)([state, *output[1:]])  # tuple or list
-        block.forward = lambda *_, answer=answer, **__: answer
+        # A block may return more than its state, and the model may unpack it: so the form is kept.
+        result = state if isinstance(output, torch.Tensor) else type(output)([state, *output[1:]])
+        block.forward = lambda *_, result=result, **__: result
     try:
         yield
     finally:
-        for block, forward in zip(blocks, before, strict=True):
+        for block, forward in zip(blocks, replaced, strict=True):
             del block.forward
             if forward is not None:
                 block.forward = forward
 
 
 def _blocks(model: Any) -> torch.nn.ModuleList:
-    """The model's blocks: its first list of modules, from the outside in, that is as long as its configuration says."""
+    """Returns the model's blocks: the outermost list of modules that is as long as its configuration says."""
     layers = model.config.get_text_config().num_hidden_layers
     for module in model.get_decoder().modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == layers:
             return module
-    raise _unreadable(model, f"no row of {layers} blocks is found in it")
+    raise _unsupported(model, f"it contains no row of {layers} blocks")
 
 
-def _measures(logits: torch.Tensor, final: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The likeliest token, its probability, that of the tokens `final`, and the entropy in bits; (positions,) each."""
-    top_ids = logits.argmax(-1)  # not of the logarithms, in which two that lie close may become one
-    logarithms = logits.float().log_softmax(-1)
-    probability, final_probability = (logarithms.gather(-1, ids[:, None])[:, 0].exp() for ids in (top_ids, final))
-    entropy = torch.special.entr(logarithms.exp()).sum(-1) / math.log(2)
+def _measure(logits: torch.Tensor, final_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Returns ids and probability of the likeliest tokens, probability of `final_ids`, and entropy in bits.
+
+    Args:
+        logits: logits of one layer, shape (positions, vocabulary).
+        final_ids: likeliest tokens of the last layer, shape (positions,).
+
+    Returns:
+        Four tensors of shape (positions,).
+    """
+    # Of the logits and not of the log-probabilities: two logits that are close may round to equal log-probabilities.
+    top_ids = logits.argmax(-1)
+    log_probabilities = logits.float().log_softmax(-1)
+    probability, final_probability = (
+        log_probabilities.gather(-1, ids[:, None])[:, 0].exp() for ids in (top_ids, final_ids)
+    )
+    entropy = torch.special.entr(log_probabilities.exp()).sum(-1) / math.log(2)
     return top_ids, probability, final_probability, entropy
 
 
-def _shown(tokenizer: Any) -> Callable[[int], str]:
-    """Texts of single tokens, as they are after another one: alone, many tokenizers drop the space before a word."""
+def _token_text(tokenizer: Any) -> Callable[[int], str]:
+    """Returns a function from a token id to its text as it is after another token.
+
+    A token is decoded behind an "a", because many tokenizers drop the space of a word that comes first.
+    """
     anchor = tokenizer("a", add_special_tokens=False).input_ids[-1:]
 
-    def text(*ids: int) -> str:
+    def decode(*ids: int) -> str:
         return tokenizer.decode([*anchor, *ids], clean_up_tokenization_spaces=False)
 
-    before = len(text())
-    return lambda token: text(token)[before:]
+    anchor_length = len(decode())
+    return lambda token: decode(token)[anchor_length:]
 
 
-def _unreadable(model: Any, cause: str) -> EngineError:
+def _unsupported(model: Any, cause: str) -> EngineError:
     return EngineError(
-        "logit_lens", type(model).__name__, f"the lens cannot read this architecture: {cause}",
+        "logit_lens", type(model).__name__, f"the lens does not support this architecture: {cause}",
         "leave logit_lens out of `evaluations` for this model",
     )  # fmt: skip

@@ -1,4 +1,8 @@
-"""Preference (the paper's Table 4): what respondents of a blind questionnaire chose, by model, with intervals."""
+"""Preferences of the respondents of a blind questionnaire, by model, with intervals (the paper's table 4).
+
+Method: a bootstrap that draws respondents and prompts at once (Owen 2007, "The pigeonhole bootstrap", Annals of Applied
+Statistics 1), and nowhere an interval that is narrower than Wilson's. With too few respondents, Wilson's alone.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,15 +17,19 @@ from schemas.errors import JobError
 from schemas.questionnaire import TIE, QuestionnaireKey
 
 # With four respondents there are 35 different resamples: too few to cut 2.5% off each end.
-_FEWEST_TO_RESAMPLE = 5
+_MIN_RESPONDENTS_TO_RESAMPLE = 5
 _RESAMPLES = 2000
-
-Counts = np.ndarray
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a respondent chose as they did, in their own words."""
+    """Reason that a respondent gave for a choice.
+
+    Attributes:
+        prompt: text of the prompt.
+        text: the reason in the respondent's words.
+        respondent: id of the respondent.
+    """
 
     prompt: str
     text: str
@@ -30,10 +38,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class ChoiceCount:
-    """How often one model's answer, or "no difference", was chosen.
+    """Number of times that a model's response, or "no difference", was chosen.
 
     Attributes:
-        share: of all choices, "no difference" among them.
+        count: number of choices.
+        share: their share of all choices, "no difference" included.
+        reasons: reasons that were given for them.
     """
 
     count: int
@@ -43,7 +53,13 @@ class ChoiceCount:
 
 @dataclass(frozen=True)
 class ModelPair:
-    """Two models compared: of the choices of one of the two, the share that are of the first."""
+    """Comparison of two models on the choices of one of the two.
+
+    Attributes:
+        first, second: names of the models.
+        first_count, second_count: number of times that each of them was chosen.
+        share: share of those choices that are of the first model.
+    """
 
     first: str
     second: str
@@ -54,15 +70,20 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class Preferences:
-    """What the respondents of one questionnaire prefer.
+    """Preferences of all respondents of one questionnaire.
 
     Attributes:
-        questionnaire: its fingerprint.
-        choices: answers in which something was chosen, "no difference" too.
-        blanks: answers in which nothing was.
-        models: the most often chosen first.
-        pairs: of models of which at least one was chosen, the more often chosen first.
-        intervals: how the intervals were made.
+        questionnaire: fingerprint of the questionnaire.
+        respondents: number of respondents.
+        prompts: number of prompts.
+        choices: number of answers in which something was chosen, "no difference" included.
+        blanks: number of answers in which nothing was chosen.
+        models: counts by model, the most often chosen one first.
+        ties: count of "no difference".
+        pairs: comparisons of two models, the more often chosen one first; pairs of models that nobody chose are left
+            out.
+        blank_reasons: reasons that were given where nothing was chosen.
+        intervals: method of the intervals, for a person.
     """
 
     questionnaire: str
@@ -77,60 +98,65 @@ class Preferences:
     intervals: str
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns the preferences in plain values."""
         return asdict(self)
 
 
 def count_preferences(key: str, returned: Sequence[str], seed: int = 0) -> Preferences:
-    """Counts the files that respondents sent back.
+    """Counts the choices in the files that respondents sent back.
 
     Args:
-        key: the questionnaire's key: a path, or a URL of any fsspec file system.
-        returned: the files.
-        seed: of the bootstrap.
+        key: path of the questionnaire's key, or its URL on any fsspec file system.
+        returned: paths or URLs of the files of answers.
+        seed: seed of the bootstrap.
 
     Raises:
-        JobError: a file cannot be read, is no file of answers, or is of another questionnaire; two are of the same
+        JobError: a file cannot be read, is not a file of answers, or is of another questionnaire; two are of the same
             respondent; or nothing was chosen in any of them.
     """
-    of_key = read_key(key)
-    files = read_returned_answers(of_key, returned)
-    columns = [*of_key.models, TIE]
-    counts = np.zeros((len(files), len(of_key.prompts), len(columns)))
-    reasons: dict[str | None, list[Reason]] = {column: [] for column in [*columns, None]}
-    for row, file in enumerate(files):
-        given = {answer.prompt: answer for answer in file.answers}
-        for place, prompt in enumerate(of_key.prompts):
-            answer = given[prompt.prompt]
-            choice = prompt.model_of.get(answer.choice or "", answer.choice)
-            if choice is not None:
-                counts[row, place, columns.index(choice)] = 1
+    the_key = read_key(key)
+    files = read_returned_answers(the_key, returned)
+    options = [*the_key.models, TIE]
+    chosen = np.zeros((len(files), len(the_key.prompts), len(options)))
+    reasons: dict[str | None, list[Reason]] = {option: [] for option in [*options, None]}
+    for respondent, file in enumerate(files):
+        answer_to = {answer.prompt: answer for answer in file.answers}
+        for number, prompt in enumerate(the_key.prompts):
+            answer = answer_to[prompt.prompt]
+            # A choice is the id of a response, TIE, or None.
+            option = prompt.model_of.get(answer.choice or "", answer.choice)
+            if option is not None:
+                chosen[respondent, number, options.index(option)] = 1
             if answer.reason.strip():
-                reasons[choice].append(Reason(prompt.text, answer.reason.strip(), file.respondent))
-    return _preferences(of_key, counts, reasons, seed)
+                reasons[option].append(Reason(prompt.text, answer.reason.strip(), file.respondent))
+    return _preferences(the_key, chosen, reasons, seed)
 
 
 def _preferences(
-    key: QuestionnaireKey, counts: Counts, reasons: dict[str | None, list[Reason]], seed: int
+    key: QuestionnaireKey, chosen: np.ndarray, reasons: dict[str | None, list[Reason]], seed: int
 ) -> Preferences:
-    """Shares and intervals.
+    """Computes counts, shares and intervals.
 
     Args:
-        counts: 1 where it was chosen, else 0: [respondents, prompts, models and TIE].
-        reasons: by model or TIE; under None where nothing was chosen.
+        key: the questionnaire's key.
+        chosen: 1 where an option was chosen, else 0; shape (respondents, prompts, options), the options being the key's
+            models and TIE.
+        reasons: reasons by option; those of answers without a choice under None.
+        seed: seed of the bootstrap.
     """
-    respondents, prompts, _ = counts.shape
-    totals = dict(zip([*key.models, TIE], counts.sum((0, 1)).astype(int).tolist(), strict=True))
+    respondents, prompts, _ = chosen.shape
+    totals = dict(zip([*key.models, TIE], chosen.sum((0, 1)).astype(int).tolist(), strict=True))
     choices = sum(totals.values())
     if not choices:
         raise JobError(
-            "preference.returned", None, "nothing was chosen in any of the files", "name files in which something was"
+            "preference.returned", None, "nothing was chosen in any of the files", "name files with at least one choice"
         )
-    resampled = dict(zip(totals, _resampled(counts, seed).T, strict=True))
+    resampled_totals = _resample_totals(chosen, seed)
+    resampled = dict(zip(totals, resampled_totals.T, strict=True))
 
-    def chosen(name: str) -> ChoiceCount:
-        share = _share(totals[name], choices, resampled[name], sum(resampled.values()))
-        return ChoiceCount(totals[name], share, reasons[name])
+    def choice_count(option: str) -> ChoiceCount:
+        share = _share(totals[option], choices, resampled[option], resampled_totals.sum(1))
+        return ChoiceCount(totals[option], share, reasons[option])
 
     def pair(first: str, second: str) -> ModelPair:
         both = totals[first] + totals[second]
@@ -144,17 +170,18 @@ def _preferences(
         prompts=prompts,
         choices=choices,
         blanks=respondents * prompts - choices,
-        models={model: chosen(model) for model in models},
-        ties=chosen(TIE),
-        # Where neither was chosen there is no share.
+        models={model: choice_count(model) for model in models},
+        ties=choice_count(TIE),
+        # `models` is in falling order: where the first of a pair was never chosen, neither was, and there is no share.
         pairs=[pair(first, second) for first, second in combinations(models, 2) if totals[first]],
         blank_reasons=reasons[None],
-        intervals=_how(respondents, prompts),
+        intervals=_interval_method(respondents, prompts),
     )
 
 
-def _how(respondents: int, prompts: int) -> str:
-    if respondents < _FEWEST_TO_RESAMPLE:
+def _interval_method(respondents: int, prompts: int) -> str:
+    """Returns the method of the intervals in words."""
+    if respondents < _MIN_RESPONDENTS_TO_RESAMPLE:
         return (
             f"95%, Wilson: too few respondents ({respondents}) for a bootstrap, so all choices are taken as "
             "independent, which those of one respondent are not; the true intervals are wider"
@@ -165,30 +192,37 @@ def _how(respondents: int, prompts: int) -> str:
     )
 
 
-def _resampled(counts: Counts, seed: int) -> Counts:
-    """Totals of each choice when respondents and prompts are drawn again: [resamples, choices].
+def _resample_totals(chosen: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the total of each option when respondents and prompts are drawn again, shape (resamples, options).
 
-    The choices of one respondent are alike, and so are those on one prompt. So both are drawn with replacement,
-    independently of each other (Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1).
+    The choices of one respondent are alike, and so are the choices on one prompt. The pigeonhole bootstrap (Owen 2007)
+    therefore draws both with replacement, independently of each other. There are no resamples where respondents are too
+    few.
     """
-    respondents, prompts, columns = counts.shape
-    if respondents < _FEWEST_TO_RESAMPLE:
-        return np.empty((0, columns))
+    respondents, prompts, options = chosen.shape
+    if respondents < _MIN_RESPONDENTS_TO_RESAMPLE:
+        return np.empty((0, options))
     draw = np.random.default_rng(seed)
+    # Number of times that each respondent, and each prompt, is drawn in each resample.
     respondent_times = draw.multinomial(respondents, np.full(respondents, 1 / respondents), _RESAMPLES)
     prompt_times = draw.multinomial(prompts, np.full(prompts, 1 / prompts), _RESAMPLES)
-    by_prompt = np.tensordot(respondent_times, counts, 1)
+    by_prompt = np.tensordot(respondent_times, chosen, 1)
     return np.einsum("bp,bpc->bc", prompt_times, by_prompt)
 
 
-def _share(count: int, of: int, counts: Counts, ofs: Counts) -> Rate:
-    """A share with the wider of the bootstrap's and Wilson's ends on each side.
+def _share(count: int, total: int, resampled_counts: np.ndarray, resampled_totals: np.ndarray) -> Rate:
+    """Returns a share whose interval has, on each side, the wider end of the bootstrap's and Wilson's interval.
 
-    Of a model that was never chosen every resample says so too, which would make it a certainty.
+    The bootstrap alone would be certain that a model is never chosen, if it was not chosen in the few answers there
+    are.
+
+    Args:
+        count, total: number of choices, and number that they are a share of.
+        resampled_counts, resampled_totals: the same two in each resample, shape (resamples,).
     """
-    share = rate_of(count, of)
-    drawn = ofs > 0
-    if not drawn.any():
+    share = rate_of(count, total)
+    has_choices = resampled_totals > 0
+    if not has_choices.any():
         return share
-    low, high = np.percentile(counts[drawn] / ofs[drawn], [2.5, 97.5])
+    low, high = np.percentile(resampled_counts[has_choices] / resampled_totals[has_choices], [2.5, 97.5])
     return replace(share, low=min(share.low, float(low)), high=max(share.high, float(high)))

@@ -1,11 +1,12 @@
 "use strict";
-// All text goes into the page by textContent: it cannot become markup.
+// The script of a questionnaire page. It sets every text with textContent, so that no text can become markup.
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const STORED = "kindling-questionnaire-" + data.questionnaire;
 const END = data.prompts.length;
-// localStorage outlives the tab. Under load Chromium has been seen to show an empty one to a page that was loaded again at
-// once; sessionStorage was there each time. Some browsers have neither: then the answers live as long as the page.
+// The answers are kept in two stores. localStorage outlives the tab, but under load Chromium sometimes shows it as empty
+// to a page that is reloaded at once; sessionStorage does not have this fault. Where a browser has neither, the answers
+// live as long as the page, and the page says so.
 const STORES = ["localStorage", "sessionStorage"];
 let state = restore() ?? fresh();
 let order = orderFor(state.respondent);
@@ -13,7 +14,8 @@ let order = orderFor(state.respondent);
 function fresh() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   const respondent = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  // `at` is the place in the order of prompts: -1 before the first, END after the last.
+  // at: index into `order`, -1 before the first prompt, END after the last one. given: prompt id -> {choice, reason}.
+  // saved: whether the saved file holds the present answers.
   return { respondent, at: -1, given: {}, saved: false };
 }
 
@@ -41,7 +43,8 @@ function keep() {
   }
 }
 
-// sfc32, a small public generator (Doty-Humphrey, PractRand), seeded with the respondent: the same orders at each reload.
+// A generator of random numbers (sfc32 by Chris Doty-Humphrey, from PractRand) that is seeded with the respondent's id: a
+// reloaded page shows the same orders.
 function generator(seed) {
   let [a, b, c, d] = [0, 8, 16, 24].map((at) => parseInt(seed.slice(at, at + 8), 16) | 0);
   const draw = () => {
@@ -187,7 +190,7 @@ document.addEventListener("keydown", (event) => {
   const writing = event.target.tagName === "TEXTAREA";
   if (writing && event.key === "Escape") $("prompt").focus({ preventScroll: true });
   else if (event.key === "Enter" && (writing ? event.ctrlKey : !event.target.closest("button, summary"))) {
-    // On the last page Enter must not leave it.
+    // There is no page after the last one.
     if (state.at === END && !event.shiftKey) return;
     goTo(state.at + (event.shiftKey ? -1 : 1));
   } else if (writing || event.ctrlKey || $("ask").hidden) return;
@@ -212,7 +215,7 @@ $("new").addEventListener("click", startAnew);
 $("reason").addEventListener("input", (event) => change({ reason: event.target.value }));
 $("reason").maxLength = data.longest_reason;
 $("how-many").textContent = END === 1 ? "one prompt" : `${END} prompts`;
-// Another tab of this page has changed the answers.
+// Another tab with this page has changed the answers: show them.
 addEventListener("storage", (event) => {
   if (event.key !== STORED || !event.newValue) return;
   state = JSON.parse(event.newValue);
@@ -222,5 +225,6 @@ addEventListener("storage", (event) => {
 addEventListener("beforeunload", (event) => {
   if (!$("storage").hidden && !state.saved && Object.keys(state.given).length) event.preventDefault();
 });
-// Nothing is kept yet: an empty start must not replace answers that the browser does not find this time.
+// Nothing is written to the stores before the first change. If a browser fails to show kept answers, as above, an empty
+// state must not overwrite them.
 show();

@@ -1,6 +1,6 @@
-"""How long and how varied texts are: a model that says the same happy sentence to everything is seen through by these.
+"""Length and variety of texts. They expose a model that gives the same happy sentence to every prompt.
 
-Words are what whitespace separates, in lower case.
+Words are separated by whitespace, and compared in lower case.
 """
 
 from collections import Counter
@@ -8,26 +8,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _OPENING_WORDS = 4
-_DISTINCT = (1, 2, 3)
-# Welleck et al. (2020) measure the repetition of a text by its 4-grams.
-_REPEATED = 4
+_DISTINCT_NGRAMS = (1, 2, 3)
+# Repetition of a text is measured by its 4-grams, as in Welleck et al. (2020), "Neural Text Generation with
+# Unlikelihood Training".
+_REPETITION_NGRAM = 4
 
 
 @dataclass(frozen=True)
 class Variety:
-    """Of some texts.
+    """Length and variety of a set of texts.
+
+    Shares of openings and duplicates are over the texts that are not blank, and None where all are blank.
 
     Attributes:
-        texts: how many.
-        blank: those without a word.
-        words: the average of a text.
-        distinct: different n-grams over all n-grams of all texts, by n (Li et al., 2016); falls as texts grow in
-            number and length, so compare it between models on the same prompts. None where no text has so many words.
-        distinct_openings: different beginnings of four words, over the texts that are not blank.
-        commonest_opening: the one that most texts have.
-        commonest_opening_share: of the texts that are not blank.
-        duplicates: share of the texts that are not blank and say what another one says.
-        repetition: share of a text's 4-grams that stood in it before, averaged over texts that have any.
+        texts: number of texts.
+        blank: number of texts without a word.
+        words: mean number of words in a text.
+        distinct: number of different n-grams over number of all n-grams in all texts, by n (distinct-n of Li et al.
+            2016, "A Diversity-Promoting Objective Function for Neural Conversation Models"). It falls as texts grow in
+            number and length, so compare it between models on the same prompts. None where no text has n words.
+        distinct_openings: number of different openings (first four words), over number of texts.
+        commonest_opening: opening that most texts have.
+        commonest_opening_share: share of texts with that opening.
+        duplicates: share of texts that are equal to another one.
+        repetition: share of 4-grams that occur earlier in the same text, averaged over texts with four words or more;
+            None where there are none.
     """
 
     texts: int
@@ -42,39 +47,41 @@ class Variety:
 
 
 def measure_variety(texts: Sequence[str]) -> Variety:
-    """Measures texts.
+    """Measures the length and variety of texts.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no texts.
     """
     if not texts:
         raise ValueError("there are no texts to measure")
     split = [text.lower().split() for text in texts]
-    spoken = [words for words in split if words]
-    openings = Counter(" ".join(words[:_OPENING_WORDS]) for words in spoken)
-    (opening, most), *_ = openings.most_common(1) or [("", 0)]
-    alike = Counter(tuple(words) for words in spoken)
-    repeated = [1 - share for words in spoken if (share := _distinct([words], _REPEATED)) is not None]
+    not_blank = [words for words in split if words]
+    openings = Counter(" ".join(words[:_OPENING_WORDS]) for words in not_blank)
+    (commonest, count), *_ = openings.most_common(1) or [("", 0)]
+    copies = Counter(tuple(words) for words in not_blank)
+    distinct_shares = (_distinct_share([words], _REPETITION_NGRAM) for words in not_blank)
+    repetitions = [1 - share for share in distinct_shares if share is not None]
     return Variety(
         texts=len(texts),
-        blank=len(texts) - len(spoken),
+        blank=len(texts) - len(not_blank),
         words=sum(map(len, split)) / len(texts),
-        distinct={n: _distinct(spoken, n) for n in _DISTINCT},
-        distinct_openings=_share(len(openings), len(spoken)),
-        commonest_opening=opening,
-        commonest_opening_share=_share(most, len(spoken)),
-        duplicates=_share(sum(times for times in alike.values() if times > 1), len(spoken)),
-        repetition=_share(sum(repeated), len(repeated)),
+        distinct={n: _distinct_share(not_blank, n) for n in _DISTINCT_NGRAMS},
+        distinct_openings=_share(len(openings), len(not_blank)),
+        commonest_opening=commonest,
+        commonest_opening_share=_share(count, len(not_blank)),
+        duplicates=_share(sum(times for times in copies.values() if times > 1), len(not_blank)),
+        repetition=_share(sum(repetitions), len(repetitions)),
     )
 
 
-def _distinct(texts: Sequence[list[str]], n: int) -> float | None:
-    grams = [gram for words in texts for gram in _grams(words, n)]
-    return _share(len(set(grams)), len(grams))
+def _distinct_share(texts: Sequence[list[str]], n: int) -> float | None:
+    """Returns the number of different n-grams over the number of all n-grams, or None where there are none."""
+    ngrams = [ngram for words in texts for ngram in _ngrams(words, n)]
+    return _share(len(set(ngrams)), len(ngrams))
 
 
-def _grams(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[at:] for at in range(n)), strict=False)
+def _ngrams(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(n)), strict=False)
 
 
 def _share(part: float, whole: int) -> float | None:

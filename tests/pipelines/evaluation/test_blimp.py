@@ -236,7 +236,7 @@ def test_a_tasks_template_reaches_nothing_but_its_document(loaded, tmp_path):
 
 
 def test_a_metric_that_would_be_a_program_from_the_hub_is_refused():
-    with pytest.raises(JobError, match="none of lm-eval's own metrics"):
+    with pytest.raises(JobError, match="not one of lm-eval's own metrics"):
         refuse_unknown_tasks([{"task": "t", "metric_list": [{"metric": "somebody/theirs"}]}])
     refuse_unknown_tasks([blimp_task("mine", "x.jsonl")])
 

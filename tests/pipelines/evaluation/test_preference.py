@@ -100,9 +100,9 @@ def test_the_same_questionnaire_is_written_again_and_no_other_in_its_place(tmp_p
 @pytest.mark.parametrize(
     ("prompts", "answers", "message"),
     [
-        ([], {"a": [], "b": []}, "none to ask about"),
+        ([], {"a": [], "b": []}, "no prompt to ask about"),
         (["x"], {"a": ["1"]}, "models = a: a preference needs two models"),
-        (["x", "y"], {"a": ["1", "2"], "b": ["1"]}, "models = b: has 1 answers to 2 prompts"),
+        (["x", "y"], {"a": ["1", "2"], "b": ["1"]}, "models = b: has 1 responses to 2 prompts"),
         (["x"], {"a": ["1"], TIE: ["2"]}, "stands for no difference"),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path):
     refused(r"again\.json: saved .* is of the same respondent as .*good\.json, saved 2026", good, returned(
         questionnaire, tmp_path / "again.json", [b] * 4))  # fmt: skip
     no_such = {**first, "choice": "zzz"}
-    refused(r"u\.json: prompt p1: the choice 'zzz' is none", changed("u.json", answers=[no_such, *rest]))
+    refused(r"u\.json: prompt p1: the choice 'zzz' is not one", changed("u.json", answers=[no_such, *rest]))
     refused(r"p\.json: has a prompt 'p9'", changed("p.json", answers=[{**first, "prompt": "p9"}, *rest]))
     refused(r"t\.json: has prompt p2 twice", changed("t.json", answers=[rest[0], *rest]))
     refused(r"l\.json: lacks prompt p1 and 0 more", changed("l.json", answers=rest))
