@@ -23,7 +23,9 @@ from pydantic import ValidationError
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint
 from schemas.questionnaire import (
+    KEY_NAME,
     MAX_REASON_CHARACTERS,
+    PAGE_NAME,
     TIE,
     KeyPrompt,
     QuestionnaireKey,
@@ -34,7 +36,6 @@ from schemas.run import Record
 from schemas.text import printable
 from services.storage.filesystem import resolve, write_atomic
 
-PAGE_NAME, KEY_NAME = "questionnaire.html", "questionnaire.key.json"
 DEFAULT_QUESTION = "Which response to the instruction is the best?"
 
 # Far more than any key or file of answers has. A file of another kind is not read to its end.

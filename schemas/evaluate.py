@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
 from schemas.job import Classifier, Cluster, EngineArguments, Metrics, Model, Sampling, Section, Url
 from schemas.minimal_pairs import MinimalPairs
+from schemas.questionnaire import PAGE_NAME
 
 # Result files and folders bear these names.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -72,7 +74,28 @@ class Responses(Section):
         return self.name or _name_of(Path(self.path).name.partition(".")[0])
 
 
-class PromptSet(Section):
+def result_path(evaluation: str, name: str, ending: str = "json") -> str:
+    """Path of a result below the folder of an evaluation; the JSON file is written last, and says that it is done."""
+    return f"results/{evaluation}/{name}.{ending}"
+
+
+class EvaluationSection(Section):
+    """Base of the sections of evaluations; the name of a section in the job is the name of its evaluation."""
+
+    for_all_models: ClassVar[bool] = False
+    """the evaluation has one result for all models together, and none where a model failed"""
+
+    def result_files(self, evaluation: str, models: list[str]) -> dict[str, list[str]]:
+        """Files whose presence says that an evaluation is done, by model; relative to the evaluation's folder.
+
+        Args:
+            evaluation: name of the evaluation.
+            models: names of the job's models.
+        """
+        return {model: [result_path(evaluation, model)] for model in models}
+
+
+class PromptSet(EvaluationSection):
     """Prompts that models respond to, each with the emotion that it is about."""
 
     prompts: Url | None = None
@@ -98,12 +121,12 @@ class Sentiment(PromptSet):
     paper"""
 
 
-class Blimp(MinimalPairs):
+class Blimp(MinimalPairs, EvaluationSection):
     """Evaluation `blimp`: share of minimal pairs whose grammatical sentence a model finds likelier (the paper's tables
     6 and 15). Without `paradigms` all 67 of BLiMP are needed."""
 
 
-class LmEval(Section):
+class LmEval(EvaluationSection):
     """Evaluation `lm_eval`: tasks of lm-evaluation-harness."""
 
     tasks: list[str | dict[str, Any]] = Field(min_length=1)
@@ -124,6 +147,11 @@ class LmEval(Section):
             raise ValueError(f"{twice[0]} is there twice")
         return tasks
 
+    def result_files(self, evaluation: str, models: list[str]) -> dict[str, list[str]]:
+        """Files of each model, one for each task."""
+        tasks = [quote(task_name(task), safe="") for task in self.tasks]
+        return {model: [result_path(evaluation, f"{model}/{task}") for task in tasks] for model in models}
+
 
 def task_name(task: str | dict[str, Any]) -> str:
     """Returns the name of a task of lm-evaluation-harness; "" where it has none."""
@@ -135,13 +163,20 @@ class Preference(PromptSet):
     """Evaluation `preference`: people choose the best of all models' responses in a blind questionnaire (the paper's
     table 4)."""
 
+    for_all_models: ClassVar[bool] = True
+
     question: str | None = Field(None, min_length=1)
     """question that respondents see at each prompt; by default it asks which response is the best"""
     returned: list[Url] = Field(default_factory=list)
     """files that respondents sent back, or globs of such files"""
 
+    def result_files(self, evaluation: str, models: list[str]) -> dict[str, list[str]]:
+        """The questionnaire, which is of all models; and under the name "" the count of what was returned."""
+        pages = {model: [f"{evaluation}/{PAGE_NAME}"] for model in models}
+        return pages | ({"": [result_path(evaluation, "tally")]} if self.returned else {})
 
-class LogitLens(Section):
+
+class LogitLens(EvaluationSection):
     """Evaluation `logit_lens`: next token that a model would choose after each of its layers (the paper's figures 3 and
     4)."""
 
@@ -200,8 +235,9 @@ class EvaluateJob(Section):
         labels = [model.label for model in self.models]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two models are called {twice[0]}: give one of them another `name`")
-        for evaluation in ("sentiment", "preference"):
-            if self.models and evaluation in self.evaluations and getattr(self, evaluation).prompts is None:
+        for evaluation in self.evaluations:
+            section = getattr(self, evaluation)
+            if self.models and isinstance(section, PromptSet) and section.prompts is None:
                 raise ValueError(f"models need prompts to respond to: give {evaluation}.prompts")
         if self.responses and (others := [name for name in self.evaluations if name != "sentiment"]):
             raise ValueError(f"{others[0]} needs models, and the job has responses: leave it out of `evaluations`")

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from schemas.run import Record
 
+PAGE_NAME, KEY_NAME = "questionnaire.html", "questionnaire.key.json"
+"""file names of a questionnaire: its page, and the key that says whose each response is"""
 TIE = "tie"
 """choice "no difference"; every other choice is the id of a response"""
 MAX_REASON_CHARACTERS = 2000

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from pipelines.augmentation.augment import augment
 from pipelines.benchmarks.report import conclude
-from pipelines.run_status.status import status
+from pipelines.run_status.augment import count_finished
 from schemas.errors import KindlingError, RunError
 from schemas.job import Cluster, Model
 from services.cluster import connect_to_ray
@@ -196,8 +196,8 @@ def _run_until_half(job: dict[str, Any], job_file: Path) -> None:
 
 def _half_done(run: str) -> bool:
     with contextlib.suppress(KindlingError):
-        found = status(run)
-        return 2 * sum(found.rows.values()) >= found.rows_total
+        finished, rows = count_finished(ShardStore(run))
+        return 2 * finished >= rows
     return False
 
 

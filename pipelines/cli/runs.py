@@ -170,12 +170,12 @@ def status(run: AnyRun, watch: Watch = False, as_json: WatchJson = False) -> Non
         from pipelines.run_status.watch import watch as watch_run
 
         return watch_run(run, as_json)
-    from pipelines.run_status.page import now, page
+    from pipelines.run_status.page import current_time, render_page
     from pipelines.run_status.status import status as status_of
 
-    found = status_of(run)
+    current = status_of(run)
     if as_json:
-        print_json(found.as_json())
+        print_json(current.as_json())
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNCUT
-        print("\n".join(page(found, now(), width)))
+        print("\n".join(render_page(current, current_time(), width)))

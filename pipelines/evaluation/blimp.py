@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.blimp import PARADIGMS, compare_blimp
 from pipelines.evaluation.blimp_results import BLIMP, BlimpReport, read_blimp, write_blimp
-from pipelines.evaluation.session import Comparison, Loaded, Session, model_facts, spread_over_model
+from pipelines.evaluation.session import Comparison, Evaluation, Loaded, Session, model_facts, spread_over_model
 from pipelines.inputs.minimal_pairs import content_of, whole_paradigms
 from schemas.errors import EngineError
 from schemas.evaluate import EvaluateJob
@@ -86,3 +86,6 @@ def _score(loaded: Loaded, pairs: Sequence[MinimalPair]) -> np.ndarray:
         cause = f"some of its log-likelihoods of {pairs[0].paradigm} are no numbers"
         raise EngineError("models", loaded[1].name_or_path, cause, "evaluate it in another dtype, or train it again")
     return found
+
+
+EVALUATION = Evaluation("blimp", evaluate_blimp, check_blimp)

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from eval.blimp import PARADIGMS, BlimpRates, blimp_rates, correct_pairs
 from eval.intervals import Rate
-from pipelines.evaluation.record import result_path, write_result
-from pipelines.evaluation.session import Comparison
+from pipelines.evaluation.record import write_result
+from pipelines.evaluation.session import Comparison, Report
 from pipelines.evaluation.tables import Figure, Table, p_value, points
 from schemas.errors import RunError
+from schemas.evaluate import result_path
 from schemas.text import shorten
 from services.models.minimal_pairs import MinimalPair
 from services.storage.filesystem import write_atomic
@@ -109,11 +110,23 @@ def read_blimp(store: ShardStore, name: str) -> ModelBlimp:
 
 
 @dataclass(frozen=True)
-class BlimpReport:
-    """What came of the evaluation."""
+class BlimpReport(Report):
+    """Outcome of the evaluation `blimp`."""
 
     models: list[ModelBlimp]
     comparisons: list[Comparison]
+
+    def tables(self) -> list[Table]:
+        """Accuracy by phenomenon, the comparisons, accuracy by paradigm."""
+        return blimp_tables(self)
+
+    def models_as_json(self) -> dict[str, Any]:
+        """Rates of each model."""
+        return {model.name: model.as_json() for model in self.models}
+
+    def comparisons_as_json(self) -> list[dict[str, Any]]:
+        """Comparisons of each other model with the first."""
+        return [asdict(comparison) for comparison in self.comparisons]
 
 
 def blimp_tables(report: BlimpReport) -> list[Table]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from eval.lm_eval_harness import TaskScore, evaluate_task, refuse_unknown_tasks
 from pipelines.evaluation.record import read_result, write_result
-from pipelines.evaluation.session import Loaded, Session, model_facts, spread_over_model
+from pipelines.evaluation.session import Evaluation, Loaded, Report, Session, model_facts, spread_over_model
 from pipelines.evaluation.tables import Table
 from schemas.errors import EngineError
 from schemas.evaluate import EvaluatedModel, EvaluateJob, LmEval, task_name
@@ -22,10 +22,21 @@ _log = logging.getLogger("kindling")
 
 
 @dataclass(frozen=True)
-class LmEvalReport:
-    """What came of the evaluation: the scores of each model, by task or group as the job names it."""
+class LmEvalReport(Report):
+    """Outcome of the evaluation `lm_eval`: the scores of each model, by task or group as the job names it."""
 
     models: dict[str, dict[str, list[TaskScore]]]
+
+    def tables(self) -> list[Table]:
+        """One table of all tasks."""
+        return lm_eval_tables(self)
+
+    def models_as_json(self) -> dict[str, Any]:
+        """Scores of each model, by task."""
+        return {
+            name: {task: [asdict(score) for score in scores] for task, scores in tasks.items()}
+            for name, tasks in self.models.items()
+        }
 
 
 def check_lm_eval(job: EvaluateJob) -> None:
@@ -57,7 +68,7 @@ def evaluate_lm_eval(session: Session) -> LmEvalReport:
     if left:
         with connect_to_ray(session.job.cluster.address):
             for name, tasks in left.items():
-                with session.told(name):
+                with session.record_failure(name):
                     for task, scores in _scores(session, name, tasks):
                         plain = [asdict(score) for score in scores]
                         done[name][task] = write_result(
@@ -80,7 +91,7 @@ def _scores(session: Session, name: str, tasks: Sequence[str]) -> Iterator[tuple
     with session.progress.shown(LM_EVAL, "tasks", {name: len(section.tasks)}, there) as advance:
         for number, scores in spread_over_model(session, name, work, units):
             if isinstance(scores, EngineError):
-                with session.told(name):
+                with session.record_failure(name):
                     raise scores
             else:
                 yield task_name(units[number]), scores
@@ -110,7 +121,7 @@ def _shown(score: TaskScore | None) -> str:
 
 
 def _path(name: str, task: str) -> str:
-    return f"{name}/{quote(task, safe='')}"
+    return f"{name}/{quote(task, safe='')}"  # as in LmEval.result_files
 
 
 def _identity(section: LmEval, task: str | Mapping[str, Any], model: EvaluatedModel, revision: str) -> dict[str, Any]:
@@ -125,3 +136,6 @@ def _evaluate(
         return evaluate_task(*loaded, task, limit, batch_size)
     except EngineError as error:  # given back, not raised: the model's other tasks go on
         return error
+
+
+EVALUATION = Evaluation("lm_eval", evaluate_lm_eval, check_lm_eval)

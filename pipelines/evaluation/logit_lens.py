@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from eval.logit_lens import LensReading, logit_lens
 from pipelines.evaluation.logit_lens_page import save_lens_pages
-from pipelines.evaluation.record import result_path, write_result
-from pipelines.evaluation.session import Loaded, Session, model_facts, spread_over_model
+from pipelines.evaluation.record import write_result
+from pipelines.evaluation.session import Evaluation, Loaded, Report, Session, model_facts, spread_over_model
 from pipelines.evaluation.tables import Table
+from schemas.evaluate import result_path
 from schemas.fingerprint import identity_of
 from schemas.text import printable
 from services.storage.filesystem import write_atomic
@@ -39,13 +40,17 @@ LENS_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class LensReport:
-    """What came of the evaluation: the lenses of each model, one for each text."""
+class LensReport(Report):
+    """Outcome of the evaluation `logit_lens`: the readings of each model, one for each text."""
 
     models: dict[str, list[LensReading]]
 
-    def as_json(self) -> dict[str, list[dict[str, Any]]]:
-        """Plain values: of each model and text, where each position's last word is settled; the rest is a table."""
+    def tables(self) -> list[Table]:
+        """One table: the layer from which on the models predict their final word."""
+        return lens_tables(self)
+
+    def models_as_json(self) -> dict[str, Any]:
+        """For each model and text, the layer from which on each position's final word is predicted."""
         return {
             name: [
                 {"text": lens.text, "layers": len(lens.top) - 1, "settles_at": lens.settles_at.tolist()}
@@ -149,3 +154,6 @@ def _lens(table: pa.Table) -> LensReading:
         top_ids=layers("top_id"), top=layers("top").tolist(), probability=layers("probability"),
         final_probability=layers("final_probability"), entropy=layers("entropy_bits"),
     )  # fmt: skip
+
+
+EVALUATION = Evaluation("logit_lens", evaluate_logit_lens)

@@ -9,7 +9,7 @@ from eval.questionnaire import DEFAULT_QUESTION, write_questionnaire
 from pipelines.evaluation.prompts import first_of_each, read_prompts
 from pipelines.evaluation.record import write_result
 from pipelines.evaluation.responses import Answer, responses_of, write_prompts
-from pipelines.evaluation.session import Session
+from pipelines.evaluation.session import Evaluation, Report, Session
 from pipelines.evaluation.tables import Table, percent
 from schemas.errors import JobError
 from schemas.evaluate import EvaluateJob, Preference
@@ -26,8 +26,8 @@ _NO_DIFFERENCE = "No difference"
 
 
 @dataclass(frozen=True)
-class PreferenceReport:
-    """What came of the evaluation.
+class PreferenceReport(Report):
+    """Outcome of the evaluation `preference`.
 
     Attributes:
         page: the questionnaire to hand out; None where a model could not be asked.
@@ -36,6 +36,10 @@ class PreferenceReport:
 
     page: str | None
     found: Preferences | None
+
+    def tables(self) -> list[Table]:
+        """Choices by model, pairs of models, reasons; none before answers came back."""
+        return preference_tables(self.found) if self.found else []
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -66,7 +70,7 @@ def evaluate_preference(session: Session) -> PreferenceReport:
     answers: dict[str, list[Answer]] = {}
     with connect_to_ray(job.cluster.address):
         for name, (model, _) in session.models.items():
-            with session.told(name):
+            with session.record_failure(name):
                 answers[name], _ = responses_of(job, model, PREFERENCE, prompts, url)
     if len(answers) < len(job.models):
         _log.error(
@@ -146,3 +150,6 @@ def _reasons(found: Preferences) -> Table:
 def _line(text: str) -> str:
     """What a person or a model wrote, on one line."""
     return " ".join(printable(text).split())
+
+
+EVALUATION = Evaluation("preference", evaluate_preference, check_preference)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipelines.run_folder import RECORD_NAMES, claimed, lines_of, versions, write_errors
 from schemas.errors import RunError
-from schemas.evaluate import EvaluateJob
+from schemas.evaluate import EvaluateJob, result_path
 from schemas.fingerprint import difference, fingerprint
 from services.observability.series import EvaluateMetrics
 from services.storage.store import ShardStore
@@ -86,11 +86,6 @@ def read_record(store: ShardStore) -> dict[str, Any] | None:
         raise RunError(path, None, "it is no record of an evaluation", remedy) from None
 
 
-def result_path(evaluation: str, name: str, ending: str) -> str:
-    """Path of a result below the folder."""
-    return f"results/{evaluation}/{name}.{ending}"
-
-
 def read_result(store: ShardStore, evaluation: str, name: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """What an earlier start wrote of an evaluation of a model; None where it is not done.
 
@@ -100,7 +95,7 @@ def read_result(store: ShardStore, evaluation: str, name: str, identity: Mapping
     Raises:
         RunError: it is of another job, or cannot be read.
     """
-    path = store.path(result_path(evaluation, name, "json"))
+    path = store.path(result_path(evaluation, name))
     try:
         found = json.loads(store.fs.cat_file(path))
         changes = difference(found["identity"], identity)
@@ -128,7 +123,7 @@ def write_result(
         "versions": versions(),
         **what,
     }
-    store.write_text(result_path(evaluation, name, "json"), _json(result))
+    store.write_text(result_path(evaluation, name), _json(result))
     return result
 
 

@@ -18,7 +18,7 @@ from pipelines.evaluation.sentiment_results import (
     read_sentiment,
     write_sentiment,
 )
-from pipelines.evaluation.session import Comparison, Session
+from pipelines.evaluation.session import Comparison, Evaluation, Session
 from schemas.emotions import EMOTIONS
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
@@ -77,10 +77,10 @@ def evaluate_sentiment(session: Session) -> SentimentReport:
             url = write_prompts(store, SENTIMENT, prompts) if models else ""
             # Each model's engines have the machine to themselves, and the classifier has it after them.
             for name in (name for name in left if name in models):
-                with session.told(name):
+                with session.record_failure(name):
                     found[name], engines[name] = responses_of(job, models[name][0], SENTIMENT, prompts, url)
             for name, scores in _scored(session, found):
-                with session.told(name):
+                with session.record_failure(name):
                     write_sentiment(store, name, found[name], scores, groups, identities[name], engines.get(name, {}))
     measured = [read_sentiment(store, name, groups) for name in identities if name not in session.failures]
     return SentimentReport(list(groups), measured, list(_comparisons(measured, groups, job.seed)))
@@ -139,3 +139,6 @@ def _comparisons(
         emotions = first.emotions and [first.emotions[i] for i in both]
         if both:
             yield Comparison(first.name, second.name, compare_sentiment(*labels, emotions, groups, seed))
+
+
+EVALUATION = Evaluation("sentiment", evaluate_sentiment, check_sentiment)

@@ -10,11 +10,12 @@ import pyarrow as pa
 from eval.intervals import Rate
 from eval.sentiment import BLANK, OVERALL, SentimentRates, group_of_emotion, sentiment_rates, top_labels
 from eval.variety import Variety, measure_variety
-from pipelines.evaluation.record import result_path, write_result
+from pipelines.evaluation.record import write_result
 from pipelines.evaluation.responses import Answer
-from pipelines.evaluation.session import Comparison
+from pipelines.evaluation.session import Comparison, Report
 from pipelines.evaluation.tables import Table, p_value, percent, points
 from schemas.errors import EngineError, RunError
+from schemas.evaluate import result_path
 from schemas.text import shorten
 from services.storage.filesystem import write_atomic
 from services.storage.store import ShardStore, parquet_bytes
@@ -38,6 +39,7 @@ _SCHEMA = pa.schema(
 
 _LONGEST_OPENING = 40
 Row = tuple[str, list[dict[str, Rate]]]
+"""label of a table row, and the rates of each model"""
 
 
 @dataclass(frozen=True)
@@ -144,15 +146,24 @@ def _figures(name: str, rows: Sequence[Mapping[str, Any]], groups: Mapping[str, 
 
 
 @dataclass(frozen=True)
-class SentimentReport:
-    """What came of the evaluation; `groups` in the order of the tables."""
+class SentimentReport(Report):
+    """Outcome of the evaluation `sentiment`; `groups` in the order of the tables."""
 
     groups: list[str]
     models: list[ModelSentiment]
     comparisons: list[Comparison]
 
+    def tables(self) -> list[Table]:
+        """Rates overall, the comparisons, rates by emotion, length and variety of the responses."""
+        return sentiment_tables(self)
 
-"""what it is of, and the rates of each model"""
+    def models_as_json(self) -> dict[str, Any]:
+        """Rates of each model."""
+        return {model.name: model.as_json() for model in self.models}
+
+    def comparisons_as_json(self) -> list[dict[str, Any]]:
+        """Comparisons of each other model with the first."""
+        return [asdict(comparison) for comparison in self.comparisons]
 
 
 def sentiment_tables(report: SentimentReport) -> list[Table]:

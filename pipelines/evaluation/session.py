@@ -1,5 +1,6 @@
 """What an evaluation works with, and what all of them do alike: go on from the results that are there."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from eval.intervals import Difference
 from pipelines.evaluation.models import failures_told
 from pipelines.evaluation.progress import Progress
 from pipelines.evaluation.record import read_result
+from pipelines.evaluation.tables import Table
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.job import Model
 from services.cluster import connect_to_ray
@@ -22,6 +24,7 @@ from services.storage.store import ShardStore
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 Loaded = tuple[torch.nn.Module, Any]
+"""a model and its tokenizer"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,22 @@ class Comparison:
     first: str
     second: str
     by: dict[str, dict[str, Difference]]
+
+
+class Report(ABC):
+    """Outcome of one evaluation of a job; the base of every evaluation's own report."""
+
+    @abstractmethod
+    def tables(self) -> list[Table]:
+        """Tables of the page, the longest last; none where no model was evaluated."""
+
+    def models_as_json(self) -> dict[str, Any]:
+        """Plain values of each model, by its name; for `--json`."""
+        return {}
+
+    def comparisons_as_json(self) -> list[dict[str, Any]] | None:
+        """Plain values of the comparisons with the first model; None where the evaluation has no comparisons."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -51,8 +70,8 @@ class Session:
     progress: Progress
     failures: dict[str, str]
 
-    def told(self, name: str) -> AbstractContextManager[None]:
-        """Inside the block a model is worked on; its faults are told, and the other models go on."""
+    def record_failure(self, name: str) -> AbstractContextManager[None]:
+        """Inside the block an error of a model is recorded as its failure, and the other models go on."""
         return failures_told(self.failures, name)
 
     def undone(self, evaluation: str, identities: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -78,12 +97,24 @@ class Session:
         if left := self.undone(evaluation, identities):
             with connect_to_ray(self.job.cluster.address):
                 for name in left:
-                    with self.told(name):
+                    with self.record_failure(name):
                         measure(name)
         return [name for name in identities if name not in self.failures]
 
 
-"""a model and its tokenizer"""
+@dataclass(frozen=True)
+class Evaluation:
+    """One kind of evaluation. Its module ends with one of these, and `evaluate.EVALUATIONS` lists it.
+
+    Attributes:
+        name: the name in `evaluations` of a job, and of its section there.
+        evaluate: evaluates all models of a session, and goes on with the results that are there.
+        check: reports faults of the job before any evaluation runs; raises KindlingError.
+    """
+
+    name: str
+    evaluate: Callable[[Session], Report]
+    check: Callable[[EvaluateJob], None] = lambda job: None
 
 
 def spread_over_model(

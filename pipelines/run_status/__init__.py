@@ -1,11 +1,12 @@
 """`kindling status`: how far a run is, from disk and from the endpoint of its job.
 
-status.py    the verb: finds out which kind of run it is
-augment.py   status of an `augment` run
-label.py     status of a `label` run
-train.py     status of a `train` run
-evaluate.py  status of an `evaluate` run
-history.py   throughput and time left of an `augment` run, from its files
-page.py      the page and the one-line form
-watch.py     `--watch`: the page again and again
+status.py        the verb: finds out which kind of run it is
+augment.py       status of an `augment` run
+augment_page.py  its page
+label.py         status of a `label` run
+train.py         status of a `train` run
+evaluate.py      status of an `evaluate` run
+history.py       throughput and time left of an `augment` run, from its files
+page.py          the page and the one-line form
+watch.py         `--watch`: the page again and again
 """

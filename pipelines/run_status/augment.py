@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.run_folder import open_run
+from pipelines.run_status.augment_page import augment_line, augment_page
 from pipelines.run_status.history import read_history, spans_of_rows
+from pipelines.run_status.page import Status
 from schemas.rows import ACCEPTED, REJECTED, STATES, rule_of
 from schemas.run import RunRecord
-from services.observability.metrics import EndpointMetrics
+from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.row_log import RowLog
 from services.storage.shard_index import generation_spans, read_index
 from services.storage.store import ShardStore
@@ -28,8 +30,8 @@ _LOG_COLUMNS = ["state", "reason", "output_tokens", "started_at", "duration_seco
 
 
 @dataclass(frozen=True)
-class RunStatus:
-    """State of a run.
+class RunStatus(Status):
+    """Progress of an `augment` run.
 
     Attributes:
         source: `endpoint` where the running job told how far it is, else `disk`.
@@ -86,6 +88,42 @@ class RunStatus:
         """Plain values, for `--json`."""
         return asdict(self)
 
+    def line(self) -> str:
+        """The status in one line."""
+        return augment_line(self)
+
+    def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
+        """Facts of the run, and lists that may be cut."""
+        return augment_page(self, now, width)
+
+
+def augment_status(store: ShardStore) -> RunStatus:
+    """Status of an `augment` run, from its files, and from its endpoint while its job runs.
+
+    Raises:
+        RunError: the folder holds no run, or a shard is damaged.
+    """
+    run = open_run(store)
+    status = _on_disk(store, run)
+    if status.complete:
+        return status
+    try:
+        return replace(
+            status, source="endpoint", **_from_endpoint(read_endpoint(run.metrics, run.start_id), status, run)
+        )
+    except EndpointError as error:
+        return replace(status, silent=str(error))
+
+
+def count_finished(store: ShardStore) -> tuple[int, int]:
+    """Number of rows of a run with a terminal state, and of all its rows.
+
+    Raises:
+        RunError: the folder holds no run, or a shard is damaged.
+    """
+    status = _on_disk(store, open_run(store))
+    return sum(status.rows.values()), status.rows_total
+
 
 def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
     logs = _logs(store)  # before the index: a shard that is committed meanwhile is in both, and not in neither
@@ -105,7 +143,7 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
     total, finished, active = run.outputs, sum(rows.values()), active_seconds(starts, ends)
     history = read_history(store, table, list(logs.values()), total - finished)
     eta = history.eta
-    return RunStatus(
+    status = RunStatus(
         run=store.url,
         name=run.name,
         complete=committed == total,
@@ -123,21 +161,16 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         active_seconds=round(active, 1),
         goodput_tokens_per_second=round(accepted_tokens / active, 1) if active else None,
         goodput_now_tokens_per_second=round(history.rates.accepted_tokens, 1) if finished else None,
-        eta_seconds=rounded(eta and eta.seconds),
-        eta_low_seconds=rounded(eta and eta.low),
-        eta_high_seconds=rounded(eta and eta.high),
-        last_row_at=iso(history.last_row_at),
+        eta_seconds=_rounded(eta.seconds if eta else None),
+        eta_low_seconds=_rounded(eta.low if eta else None),
+        eta_high_seconds=_rounded(eta.high if eta else None),
+        last_row_at=_iso(history.last_row_at),
         replicas=[],
         slowest_shards=_slowest(table),
         open_shards=_open(run, logs),
         metrics=run.metrics,
-        **paid(run.last_metrics.get),
     )
-
-
-def _finished(store: ShardStore) -> tuple[int, int]:
-    found = _on_disk(store, open_run(store))
-    return sum(found.rows.values()), found.rows_total
+    return replace(status, **_cost(run.last_metrics.get))
 
 
 def _logs(store: ShardStore) -> dict[int, pa.Table]:
@@ -169,63 +202,75 @@ def _open(run: RunRecord, logs: dict[int, pa.Table]) -> list[dict[str, Any]]:
             "shard": shard,
             "rows": rows.num_rows,
             "rows_total": sizes.get(shard, 0) * run.outputs_per_row,
-            "started_at": iso(float(spans_of_rows(rows)[0].min())),
+            "started_at": _iso(float(spans_of_rows(rows)[0].min())),
         }
         for shard, rows in logs.items()
     ]
     return sorted(found, key=lambda each: each["started_at"])
 
 
-def told_of(told: EndpointMetrics, found: RunStatus, run: RunRecord) -> dict[str, Any]:
-    """Attributes of a `RunStatus` that are newer than what was found on disk; what is not told is not among them."""
-    replicas = _replicas(told, run)
-    rows = {state: int(told.value("kindling_rows_total", state=state) or 0) for state in STATES}
-    rejects = Counter({rule: int(count) for rule, count in told.values_by("reason", "kindling_rejects_total").items()})
+def _from_endpoint(endpoint: EndpointMetrics, status: RunStatus, run: RunRecord) -> dict[str, Any]:
+    """Attributes of a `RunStatus` that the endpoint of the job knows better than the files of the run.
+
+    Args:
+        status: the status from the files.
+    """
+    replicas = _replicas(endpoint, run)
+    rows = {state: int(endpoint.value("kindling_rows_total", state=state) or 0) for state in STATES}
+    rejects = Counter(
+        {rule: int(count) for rule, count in endpoint.values_by("reason", "kindling_rejects_total").items()}
+    )
     newer: dict[str, Any] = {
-        **paid(told.value),
+        **_cost(endpoint.value),
         "rows": rows,
         "rejects": dict(rejects.most_common()),
-        "logged": sum(rows.values()) - sum(found.rows.values()) + found.logged,
-        "output_tokens": int(told.value("kindling_tokens_total", kind="output") or 0),
-        "in_flight": int(told.value("kindling_requests_in_flight") or 0),
-        "last_row_at": max((each["last_rows_at"] for each in replicas if each["last_rows_at"]), default=None)
-        or found.last_row_at,
+        "logged": sum(rows.values()) - sum(status.rows.values()) + status.logged,
+        "output_tokens": int(endpoint.value("kindling_tokens_total", kind="output") or 0),
+        "in_flight": int(endpoint.value("kindling_requests_in_flight") or 0),
+        "last_row_at": max((replica["last_rows_at"] for replica in replicas if replica["last_rows_at"]), default=None)
+        or status.last_row_at,
         "replicas": replicas,
     }
-    if bounds := told.values_by("bound", "kindling_eta_bound_seconds"):  # there are none before a start has any replica
+    if bounds := endpoint.values_by("bound", "kindling_eta_bound_seconds"):  # none before the first replica serves
         newer |= {
-            "eta_seconds": rounded(told.value("kindling_eta_seconds")),
-            "eta_low_seconds": rounded(bounds.get("low")),
-            "eta_high_seconds": rounded(bounds.get("high")),
-            "goodput_now_tokens_per_second": rounded(told.value("kindling_goodput_last_minute_tokens_per_second")),
+            "eta_seconds": _rounded(endpoint.value("kindling_eta_seconds")),
+            "eta_low_seconds": _rounded(bounds.get("low")),
+            "eta_high_seconds": _rounded(bounds.get("high")),
+            "goodput_now_tokens_per_second": _rounded(endpoint.value("kindling_goodput_last_minute_tokens_per_second")),
         }
-    if found.goodput_tokens_per_second is None:  # nothing is on disk where no log can be kept and no shard is full
-        newer["goodput_tokens_per_second"] = rounded(told.value("kindling_goodput_tokens_per_second") or None)
+    if (
+        status.goodput_tokens_per_second is None
+    ):  # an object store has no row log: before the first shard no row is on disk
+        newer["goodput_tokens_per_second"] = _rounded(endpoint.value("kindling_goodput_tokens_per_second") or None)
     return newer
 
 
-def _replicas(told: EndpointMetrics, run: RunRecord) -> list[dict[str, Any]]:
-    came_up = {each["number"]: each for each in run.replicas}  # where one died, the last
+def _replicas(endpoint: EndpointMetrics, run: RunRecord) -> list[dict[str, Any]]:
+    started = {replica["number"]: replica for replica in run.replicas}  # of a replaced one the last entry
     in_flight, rows, deaths, last = (
-        told.values_by("replica", f"kindling_replica_{name}")
+        endpoint.values_by("replica", f"kindling_replica_{name}")
         for name in ("requests_in_flight", "rows_total", "deaths_total", "last_rows_timestamp_seconds")
     )
-    found = []
-    for labels in told.labels("kindling_replica_state"):
+    replicas = []
+    for labels in endpoint.labels("kindling_replica_state"):
         number = labels["replica"]
-        where = came_up.get(int(number), {}) if labels["state"] == "serving" else {}
-        found.append(
+        where = started.get(int(number), {}) if labels["state"] == "serving" else {}
+        replicas.append(
             {
                 "number": int(number), "state": labels["state"], "in_flight": int(in_flight[number]),
-                "rows": int(rows[number]), "deaths": int(deaths[number]), "last_rows_at": iso(last.get(number)),
+                "rows": int(rows[number]), "deaths": int(deaths[number]), "last_rows_at": _iso(last.get(number)),
                 "node": where.get("node", ""), "cores": list(where.get("cores", ())),
             }
         )  # fmt: skip
-    return found
+    return replicas
 
 
-def paid(value: Callable[[str], float | None]) -> dict[str, float | None]:
-    """`replica_hours` and `cost` from what `value` tells of two series; nothing where it does not know the first."""
+def _cost(value: Callable[[str], float | None]) -> dict[str, Any]:
+    """`replica_hours` and `cost` of a run; empty where its replica-seconds are not known.
+
+    Args:
+        value: gives the value of a metric by its name, or None.
+    """
     seconds, price = value("kindling_replica_seconds_total"), value("kindling_price_per_replica_hour")
     if seconds is None:
         return {}
@@ -233,11 +278,11 @@ def paid(value: Callable[[str], float | None]) -> dict[str, float | None]:
     return {"replica_hours": round(seconds / 3600, 4), "cost": cost}
 
 
-def rounded(value: float | None) -> float | None:
-    """What JSON can hold: it has no infinity."""
+def _rounded(value: float | None) -> float | None:
+    """The value with one decimal; None for infinity, which JSON cannot hold."""
     return None if value is None or not math.isfinite(value) else round(value, 1)
 
 
-def iso(seconds: float | None) -> str | None:
-    """A moment of the Unix clock as ISO 8601, UTC."""
+def _iso(seconds: float | None) -> str | None:
+    """A time of the Unix clock as ISO 8601, UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

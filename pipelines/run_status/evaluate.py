@@ -1,32 +1,33 @@
-"""How far an evaluation is, for `kindling status`: which results are there, and what models answered until now."""
+"""Status of an `evaluate` run: results that are done, and prompts that models responded to."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
-from eval.questionnaire import PAGE_NAME
-from pipelines.evaluation.record import read_record, result_path
+from pipelines.evaluation.record import read_record
+from pipelines.run_status.augment import count_finished
+from pipelines.run_status.page import Status, progress_bar, titled_list
 from schemas.errors import RunError
-from schemas.evaluate import EvaluateJob, task_name
+from schemas.evaluate import EvaluateJob, EvaluationSection, PromptSet
+from schemas.text import shorten
 from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.store import ShardStore
-
-_LM_EVAL, _PREFERENCE = "lm_eval", "preference"
-_ANSWERED = ("sentiment", _PREFERENCE)
 
 
 @dataclass(frozen=True)
 class EvaluatedPart:
-    """One evaluation of one model; the questionnaire of preference is one of all models.
+    """Progress of one evaluation of one model; the questionnaire of `preference` is one part of all models.
 
     Attributes:
-        model: its name; empty of the questionnaire.
-        done: its result is there.
-        examples, planned: what the model was measured on by now, and is in all; None where only an endpoint would tell.
-        answers, prompts: prompts that the model answered, refused ones included, and all; None where it is asked none,
-            or was not yet.
+        model: name of the model; empty for what is of all models.
+        done: the result is written.
+        examples, planned: number of examples that the model was measured on, and of all; None where only an endpoint
+            knows.
+        answers, prompts: number of prompts that the model responded to (refused ones included), and of all; None where
+            it gets no prompts, or has not begun.
     """
 
     evaluation: str
@@ -37,16 +38,22 @@ class EvaluatedPart:
     answers: int | None = None
     prompts: int | None = None
 
+    def how_far(self) -> str:
+        """Examples or prompts done, of all; empty where neither is known."""
+        if self.examples and self.planned:
+            return f"{self.examples:,} of {self.planned:,}"
+        return "" if self.answers is None else f"{self.answers:,} of {self.prompts:,} prompts answered"
+
 
 @dataclass(frozen=True)
-class EvaluateStatus:
-    """How far an evaluation is.
+class EvaluateStatus(Status):
+    """Progress of an evaluation.
 
     Attributes:
-        complete: each part is done, or of a model that failed; while the endpoint answers, none has failed for good.
-        source: `endpoint` where the running job told how far it is, else `disk`.
-        silent: why no endpoint did; empty where one did, or none was asked.
-        failures: the error of each model that could not be evaluated by the last start that came to its end.
+        complete: each part is done, or its model failed; never while the endpoint answers.
+        source: `endpoint` where the running job answered, else `disk`.
+        silent: why no endpoint answered; empty where one did, or none was asked.
+        failures: error of each model that the last finished start could not evaluate, by the model's name.
     """
 
     run: str
@@ -62,71 +69,93 @@ class EvaluateStatus:
         """Plain values, for `--json`."""
         return asdict(self)
 
+    def line(self) -> str:
+        """Number of results."""
+        return f"{shorten(self.name)}: {self._results_text()}"
 
-def evaluate_status(store: ShardStore, answered: Callable[[ShardStore], tuple[int, int]]) -> EvaluateStatus | None:
-    """That of an evaluation; None where the folder holds none.
+    def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
+        """Number of results; and lists of the evaluations and of failed models."""
+        lines = [f"{self.name}: {self._results_text()}", progress_bar(self._results(), len(self.parts), width)]
+        if self.silent:
+            lines.append(f"from disk: {self.silent}")
+        failed = [f"{name}: {shorten(error)}" for name, error in self.failures.items()]
+        return lines, [self._evaluation_lines(), titled_list("failed", failed)]
 
-    Args:
-        answered: rows of a run that have a terminal state, and all of its rows.
+    def _results(self) -> int:
+        return sum(part.done for part in self.parts)
+
+    def _results_text(self) -> str:
+        state = "running" if self.source == "endpoint" else "complete" if self.complete else "not complete"
+        return f"an evaluation, {self._results()} of {len(self.parts)} results, {state}"
+
+    def _evaluation_lines(self) -> list[str]:
+        """A line for each evaluation: its results, and the progress of models that have begun."""
+        lines = []
+        for evaluation in dict.fromkeys(part.evaluation for part in self.parts):
+            parts = [part for part in self.parts if part.evaluation == evaluation]
+            begun = [f"; {part.model}: {how_far}" for part in parts if not part.done and (how_far := part.how_far())]
+            lines.append(f"{evaluation:10}  {sum(part.done for part in parts)} of {len(parts)}{''.join(begun)}")
+        return lines
+
+
+def evaluate_status(store: ShardStore) -> EvaluateStatus:
+    """Status of an evaluation, from its results and runs, and from its endpoint while it runs.
 
     Raises:
         RunError: its record cannot be read.
     """
-    record = read_record(store)
-    if record is None:
-        return None
+    record = read_record(store) or {}
     try:
         job, failures = EvaluateJob.model_validate(record["job"]), dict(record["failures"])
     except (ValidationError, KeyError, TypeError, ValueError):
         raise RunError(store.url, None, "its evaluate.json is of another version", "use that version") from None
-    parts = [_with_answers(store, part, answered) for part in _parts(store, job)]
-    # Where one model failed there is no questionnaire, which is of all of them.
+    parts = [_with_responses(store, job, part) for part in _parts(store, job)]
     complete = all(
-        part.done or part.model in failures or (part.evaluation == _PREFERENCE and bool(failures)) for part in parts
+        part.done or part.model in failures or (_section(job, part).for_all_models and bool(failures)) for part in parts
     )
-    found = EvaluateStatus(store.url, job.name, complete, "disk", "", parts, failures)
+    status = EvaluateStatus(store.url, job.name, complete, "disk", "", parts, failures)
     if all(part.done for part in parts):
-        return found
+        return status
     try:
-        told = read_endpoint(record.get("metrics", ""), record.get("start_id", ""))
+        endpoint = read_endpoint(record.get("metrics", ""), record.get("start_id", ""))
     except EndpointError as error:
-        return replace(found, silent="" if complete else str(error))
-    return replace(found, complete=False, source="endpoint", parts=[_told(told, part) for part in parts])
+        return replace(status, silent="" if complete else str(error))
+    return replace(status, complete=False, source="endpoint", parts=[_from_endpoint(endpoint, part) for part in parts])
 
 
 def _parts(store: ShardStore, job: EvaluateJob) -> Iterator[EvaluatedPart]:
-    names = [model.label for model in job.models] or [job.responses.label if job.responses else ""]
+    models = [model.label for model in job.models] or [job.responses.label if job.responses else ""]
     for evaluation in job.evaluations:
-        if evaluation == _PREFERENCE:
-            yield from (EvaluatedPart(evaluation, name, _there(store, f"{evaluation}/{PAGE_NAME}")) for name in names)
-            if job.preference.returned:
-                yield EvaluatedPart(evaluation, "", _there(store, result_path(evaluation, "tally", "json")))
-        elif evaluation == _LM_EVAL and job.lm_eval:
-            tasks = [task_name(task) for task in job.lm_eval.tasks]
-            for name in names:
-                done = sum(_there(store, result_path(evaluation, f"{name}/{task}", "json")) for task in tasks)
-                yield EvaluatedPart(evaluation, name, done == len(tasks), done, len(tasks))
-        else:
-            yield from (
-                EvaluatedPart(evaluation, name, _there(store, result_path(evaluation, name, "json"))) for name in names
-            )
+        for model, files in getattr(job, evaluation).result_files(evaluation, models).items():
+            done = sum(store.fs.exists(store.path(path)) for path in files)
+            if len(files) == 1:
+                yield EvaluatedPart(evaluation, model, done == 1)
+            else:
+                yield EvaluatedPart(evaluation, model, done == len(files), done, len(files))
 
 
-def _there(store: ShardStore, path: str) -> bool:
-    return store.fs.exists(store.path(path))
+def _section(job: EvaluateJob, part: EvaluatedPart) -> EvaluationSection:
+    section: EvaluationSection = getattr(job, part.evaluation)
+    return section
 
 
-def _with_answers(
-    store: ShardStore, part: EvaluatedPart, answered: Callable[[ShardStore], tuple[int, int]]
-) -> EvaluatedPart:
+def _with_responses(store: ShardStore, job: EvaluateJob, part: EvaluatedPart) -> EvaluatedPart:
+    """The part with the number of prompts that its model responded to, where it gets prompts and has begun."""
     folder = f"responses/{part.evaluation}/{part.model}"
-    if part.done or part.evaluation not in _ANSWERED or not _there(store, f"{folder}/run.json"):
+    if (
+        part.done
+        or not isinstance(_section(job, part), PromptSet)
+        or not store.fs.exists(store.path(f"{folder}/run.json"))
+    ):
         return part
-    answers, prompts = answered(ShardStore(f"{store.url}/{folder}"))
+    answers, prompts = count_finished(ShardStore(f"{store.url}/{folder}"))
     return replace(part, answers=answers, prompts=prompts)
 
 
-def _told(told: EndpointMetrics, part: EvaluatedPart) -> EvaluatedPart:
+def _from_endpoint(endpoint: EndpointMetrics, part: EvaluatedPart) -> EvaluatedPart:
     names = {"examples": "kindling_evaluate_examples_total", "planned": "kindling_evaluate_planned_examples"}
-    values = {name: told.value(series, evaluation=part.evaluation, model=part.model) for name, series in names.items()}
-    return replace(part, **{name: int(value) for name, value in values.items() if value is not None})
+    values = {
+        name: endpoint.value(metric, evaluation=part.evaluation, model=part.model) for name, metric in names.items()
+    }
+    known: dict[str, Any] = {name: int(value) for name, value in values.items() if value is not None}
+    return replace(part, **known)

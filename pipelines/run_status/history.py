@@ -1,4 +1,4 @@
-"""When the rows of a run came to their end, as its files tell: how fast it goes, also where nobody answers any more."""
+"""Throughput and time left of an `augment` run, from its files: also of a run whose job has ended."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +13,16 @@ from services.storage.store import ShardStore, shard_path
 from services.storage.time_spans import find_pauses
 
 _COLUMNS = ["state", "output_tokens", "started_at", "duration_seconds"]
-# More than one look at a run should read; of a fast run this is less than the history.
-_MOST_ROWS = 20_000
+# Bound on the rows that one status reads; in a fast run they cover less than the history.
+_MAX_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class History:
-    """The last minutes of work.
+    """Rates over the last minutes of work, and the time left.
 
     Attributes:
-        last_row_at: when the last row came to its end, in seconds of the Unix clock; None before the first.
+        last_row_at: time at which the last row was finished, in seconds of the Unix clock; None before the first.
     """
 
     last_row_at: float | None
@@ -31,12 +31,12 @@ class History:
 
 
 def read_history(store: ShardStore, shards: pa.Table, logs: list[pa.Table], left: int) -> History:
-    """The history up to the last row; pauses between starts do not count.
+    """Reads the history up to the last row, without pauses between starts.
 
     Args:
         shards: entries of the shard index.
-        logs: of the shards that are still open.
-        left: rows that are not finished.
+        logs: rows in the logs of open shards.
+        left: number of rows that are not finished.
     """
     recent, since = _recent(shards)
     tables = [*(log.select(_COLUMNS) for log in logs), *(table for shard in recent for table in _read(store, shard))]
@@ -54,18 +54,18 @@ def read_history(store: ShardStore, shards: pa.Table, logs: list[pa.Table], left
 
 
 def spans_of_rows(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """From when to when each row was with its engine, in seconds of the Unix clock."""
+    """Start and end of each row's time with its engine, in seconds of the Unix clock; two arrays of shape (rows,)."""
     starts = rows["started_at"].cast(pa.int64()).to_numpy() / 1e6
     return starts, starts + rows["duration_seconds"].to_numpy()
 
 
 def _recent(shards: pa.Table) -> tuple[list[dict[str, Any]], float]:
-    """The shards that ended last; and since when every row that came to its end is in one of them or in a log."""
+    """Shards that were finished last; and the time since which every finished row is in one of them or in a log."""
     latest = shards.select(["shard", "finished_at", *STATES]).sort_by([("finished_at", "descending")])
     ended = latest["finished_at"].cast(pa.int64()).to_numpy() / 1000
     rows = np.cumsum(sum(latest[state].to_numpy() for state in STATES))
-    left_out = np.flatnonzero((rows > _MOST_ROWS) | (ended < ended[:1] - HISTORY_SECONDS))
-    first = max(left_out[0].item(), 1) if len(left_out) else len(ended)  # one at least, however large it is
+    left_out = np.flatnonzero((rows > _MAX_ROWS) | (ended < ended[:1] - HISTORY_SECONDS))
+    first = max(left_out[0].item(), 1) if len(left_out) else len(ended)  # at least one, however large it is
     return latest.slice(0, first).to_pylist(), float(ended[first]) if first < len(ended) else 0.0
 
 
@@ -73,12 +73,12 @@ def _read(store: ShardStore, entry: dict[str, Any]) -> list[pa.Table]:
     try:
         folders = [folder for state, folder in FOLDER_OF_STATE.items() if entry[state]]
         return [store.read_table(shard_path(folder, entry["shard"]), _COLUMNS) for folder in folders]
-    except (OSError, pa.ArrowException):  # lost or damaged, which is for `verify` to tell
+    except (OSError, pa.ArrowException):  # lost or damaged: `verify` reports it
         return []
 
 
 def _working(times: np.ndarray | float, pauses: np.ndarray) -> np.ndarray:
-    """Times on a clock that stands still in pauses."""
+    """Times on a clock that stands still during pauses."""
     return np.asarray(times) - sum(np.clip(times - begin, 0, end - begin) for begin, end in pauses)
 
 
@@ -87,7 +87,9 @@ def _add(pace: Pace, rows: pa.Table, ends: np.ndarray) -> None:
     tokens, durations = (rows[name].to_numpy()[order] for name in ("output_tokens", "duration_seconds"))
     accepted = pc.equal(rows["state"], ACCEPTED).to_numpy()[order]
     ends = ends[order]
-    firsts = np.flatnonzero(np.diff(np.floor(ends), prepend=-np.inf))  # of those that ended within one second
+    firsts = np.flatnonzero(
+        np.diff(np.floor(ends), prepend=-np.inf)
+    )  # the first row of each second: rows that end within one second are added up
     sums = (np.add.reduceat(each, firsts) for each in (np.ones_like(tokens), tokens, tokens * accepted))
     for moment in zip(ends[firsts], *sums, np.maximum.reduceat(durations, firsts), strict=True):
         pace.add(*(each.item() for each in moment))

@@ -1,15 +1,19 @@
 """Status of a `label` run."""
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
-from pipelines.labelling.record import LabelRecord
+from pipelines.labelling.record import read_record
+from pipelines.run_status.page import Status, progress_bar
+from schemas.errors import RunError
+from schemas.text import shorten
 from services.storage.store import ShardStore
 
 
 @dataclass(frozen=True)
-class LabelStatus:
-    """How far a labelling is: its shards are ranges of raw text."""
+class LabelStatus(Status):
+    """Progress of a `label` run, whose shards are ranges of raw text."""
 
     run: str
     name: str
@@ -22,8 +26,23 @@ class LabelStatus:
         """Plain values, for `--json`."""
         return asdict(self)
 
+    def line(self) -> str:
+        """Number of shards."""
+        return f"{shorten(self.name)}: {self.shards} of {self.shards_total} shards"
 
-def label_status(store: ShardStore, run: LabelRecord) -> LabelStatus:
-    """That of a label run."""
-    done = len(store.committed_shards() & {each.shard for each in run.ranges})
-    return LabelStatus(store.url, run.name, done == len(run.ranges), done, len(run.ranges))
+    def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
+        """Number of shards, and a bar."""
+        return [self.line(), progress_bar(self.shards, self.shards_total, width)], []
+
+
+def label_status(store: ShardStore) -> LabelStatus:
+    """Status of a `label` run, from its files.
+
+    Raises:
+        RunError: its run.json cannot be read.
+    """
+    record = read_record(store)
+    if record is None:
+        raise RunError(store.path("run.json"), None, "it is no record of a label run", "name the output.path of one")
+    done = len(store.committed_shards() & {part.shard for part in record.ranges})
+    return LabelStatus(store.url, record.name, done == len(record.ranges), done, len(record.ranges))

@@ -1,51 +1,34 @@
-"""`kindling status`: how far a run is, from disk, and from its endpoint while it runs."""
+"""`kindling status`: progress of a run, from its files, and from its endpoint while its job runs."""
 
-from dataclasses import replace
+from collections.abc import Callable
 
-from pipelines.labelling.record import read_record
-from pipelines.run_folder import open_run
-from pipelines.run_status.augment import RunStatus, _finished, _on_disk, told_of
-from pipelines.run_status.evaluate import EvaluateStatus, evaluate_status
-from pipelines.run_status.label import LabelStatus, label_status
-from pipelines.run_status.train import _COMPOSITION, TrainStatus, train_status
+from pipelines.run_folder import kind_of
+from pipelines.run_status.augment import augment_status
+from pipelines.run_status.evaluate import evaluate_status
+from pipelines.run_status.label import label_status
+from pipelines.run_status.page import Status
+from pipelines.run_status.train import train_status
 from schemas.errors import RunError
-from services.observability.metrics import EndpointError, read_endpoint
 from services.storage.store import ShardStore
 
+STATUSES: dict[str, Callable[[ShardStore], Status]] = {
+    "augment": augment_status,
+    "label": label_status,
+    "train": train_status,
+    "evaluate": evaluate_status,
+}
+"""the status of a run folder, by the kind of job (see `run_folder.RECORD_NAMES`)"""
 
-def status(url: str) -> RunStatus | TrainStatus | LabelStatus | EvaluateStatus:
-    """How far a run, a training, a labelling or an evaluation is; nothing is written.
 
-    Of a run it reads run.json, the index of committed shards, the manifests of those not in it, the log of open ones,
-    and the endpoint that run.json names.
+def status(url: str) -> Status:
+    """Progress of a run of any kind; nothing is written.
 
     Raises:
-        RunError: the folder holds none of these, or a shard is damaged.
+        RunError: the folder holds no run, its record cannot be read, or a shard is damaged.
     """
     store = ShardStore(url)
-    if labels := read_record(store):
-        return label_status(store, labels)
-    if training := train_status(store):
-        return training
-    if evaluation := evaluate_status(store, _finished):
-        return evaluation
-    refuse_composition(store)
-    run = open_run(store)
-    found = _on_disk(store, run)
-    if found.complete:
-        return found
-    try:
-        return replace(found, source="endpoint", **told_of(read_endpoint(run.metrics, run.start_id), found, run))
-    except EndpointError as error:
-        return replace(found, silent=str(error))
-
-
-def refuse_composition(store: ShardStore) -> None:
-    """Refuses a composed corpus, which appears as a whole.
-
-    Raises:
-        RunError: this is one.
-    """
-    if store.fs.exists(store.path(_COMPOSITION)):
-        cause = "this folder is a composed corpus, which is there as a whole, and no run"
-        raise RunError("RUN", store.url, cause, "see its README.md")
+    kind = kind_of(store) or "augment"  # whose reader says that nothing is there
+    if kind not in STATUSES:
+        cause = "this folder is a composed corpus, which appears as a whole, and no run"
+        raise RunError("RUN", url, cause, "see its README.md")
+    return STATUSES[kind](store)

@@ -1,33 +1,36 @@
-"""How far the folders of other jobs are that somebody may ask `kindling status` of: a training, a labelling."""
+"""Status of a `train` run."""
 
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.run_folder import RECORD_NAMES
+from pipelines.run_status.page import Status, progress_bar, time_left
 from schemas.errors import RunError
+from schemas.text import shorten
 from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
-from services.storage.filesystem import is_local
+from services.observability.terminal import clock
 from services.storage.store import ShardStore
-
-_TRAIN_RECORD, _COMPOSITION = "train.json", "composition.json"
 
 
 @dataclass(frozen=True)
-class TrainStatus:
-    """How far a training is.
+class TrainStatus(Status):
+    """Progress of a training.
 
     Attributes:
-        source: `endpoint` where the running training told how far it is, else `disk`.
-        silent: why no endpoint did; empty where one did, or none was asked.
-        stages: names of the job's.
-        stage: number of the one that is being trained, from 0; that of the last where all are done.
-        step, steps: of that stage, the first at its last checkpoint where only the disk tells; None before it begins.
-        loss: over the last logged steps.
-        held_out_loss: of the last evaluation.
-        tokens_per_second, eta_seconds: of a training that runs.
+        source: `endpoint` where the running training answered, else `disk`.
+        silent: why no endpoint answered; empty where one did, or none was asked.
+        stages: names of the job's stages.
+        stage: number of the stage that is being trained, from 0; the last one where all are done.
+        step, steps: steps done of that stage, and all its steps; from disk the step of its last checkpoint; None before
+            the stage begins.
+        loss: mean training loss over the last logged steps.
+        held_out_loss: loss on held-out rows at the last evaluation.
+        tokens_per_second, eta_seconds: speed and longest time left of a training that runs.
     """
 
     run: str
@@ -49,16 +52,41 @@ class TrainStatus:
         """Plain values, for `--json`."""
         return asdict(self)
 
+    def line(self) -> str:
+        """Stage, step and time left."""
+        return f"{shorten(self.name)}: {self._stage_text()}{time_left(self.eta_seconds)}"
 
-def train_status(store: ShardStore) -> TrainStatus | None:
-    """That of a training; None where the folder holds none.
+    def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
+        """Stage, step, losses, speed and time left."""
+        lines = [f"{self.name}: {self._stage_text()}"]
+        if self.complete:
+            return lines, []
+        if self.step is not None and self.steps:
+            lines.append(progress_bar(self.step, self.steps, width))
+        if self.silent:
+            lines.append(f"from disk: {self.silent}")
+        facts = {
+            "loss": self.loss and f"{self.loss:.4f}",
+            "held out": self.held_out_loss and f"{self.held_out_loss:.4f}",
+            "speed": self.tokens_per_second and f"{self.tokens_per_second:,.0f} tokens/s",
+            "left": self.eta_seconds and f"at most {clock(self.eta_seconds)}",
+        }
+        return lines + [f"{name:9} {value}" for name, value in facts.items() if value], []
+
+    def _stage_text(self) -> str:
+        if self.complete:
+            return f"a training, complete: {', '.join(self.stages)}"
+        step = "before its first step" if self.step is None else f"step {self.step} of {self.steps}"
+        return f"a training, stage {self.stages[self.stage]} ({self.stage + 1} of {len(self.stages)}), {step}"
+
+
+def train_status(store: ShardStore) -> TrainStatus:
+    """Status of a training, from its record and checkpoints, and from its endpoint while it runs.
 
     Raises:
         RunError: its record cannot be read.
     """
-    path = Path(store.path(_TRAIN_RECORD))
-    if not is_local(store.fs) or not path.is_file():
-        return None
+    path = Path(store.path(RECORD_NAMES["train"]))
     try:
         record = json.loads(path.read_text())
         stages = [f"{number}-{stage['kind']}" for number, stage in enumerate(record["job"]["stages"])]
@@ -66,15 +94,15 @@ def train_status(store: ShardStore) -> TrainStatus | None:
         name = record["name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(str(path), None, "it is no record of a training", "name a folder that one wrote") from None
-    found = TrainStatus(store.url, name, done == len(stages), "disk", "", stages, min(done, len(stages) - 1))
-    if found.complete:
-        return found
-    found = replace(found, **_last_checkpoint(path.parent / "work" / stages[done]))
+    status = TrainStatus(store.url, name, done == len(stages), "disk", "", stages, min(done, len(stages) - 1))
+    if status.complete:
+        return status
+    status = replace(status, **_last_checkpoint(path.parent / "work" / stages[done]))
     try:
-        told = read_endpoint(record.get("metrics", ""), record.get("start_id", ""))
+        endpoint = read_endpoint(record.get("metrics", ""), record.get("start_id", ""))
     except EndpointError as error:
-        return replace(found, silent=str(error))
-    return replace(found, source="endpoint", **_told(told, stages[done]))
+        return replace(status, silent=str(error))
+    return replace(status, source="endpoint", **_from_endpoint(endpoint, stages[done]))
 
 
 def _last_checkpoint(work: Path) -> dict[str, Any]:
@@ -98,15 +126,15 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _told(told: EndpointMetrics, stage: str) -> dict[str, Any]:
+def _from_endpoint(endpoint: EndpointMetrics, stage: str) -> dict[str, Any]:
     names = {
         "step": "steps_total", "steps": "planned_steps", "loss": "loss", "held_out_loss": "held_out_loss",
         "tokens_per_second": "tokens_per_second", "eta_seconds": "eta_seconds",
     }  # fmt: skip
-    values = {name: told.value(f"kindling_train_{series}", stage=stage) for name, series in names.items()}
+    values = {name: endpoint.value(f"kindling_train_{series}", stage=stage) for name, series in names.items()}
     return {name: int(value) if name in ("step", "steps") else value for name, value in _finite(values).items()}
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that are known and that JSON can hold: a training that diverged has losses that are neither."""
+    """The values that are known and finite: a training that diverged has losses that JSON cannot hold."""
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

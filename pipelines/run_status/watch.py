@@ -10,21 +10,21 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipelines.run_status.page import Status, line, now, page
+from pipelines.run_status.page import Status, current_time, render_page
 from pipelines.run_status.status import status
 
 _PAGE_SECONDS = 2.0
-# Lines are kept, in a file or a terminal that cannot go back.
+# In a file, or in a terminal that cannot clear its screen, lines stay.
 _LINE_SECONDS = 10.0
-# A look may take a second where a run has 100,000 shards or lies on an object store: no more of the time than this.
-_MOST_OF_THE_TIME = 0.1
+# Reading the status of a run with 100,000 shards, or on an object store, may take a second: no larger share than this.
+_MAX_SHARE_OF_TIME = 0.1
 
 
 def watch(url: str, as_json: bool = False) -> None:
-    """Shows how far a run is until it is complete, on standard output; Ctrl-C ends that, and the run goes on.
+    """Shows the status of a run on standard output until the run is complete; Ctrl-C ends it, and the run goes on.
 
     Args:
-        as_json: one JSON object a line.
+        as_json: print one JSON object a line.
 
     Raises:
         RunError: see `status`.
@@ -32,50 +32,51 @@ def watch(url: str, as_json: bool = False) -> None:
     console = Console(highlight=False)
     try:
         if as_json or not console.is_terminal or console.is_dumb_terminal:
-            _tell_lines(url, as_json)
+            _print_lines(url, as_json)
         else:
             _show_pages(url, console)
     except KeyboardInterrupt:
         pass
-    except BrokenPipeError:  # whoever read has enough; Python is not to try again at its end
+    except BrokenPipeError:  # the reader has gone; else Python would write once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _tell_lines(url: str, as_json: bool) -> None:
-    told = ""
+def _print_lines(url: str, as_json: bool) -> None:
+    last_text = ""
     while True:
         began = time.monotonic()
-        found = status(url)
-        text = json.dumps(found.as_json(), ensure_ascii=False) if as_json else line(found)
-        if as_json or text != told:
-            told = text
+        current = status(url)
+        text = json.dumps(current.as_json(), ensure_ascii=False) if as_json else current.line()
+        if as_json or text != last_text:
+            last_text = text
             print(text if as_json else f"{datetime.now():%H:%M:%S} {text}", flush=True)
-        if found.complete:
+        if current.complete:
             return
-        _rest(began, _LINE_SECONDS)
+        _pause(began, _LINE_SECONDS)
 
 
 def _show_pages(url: str, console: Console) -> None:
-    found = status(url)
+    current = status(url)
     try:
-        # In the terminal's other screen, so that what was there before is there again after it.
+        # In the alternate screen, so that the terminal shows its former content again afterwards.
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 began = time.monotonic()
-                live.update(_screen(found, console), refresh=True)
-                if found.complete:
+                live.update(_screen(current, console), refresh=True)
+                if current.complete:
                     break
-                _rest(began, _PAGE_SECONDS)
-                found = status(url)
+                _pause(began, _PAGE_SECONDS)
+                current = status(url)
     finally:
-        print("\n".join(page(found, now(), console.width)))
+        print("\n".join(render_page(current, current_time(), console.width)))
 
 
-def _screen(found: Status, console: Console) -> Text:
-    foot = f"{datetime.now():%H:%M:%S}  Ctrl-C ends this page, and the job goes on"
-    lines = page(found, now(), console.width, console.height - 2)
-    return Text("\n".join([*lines, "", foot]), no_wrap=True, overflow="crop")
+def _screen(current: Status, console: Console) -> Text:
+    footer = f"{datetime.now():%H:%M:%S}  Ctrl-C ends this page, and the job goes on"
+    lines = render_page(current, current_time(), console.width, console.height - 2)
+    return Text("\n".join([*lines, "", footer]), no_wrap=True, overflow="crop")
 
 
-def _rest(began: float, seconds: float) -> None:
-    time.sleep(max(seconds, (time.monotonic() - began) / _MOST_OF_THE_TIME))
+def _pause(began: float, seconds: float) -> None:
+    """Waits until the next read of the status, which began at `began` on the monotonic clock."""
+    time.sleep(max(seconds, (time.monotonic() - began) / _MAX_SHARE_OF_TIME))

@@ -18,7 +18,7 @@ from pipelines.evaluation import blimp, lm_eval
 from pipelines.evaluation.blimp_results import BlimpReport, ModelBlimp, blimp_tables
 from pipelines.inputs.minimal_pairs import whole_paradigms
 from pipelines.jobfile import as_job
-from pipelines.run_status.page import page
+from pipelines.run_status.page import render_page
 from schemas.errors import EngineError, JobError
 from schemas.evaluate import EvaluateJob
 from schemas.job import Model
@@ -370,7 +370,7 @@ def test_what_is_done_is_not_done_again_and_a_stopped_model_goes_on(evaluated, t
     assert [(each.source, each.complete, each.parts[0].examples) for each in seen[:2]] == [
         ("endpoint", False, 0), ("endpoint", False, 20),
     ]  # fmt: skip
-    assert page(seen[2], datetime.now(UTC), 80)[::2] == [
+    assert render_page(seen[2], datetime.now(UTC), 80)[::2] == [
         "both: an evaluation, 0 of 1 results, running", "blimp       0 of 1; one: 40 of 60",
     ]  # fmt: skip
     ended = status(str(tmp_path / "out"))

@@ -21,7 +21,7 @@ from pipelines import augment, status
 from pipelines.augmentation.eta import Pace
 from pipelines.evaluation.record import read_record, recorded, write_record
 from pipelines.run_status.label import LabelStatus
-from pipelines.run_status.page import line, page
+from pipelines.run_status.page import render_page
 from pipelines.run_status.train import TrainStatus
 from pipelines.run_status.watch import watch
 from schemas.errors import RunError, StoppedError
@@ -170,7 +170,7 @@ def test_an_endpoint_is_believed_only_if_it_is_of_this_start(tmp_path, served):
         found = status(str(tmp_path))
         assert (found.source, found.rows[ACCEPTED]) == ("disk", 0)
         assert found.silent.startswith(f"{address} is another job's")
-        assert f"from disk: {found.silent}" in page(found, NOON, 80)
+        assert f"from disk: {found.silent}" in render_page(found, NOON, 80)
 
 
 def test_whoever_else_has_the_port_is_told_of(served):
@@ -240,11 +240,11 @@ def test_a_job_that_runs_tells_how_it_is(fake_job, in_the_background, monkeypatc
     assert [each["number"] for each in found.replicas] == [0, 1]
     assert {each["state"] for each in found.replicas} <= {"starting", "serving"}
     assert found.goodput_now_tokens_per_second > 0 and found.last_row_at
-    text = "\n".join(page(found, datetime.now(UTC), 80))
+    text = "\n".join(render_page(found, datetime.now(UTC), 80))
     assert "running" in text and "in the last minute" in text and " in flight" in text and "replicas  state" in text
 
     monkeypatch.setattr("pipelines.run_status.watch._LINE_SECONDS", 0.05)
-    monkeypatch.setattr("pipelines.run_status.watch._MOST_OF_THE_TIME", 1.0)
+    monkeypatch.setattr("pipelines.run_status.watch._MAX_SHARE_OF_TIME", 1.0)
     watch(folder, as_json=True)
     lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [each["complete"] for each in lines] == [False] * (len(lines) - 1) + [True]
@@ -299,28 +299,28 @@ def test_the_page_fits_the_terminal_and_says_what_it_leaves_out(tmp_path):
     rejects, variants = {f"rule {n}": 9 for n in range(30)}, ["v" * 300]
     crowded = replace(found, rejects=rejects, replicas=replicas, variants=variants, name="r\x1b[2J")
     for width, height in ((80, 24), (40, 24), (200, 50), (80, 12)):
-        lines = page(crowded, NOON, width, height)
+        lines = render_page(crowded, NOON, width, height)
         assert len(lines) <= height and max(map(len, lines)) <= width
         assert all(text.isprintable() for text in lines)
-    lines = page(crowded, NOON, 80, 24)
+    lines = render_page(crowded, NOON, 80, 24)
     assert any("and 27 more" in text or "more" in text for text in lines)
     at = next(i for i, text in enumerate(lines) if text.startswith("replicas"))
     assert lines[at + 1].split()[:2] == ["20", "starting"] and lines[at + 2].split()[0] == "30"  # trouble comes first
     assert "cores 0-2,5" in lines[at + 2]
-    assert page(found, NOON, 80)[0] == "r: 30 of 40 rows (75.0%), not complete"
+    assert render_page(found, NOON, 80)[0] == "r: 30 of 40 rows (75.0%), not complete"
 
 
 def test_a_training_and_a_labelling_have_pages_too():
     training = TrainStatus("o", "t", False, "endpoint", "", ["0-clm", "1-sft"], 1, 30, 120, 2.5, None, 900.0, 90.0)
-    assert page(training, NOON, 80) == [
+    assert render_page(training, NOON, 80) == [
         "t: a training, stage 1-sft (2 of 2), step 30 of 120",
         "[" + "#" * 19 + "-" * 59 + "]",
         "loss      2.5000",
         "speed     900 tokens/s",
         "left      at most 01:30",
     ]
-    assert line(training) == "t: a training, stage 1-sft (2 of 2), step 30 of 120, about 01:30 left"
-    assert line(LabelStatus("o", "l", False, 3, 7)) == "l: 3 of 7 shards"
+    assert training.line() == "t: a training, stage 1-sft (2 of 2), step 30 of 120, about 01:30 left"
+    assert LabelStatus("o", "l", False, 3, 7).line() == "l: 3 of 7 shards"
 
 
 def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
@@ -341,7 +341,7 @@ def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
     run = run_of(2)
     write(tmp_path / "responses/sentiment/two", run, [spanned(i, NOON, 1.0) for i in range(6)])
     found = status(str(tmp_path))
-    assert page(found, NOON, 100) == [
+    assert render_page(found, NOON, 100) == [
         "e: an evaluation, 2 of 7 results, not complete",
         "[" + "#" * 22 + "-" * 56 + "]",
         "from disk: 127.0.0.1:1 is silent: the job ended or is elsewhere",
@@ -354,8 +354,8 @@ def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
     assert not status(str(tmp_path)).complete  # of the other one not all is there
     ShardStore(str(tmp_path)).write_text("results/lm_eval/one/mnli.json", "{}")
     found = status(str(tmp_path))
-    assert found.complete and line(found) == "e: an evaluation, 3 of 7 results, complete"
-    assert page(found, NOON, 100)[-1] == "failed    two: it is nowhere"
+    assert found.complete and found.line() == "e: an evaluation, 3 of 7 results, complete"
+    assert render_page(found, NOON, 100)[-1] == "failed    two: it is nowhere"
 
 
 def test_an_evaluation_that_gets_another_model_is_not_complete_any_more(tmp_path):
@@ -367,7 +367,7 @@ def test_an_evaluation_that_gets_another_model_is_not_complete_any_more(tmp_path
     assert status(str(tmp_path)).complete
     plain["models"].append({"id": "fake", "name": "two"})
     with recorded(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
-        assert line(status(str(tmp_path))) == "e: an evaluation, 1 of 2 results, not complete"
+        assert status(str(tmp_path)).line() == "e: an evaluation, 1 of 2 results, not complete"
 
 
 def test_what_an_evaluation_told_last_outlives_a_start_that_tells_nothing(tmp_path):
@@ -392,7 +392,7 @@ def test_what_replicas_cost_is_told_from_disk_and_from_the_endpoint(tmp_path, se
     write(tmp_path, run, [])
     found = status(str(tmp_path))
     assert (found.replica_hours, found.cost) == (250, 10)
-    assert "cost      10.00, 250 replica-hours" in page(found, NOON, 80)
+    assert "cost      10.00, 250 replica-hours" in render_page(found, NOON, 80)
     run.metrics, run.start_id = address, mine.start_id
     ShardStore(str(tmp_path)).write_run(run)
     mine.replica_seconds.inc(3600)
