@@ -35,6 +35,7 @@ from schemas.errors import KindlingError, RunError
 from schemas.job import Cluster, Model
 from services.cluster import connect_to_ray
 from services.replicas import warm_pool
+from services.storage.store import ShardStore
 
 Texts = dict[tuple[int, int], str]
 """by row and sample"""
