@@ -102,6 +102,7 @@ class Endpoint:
         """
         values = {}
         for sample in (sample for family in self.registry.collect() for sample in family.samples):
+            # A histogram's count and sum stay; its buckets would be most of the record.
             if not sample.name.endswith("_bucket") and math.isfinite(sample.value):
                 own_labels = {name: value for name, value in sample.labels.items() if name not in ("run", _START_LABEL)}
                 labels = ",".join(f'{name}="{value}"' for name, value in own_labels.items())
@@ -129,6 +130,7 @@ class Endpoint:
         try:
             self._server, self._thread = start_http_server(port, host, self.registry)
         except OSError as error:
+            # A second job on this machine must not fail because the first one has the default port.
             if error.errno != errno.EADDRINUSE:
                 raise
             self._server, self._thread = start_http_server(0, host, self.registry)
@@ -265,6 +267,7 @@ def read_endpoint(address: str, start_id: str) -> EndpointMetrics:
             for sample in family.samples
         ]
     except OSError as error:
+        # An HTTP error is the answer of some program; a refused connection or a timeout is none.
         occupant = "another program's" if isinstance(error, urllib.error.HTTPError) else "silent"
         raise EndpointError(f"{address} is {occupant}: {consequence}") from None
     except Exception:  # the parser has no error class of its own, and another program may answer anything

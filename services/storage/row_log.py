@@ -68,7 +68,7 @@ class RowLog:
         """
         if not self._store.can_append:
             return
-        if shard not in self._files:
+        if shard not in self._files:  # a shard gets a file only with its first row: hundreds may be open
             self._files[shard] = self._start_file(shard)
         _write_record(self._files[shard], batch)
         self._unsynced.add(shard)
@@ -128,7 +128,7 @@ class RowLog:
         path = Path(self._store.path(_log_path(shard)))
         make_folder(str(path.parent))
         temporary = path.with_name(f".{path.name}{LEFTOVER_SUFFIX}")
-        file = temporary.open("wb", buffering=0)
+        file = temporary.open("wb", buffering=0)  # unbuffered: Python's own buffer would die with the process
         for batch in self.recover(shard).to_batches():
             _write_record(file, batch)
         os.fsync(file.fileno())

@@ -73,6 +73,7 @@ class _OpenShard:
 
     def table(self) -> pa.Table:
         """All rows, in input order."""
+        # Rows finish in any order, but the layout of a shard depends on the input only.
         order = np.argsort(np.concatenate(self.output_ids))
         return pa.Table.from_batches(self.batches, schema=ROW_SCHEMA).take(pa.array(order))
 
@@ -132,6 +133,7 @@ class ShardWriter:
 
     def put(self, finished: FinishedRows) -> None:
         """Hands finished rows to the thread; waits only if the disk is slower than the engines."""
+        # With a timeout: nobody empties the queue of a thread that an error ended while this waits.
         while self.error is None:
             try:
                 return self._queue.put(finished, timeout=1)
@@ -208,7 +210,7 @@ class ShardWriter:
             batch = rows if len(of_shard) == len(shards) else rows.take(pa.array(of_shard))
             batch = shard.add([output_ids[i] for i in of_shard], batch)
             kept.append(batch)
-            self._log.append(shard.number, batch)
+            self._log.append(shard.number, batch)  # before `on_rows`: a row that is counted is on disk
             if self._is_complete(shard):
                 complete.append(shard)
         if kept:
