@@ -1,8 +1,11 @@
 """What the benchmarks print, and the simulation that `bench scale` believes; whole benches are slow."""
 
+import http.server
 import json
+import queue
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -14,7 +17,7 @@ from pipelines.benchmarks.scale.resume import resume
 from pipelines.benchmarks.scale.simulation import SimulatedPool
 from pipelines.benchmarks.throughput import bench as throughput
 from pipelines.benchmarks.throughput import metrics_cost
-from pipelines.benchmarks.throughput.one_at_a_time import SCRAPED, WITHOUT_METRICS
+from pipelines.benchmarks.throughput.one_at_a_time import KINDLING, SCRAPED, WITHOUT_METRICS, measure_arms
 from pipelines.benchmarks.throughput.workloads import WORKLOADS, p3_openings
 from pipelines.benchmarks.train import bench as training
 from schemas.errors import EXIT_USAGE
@@ -127,6 +130,41 @@ def test_the_cost_of_metrics_follows_from_the_samples():
     share, speed = metrics_cost.goals_of({"p3": samples})
     assert (share.value, share.met) == (pytest.approx(0.3 / 10), False)
     assert (speed.value, speed.met) == (1, True)
+
+
+def test_arms_that_are_started_anew_serve_the_same_rows(ray_cluster, tmp_path):
+    engine = {"max_num_seqs": 8, "step_seconds": 0.05}
+    workloads = workloads_of(20, story_tokens=60, rewrite_tokens=8)
+    samples = measure_arms([SCRAPED, KINDLING], workloads, engine, 1, [0], tmp_path, Model(id="fake"))
+    assert list(samples) == ["stories", "rewrites"]
+    for arms in samples.values():
+        assert list(arms) == [SCRAPED, KINDLING]
+        (scraped,), (plain,) = arms.values()
+        assert scraped["rows"] == 20 and scraped["output_lengths"] == plain["output_lengths"]
+        for run in (scraped, plain):
+            assert 0 < run["generating_seconds"] <= run["seconds"] + 0.1
+            assert run["driver_cpu_seconds"] > 0 and run["replica_cpu_seconds"] > 0
+
+
+def test_the_scraper_reads_the_endpoint_of_a_run_once_it_is_there(tmp_path):
+    paths = queue.Queue()
+
+    class Endpoint(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            paths.put(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    command = [sys.executable, "-m", "pipelines.benchmarks.throughput.scraper", str(tmp_path)]
+    with http.server.HTTPServer(("127.0.0.1", 0), Endpoint) as server, subprocess.Popen(command, cwd=ROOT) as scraper:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            (tmp_path / "run.json").write_text("{")
+            (tmp_path / "run.json").write_text(json.dumps({"metrics": f"127.0.0.1:{server.server_port}"}))
+            assert [paths.get(timeout=60) for _ in range(2)] == ["/metrics"] * 2
+        finally:
+            scraper.kill()
+            server.shutdown()
 
 
 def test_the_rows_we_ship_are_enough_to_train_on():
