@@ -61,7 +61,7 @@ def test_a_driver_that_is_too_slow_is_seen_in_the_simulation():
 
 
 def test_a_dry_run_commits_every_row():
-    run = dry_run(replicas=2, rows=5000, engine={"max_num_seqs": 8}, driver_seconds_per_row=0.0)
+    run = dry_run(replicas=2, rows=5000, latency=LatencyModel(max_num_seqs=8), driver_seconds_per_row=0.0)
     assert (run.rows, run.replicas) == (5000, 2) and 0.5 < run.efficiency <= 1 and run.peak_mib > 10
 
 
