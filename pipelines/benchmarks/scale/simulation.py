@@ -5,8 +5,8 @@ The model is a discrete-event simulation of `services.replicas.replica_pool.Repl
 - an engine has `max_num_seqs` slots. A row waits until one is free, and then takes the seconds of the fake engine's
   latency model;
 - a message between driver and replica takes a fixed time each way;
-- the driver asks each replica for finished rows. The replica answers when it has a full message, or when its oldest row has
-  waited long enough, by the same rules as `services.replicas.replica.Replica`;
+- the driver asks each replica for finished rows. The replica answers when they fill a message, or when the oldest one
+  has waited long enough, by the same rules as `services.replicas.replica.Replica`;
 - the driver is one thread. Each row that it takes back keeps it busy for a given time, in which the clock goes on and
   no replica gets new rows: engines may run empty.
 
@@ -183,8 +183,8 @@ class SimulatedPool:
             self._schedule(replica.answer_from, self._answer_if_due, replica)
             self._schedule(replica.answer_by, self._answer_if_due, replica)
         is_idle = not replica.running and not replica.queue
-        is_full = is_idle or len(replica.finished) >= self._full_message_rows
-        if (is_full and at >= replica.answer_from) or at >= replica.answer_by:
+        is_complete = is_idle or len(replica.finished) >= self._full_message_rows
+        if (is_complete and at >= replica.answer_from) or at >= replica.answer_by:
             self._schedule(at + _MESSAGE_SECONDS, self._receive_answer, replica, replica.finished)
             replica.finished, replica.answer_by, replica.asked = [], math.inf, False
 
