@@ -1,4 +1,4 @@
-"""The evaluation `blimp`: minimal pairs, paradigm by paradigm, and models beside the first one."""
+"""The evaluation `blimp`: minimal pairs, paradigm by paradigm, and comparisons with the first model."""
 
 import json
 import logging
@@ -21,24 +21,24 @@ _log = logging.getLogger("kindling")
 
 
 def check_blimp(job: EvaluateJob) -> None:
-    """Finds before anything runs what is wrong with the pairs.
+    """Checks the section before any evaluation runs.
 
     Raises:
-        JobError: so it is.
+        JobError: the pairs cannot be read, or a paradigm is unknown or not whole.
     """
     whole_paradigms("blimp", job.blimp, PARADIGMS)
 
 
 def evaluate_blimp(session: Session) -> BlimpReport:
-    """Does what is not done yet, and measures.
+    """Scores the pairs by each model; finished results are read.
 
     Raises:
         KindlingError: the job, its pairs or the folder is at fault.
-        StoppedError: a signal came; what is done is kept.
+        StoppedError: a signal came; finished results are kept.
     """
     job, store = session.job, session.store
     paradigms = whole_paradigms("blimp", job.blimp, PARADIGMS)
-    pairs = content_of([pair for each in paradigms.values() for pair in each])
+    pairs = content_of([pair for paradigm in paradigms.values() for pair in paradigm])
     identities = {
         name: identity_of({"blimp": {"pairs": pairs}, "model": model_facts(model, revision)})
         for name, (model, revision) in session.models.items()
@@ -49,30 +49,36 @@ def evaluate_blimp(session: Session) -> BlimpReport:
         write_blimp(store, name, paradigms, _margins(session, name, paradigms, part), identities[name])
         store.fs.rm(store.path(part), recursive=True)
 
-    measured = [read_blimp(store, name) for name in session.measured(BLIMP, identities, measure)]
-    beside = [Comparison(measured[0].name, each.name, compare_blimp(measured[0].margins, each.margins, job.seed))
-              for each in measured[1:]]  # fmt: skip
-    return BlimpReport(measured, beside)
+    measured = [read_blimp(store, name) for name in session.measure_missing(BLIMP, identities, measure)]
+    comparisons = [
+        Comparison(measured[0].name, model.name, compare_blimp(measured[0].margins, model.margins, job.seed))
+        for model in measured[1:]
+    ]
+    return BlimpReport(measured, comparisons)
 
 
 def _margins(
     session: Session, name: str, paradigms: Mapping[str, Sequence[MinimalPair]], part: str
 ) -> dict[str, np.ndarray]:
-    """Margins by paradigm. Each paradigm that is done is kept in the folder `part`, so that a later start goes on."""
+    """Margins by paradigm, each an array of shape (pairs,).
+
+    Args:
+        part: folder, below that of the evaluation, in which each finished paradigm is kept for a later start.
+    """
     store, sizes = session.store, {paradigm: len(pairs) for paradigm, pairs in paradigms.items()}
-    found = dict(_kept(store, part, paradigms))
-    left = [paradigm for paradigm in paradigms if paradigm not in found]
+    margins_of = dict(_kept_margins(store, part, paradigms))
+    left = [paradigm for paradigm in paradigms if paradigm not in margins_of]
     _log.info("%s: %d of %d paradigms to score", name, len(left), len(paradigms))
-    units, done = [paradigms[paradigm] for paradigm in left], sum(sizes[paradigm] for paradigm in found)
-    with session.progress.shown(BLIMP, "pairs", {name: sum(sizes.values())}, {name: done}) as advance:
-        for number, each in spread_over_model(session, name, _score, units):
-            found[left[number]] = each
-            store.write_text(f"{part}/{left[number]}.json", json.dumps(each.tolist()))
-            advance(name, len(each))
-    return {paradigm: found[paradigm] for paradigm in paradigms}
+    items, done = [paradigms[paradigm] for paradigm in left], sum(sizes[paradigm] for paradigm in margins_of)
+    with session.progress.show(BLIMP, "pairs", {name: sum(sizes.values())}, {name: done}) as advance:
+        for number, scored in spread_over_model(session, name, _score, items):
+            margins_of[left[number]] = scored
+            store.write_text(f"{part}/{left[number]}.json", json.dumps(scored.tolist()))
+            advance(name, len(scored))
+    return {paradigm: margins_of[paradigm] for paradigm in paradigms}
 
 
-def _kept(store: ShardStore, part: str, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _kept_margins(store: ShardStore, part: str, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
     for name in names:
         try:
             yield name, np.array(json.loads(store.fs.cat_file(store.path(f"{part}/{name}.json"))), dtype=np.float64)
@@ -81,11 +87,11 @@ def _kept(store: ShardStore, part: str, names: Iterable[str]) -> Iterator[tuple[
 
 
 def _score(loaded: Loaded, pairs: Sequence[MinimalPair]) -> np.ndarray:
-    found = margins(*loaded, pairs)
-    if not math.isfinite(found.sum()):
+    scored = margins(*loaded, pairs)
+    if not math.isfinite(scored.sum()):
         cause = f"some of its log-likelihoods of {pairs[0].paradigm} are no numbers"
         raise EngineError("models", loaded[1].name_or_path, cause, "evaluate it in another dtype, or train it again")
-    return found
+    return scored
 
 
 EVALUATION = Evaluation("blimp", evaluate_blimp, check_blimp)

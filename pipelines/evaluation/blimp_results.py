@@ -1,4 +1,4 @@
-"""The results of the evaluation `blimp`: each pair with its margin, and the figures of these."""
+"""Results of the evaluation `blimp`: each pair with its margin, the figures of a model, and the tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ _SCHEMA = pa.schema(
 )
 
 
-# What the paper's tables call the phenomena.
+# Names of the phenomena in the paper's tables.
 _TITLES = {
     "anaphor agreement": "Anaphor Agr.",
     "argument structure": "Arg. Structure",
@@ -53,7 +53,7 @@ _TITLES = {
 
 @dataclass(frozen=True, eq=False)
 class ModelBlimp:
-    """What became of the pairs of one model; `margins` by paradigm, of each of its pairs."""
+    """Figures of one model; `margins` by paradigm, each of shape (pairs,), in nats."""
 
     name: str
     rates: BlimpRates
@@ -71,7 +71,7 @@ def write_blimp(
     margins: Mapping[str, np.ndarray],
     identity: Mapping[str, Any],
 ) -> None:
-    """Writes what became of the pairs of a model: first pair by pair, then its figures."""
+    """Writes the pairs with their margins, and then the figures, which say that the result is done."""
     rows = []
     for paradigm, pairs in paradigms.items():
         place = PARADIGMS.get(paradigm)
@@ -93,20 +93,20 @@ def write_blimp(
 
 
 def read_blimp(store: ShardStore, name: str) -> ModelBlimp:
-    """What `write_blimp` wrote.
+    """Reads the figures that `write_blimp` wrote.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the file of pairs cannot be read.
     """
     path = result_path(BLIMP, name, "parquet")
     try:
         table = store.read_table(path)
         paradigms, margins = np.array(table["paradigm"].to_pylist()), table["margin"].to_numpy()
     except (OSError, KeyError, pa.ArrowException) as error:
-        remedy = f"move {result_path(BLIMP, name, 'json')} away to have both made again"
+        remedy = f"move {result_path(BLIMP, name, 'json')} away to have both written again"
         raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None
-    found = {paradigm: margins[paradigms == paradigm] for paradigm in dict.fromkeys(paradigms.tolist())}
-    return ModelBlimp(name, blimp_rates(found), found)
+    margins_of = {paradigm: margins[paradigms == paradigm] for paradigm in dict.fromkeys(paradigms.tolist())}
+    return ModelBlimp(name, blimp_rates(margins_of), margins_of)
 
 
 @dataclass(frozen=True)
@@ -130,34 +130,34 @@ class BlimpReport(Report):
 
 
 def blimp_tables(report: BlimpReport) -> list[Table]:
-    """All tables, the longest last; none where no model was evaluated."""
+    """Tables of the report, the longest last; no table where no model was evaluated."""
     if not report.models:
         return []
     rates = [model.rates for model in report.models]
-    rows = [
-        *_rows([each.by_phenomenon for each in rates], _TITLES),
-        *_rows([each.by_field for each in rates], {field: f"field: {field}" for field in rates[0].by_field}),
-        *_rows([{"overall": each.overall} for each in rates], {"overall": "Overall"}),
-        ["Ties", "", *(str(each.ties) for each in rates)],
+    rows: list[Sequence[str | Figure]] = [
+        *_rows([model.by_phenomenon for model in rates], _TITLES),
+        *_rows([model.by_field for model in rates], {field: f"field: {field}" for field in rates[0].by_field}),
+        *_rows([{"overall": model.overall} for model in rates], {"overall": "Overall"}),
+        ["Ties", "", *(str(model.ties) for model in rates)],
     ]
     names = [model.name for model in report.models]
     note = (
-        "Accuracy, 0 to 1. n: pairs. Intervals: 95%, Wilson. Ties count as right, as in lm-eval. docs/blimp.md tells "
-        "how the paper's figures differ."
+        "Accuracy, 0 to 1. n: pairs. Intervals: 95%, Wilson. Ties count as right, as in lm-eval. docs/evaluate.md "
+        "says how the paper's figures differ."
     )
     places = {name: f"{name} ({PARADIGMS[name].phenomenon})" if name in PARADIGMS else name
               for name in rates[0].by_paradigm}  # fmt: skip
     return [
         Table("BLiMP accuracy by phenomenon (as Tables 6 and 15)", ["Phenomenon", "n", *names], rows, note),
-        *(_comparison(each) for each in report.comparisons),
+        *(_comparison(comparison) for comparison in report.comparisons),
         Table("BLiMP accuracy by paradigm", ["Paradigm", "n", *names],
-              _rows([each.by_paradigm for each in rates], places)),
+              _rows([model.by_paradigm for model in rates], places)),
     ]  # fmt: skip
 
 
 def _rows(rates: Sequence[Mapping[str, Rate]], titles: Mapping[str, str]) -> list[list[str | Figure]]:
-    there = [part for part in titles if part in rates[0]]
-    return [[titles[part], str(rates[0][part].n), *(_accuracy(each[part]) for each in rates)] for part in there]
+    parts = [part for part in titles if part in rates[0]]
+    return [[titles[part], str(rates[0][part].n), *(_accuracy(by_part[part]) for by_part in rates)] for part in parts]
 
 
 def _accuracy(rate: Rate) -> Figure:
@@ -167,9 +167,9 @@ def _accuracy(rate: Rate) -> Figure:
 def _comparison(comparison: Comparison) -> Table:
     parts = {**comparison.by["phenomenon"], **comparison.by["field"], **comparison.by["overall"]}
     titles = {**_TITLES, **{field: f"field: {field}" for field in comparison.by["field"]}, "overall": "Overall"}
-    rows = [
-        [titles[part], str(each.n), points(each), p_value(each.p), str(each.only_first), str(each.only_second)]
-        for part, each in parts.items()
+    rows: list[Sequence[str | Figure]] = [
+        [titles[part], str(diff.n), points(diff), p_value(diff.p), str(diff.only_first), str(diff.only_second)]
+        for part, diff in parts.items()
     ]
     return Table(
         f"BLiMP: {comparison.second} less {comparison.first}, on the same pairs",

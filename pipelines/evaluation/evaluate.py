@@ -1,4 +1,4 @@
-"""`kindling evaluate`: models, or responses that are there already, through evaluations."""
+"""`kindling evaluate`: models, or responses that exist already, go through evaluations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.evaluation import blimp, lm_eval, logit_lens, preference, sentiment
-from pipelines.evaluation.models import located
-from pipelines.evaluation.progress import Progress
+from pipelines.evaluation.models import locate_models
+from pipelines.evaluation.progress import EvaluationProgress
 from pipelines.evaluation.record import read_record, recorded, write_record
 from pipelines.evaluation.session import Evaluation, Report, Session
 from pipelines.evaluation.tables import Table, markdown
@@ -75,10 +75,10 @@ class EvaluationReport:
 
 
 def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationReport:
-    """Evaluates, or goes on where it was stopped; what is done is not done again.
+    """Evaluates, or goes on where an earlier start stopped; finished results are not made again.
 
-    A model that cannot be loaded, or that answers no prompt of an emotion, is told of in the report; the others are
-    evaluated.
+    A model that cannot be loaded, or that responds to no prompt of an emotion, is named among the failures of the
+    report; the other models are evaluated.
 
     Args:
         job: a job, the same as a dict, or the path of a job file.
@@ -98,11 +98,11 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
         recorded(store, job, address, metrics),
         stop_signals(job.cluster.grace_seconds) as stop_within,
     ):
-        models = located(job, failures)
+        models = locate_models(job, failures)
         reports: dict[str, Report] = {}
         for evaluation in evaluations:
             # Failures of its own: a model that fails in one evaluation may do in another.
-            session = Session(job, models, store, stop_within, Progress(metrics), {})
+            session = Session(job, models, store, stop_within, EvaluationProgress(metrics), {})
             reports[evaluation.name] = evaluation.evaluate(session)
             failures = session.failures | failures
             metrics.failed.labels(job.name, evaluation.name).set(len(session.failures))

@@ -1,4 +1,4 @@
-"""JSON files and tables that a job names; the first fault of one is an error under its key."""
+"""JSON files and tables that a job names; the first fault in a file is an error that names the job's key."""
 
 import json
 import zlib
@@ -16,19 +16,19 @@ from schemas.rows import RowError
 from schemas.text import shorten
 from services.storage.filesystem import resolve
 
-_REMEDY = "mend the file, or name another; docs/evaluate.md tells what is read"
+_REMEDY = "correct the file, or name another; docs/evaluate.md describes the formats"
 
 
 def is_json(url: str) -> bool:
-    """Whether a file is one JSON document, by its ending."""
+    """Returns whether a file is one JSON document, judged by its ending."""
     return format_ending(url) == ".json"
 
 
 def read_json(key: str, url: str) -> Any:
-    """A JSON document.
+    """Reads a JSON document.
 
     Raises:
-        JobError: it is not there, too large, or no JSON.
+        JobError: the file is missing, larger than MAX_JSON_BYTES, or not JSON.
     """
     fs, path = resolve(url, key)
     try:
@@ -47,18 +47,18 @@ def read_json(key: str, url: str) -> Any:
 def read_table(
     key: str, url: str, columns: Mapping[str, str], fields: list[str], optional: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it is, its fields) of each row of a table.
+    """Reads a table row by row: (place of the row, its fields).
 
     Args:
-        columns: of the fields that have another name there.
-        optional: fields without which a table may do; they are None then.
+        columns: column of each field whose column has another name.
+        optional: fields that a table may lack; their values are None then.
 
     Raises:
-        JobError: it cannot be read, or lacks a column, or a row of it is broken.
+        JobError: the file cannot be read or lacks a column, or a row is broken.
     """
     try:
         reader = InputReader(Input(path=url, columns=dict(columns)), fields, optional)
-        for source, index, row in reader.rows(0, sum(each.rows for each in reader.inputs)):
+        for source, index, row in reader.rows(0, sum(source.rows for source in reader.inputs)):
             if row.values is None:
                 raise JobError(key, f"{source}, row {index}", row.fault, _REMEDY)
             yield f"{source}, row {index}", row.values
@@ -70,14 +70,14 @@ def read_table(
 
 
 def text_of(key: str, where: str, value: Any, blank: bool = False) -> str:
-    """A text, as it stands.
+    """Checks that a value is a text, and returns it unchanged.
 
     Args:
-        where: the place of it, for the error.
-        blank: it may be empty.
+        where: place of the value, for the error.
+        blank: allow an empty text.
 
     Raises:
-        JobError: it is none.
+        JobError: the value is no text, or empty.
     """
     try:
         return (text_or_blank_cell if blank else text_cell)({"the text": value}, "the text")
@@ -86,22 +86,22 @@ def text_of(key: str, where: str, value: Any, blank: bool = False) -> str:
 
 
 def emotion_of(key: str, where: str, value: Any) -> str:
-    """One of GoEmotions' labels.
+    """Checks that a value is one of the 28 GoEmotions labels, and returns it.
 
     Raises:
-        JobError: it is none.
+        JobError: the value is no label.
     """
     if value not in EMOTIONS:
         cause = f"{shorten(repr(value))} is not one of the 28 GoEmotions labels"
         raise JobError(key, where, cause, f"the labels are {', '.join(EMOTIONS)}")
-    return value
+    return str(value)
 
 
 def lists_by_emotion(key: str, url: str, data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any]]]:
-    """(where it is, emotion, list) of each entry of `{emotion: [...]}`.
+    """Entries of `{emotion: [...]}`, each as (place, emotion, list).
 
     Raises:
-        JobError: an emotion is unknown, or what it has is no list, or an empty one.
+        JobError: an emotion is unknown, or its value is no list or an empty one.
     """
     for emotion, values in data.items():
         emotion_of(key, url, emotion)

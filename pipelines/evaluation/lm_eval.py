@@ -40,81 +40,83 @@ class LmEvalReport(Report):
 
 
 def check_lm_eval(job: EvaluateJob) -> None:
-    """Finds before anything runs what is wrong with the tasks.
+    """Checks the section before any evaluation runs.
 
     Raises:
-        JobError: so it is.
+        JobError: a task or group is unknown.
     """
-    refuse_unknown_tasks(job.lm_eval.tasks)
+    refuse_unknown_tasks(_section(job).tasks)
 
 
 def evaluate_lm_eval(session: Session) -> LmEvalReport:
-    """Does what is not done yet; each task of each model is a result of its own.
+    """Evaluates the tasks by each model; each task of each model is a result of its own, and finished ones are read.
 
-    A model of which a task could not be evaluated is among the failures; its other tasks are kept.
+    A model with a task that could not be evaluated is among the failures; its other tasks are kept.
 
     Raises:
         KindlingError: the job or the folder is at fault.
-        StoppedError: a signal came; what is done is kept.
+        StoppedError: a signal came; finished results are kept.
     """
-    section, store = session.job.lm_eval, session.store
+    section, store = _section(session.job), session.store
     identities = {
         name: {task_name(task): _identity(section, task, model, revision) for task in section.tasks}
         for name, (model, revision) in session.models.items()
     }
-    done = {name: {task: read_result(store, LM_EVAL, _path(name, task), each) for task, each in tasks.items()}
+    done = {name: {task: read_result(store, LM_EVAL, _path(name, task), identity) for task, identity in tasks.items()}
             for name, tasks in identities.items()}  # fmt: skip
     left = {name: todo for name, tasks in done.items() if (todo := [task for task in tasks if tasks[task] is None])}
     if left:
         with connect_to_ray(session.job.cluster.address):
             for name, tasks in left.items():
                 with session.record_failure(name):
-                    for task, scores in _scores(session, name, tasks):
-                        plain = [asdict(score) for score in scores]
+                    for task, task_scores in _scores(session, name, tasks):
+                        plain = [asdict(score) for score in task_scores]
                         done[name][task] = write_result(
                             store, LM_EVAL, _path(name, task), identities[name][task], scores=plain
                         )
     scores = {
-        name: {task: [TaskScore(**score) for score in each["scores"]] for task, each in tasks.items() if each}
-        for name, tasks in done.items()
+        name: {task: [TaskScore(**score) for score in result["scores"]] for task, result in results.items() if result}
+        for name, results in done.items()
     }
     return LmEvalReport({name: tasks for name, tasks in scores.items() if tasks})
 
 
 def _scores(session: Session, name: str, tasks: Sequence[str]) -> Iterator[tuple[str, list[TaskScore]]]:
-    """Of a model, each of some tasks with its scores, as they come; a task's fault is told, and the others go on."""
-    section = session.job.lm_eval
-    units = [task for task in section.tasks if task_name(task) in tasks]
-    _log.info("%s: lm-eval, %d of %d tasks", name, len(units), len(section.tasks))
+    """Evaluates some tasks of one model: (task, scores) as they are finished; an error of a task is recorded."""
+    section = _section(session.job)
+    items = [task for task in section.tasks if task_name(task) in tasks]
+    _log.info("%s: lm-eval, %d of %d tasks", name, len(items), len(section.tasks))
     work = partial(_evaluate, section.limit, section.batch_size)
-    there = {name: len(section.tasks) - len(units)}
-    with session.progress.shown(LM_EVAL, "tasks", {name: len(section.tasks)}, there) as advance:
-        for number, scores in spread_over_model(session, name, work, units):
-            if isinstance(scores, EngineError):
+    finished = {name: len(section.tasks) - len(items)}
+    with session.progress.show(LM_EVAL, "tasks", {name: len(section.tasks)}, finished) as advance:
+        for number, outcome in spread_over_model(session, name, work, items):
+            if isinstance(outcome, EngineError):
                 with session.record_failure(name):
-                    raise scores
+                    raise outcome
             else:
-                yield task_name(units[number]), scores
+                yield task_name(items[number]), outcome
             advance(name, 1)
 
 
 def lm_eval_tables(report: LmEvalReport) -> list[Table]:
-    """One table of all tasks; none where nothing was evaluated."""
-    scores = {name: {(score.task, score.metric): score for each in tasks.values() for score in each}
+    """One table of all tasks; no table where nothing was evaluated."""
+    scores = {name: {(score.task, score.metric): score for listed in tasks.values() for score in listed}
               for name, tasks in report.models.items()}  # fmt: skip
-    lines = list(dict.fromkeys(line for each in scores.values() for line in each))
+    lines = list(dict.fromkeys(line for by_line in scores.values() for line in by_line))
     if not lines:
         return []
     rows = []
     for line in lines:
-        there = next(each[line] for each in scores.values() if line in each)
-        facts = ["-" if fact is None else str(fact) for fact in (there.n, there.shots)]
-        rows.append([there.task, there.metric, *facts, *(_shown(each.get(line)) for each in scores.values())])
+        first = next(by_line[line] for by_line in scores.values() if line in by_line)
+        facts = ["-" if fact is None else str(fact) for fact in (first.n, first.shots)]
+        rows.append(
+            [first.task, first.metric, *facts, *(_score_text(by_line.get(line)) for by_line in scores.values())]
+        )
     note = "As lm-eval gives them, with its standard errors. n: documents. No chat template is applied."
     return [Table("lm-eval", ["Task", "Metric", "n", "Shots", *scores], rows, note)]
 
 
-def _shown(score: TaskScore | None) -> str:
+def _score_text(score: TaskScore | None) -> str:
     if score is None:
         return "-"
     return f"{score.value:.4f}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
@@ -122,6 +124,12 @@ def _shown(score: TaskScore | None) -> str:
 
 def _path(name: str, task: str) -> str:
     return f"{name}/{quote(task, safe='')}"  # as in LmEval.result_files
+
+
+def _section(job: EvaluateJob) -> LmEval:
+    if job.lm_eval is None:  # EvaluateJob refuses a job that asks for lm_eval without its section
+        raise ValueError("the job has no section lm_eval")
+    return job.lm_eval
 
 
 def _identity(section: LmEval, task: str | Mapping[str, Any], model: EvaluatedModel, revision: str) -> dict[str, Any]:
@@ -134,7 +142,7 @@ def _evaluate(
 ) -> list[TaskScore] | EngineError:
     try:
         return evaluate_task(*loaded, task, limit, batch_size)
-    except EngineError as error:  # given back, not raised: the model's other tasks go on
+    except EngineError as error:  # returned, not raised: the other tasks of the model are still evaluated
         return error
 
 

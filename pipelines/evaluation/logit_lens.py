@@ -1,4 +1,4 @@
-"""The evaluation `logit_lens`: what each model would say next after each of its layers."""
+"""The evaluation `logit_lens`: the next token that each layer of a model would predict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ LENS_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("layer", pa.int32()),  # 0 is the embeddings, the last one the model's output
         ("position", pa.int32()),
-        ("token_id", pa.int32()),  # what the model reads there
+        ("token_id", pa.int32()),  # the token at this position
         ("token", pa.string()),
-        ("top_id", pa.int32()),  # what it would say next
+        ("top_id", pa.int32()),  # the likeliest next token
         ("top", pa.string()),
         ("probability", pa.float32()),
-        ("final_probability", pa.float32()),  # of what the last layer says
+        ("final_probability", pa.float32()),  # probability of the last layer's likeliest token
         ("entropy_bits", pa.float32()),
     ]
 )
@@ -61,11 +61,11 @@ class LensReport(Report):
 
 
 def evaluate_logit_lens(session: Session) -> LensReport:
-    """Does what is not done yet, and draws the models beside each other.
+    """Reads the texts with each model, and draws the models beside each other; finished results are read.
 
     Raises:
         KindlingError: the job, a text of it, or the folder is at fault.
-        StoppedError: a signal came; what is done is kept.
+        StoppedError: a signal came; finished results are kept.
     """
     store, texts = session.store, session.job.logit_lens.texts
     identities = {
@@ -75,7 +75,7 @@ def evaluate_logit_lens(session: Session) -> LensReport:
 
     def measure(name: str) -> None:
         lenses = {}
-        with session.progress.shown(LENS, "texts", {name: len(texts)}) as advance:
+        with session.progress.show(LENS, "texts", {name: len(texts)}) as advance:
             for number, lens in spread_over_model(session, name, _read, texts):
                 lenses[number] = lens
                 advance(name, 1)
@@ -83,14 +83,14 @@ def evaluate_logit_lens(session: Session) -> LensReport:
         write_atomic(store.fs, store.path(result_path(LENS, name, "parquet")), table)
         write_result(store, LENS, name, identities[name])
 
-    found = {name: _lenses(store, name) for name in session.measured(LENS, identities, measure)}
-    if found:
-        save_lens_pages(f"{session.job.output.path.rstrip('/')}/{LENS}", found)
-    return LensReport(found)
+    readings = {name: _read_lenses(store, name) for name in session.measure_missing(LENS, identities, measure)}
+    if readings:
+        save_lens_pages(f"{session.job.output.path.rstrip('/')}/{LENS}", readings)
+    return LensReport(readings)
 
 
 def lens_tables(report: LensReport) -> list[Table]:
-    """One table: how early the models know what they say."""
+    """One table: from which layer on the likeliest next token stays the same."""
     rows = [
         [name, printable(lens.text), f"{np.median(lens.settles_at):g} of {len(lens.top) - 1}"]
         for name, lenses in report.models.items()
@@ -106,18 +106,18 @@ def _read(loaded: Loaded, text: str) -> LensReading:
     return logit_lens(*loaded, text)
 
 
-def _lenses(store: ShardStore, name: str) -> list[LensReading]:
+def _read_lenses(store: ShardStore, name: str) -> list[LensReading]:
     with store.fs.open(store.path(result_path(LENS, name, "parquet")), "rb") as file:
         return decode_lenses(pq.read_table(file))
 
 
 def encode_lenses(lenses: Sequence[LensReading]) -> bytes:
-    """One model's lenses as a Parquet file: one row for each text, layer and position, in that order."""
-    return parquet_bytes(pa.concat_tables(_table(*each) for each in enumerate(lenses)), LENS_SCHEMA)
+    """Readings of one model as a Parquet file: one row for each text, layer and position, in that order."""
+    return parquet_bytes(pa.concat_tables(_table(index, lens) for index, lens in enumerate(lenses)), LENS_SCHEMA)
 
 
 def decode_lenses(table: pa.Table) -> list[LensReading]:
-    """The lenses of a table in the order of `encode_lenses`."""
+    """Readings from a table in the order of `encode_lenses`."""
     texts = table["text_index"].to_numpy()
     starts = np.flatnonzero(np.diff(texts, prepend=-1)).tolist()
     return [

@@ -1,7 +1,7 @@
-"""What the logit lens found as an HTML page and as PNG pictures: for each text, the models beside each other.
+"""Readings of the logit lens as an HTML page and as PNG pictures: for each text, the models beside each other.
 
-Texts and tokens come from data and models, so none may be more than text: no markup reaches the page, which has no
-script and has the browser load nothing, and no formula reaches the picture.
+Invariant: texts and tokens, which come from data and models, are shown as plain text: no markup of theirs reaches the
+page, which has no script and loads nothing, and no formula of theirs reaches the picture.
 """
 
 import io
@@ -17,24 +17,24 @@ import numpy as np
 from eval.logit_lens import LensReading
 from services.storage.filesystem import resolve, write_atomic
 
-# What a reader would not see.
+# Signs for characters that a reader would not see.
 _BREAKS = str.maketrans({"\n": "↵", "\t": "⇥"})
 _SPACE = "␣"
-# White is 0, this is 1; black on it is well read. The page has the same.
-_SURE = "#5b9bf0"
-# Of the picture, in inches but for the font's points. Longer tokens are cut there; the page has them whole.
-_FONT_SIZE = 7
-_CHARACTER, _ROW = 0.07, 0.17
-_LONGEST_TOKEN = 14
-# Models whose pictures are wider together stand one below the other.
-_WIDEST = 30
+# Colour of probability 1, and white is 0; black text is readable on both. The page uses the same colour.
+_CERTAIN_COLOR = "#5b9bf0"
+_FONT_SIZE = 7  # points
+_CHARACTER, _ROW = 0.07, 0.17  # width of a character and height of a row, in inches
+# Longer tokens are cut in the picture; the page shows them whole.
+_MAX_TOKEN_CHARACTERS = 14
+# Models stand one below the other where their pictures together would be wider than this, in inches.
+_MAX_WIDTH = 30
 
 
 def save_lens_pages(folder: str, models: Mapping[str, Sequence[LensReading]]) -> None:
     """Writes logit_lens.html, with every text, and logit_lens-N.png for each text, into a folder.
 
     Args:
-        models: the lenses of each model, by the name to be shown.
+        models: readings of each model, one for each text, by the name to be shown.
     """
     fs, path = resolve(folder, "output.path")
     write_atomic(fs, os.path.join(path, "logit_lens.html"), html_page(models).encode())
@@ -43,24 +43,26 @@ def save_lens_pages(folder: str, models: Mapping[str, Sequence[LensReading]]) ->
 
 
 def html_page(models: Mapping[str, Sequence[LensReading]]) -> str:
-    """One page that needs no other file: a heading for each text, below it the models beside each other."""
+    """HTML page that needs no other file: a heading for each text, and below it the models beside each other."""
     source = (files("pipelines.evaluation") / "logit_lens.html.jinja").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
     texts = [
         {"text": _printable(text), "panels": [_panel(name, lens) for name, lens in panels.items()]}
         for text, panels in _by_text(models).items()
     ]
-    return template.render(name=_printable(f"Logit lens of {', '.join(models)}"), texts=texts, sure=_SURE) + "\n"
+    return (
+        template.render(name=_printable(f"Logit lens of {', '.join(models)}"), texts=texts, sure=_CERTAIN_COLOR) + "\n"
+    )
 
 
 def png_picture(panels: Mapping[str, LensReading]) -> bytes:
-    """One text as a picture, the models beside each other, each with its own tokens."""
+    """PNG picture of one text: the models beside each other, each with its own tokens."""
     from matplotlib.figure import Figure
 
     edges = [_column_edges(lens) for lens in panels.values()]
-    widths, heights = [each[-1] for each in edges], [_ROW * len(lens.top) for lens in panels.values()]
-    # Beside them their layers' names; above and below them their names, the tokens that were read, the scale.
-    beside = sum(widths) <= _WIDEST
+    widths, heights = [columns[-1] for columns in edges], [_ROW * len(lens.top) for lens in panels.values()]
+    # One inch more each way: for layer names at the side, model names above, tokens and the scale below.
+    beside = sum(widths) <= _MAX_WIDTH
     if beside:
         figure = Figure(figsize=(sum(widths) + len(widths), max(heights) + 1), layout="constrained")
         axes = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
@@ -75,24 +77,24 @@ def png_picture(panels: Mapping[str, LensReading]) -> bytes:
     bar.ax.tick_params(labelsize=_FONT_SIZE)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # Signs that its font lacks are boxes in the picture; the page has them.
+        # Characters that the font lacks become boxes in the picture; the page shows them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
 
 
 def _column_edges(lens: LensReading) -> np.ndarray:
-    """In inches, so that each column has room for its longest token."""
+    """Edges of the columns, in inches, so that each column has room for its longest token."""
     rows = [_row(lens.tokens, lens.token_ids), *map(_row, lens.top, lens.top_ids)]
     longest = [max(len(_cut(token)) for token in column) for column in zip(*rows, strict=True)]
     return np.cumsum([0, *(_CHARACTER * (1 + max(length, 2)) for length in longest)])
 
 
 def _draw(axis: Any, edges: np.ndarray, lens: LensReading) -> Any:
-    """One model's picture, the embeddings at the bottom."""
+    """Draws the reading of one model, the embeddings at the bottom."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("sure", ["white", _SURE])
+    colours = LinearSegmentedColormap.from_list("sure", ["white", _CERTAIN_COLOR])
     rows = _ROW * np.arange(len(lens.top) + 1)
     mesh = axis.pcolormesh(edges, rows, lens.probability, cmap=colours, vmin=0, vmax=1, edgecolors="white")
     axis.set_aspect("equal", anchor="S")
@@ -112,7 +114,7 @@ def _draw(axis: Any, edges: np.ndarray, lens: LensReading) -> Any:
 
 
 def _by_text(models: Mapping[str, Sequence[LensReading]]) -> dict[str, dict[str, LensReading]]:
-    """Each text with the models that read it; one that refused it, for its length say, is not there."""
+    """Readings of each text, by model; a model that refused a text, such as a too long one, is left out."""
     texts: dict[str, dict[str, LensReading]] = {}
     for name, lenses in models.items():
         for lens in lenses:
@@ -121,10 +123,10 @@ def _by_text(models: Mapping[str, Sequence[LensReading]]) -> dict[str, dict[str,
 
 
 def _panel(name: str, lens: LensReading) -> dict[str, Any]:
-    """What the page shows of a model, the last layer first."""
+    """Values that the page shows of one model, the last layer first."""
     tokens = _row(lens.tokens, lens.token_ids)
     final = _row(lens.top[-1], lens.top_ids[-1])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer, label in enumerate(_layer_names(lens)):
         cells = [
             {
@@ -146,7 +148,7 @@ def _layer_names(lens: LensReading) -> list[str]:
 
 
 def _row(tokens: Sequence[str], ids: np.ndarray) -> list[str]:
-    """Tokens as a person reads them; one without a text, as a vocabulary's padding, by its number."""
+    """Readable tokens; a token without a text, such as padding of the vocabulary, is shown by its number."""
     return [_readable(token) or f"[{number}]" for token, number in zip(tokens, ids, strict=True)]
 
 
@@ -155,8 +157,8 @@ def _readable(token: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in text.translate(_BREAKS))
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text.translate(_BREAKS))
 
 
 def _cut(token: str) -> str:
-    return token if len(token) <= _LONGEST_TOKEN else f"{token[: _LONGEST_TOKEN - 1]}…"
+    return token if len(token) <= _MAX_TOKEN_CHARACTERS else f"{token[: _MAX_TOKEN_CHARACTERS - 1]}…"

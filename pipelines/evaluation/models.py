@@ -1,4 +1,4 @@
-"""The models of a job: which can be had, and what is told of those that cannot."""
+"""Models of an evaluate job: those that can be loaded, and the errors of those that cannot."""
 
 import logging
 from collections.abc import Iterator
@@ -12,33 +12,34 @@ _log = logging.getLogger("kindling")
 
 
 @contextmanager
-def failures_told(failures: dict[str, str], name: str) -> Iterator[None]:
-    """Inside the block a model is worked on; where it is at fault that is told, and the other models go on.
+def collect_failures(failures: dict[str, str], name: str) -> Iterator[None]:
+    """Inside the block an error of a model is logged and collected, so that the other models are still evaluated.
 
     Args:
-        failures: gets the error under the model's name.
+        failures: receives the error, under the name of the model.
+        name: name of the model.
 
     Raises:
-        StoppedError: a signal came, the disk is full, or the cluster is gone; nothing of that is the model's fault.
+        StoppedError: a signal came, the disk is full, or the cluster is gone; none of these is the model's fault.
     """
     try:
         yield
     except (EngineError, StoppedError) as error:
-        # `cluster` is told where replicas keep being killed, which a model that is too large brings about.
+        # The key is `cluster` where replicas keep being killed, as a model that is too large for the memory makes them.
         if isinstance(error, StoppedError) and error.key != "cluster":
             raise
         _log.error("%s: %s", name, error)
         failures[name] = str(error)
 
 
-def located(job: EvaluateJob, failures: dict[str, str]) -> dict[str, tuple[EvaluatedModel, str]]:
-    """The models that are there, by name, each with its revision.
+def locate_models(job: EvaluateJob, failures: dict[str, str]) -> dict[str, tuple[EvaluatedModel, str]]:
+    """Finds the models of a job; each with its revision, by name.
 
     Args:
-        failures: gets the others.
+        failures: receives the errors of models that cannot be found.
     """
-    found = {}
+    models = {}
     for model in job.models:
-        with failures_told(failures, model.label):
-            found[model.label] = model, "" if model.id == "fake" else locate(model.model())[1]
-    return found
+        with collect_failures(failures, model.label):
+            models[model.label] = model, "" if model.id == "fake" else locate(model.model())[1]
+    return models

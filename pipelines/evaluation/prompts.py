@@ -1,4 +1,4 @@
-"""Prompt sets, each prompt with the emotion that it is about, and groups of emotions."""
+"""Prompt sets, in which each prompt has the emotion that it is about; and groups of emotions."""
 
 import hashlib
 import json
@@ -23,57 +23,60 @@ class EmotionPrompt:
     emotion: str
 
 
-class _OfEmotion(Protocol):
-    emotion: str
+class _HasEmotion(Protocol):
+    @property
+    def emotion(self) -> str: ...
 
 
-Item = TypeVar("Item", bound=_OfEmotion)
+Item = TypeVar("Item", bound=_HasEmotion)
 
 
 def read_prompts(section: PromptSet, name: str) -> list[EmotionPrompt]:
-    """All prompts of a set, in its order.
+    """Reads all prompts of a set, in the order of its file.
 
     Args:
-        name: the section's.
+        name: name of the section in the job.
 
     Raises:
-        JobError: it cannot be read, has no prompt, a blank one, or an unknown emotion.
+        JobError: the file cannot be read, holds no prompt or a blank one, or names an unknown emotion.
     """
     url, key = section.prompts or "", f"{name}.prompts"
     data = read_json(key, url) if is_json(url) else None
     if isinstance(data, dict):
         entries = lists_by_emotion(key, url, data)
-        found = [
+        prompts = [
             EmotionPrompt(text_of(key, f"{where}, {number}", text), emotion)
             for where, emotion, texts in entries
             for number, text in enumerate(texts)
         ]
     else:
-        found = [
+        prompts = [
             EmotionPrompt(
                 text_of(key, where, row["prompt"]),
                 emotion_of(key, where, row["emotion"]),
             )
-            for where, row in read_table(key, url, section.columns, ["prompt", "emotion"])
+            for where, row in read_table(
+                key, url, {str(field): column for field, column in section.columns.items()}, ["prompt", "emotion"]
+            )
         ]
-    if not found:
+    if not prompts:
         raise JobError(key, url, "there is no prompt in it", "name a file that has some")
-    return found
+    return prompts
 
 
 def read_groups(section: Sentiment) -> dict[str, list[str]]:
-    """The groups of emotions: the paper's, or those of a file.
+    """Groups of emotions: the three groups of the paper, or those of a file.
 
     Raises:
-        JobError: the file is no such grouping.
+        JobError: the file cannot be read, or does not put each of the 28 emotions into one group.
     """
     if section.groups is None:
         return {group: sorted(emotions) for group, emotions in PAPER_GROUPS.items()}
     groups = read_json(_GROUPS, section.groups)
     remedy = "write {group: [emotion, ...]} with each of the 28 GoEmotions labels in one group"
     if not isinstance(groups, dict) or not all(
-        name.strip() and isinstance(each, list) and all(isinstance(emotion, str) for emotion in each)
-        for name, each in groups.items()
+        name.strip() and isinstance(emotions, list) and all(isinstance(emotion, str) for emotion in emotions)
+        for name, emotions in groups.items()
     ):
         raise JobError(_GROUPS, section.groups, "not a JSON object with a list of emotions for each group", remedy)
     try:
@@ -83,8 +86,8 @@ def read_groups(section: Sentiment) -> dict[str, list[str]]:
     return groups
 
 
-def first_of_each(items: Sequence[Item], per_emotion: int | None) -> list[Item]:
-    """The first so many of each emotion, in their order; all where no number is given."""
+def first_per_emotion(items: Sequence[Item], per_emotion: int | None) -> list[Item]:
+    """The first `per_emotion` items of each emotion, in their order; all items where it is None."""
     seen: Counter[str] = Counter()
     kept = []
     for item in items:
@@ -95,6 +98,6 @@ def first_of_each(items: Sequence[Item], per_emotion: int | None) -> list[Item]:
 
 
 def content_of(texts: Sequence[Sequence[str | None]]) -> str:
-    """What identifies some texts, wherever they came from: their number, and a hash."""
+    """Identifies texts by their number and a hash, whatever file they came from."""
     digest = hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).hexdigest()
     return f"{len(texts)}, {digest}"

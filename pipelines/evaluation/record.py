@@ -1,11 +1,11 @@
-"""The folder of an evaluation: whose it is, and the results in it.
+"""The record and the results in the folder of an evaluation.
 
-evaluate.json                          the job as resolved, versions, what failed, where its metrics are, what they were
+evaluate.json                          the job as resolved, versions, failures, address and last values of its metrics
 README.md                              the tables
-results/<evaluation>/<model>.json      the figures of a model, and all that they depend on; its being there says that
+results/<evaluation>/<model>.json      figures of a model, and everything that they depend on; its presence says that
                                        this evaluation of this model is done
-results/<evaluation>/<model>.parquet   what the figures are of, row by row
-responses/<evaluation>/<model>/        an augmentation run: what the model answered
+results/<evaluation>/<model>.parquet   the rows that the figures are computed from
+responses/<evaluation>/<model>/        an augmentation run: the responses of the model
 """
 
 import json
@@ -30,7 +30,7 @@ def recorded(store: ShardStore, job: EvaluateJob, address: str, metrics: Evaluat
 
     Args:
         address: the `host:port` of the Prometheus endpoint; empty for none.
-        metrics: the job's series.
+        metrics: metrics of the job.
 
     Raises:
         JobError: a relative output path would be lost.
@@ -54,7 +54,12 @@ def recorded(store: ShardStore, job: EvaluateJob, address: str, metrics: Evaluat
 
 
 def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str], **more: Any) -> None:
-    """Writes evaluate.json, atomically; `more` is where its metrics are, or what they were at the end."""
+    """Writes evaluate.json, atomically.
+
+    Args:
+        failures: error of each model that could not be evaluated, by its name.
+        more: address of the metrics, or their last values.
+    """
     record = {
         "format": 1,
         "name": job.name,
@@ -68,10 +73,10 @@ def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str
 
 
 def read_record(store: ShardStore) -> dict[str, Any] | None:
-    """evaluate.json; None where there is none.
+    """Reads evaluate.json; None where there is none.
 
     Raises:
-        RunError: it is no record.
+        RunError: the file cannot be read, or is no record.
     """
     path = store.path(_RECORD)
     try:
@@ -87,32 +92,34 @@ def read_record(store: ShardStore) -> dict[str, Any] | None:
 
 
 def read_result(store: ShardStore, evaluation: str, name: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What an earlier start wrote of an evaluation of a model; None where it is not done.
+    """Reads the result of an evaluation of a model; None where it is not done.
 
     Args:
-        identity: flat; all that its figures depend on.
+        identity: everything that the figures depend on, flat.
 
     Raises:
-        RunError: it is of another job, or cannot be read.
+        RunError: the result belongs to another job, or cannot be read.
     """
     path = store.path(result_path(evaluation, name))
     try:
-        found = json.loads(store.fs.cat_file(path))
-        changes = difference(found["identity"], identity)
+        result: dict[str, Any] = json.loads(store.fs.cat_file(path))
+        changes = difference(result["identity"], identity)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(path, None, "it is no result of an evaluation", "move it away to have it made again") from None
+        raise RunError(
+            path, None, "it is no result of an evaluation", "move it away to have it written again"
+        ) from None
     if changes:
         cause = f"it holds {evaluation} of {name} by another job:" + lines_of(changes)
         raise RunError("output.path", store.url, cause, "name another output.path, or undo the change")
-    return found
+    return result
 
 
 def write_result(
-    store: ShardStore, evaluation: str, name: str, identity: Mapping[str, Any], **what: Any
+    store: ShardStore, evaluation: str, name: str, identity: Mapping[str, Any], **figures: Any
 ) -> dict[str, Any]:
-    """Writes a result, atomically; to be called when all else of it is written. What was written."""
+    """Writes a result, atomically, and returns it; call it after all other files of the result are written."""
     result = {
         "format": 1,
         "evaluation": evaluation,
@@ -121,7 +128,7 @@ def write_result(
         "fingerprint": fingerprint(identity),
         "identity": dict(identity),
         "versions": versions(),
-        **what,
+        **figures,
     }
     store.write_text(result_path(evaluation, name), _json(result))
     return result

@@ -1,4 +1,4 @@
-"""The evaluation `sentiment`: responses, their emotions, the rates of each model, and models beside the first one."""
+"""The evaluation `sentiment`: emotions of responses, rates of each model, and comparisons with the first model."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from eval.sentiment import BLANK, compare_sentiment
-from pipelines.evaluation.prompts import content_of, first_of_each, read_groups, read_prompts
-from pipelines.evaluation.responses import Answer, read_answers, responses_of, write_prompts
+from pipelines.evaluation.prompts import content_of, first_per_emotion, read_groups, read_prompts
+from pipelines.evaluation.responses import Response, generate_responses, read_responses, write_prompts
 from pipelines.evaluation.sentiment_results import (
     SENTIMENT,
     ModelSentiment,
@@ -30,38 +30,39 @@ from services.replicas.actors import run_on_actors
 
 _log = logging.getLogger("kindling")
 
-# Some hundred sentences: seconds of work, so that actors end together.
-_TEXTS_AT_ONCE = 64
+# Some hundred sentences are seconds of work: small enough that all actors end at about the same time.
+_TEXTS_PER_ITEM = 64
 
 
 def check_sentiment(job: EvaluateJob) -> None:
-    """Finds before anything runs what is wrong with the prompts, the responses, the groups or the classifier.
+    """Checks the section before any evaluation runs.
 
     Raises:
-        KindlingError: so it is.
+        JobError: the prompts, the responses or the groups cannot be read, or do not fit each other.
+        EngineError: the classifier cannot be found.
     """
     section = job.sentiment
     read_groups(section)
     prompts = read_prompts(section, SENTIMENT) if section.prompts else None
     if job.responses is not None:
-        read_answers(job.responses, prompts)
+        read_responses(job.responses, prompts)
     classifier_revision(section.classifier)
 
 
 def evaluate_sentiment(session: Session) -> SentimentReport:
-    """Does what is not done yet, and measures.
+    """Lets models respond, scores the responses, and computes the rates; finished results are read.
 
     Raises:
         KindlingError: the job, a file of it, its classifier or the folder is at fault.
-        StoppedError: a signal came; what is done is kept.
+        StoppedError: a signal came; finished results are kept.
     """
     job, store, models = session.job, session.store, session.models
     section, groups = job.sentiment, read_groups(job.sentiment)
     prompts = read_prompts(section, SENTIMENT) if section.prompts else None
-    given = {}
+    given: dict[str, list[Response]] = {}
     if job.responses is not None:
-        given[job.responses.label] = first_of_each(read_answers(job.responses, prompts), section.per_emotion)
-    prompts = first_of_each(prompts, section.per_emotion) if prompts else []
+        given[job.responses.label] = first_per_emotion(read_responses(job.responses, prompts), section.per_emotion)
+    prompts = first_per_emotion(prompts, section.per_emotion) if prompts else []
     common = {
         "classifier": {**section.classifier.model_dump(), "found": classifier_revision(section.classifier)},
         "prompts": content_of([(prompt.emotion, prompt.text) for prompt in prompts]),
@@ -69,29 +70,34 @@ def evaluate_sentiment(session: Session) -> SentimentReport:
         "groups": groups,
     }
     facts = {name: _model_facts(job, model, revision) for name, (model, revision) in models.items()}
-    facts |= {name: _answer_facts(answers) for name, answers in given.items()}
-    identities = {name: identity_of({SENTIMENT: common, **each}) for name, each in facts.items()}
-    if left := session.undone(SENTIMENT, identities):
+    facts |= {name: _response_facts(responses) for name, responses in given.items()}
+    identities = {name: identity_of({SENTIMENT: common, **model}) for name, model in facts.items()}
+    if left := session.without_result(SENTIMENT, identities):
         with connect_to_ray(job.cluster.address):
-            found, engines = {name: given[name] for name in left if name in given}, {}
+            responses: dict[str, list[Response]] = {name: given[name] for name in left if name in given}
+            engines: dict[str, dict[str, Any]] = {}
             url = write_prompts(store, SENTIMENT, prompts) if models else ""
-            # Each model's engines have the machine to themselves, and the classifier has it after them.
+            # One model at a time has the machine, and the classifier has it after them.
             for name in (name for name in left if name in models):
                 with session.record_failure(name):
-                    found[name], engines[name] = responses_of(job, models[name][0], SENTIMENT, prompts, url)
-            for name, scores in _scored(session, found):
+                    responses[name], engines[name] = generate_responses(job, models[name][0], SENTIMENT, prompts, url)
+            for name, scores in _score_responses(session, responses):
                 with session.record_failure(name):
-                    write_sentiment(store, name, found[name], scores, groups, identities[name], engines.get(name, {}))
+                    write_sentiment(
+                        store, name, responses[name], scores, groups, identities[name], engines.get(name, {})
+                    )
     measured = [read_sentiment(store, name, groups) for name in identities if name not in session.failures]
     return SentimentReport(list(groups), measured, list(_comparisons(measured, groups, job.seed)))
 
 
-def _answer_facts(answers: Sequence[Answer]) -> dict[str, str]:
-    return {"responses": content_of([(answer.emotion, answer.prompt, answer.text) for answer in answers])}
+def _response_facts(responses: Sequence[Response]) -> dict[str, str]:
+    """Everything about given responses that their rates depend on."""
+    texts = [(response.emotion, response.prompt, response.text) for response in responses]
+    return {"responses": content_of(texts)}
 
 
 def _model_facts(job: EvaluateJob, model: EvaluatedModel, revision: str) -> dict[str, Any]:
-    """What decides a model's responses."""
+    """Everything about a model that its responses depend on."""
     return {
         "model": {**model.model_dump(exclude={"name"}), "found": revision},
         "sampling": job.sampling.model_dump(),
@@ -100,23 +106,23 @@ def _model_facts(job: EvaluateJob, model: EvaluatedModel, revision: str) -> dict
     }
 
 
-def _scored(session: Session, found: Mapping[str, list[Answer]]) -> Iterator[tuple[str, np.ndarray]]:
+def _score_responses(session: Session, responses: Mapping[str, list[Response]]) -> Iterator[tuple[str, np.ndarray]]:
     """Name and scores, of shape (responses, 28), of each model as soon as all of its responses are scored."""
-    texts = {name: [answer.text or "" for answer in answers] for name, answers in found.items()}
-    starts = [(name, at) for name, each in texts.items() for at in range(0, len(each), _TEXTS_AT_ONCE)]
-    units = [texts[name][at : at + _TEXTS_AT_ONCE] for name, at in starts]
-    scores = {name: np.zeros((len(each), len(EMOTIONS)), dtype=np.float32) for name, each in texts.items()}
-    to_do = {name: len(each) for name, each in texts.items()}
-    _log.info("scoring %d responses", sum(to_do.values()))
+    texts = {name: [response.text or "" for response in listed] for name, listed in responses.items()}
+    starts = [(name, at) for name, listed in texts.items() for at in range(0, len(listed), _TEXTS_PER_ITEM)]
+    items = [texts[name][at : at + _TEXTS_PER_ITEM] for name, at in starts]
+    scores = {name: np.zeros((len(listed), len(EMOTIONS)), dtype=np.float32) for name, listed in texts.items()}
+    left = {name: len(listed) for name, listed in texts.items()}
+    _log.info("scoring %d responses", sum(left.values()))
     section = session.job.sentiment
     load, work = partial(_load, with_absolute_path(section.classifier)), partial(_score, section.pooling)
-    with session.progress.shown(SENTIMENT, "responses", to_do) as advance:
-        for number, done in run_on_actors(load, work, units, session.job.cluster, session.stop_within):
+    with session.progress.show(SENTIMENT, "responses", left) as advance:
+        for number, done in run_on_actors(load, work, items, session.job.cluster, session.stop_within):
             name, at = starts[number]
             scores[name][at : at + len(done)] = done
-            to_do[name] -= len(done)
+            left[name] -= len(done)
             advance(name, len(done))
-            if not to_do[name]:
+            if not left[name]:
                 yield name, scores[name]
 
 
@@ -135,10 +141,11 @@ def _comparisons(
     for second in measured[1:]:
         first = measured[0]
         both = [i for i, pair in enumerate(zip(first.labels, second.labels, strict=True)) if None not in pair]
-        labels = [[model.labels[i] or BLANK for i in both] for model in (first, second)]
-        emotions = first.emotions and [first.emotions[i] for i in both]
+        labels, other_labels = ([model.labels[i] or BLANK for i in both] for model in (first, second))
+        emotions = [first.emotions[i] for i in both] if first.emotions else None
         if both:
-            yield Comparison(first.name, second.name, compare_sentiment(*labels, emotions, groups, seed))
+            by = compare_sentiment(labels, other_labels, emotions, groups, seed)
+            yield Comparison(first.name, second.name, by)
 
 
 EVALUATION = Evaluation("sentiment", evaluate_sentiment, check_sentiment)

@@ -1,7 +1,8 @@
-"""The results of the evaluation `sentiment`: the responses of a model with their labels, and the figures of these."""
+"""Results of the evaluation `sentiment`: responses with their labels, the figures of a model, and the tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from eval.intervals import Rate
 from eval.sentiment import BLANK, OVERALL, SentimentRates, group_of_emotion, sentiment_rates, top_labels
 from eval.variety import Variety, measure_variety
 from pipelines.evaluation.record import write_result
-from pipelines.evaluation.responses import Answer
+from pipelines.evaluation.responses import Response
 from pipelines.evaluation.session import Comparison, Report
-from pipelines.evaluation.tables import Table, p_value, percent, points
+from pipelines.evaluation.tables import Figure, Table, p_value, percent, points
 from schemas.errors import EngineError, RunError
 from schemas.evaluate import result_path
 from schemas.text import shorten
@@ -37,19 +38,19 @@ _SCHEMA = pa.schema(
 )
 
 
-_LONGEST_OPENING = 40
+_MAX_OPENING_CHARACTERS = 40
 Row = tuple[str, list[dict[str, Rate]]]
 """label of a table row, and the rates of each model"""
 
 
 @dataclass(frozen=True)
 class ModelSentiment:
-    """What became of the responses of one model.
+    """Figures of the responses of one model.
 
     Attributes:
-        labels: of each response in the order of the prompts; None where there is none.
-        emotions: of the prompts; None where they are not known.
-        cut_off: responses that reached `max_tokens`; None where nobody knows.
+        labels: label of the response to each prompt, in the order of the prompts; None where there is no response.
+        emotions: emotion of each prompt; None where the emotions are not known.
+        cut_off: number of responses that reached `max_tokens`; None where it is not known.
     """
 
     name: str
@@ -61,49 +62,49 @@ class ModelSentiment:
 
     @property
     def failed(self) -> int:
-        """Prompts without a response."""
+        """Number of prompts without a response."""
         return self.labels.count(None)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        told = {"failed": self.failed, "cut_off": self.cut_off, "responses": asdict(self.variety)}
-        return {**asdict(self.rates), **told}
+        counts = {"failed": self.failed, "cut_off": self.cut_off, "responses": asdict(self.variety)}
+        return {**asdict(self.rates), **counts}
 
 
 def write_sentiment(
     store: ShardStore,
     name: str,
-    answers: Sequence[Answer],
+    responses: Sequence[Response],
     scores: np.ndarray,
     groups: Mapping[str, Sequence[str]],
     identity: Mapping[str, Any],
     engine: Mapping[str, Any],
 ) -> None:
-    """Writes what became of the responses of a model: first row by row, then its figures.
+    """Writes the responses of a model with their labels, and then its figures, which say that the result is done.
 
     Args:
-        scores: of shape (answers, 28).
-        identity: all that the figures depend on.
-        engine: what wrote the responses; empty where that is not known.
+        scores: scores of the responses, shape (responses, 28).
+        identity: everything that the figures depend on, flat.
+        engine: settings and versions of the engine that wrote the responses; empty where they are not known.
 
     Raises:
-        EngineError: no prompt of some emotion was answered.
+        EngineError: the model responded to no prompt of some emotion.
     """
-    labels = top_labels(scores, [answer.text or "" for answer in answers])
+    labels = top_labels(scores, [response.text or "" for response in responses])
     group = {**group_of_emotion(groups), BLANK: BLANK}
     rows = [
         {
-            "prompt": answer.prompt or None,
-            "emotion": answer.emotion or None,
-            "response": answer.text,
-            "fault": answer.fault or None,
-            "finish_reason": answer.finish_reason or None,
-            "seed": answer.seed,
-            "label": None if answer.text is None else label,
+            "prompt": response.prompt or None,
+            "emotion": response.emotion or None,
+            "response": response.text,
+            "fault": response.fault or None,
+            "finish_reason": response.finish_reason or None,
+            "seed": response.seed,
+            "label": None if response.text is None else label,
             "score": float(best) if label else None,
-            "sentiment": None if answer.text is None else group[label],
+            "sentiment": None if response.text is None else group[label],
         }
-        for answer, label, best in zip(answers, labels, scores.max(1), strict=True)
+        for response, label, best in zip(responses, labels, scores.max(1), strict=True)
     ]
     data = parquet_bytes(pa.Table.from_pylist(rows, _SCHEMA), _SCHEMA)
     write_atomic(store.fs, store.path(result_path(SENTIMENT, name, "parquet")), data)
@@ -112,16 +113,16 @@ def write_sentiment(
 
 
 def read_sentiment(store: ShardStore, name: str, groups: Mapping[str, Sequence[str]]) -> ModelSentiment:
-    """What `write_sentiment` wrote.
+    """Reads the figures that `write_sentiment` wrote.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the file of responses cannot be read.
     """
     path = result_path(SENTIMENT, name, "parquet")
     try:
         rows = store.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        remedy = f"move {result_path(SENTIMENT, name, 'json')} away to have both made again"
+        remedy = f"move {result_path(SENTIMENT, name, 'json')} away to have both written again"
         raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None
     return _figures(name, rows, groups)
 
@@ -167,16 +168,16 @@ class SentimentReport(Report):
 
 
 def sentiment_tables(report: SentimentReport) -> list[Table]:
-    """All tables, the longest last; none where no model was evaluated."""
+    """Tables of the report, the longest last; no table where no model was evaluated."""
     if not report.models:
         return []
     rates = [model.rates for model in report.models]
-    overall: list[Row] = [(OVERALL, [each.overall for each in rates])]
-    groups: list[Row] = [(group, [each.by_group[group] for each in rates]) for group in rates[0].by_group]
-    emotions: list[Row] = [(emotion, [each.by_emotion[emotion] for each in rates]) for emotion in rates[0].by_emotion]
+    overall: list[Row] = [(OVERALL, [model.overall for model in rates])]
+    groups: list[Row] = [(group, [model.by_group[group] for model in rates]) for group in rates[0].by_group]
+    emotions: list[Row] = [(emotion, [model.by_emotion[emotion] for model in rates]) for emotion in rates[0].by_emotion]
     return [
         _rates(report, "Sentiment of the responses (as Table 5)", [*groups, *overall], 1),
-        *(_comparison(each, report.groups) for each in report.comparisons),
+        *(_comparison(comparison, report.groups) for comparison in report.comparisons),
         _variety(report.models),
         *([_rates(report, "Sentiment by emotion (as Table 17)", [*groups, *emotions], 2)] if emotions else []),
     ]
@@ -184,17 +185,17 @@ def sentiment_tables(report: SentimentReport) -> list[Table]:
 
 def _rates(report: SentimentReport, title: str, rows: Sequence[Row], decimals: int) -> Table:
     header = [f"{model.name}: {group.capitalize()} (%)" for model in report.models for group in report.groups]
-    cells = []
+    cells: list[Sequence[str | Figure]] = []
     for name, rates in rows:
-        sizes = dict.fromkeys(str(next(iter(each.values())).n) for each in rates)
-        figures = [percent(each[group], decimals) for each in rates for group in report.groups]
+        sizes = dict.fromkeys(str(next(iter(by_group.values())).n) for by_group in rates)
+        figures = [percent(by_group[group], decimals) for by_group in rates for group in report.groups]
         cells.append([name.capitalize(), "/".join(sizes), *figures])
     return Table(title, ["Instruction emotion", "n", *header], cells, "n: responses. Intervals: 95%, Wilson.")
 
 
 def _comparison(comparison: Comparison, groups: Sequence[str]) -> Table:
     header = [cell for group in groups for cell in (f"{group.capitalize()} (points)", "p")]
-    rows = []
+    rows: list[Sequence[str | Figure]] = []
     for part, differences in comparison.by.items():
         figures = [cell for group in groups for cell in (points(differences[group]), p_value(differences[group].p))]
         rows.append([part.capitalize(), str(differences[groups[0]].n), *figures])
@@ -206,22 +207,26 @@ def _comparison(comparison: Comparison, groups: Sequence[str]) -> Table:
 
 
 def _variety(models: Sequence[ModelSentiment]) -> Table:
-    lines = {
+    lines: dict[str, Callable[[ModelSentiment], str]] = {
         "responses": lambda model: str(model.variety.texts),
         "prompts without one": lambda model: str(model.failed),
         "blank": lambda model: str(model.variety.blank),
         "cut off at max_tokens": lambda model: "-" if model.cut_off is None else str(model.cut_off),
         "words a response": lambda model: f"{model.variety.words:.1f}",
-        **{f"distinct-{n}": lambda model, n=n: _share(model.variety.distinct[n]) for n in models[0].variety.distinct},
+        **{f"distinct-{n}": partial(_distinct, n) for n in models[0].variety.distinct},
         "different openings": lambda model: _share(model.variety.distinct_openings),
-        "commonest opening": lambda model: shorten(model.variety.commonest_opening, _LONGEST_OPENING) or "-",
+        "commonest opening": lambda model: shorten(model.variety.commonest_opening, _MAX_OPENING_CHARACTERS) or "-",
         "its share": lambda model: _share(model.variety.commonest_opening_share),
         "said more than once": lambda model: _share(model.variety.duplicates),
         "repetition in a response": lambda model: _share(model.variety.repetition),
     }
-    rows = [[name, *(shown(model) for model in models)] for name, shown in lines.items()]
-    note = "Shares are 0 to 1; docs/evaluate.md tells what each is of. A blank response has no sentiment."
+    rows = [[name, *(text_of(model) for model in models)] for name, text_of in lines.items()]
+    note = "Shares are 0 to 1; docs/evaluate.md says what each is a share of. A blank response has no sentiment."
     return Table("The responses themselves", ["", *(model.name for model in models)], rows, note)
+
+
+def _distinct(n: int, model: ModelSentiment) -> str:
+    return _share(model.variety.distinct[n])
 
 
 def _share(value: float | None) -> str:

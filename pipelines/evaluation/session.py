@@ -1,4 +1,4 @@
-"""What an evaluation works with, and what all of them do alike: go on from the results that are there."""
+"""Common parts of all evaluations: the session they work in, their reports, and the resume from finished results."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from eval.intervals import Difference
-from pipelines.evaluation.models import failures_told
-from pipelines.evaluation.progress import Progress
+from pipelines.evaluation.models import collect_failures
+from pipelines.evaluation.progress import EvaluationProgress
 from pipelines.evaluation.record import read_result
 from pipelines.evaluation.tables import Table
 from schemas.evaluate import EvaluatedModel, EvaluateJob
@@ -29,7 +29,12 @@ Loaded = tuple[torch.nn.Module, Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same prompts or pairs; `by` as the evaluation's `compare` in `eval` returns it."""
+    """Differences of two models on the same prompts or pairs.
+
+    Attributes:
+        first, second: names of the models; differences are second less first.
+        by: differences by breakdown and part, as the comparing function in `eval` returns them.
+    """
 
     first: str
     second: str
@@ -57,44 +62,54 @@ class Session:
     """One evaluation of a job, in one start.
 
     Attributes:
-        models: that are there, by name, each with its revision.
-        store: the evaluation's folder.
-        stop_within: None until a signal asks for an end.
-        failures: gets the error of each model that could not be evaluated, by its name.
+        models: models that can be loaded, by name, each with its revision.
+        store: folder of the evaluation.
+        stop_within: gives None until a stop signal came, then the seconds left.
+        failures: receives the error of each model that could not be evaluated, by its name.
     """
 
     job: EvaluateJob
     models: Mapping[str, tuple[EvaluatedModel, str]]
     store: ShardStore
     stop_within: Callable[[], float | None]
-    progress: Progress
+    progress: EvaluationProgress
     failures: dict[str, str]
 
     def record_failure(self, name: str) -> AbstractContextManager[None]:
         """Inside the block an error of a model is recorded as its failure, and the other models go on."""
-        return failures_told(self.failures, name)
+        return collect_failures(self.failures, name)
 
-    def undone(self, evaluation: str, identities: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Names of those that have no result yet.
+    def without_result(self, evaluation: str, identities: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Names of the models that have no result yet.
 
         Args:
-            identities: by name, all that its figures depend on.
+            identities: everything that the figures of a model depend on, flat, by the model's name.
 
         Raises:
-            RunError: a result is of another job.
+            RunError: a result belongs to another job.
         """
-        return [name for name, each in identities.items() if read_result(self.store, evaluation, name, each) is None]
+        return [
+            name for name, identity in identities.items()
+            if read_result(self.store, evaluation, name, identity) is None
+        ]  # fmt: skip
 
-    def measured(
+    def measure_missing(
         self, evaluation: str, identities: Mapping[str, Mapping[str, Any]], measure: Callable[[str], None]
     ) -> Sequence[str]:
-        """Measures each model that has no result yet, one after the other; names of those that have one then.
+        """Measures each model that has no result yet, one after the other.
+
+        Args:
+            identities: as `without_result` takes them.
+            measure: writes the result of the model whose name it gets.
+
+        Returns:
+            names of the models that have a result.
 
         Raises:
-            RunError: a result is of another job.
-            StoppedError: a signal came; what is done is kept.
+            RunError: a result belongs to another job.
+            StoppedError: a signal came; finished results are kept.
         """
-        if left := self.undone(evaluation, identities):
+        if left := self.without_result(evaluation, identities):
             with connect_to_ray(self.job.cluster.address):
                 for name in left:
                     with self.record_failure(name):
@@ -120,13 +135,17 @@ class Evaluation:
 def spread_over_model(
     session: Session, name: str, work: Callable[[Loaded, Item], Done], items: Sequence[Item]
 ) -> Iterator[tuple[int, Done]]:
-    """`run_on_actors` with a causal model of the job, loaded once in each actor."""
+    """Runs work on items in actors that each hold one causal model of the job; see `run_on_actors`.
+
+    Yields:
+        (number of the item, result), in the order in which items are finished.
+    """
     load = partial(_load, session.models[name][0].model())
     return run_on_actors(load, work, items, session.job.cluster, session.stop_within)
 
 
 def model_facts(model: EvaluatedModel, revision: str) -> dict[str, Any]:
-    """What decides a model's scores."""
+    """Everything about a model that its scores depend on, for identities."""
     return {**model.model_dump(exclude={"name"}), "found": revision}
 
 

@@ -10,15 +10,15 @@ from rich.text import Text
 
 from eval.intervals import Difference, Rate
 
-# What may begin markup in Markdown; names come from job files, and openings from models.
+# Characters that may begin markup in Markdown: names come from job files, and openings from models.
 _MARKUP = re.compile(r"([\\`*_\[\]|~$#<>&])")
 
-_LEAST_P = 0.001
+_MIN_P = 0.001
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as it is shown, and its interval; "" where it has none."""
+    """Text of a figure, and of its interval; the interval is "" where there is none."""
 
     value: str
     interval: str = ""
@@ -26,7 +26,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: a title, a header, rows of as many cells, and what is to be said of it."""
+    """Table with a title, a header, rows of as many cells as the header, and a note below."""
 
     title: str
     header: Sequence[str]
@@ -35,7 +35,7 @@ class Table:
 
 
 def percent(rate: Rate | None, decimals: int = 1) -> Figure:
-    """`94.8 (92.3 to 96.6)`; a dash where there is no rate."""
+    """Percentage with its interval, as `94.8 (92.3 to 96.6)`; a dash where there is no rate."""
     if rate is None:
         return Figure("-")
     low, high = (f"{100 * bound:.{decimals}f}" for bound in (rate.low, rate.high))
@@ -43,7 +43,7 @@ def percent(rate: Rate | None, decimals: int = 1) -> Figure:
 
 
 def points(difference: Difference) -> Figure:
-    """A difference of rates in percentage points."""
+    """Difference of two rates in percentage points, with its interval."""
     value = f"{100 * difference.difference:+.1f}"
     if difference.low is None or difference.high is None:
         return Figure(value)
@@ -51,17 +51,17 @@ def points(difference: Difference) -> Figure:
 
 
 def p_value(value: float) -> str:
-    """As it is shown: 0.012, or <0.001."""
-    return f"{value:.3f}" if value >= _LEAST_P else f"<{_LEAST_P}"
+    """Text of a p-value: 0.012, or <0.001."""
+    return f"{value:.3f}" if value >= _MIN_P else f"<{_MIN_P}"
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """The tables one after the other, each under its title."""
+    """Markdown of tables, one after the other, each under its title."""
     return "\n".join(line for table in tables for line in _markdown_lines(table))
 
 
 def rendered(tables: Sequence[Table]) -> Group:
-    """The same for a terminal; intervals stand below their figures, so that models fit beside each other."""
+    """Tables for a terminal; intervals stand below their figures, so that more models fit beside each other."""
     return Group(*(part for table in tables for part in _parts(table)))
 
 
@@ -75,18 +75,18 @@ def _markdown_lines(table: Table) -> Sequence[str]:
 
 
 def _parts(table: Table) -> Sequence[RichTable | Text]:
-    shown = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    rendered_table = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for number, cell in enumerate(table.header):
-        shown.add_column(Text(cell, style="bold"), justify="right" if number else "left", overflow="fold")
+        rendered_table.add_column(Text(cell, style="bold"), justify="right" if number else "left", overflow="fold")
     for row in table.rows:
-        shown.add_row(*(_cell(cell) for cell in row))
+        rendered_table.add_row(*(_cell(cell) for cell in row))
     note = [Text(table.note, style="dim")] if table.note else []
-    return [Text(), Text(table.title, style="bold"), shown, *note]
+    return [Text(), Text(table.title, style="bold"), rendered_table, *note]
 
 
 def _cell(cell: str | Figure) -> Text:
-    shown = Text(_plain(cell))
-    return shown.append(f"\n{cell.interval}", style="dim") if isinstance(cell, Figure) and cell.interval else shown
+    text = Text(_plain(cell))
+    return text.append(f"\n{cell.interval}", style="dim") if isinstance(cell, Figure) and cell.interval else text
 
 
 def _plain(cell: str | Figure) -> str:

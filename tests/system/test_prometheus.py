@@ -18,7 +18,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines import augment, status
-from pipelines.evaluation.progress import Progress as EvaluationProgress
+from pipelines.evaluation.progress import EvaluationProgress as EvaluationProgress
 from schemas.errors import StoppedError
 from schemas.job import Metrics
 from services.observability.endpoint import serve_metrics

@@ -17,9 +17,9 @@ from eval.intervals import mcnemar_p_value, paired_difference, rate_of
 from eval.sentiment import OVERALL, PAPER_GROUPS, compare_sentiment, sentiment_rates, top_labels
 from eval.variety import measure_variety
 from pipelines import evaluate
-from pipelines.evaluation.models import failures_told
+from pipelines.evaluation.models import collect_failures
 from pipelines.evaluation.prompts import read_groups, read_prompts
-from pipelines.evaluation.responses import Answer, read_answers, split_at_marker
+from pipelines.evaluation.responses import Response, read_responses, split_at_marker
 from pipelines.evaluation.sentiment_results import write_sentiment
 from pipelines.evaluation.tables import Figure, Table, markdown, rendered
 from pipelines.jobfile import as_job
@@ -193,17 +193,17 @@ ASKED = ["joy", "joy", "neutral", "grief", "grief"]
 )
 def test_responses_are_laid_beside_their_prompts_whatever_they_come_in(tmp_path, prompts, name, content):
     asked = read_prompts(Sentiment(prompts=prompts), "sentiment")
-    found = read_answers(Responses(path=saved(tmp_path, name, content)), asked)
+    found = read_responses(Responses(path=saved(tmp_path, name, content)), asked)
     assert [(each.prompt, each.emotion) for each in found] == [(each.text, each.emotion) for each in asked]
     assert [each.text for each in found] == TEXTS
 
 
 def test_without_prompts_the_file_says_what_is_known(tmp_path):
-    found = read_answers(Responses(path=saved(tmp_path, "r.json", {"joy": ["Q Response: a", "b"]})), None)
+    found = read_responses(Responses(path=saved(tmp_path, "r.json", {"joy": ["Q Response: a", "b"]})), None)
     assert [(each.prompt, each.emotion, each.text) for each in found] == [("Q", "joy", "a"), ("", "joy", "b")]
     table = Responses(path=saved(tmp_path, "r.parquet", [{"out": "a", "mood": "joy"}]),
                       columns={"response": "out", "emotion": "mood"})  # fmt: skip
-    assert [(each.emotion, each.text) for each in read_answers(table, None)] == [("joy", "a")]
+    assert [(each.emotion, each.text) for each in read_responses(table, None)] == [("joy", "a")]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_marker_parts_prompt_from_answer(text, prompt, answer):
 )
 def test_responses_that_do_not_fit_are_one_clear_error(tmp_path, prompts, content, cause):
     with pytest.raises(JobError, match=cause) as raised:
-        read_answers(
+        read_responses(
             Responses(path=saved(tmp_path, "r.json", content)), read_prompts(Sentiment(prompts=prompts), "sentiment")
         )
     assert raised.value.key == "responses.path" and raised.value.remedy
@@ -335,12 +335,12 @@ def test_items_are_shared_by_actors_that_load_once(ray_cluster):
 
 def test_what_is_no_fault_of_the_model_ends_the_job():
     failures = {}
-    with failures_told(failures, "m"):
+    with collect_failures(failures, "m"):
         raise EngineError("model.id", "m", "gone", "find it")
-    with failures_told(failures, "n"):
+    with collect_failures(failures, "n"):
         raise StoppedError("cluster", None, "replica 0 died 3 times", "more memory")
     assert list(failures) == ["m", "n"]
-    with pytest.raises(StoppedError), failures_told(failures, "o"):
+    with pytest.raises(StoppedError), collect_failures(failures, "o"):
         raise StoppedError("", None, "by a signal", "again")
 
 
@@ -464,7 +464,7 @@ def test_the_command_line_tells_what_failed_and_exits_1(evaluated, kindling, tmp
 
 
 def test_an_emotion_without_a_response_is_a_fault_and_no_rate(tmp_path):
-    answers = [Answer("Sing.", "joy", "la"), Answer("Run.", "fear", None, fault="too long")]
+    answers = [Response("Sing.", "joy", "la"), Response("Run.", "fear", None, fault="too long")]
     store = ShardStore(str(tmp_path))
     with pytest.raises(EngineError, match="none of its prompts of fear was answered: too long"):
         write_sentiment(store, "one", answers, np.eye(28)[:2], PAPER_GROUPS, {}, {})
