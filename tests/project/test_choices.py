@@ -4,8 +4,11 @@ Recipes and formats of input files are held the same way, in tests/pipelines/rec
 """
 
 import ast
+from typing import get_args
 
 import schemas.train
+from pipelines.evaluation.evaluate import EVALUATIONS
+from schemas.evaluate import EvaluateJob
 from schemas.job import kind_of, sections_in
 from tests.support.files import ROOT
 
@@ -17,6 +20,12 @@ def kinds_taken(path, function):
             (annotation,) = (argument.annotation for argument in node.args.args if argument.arg == "stage")
             return {kind_of(getattr(schemas.train, n.id)) for n in ast.walk(annotation) if isinstance(n, ast.Name)}
     raise LookupError(f"{path} has no function {function}")
+
+
+def test_every_evaluation_of_the_job_file_is_implemented_and_has_a_section():
+    (offered,) = get_args(EvaluateJob.model_fields["evaluations"].annotation)
+    assert sorted(get_args(offered)) == sorted(evaluation.name for evaluation in EVALUATIONS)
+    assert set(get_args(offered)) <= set(EvaluateJob.model_fields)
 
 
 def test_every_kind_of_stage_has_a_trainer_and_rows():
