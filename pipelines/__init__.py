@@ -16,10 +16,10 @@ verification.py   the verb verify
 demonstration.py  the verb demo
 pools.py          the verb pool
 jobfile.py        reads a job file (YAML) with its `--set` overrides
-run_folder.py     whose an output folder is, and whether a run in it may be resumed
+run_folder.py     which job an output folder belongs to, and whether its run may be resumed
 inputs/           input files as rows
 recipes/          from an input row to its prompt, and from a response to the text that is kept
-stopping.py       signals: how a job is asked to stop, and how much time it has
+stopping.py       stop signals: a job is asked to stop, and has some seconds left
 """
 
 import importlib

@@ -16,66 +16,66 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="run folders")
 
 def stats(
     corpora: Corpora,
-    text_column: Annotated[str, typer.Option(help="the stories' column in what is no run")] = "text",
+    text_column: Annotated[str, typer.Option(help="column with the stories, in files; a run has its own")] = "text",
     by: Annotated[
         list[str] | None,
-        typer.Option(help="a column that rows are told apart by, or column.key; more than once for more of them"),
+        typer.Option(help="column (or column.key) whose values group the rows; may be given several times"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Composition of corpora side by side: stories, words, unique words, how stories begin; docs/corpora.md."""
+    """Count stories, words, unique words and openings of corpora, side by side; see docs/corpora.md."""
     from rich.console import Console
 
     from pipelines.corpora.stats import stats
     from pipelines.corpora.stats_page import stats_page
 
-    found = stats(corpora, text_column, by)
+    statistics = stats(corpora, text_column, by)
     if as_json:
-        print_json(found.as_json())
+        print_json(statistics.as_json())
     else:
         console = Console()
-        console.print(stats_page(found, console.width))
+        console.print(stats_page(statistics, console.width))
 
 
 def compare(
     runs: Runs,
     rows: Annotated[str | None, typer.Option(metavar="N,N,...", help="numbers of input rows, from 0")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="rows to draw where --rows names none")] = 4,
-    seed: Annotated[int, typer.Option(help="draws them: the same seed, the same rows")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="number of rows to draw, without --rows")] = 4,
+    seed: Annotated[int, typer.Option(help="seed of the draw: the same seed draws the same rows")] = 0,
     to: Annotated[
         str | None, typer.Option("--to", metavar="FILE", help="a new file for the page: .md or .html")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The same input rows side by side, across runs and the variants of each, with their durations."""
+    """Show the outputs of the same input rows side by side, across runs and their variants, with durations."""
     from rich.console import Console
 
     from pipelines.corpora.comparison import compare
     from pipelines.corpora.comparison_page import comparison_page, page_of, save_comparison
 
     if to is not None:
-        page_of(to)  # before the work is done
-    found = compare(runs, _numbers(rows), count, seed)
+        page_of(to)  # refuses a wrong ending before the work is done
+    comparison = compare(runs, _row_numbers(rows), count, seed)
     if to is not None:
-        save_comparison(found, to)
+        save_comparison(comparison, to)
     if as_json:
-        print_json(found.as_json())
+        print_json(comparison.as_json())
     elif to is not None:
-        print(f"{len(found.rows)} rows compared in {to}")
+        print(f"{len(comparison.rows)} rows compared in {to}")
     else:
         console = Console()
-        console.print(comparison_page(found, console.width))
+        console.print(comparison_page(comparison, console.width))
 
 
-def _numbers(rows: str | None) -> list[int] | None:
+def _row_numbers(rows: str | None) -> list[int] | None:
     try:
         return None if rows is None else [int(number) for number in rows.split(",")]
     except ValueError:
-        raise JobError("--rows", rows, "not numbers of rows", "as in --rows 3,17") from None
+        raise JobError("--rows", rows, "not a list of row numbers", "write it as --rows 3,17") from None
 
 
 class FileFormat(StrEnum):
-    """What `export` writes."""
+    """Formats that `export` writes."""
 
     parquet = "parquet"
     jsonl = "jsonl"
@@ -84,23 +84,26 @@ class FileFormat(StrEnum):
 
 def export(
     run: Run,
-    to: Annotated[str, typer.Option("--to", help="a folder that is empty or not there yet; for prompts a file")],
+    to: Annotated[str, typer.Option("--to", help="new or empty folder; with --format prompts a new file")],
     file_format: Annotated[
-        FileFormat, typer.Option("--format", help="of the data files; or prompts, for a run of evaluation_prompts")
+        FileFormat,
+        typer.Option("--format", help="format of the data files; prompts: for a run of evaluation_prompts"),
     ] = FileFormat.parquet,
     per_emotion: Annotated[
-        int | None, typer.Option(min=1, help="prompts to keep of each emotion; by default 30, as the paper asks")
+        int | None,
+        typer.Option(min=1, help="number of prompts kept for each emotion; by default 30, as in the paper"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The accepted rows as a dataset with a card, ready for load_dataset and the Hub; or a set of prompts."""
+    """Write a run's accepted rows as a dataset with a card, ready for load_dataset and the Hub; or a set of prompts."""
     if file_format is FileFormat.prompts:
         return _export_prompts(run, to, per_emotion or 30, as_json)
     if per_emotion is not None:
-        raise JobError("--per-emotion", per_emotion, "only a set of prompts has so many", "add --format prompts")
+        cause = "it limits the prompts in a set of prompts, and no such set is exported"
+        raise JobError("--per-emotion", per_emotion, cause, "add --format prompts")
     from pipelines.publishing.export import export
 
-    exported = export(run, to, file_format.value)
+    exported = export(run, to, "jsonl" if file_format is FileFormat.jsonl else "parquet")
     if as_json:
         return print_json(exported.as_json())
     unfinished = "" if exported.complete else " (the run is not complete)"
@@ -110,7 +113,7 @@ def export(
 
 @logged
 def compose(job: Job, overrides: Set = None, as_json: Json = False) -> None:
-    """A training corpus from runs and text files, to a budget of words, with its composition table."""
+    """Compose a training corpus from runs and text files, up to a budget of words; prints what it is made of."""
     from pipelines.corpora.composition import compose
     from pipelines.jobfile import load_job
     from pipelines.publishing.dataset_card import composition_notes, composition_table
@@ -138,5 +141,5 @@ def _export_prompts(run: str, to: str, per_emotion: int, as_json: bool) -> None:
     print(f"{'emotion':16}{''.join(f'{name:>12}' for name in columns)}")
     for emotion, counts in exported.as_json()["emotions"].items():
         print(f"{emotion:16}{''.join(f'{counts[name]:12}' for name in columns)}")
-    prompts = sum(len(each.prompts) for each in exported.emotions.values())
+    prompts = sum(len(emotion.prompts) for emotion in exported.emotions.values())
     print(f"{prompts} prompts in {to}{'' if exported.complete else ' (the run is not complete)'}")

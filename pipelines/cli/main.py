@@ -11,6 +11,7 @@ from pipelines.cli import bench, corpora, models, runs
 from schemas.errors import EXIT_STOPPED, KindlingError
 from services.observability import logs
 
+# Exit code with which Typer ends after Ctrl-C.
 _TYPER_INTERRUPTED = 130
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# In the order in which `--help` lists them: that in which a person needs them.
+# `--help` lists the verbs in this order, the order in which a person needs them.
 _VERBS = (
     runs.demo,
     runs.label,
@@ -45,18 +46,18 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Entry point of `kindling`: runs a verb, and shows errors without a traceback."""
+    """Entry point of `kindling`: runs a verb, and shows Kindling's own errors without a traceback."""
     logs.set_up()
-    # Where no job has set a grace for it, SIGTERM ends the command as Ctrl-C does.
+    # SIGTERM ends the command in the same way as Ctrl-C; a job that can finish rows first sets its own handler.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except KindlingError as error:
-        what = "stopped" if error.exit_code == EXIT_STOPPED else "error"
-        logs.report(f"{what}: {error}", event=what, **error.log_fields())
+        outcome = "stopped" if error.exit_code == EXIT_STOPPED else "error"
+        logs.report(f"{outcome}: {error}", event=outcome, **error.log_fields())
         _exit(error.exit_code)
     except SystemExit as ended:
-        # Typer's way of telling of Ctrl-C, and Ray's of SIGTERM.
+        # Typer turns Ctrl-C into the first code; Ray turns SIGTERM into the second.
         if ended.code not in (_TYPER_INTERRUPTED, signal.SIGTERM):
             raise
         logs.report("stopped", event="stopped")
@@ -64,6 +65,7 @@ def main() -> None:
 
 
 def _exit(code: int) -> NoReturn:
+    """Ends the process; after a stop it first prints the command that resumes the job."""
     if code == EXIT_STOPPED:
         from pipelines.jobfile import without_secret
 

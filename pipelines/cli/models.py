@@ -14,24 +14,25 @@ if TYPE_CHECKING:
     from pipelines.training.on_ray import Trained
     from schemas.train import TrainJob
 
-Jobs = Annotated[list[str], typer.Argument(metavar="JOB", help="job files (YAML); several train at once, on Ray")]
-SetEach = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key, in each of the jobs")
-]
+Jobs = Annotated[list[str], typer.Argument(metavar="JOB", help="job files (YAML); several jobs train at once, on Ray")]
+SetEach = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key in every job")]
 TrainAddress = Annotated[
     str | None,
-    typer.Option(help="of the Ray cluster; by default RAY_ADDRESS. One job with it trains there too, and not here"),
+    typer.Option(
+        help="address of the Ray cluster; by default RAY_ADDRESS. With it, a single job trains on the cluster too"
+    ),
 ]
 
 
 @logged
 def train(jobs: Jobs, overrides: SetEach = None, address: TrainAddress = None, as_json: Json = False) -> None:
-    """Train what a job asks for in this process, or what several ask for, each as a Ray task."""
-    loaded = [_loaded(path, overrides, tell_file=len(jobs) > 1) for path in jobs]
+    """Train one job in this process, or several jobs at the same time, each as a Ray task."""
+    loaded = [_loaded(path, overrides, name_file=len(jobs) > 1) for path in jobs]
     if len(loaded) > 1 or address is not None:
         from pipelines.training.on_ray import train_all
 
-        with contextlib.redirect_stdout(sys.stderr):  # Ray tells there of a process that died
+        # Ray prints to standard output when a worker dies; standard output is for results alone.
+        with contextlib.redirect_stdout(sys.stderr):
             trained = train_all(loaded, address)
         return _show(trained, as_json)
     from pipelines.training.train import train
@@ -43,49 +44,49 @@ def train(jobs: Jobs, overrides: SetEach = None, address: TrainAddress = None, a
         print("\n".join(report.lines()))
 
 
-def _loaded(path: str, overrides: list[str] | None, tell_file: bool) -> "TrainJob":
+def _loaded(path: str, overrides: list[str] | None, name_file: bool) -> "TrainJob":
+    """Loads a training job; with `name_file`, its errors name the file, since several are given."""
     from pipelines.jobfile import load_job
     from schemas.train import TrainJob
 
     try:
         return load_job(path, overrides, TrainJob)
     except JobError as error:
-        if not tell_file or error.value == path:
+        if not name_file or error.value == path:
             raise
         raise JobError(f"{path}: {error.key}", error.value, error.cause, error.remedy) from None
 
 
 def _show(trained: list["Trained"], as_json: bool) -> None:
-    """Prints what came of each, and ends with the exit code that this means.
+    """Prints the result of each training, and ends with the exit code for all of them.
 
     Raises:
-        StoppedError: some were stopped.
-        Exit: some failed.
+        StoppedError: some trainings were stopped.
+        typer.Exit: some trainings failed.
     """
     if as_json:
-        print_json({"trained": [each.as_json() for each in trained]})
+        print_json({"trained": [training.as_json() for training in trained]})
     else:
         _print_table(trained)
-    for each in trained:
-        if each.error is not None:
-            logs.report(
-                f"{each.name} {each.state}: {each.error}", event=each.state, job=each.name, **each.error.log_fields()
-            )
-    stopped = sum(each.state == "stopped" for each in trained)
+    for training in trained:
+        if (error := training.error) is not None:
+            message = f"{training.name} {training.state}: {error}"
+            logs.report(message, event=training.state, job=training.name, **error.log_fields())
+    stopped = sum(training.state == "stopped" for training in trained)
     if stopped:
-        cause = f"{stopped} of {len(trained)} trainings are not at their end"
-        raise StoppedError("", None, cause, "the same command goes on where they were")
-    if any(each.state == "failed" for each in trained):
+        cause = f"{stopped} of {len(trained)} trainings were stopped before their end"
+        raise StoppedError("", None, cause, "run the same command again to resume them")
+    if any(training.state == "failed" for training in trained):
         raise typer.Exit(EXIT_FAULTS)
 
 
 def _print_table(trained: list["Trained"]) -> None:
-    """A line for each stage."""
+    """Prints a line for each training, and further lines for further stages."""
     rows = [("job", "state", "minutes", "result")]
-    for each in trained:
-        told = each.lines or (each.path,)
-        rows.append((each.name, each.state, f"{each.seconds / 60:.1f}", told[0]))
-        rows += [("", "", "", line) for line in told[1:]]
+    for training in trained:
+        results = training.lines or (training.path,)
+        rows.append((training.name, training.state, f"{training.seconds / 60:.1f}", results[0]))
+        rows += [("", "", "", line) for line in results[1:]]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         cells = [f"{cell:{width}}" for cell, width in zip(row[:3], widths, strict=True)]
@@ -93,12 +94,12 @@ def _print_table(trained: list["Trained"]) -> None:
 
 
 def push(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="a trained model: the job's output.path")],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="on the Hub: owner/name")],
-    public: Annotated[bool, typer.Option("--public", help="a repository that all can see; by default private")] = False,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="folder of a trained model: the job's output.path")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="name of the repository on the Hub: owner/name")],
+    public: Annotated[bool, typer.Option("--public", help="make the repository public; by default private")] = False,
     as_json: Json = False,
 ) -> None:
-    """Send a trained model and its card to the Hub; the token is that of `hf auth login`, or HF_TOKEN."""
+    """Upload a trained model and its card to the Hub, with the token of `hf auth login` or HF_TOKEN."""
     from pipelines.publishing.hub import push
 
     pushed = push(folder, repo, public)
@@ -109,7 +110,7 @@ def push(
 
 @logged
 def evaluate(job: Job, overrides: Set = None, as_json: Json = False) -> None:
-    """Measure models, or responses that are there already; docs/evaluate.md."""
+    """Measure models, or responses that are written already; see docs/evaluate.md."""
     from rich.console import Console
 
     from pipelines.evaluation.evaluate import evaluate
@@ -122,7 +123,7 @@ def evaluate(job: Job, overrides: Set = None, as_json: Json = False) -> None:
         print_json(report.as_json())
     else:
         Console().print(rendered(report.tables()))
-        print(f"the tables and what they are of: {report.run}")
+        print(f"tables and records: {report.run}")
     for error in report.failures.values():
         logs.report(f"error: {error}", event="error")
     if report.failures:

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share, and the two options about logs that `logged` adds to a verb."""
+"""Arguments and options that several verbs share; the decorator `logged` adds two options about logs to a verb."""
 
 import functools
 import inspect
@@ -25,11 +25,11 @@ Set = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 
 
-Address = Annotated[str | None, typer.Option(help="of the Ray cluster; by default RAY_ADDRESS")]
+Address = Annotated[str | None, typer.Option(help="address of the Ray cluster; by default RAY_ADDRESS")]
 
 
 class LogFormat(StrEnum):
-    """What a line on standard error is."""
+    """Format of the log lines on standard error."""
 
     text = "text"
     json = "json"
@@ -38,20 +38,21 @@ class LogFormat(StrEnum):
 _Format = Annotated[
     LogFormat,
     typer.Option(
-        help="of what is said on standard error: for a person, or one JSON object a line", rich_help_panel="Logs"
+        help="format of the log lines on standard error: text, or one JSON object a line", rich_help_panel="Logs"
     ),
 ]
 _Dependencies = Annotated[
-    bool, typer.Option("--log-dependencies", help="let Ray, vLLM and other libraries be heard", rich_help_panel="Logs")
+    bool,
+    typer.Option("--log-dependencies", help="show the logs of Ray, vLLM and other libraries", rich_help_panel="Logs"),
 ]
-_OPTIONS = [
+_LOG_OPTIONS = [
     inspect.Parameter("log_format", inspect.Parameter.KEYWORD_ONLY, default=LogFormat.text, annotation=_Format),
     inspect.Parameter("log_dependencies", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Dependencies),
 ]
 
 
 def logged(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """The verb with these options beside its own."""
+    """Adds the options `--log-format` and `--log-dependencies` to a verb, and sets the logs up before it runs."""
 
     @functools.wraps(verb)
     def with_logs(*args: Any, log_format: LogFormat, log_dependencies: bool, **options: Any) -> Any:
@@ -59,8 +60,10 @@ def logged(verb: Callable[..., Any]) -> Callable[..., Any]:
         logs.set_environment()
         return verb(*args, **options)
 
+    # Typer reads the options of a command from its signature.
     signature = inspect.signature(verb)
-    with_logs.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *_OPTIONS])
+    parameters = [*signature.parameters.values(), *_LOG_OPTIONS]
+    vars(with_logs)["__signature__"] = signature.replace(parameters=parameters)
     return with_logs
 
 

@@ -10,29 +10,31 @@ from pipelines.cli.options import Address, Job, Json, Run, Set, logged, print_js
 from schemas.errors import EXIT_FAULTS
 
 pool_app = typer.Typer(help="Engines that stay up between jobs: start, list, stop.", no_args_is_help=True)
-AnyRun = Annotated[str, typer.Argument(metavar="RUN", help="the run folder, or a training's: the job's output.path")]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="again and again, until the run is complete or Ctrl-C")]
+AnyRun = Annotated[str, typer.Argument(metavar="RUN", help="folder of a run or of a training: the job's output.path")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="refresh until the run is complete, or until Ctrl-C")]
 WatchJson = Annotated[
     bool, typer.Option("--json", help="print one JSON object on standard output; with --watch one a line")
 ]
-# A file or a pipe takes lines of any length.
-_UNCUT = 10_000
+# Width for a file or a pipe, where no line needs to be cut.
+_WIDTH_OF_FILE = 10_000
 
 
 @logged
 def preview(
     job: Job,
     overrides: Set = None,
-    count: Annotated[int, typer.Option("--count", "-n", help="rows to run")] = 16,
-    seed: Annotated[int, typer.Option(help="draws them: the same seed, the same rows")] = 0,
-    show: Annotated[int, typer.Option(min=0, help="rows to show in the terminal")] = 4,
+    count: Annotated[int, typer.Option("--count", "-n", help="number of rows to run")] = 16,
+    seed: Annotated[int, typer.Option(help="seed of the draw: the same seed draws the same rows")] = 0,
+    show: Annotated[int, typer.Option(min=0, help="number of rows to show in the terminal")] = 4,
     to: Annotated[
         str | None, typer.Option("--to", metavar="FILE", help="a new file for the page: .md or .html")
     ] = None,
-    extend: Annotated[bool, typer.Option("--extend", help="rows were added at the end of the input")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="accept rows that were added at the end of the input")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a few rows of a job, and forecast the whole: tokens, time, cost, rejects; writes nothing to its output."""
+    """Run a few rows of a job, and forecast all of it: tokens, time, cost, rejects. The run folder is not touched."""
     from rich.console import Console
 
     from pipelines.corpora.comparison_page import page_of
@@ -41,19 +43,19 @@ def preview(
     from pipelines.previewing.preview import preview
 
     if to is not None:
-        page_of(to)  # before the work is done
-    found = preview(load_job(job, overrides), count, seed, extend)
+        page_of(to)  # refuses a wrong ending before the work is done
+    forecast = preview(load_job(job, overrides), count, seed, extend)
     if to is not None:
-        save_preview(found, to)
+        save_preview(forecast, to)
     if as_json:
-        print_json(found.as_json())
+        print_json(forecast.as_json())
     else:
-        Console().print(preview_page(found, show))
+        Console().print(preview_page(forecast, show))
 
 
 @logged
-def demo(path: Annotated[str, typer.Option("--to", help="where the run goes")] = "runs/demo") -> None:
-    """The whole main job on the embedded model and a small built-in corpus."""
+def demo(path: Annotated[str, typer.Option("--to", help="folder for the run")] = "runs/demo") -> None:
+    """Run a complete augmentation job on the embedded model and a small built-in corpus."""
     from pipelines.demonstration import demo
 
     demo(path)
@@ -63,7 +65,9 @@ def demo(path: Annotated[str, typer.Option("--to", help="where the run goes")] =
 def augment(
     job: Job,
     overrides: Set = None,
-    extend: Annotated[bool, typer.Option("--extend", help="rows were added at the end of the input")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="accept rows that were added at the end of the input")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run or resume an augmentation job."""
@@ -82,7 +86,7 @@ def augment(
 
 @logged
 def label(job: Job, overrides: Set = None, as_json: Json = False) -> None:
-    """Raw text to sentences to contexts with emotions."""
+    """Split raw text into sentences, and keep those with a clear emotion (contexts)."""
     from pipelines.jobfile import load_job
     from pipelines.labelling.label import label
     from schemas.label import LabelJob
@@ -93,18 +97,18 @@ def label(job: Job, overrides: Set = None, as_json: Json = False) -> None:
     counts = summary.counts
     print(f"{summary.run}: {counts['kept']} of {counts['sentences']} sentences kept, from {counts['lines']} lines; "
           f"{counts['neutral']} neutral, {counts['unsure']} below the threshold")  # fmt: skip
-    for source, each in summary.sources.items():
-        print(f"  {source}: {each['kept']} of {each['sentences']}")
+    for source, source_counts in summary.sources.items():
+        print(f"  {source}: {source_counts['kept']} of {source_counts['sentences']}")
     for rule, number in summary.dropped.items():
         print(f"  dropped {number} x {rule}")
 
 
 def verify(
     run: Run,
-    repair: Annotated[bool, typer.Option("--repair", help="set damaged shards aside, to be made again")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="move damaged shards aside, to be made again")] = False,
     as_json: Json = False,
 ) -> None:
-    """Prove that every input row has exactly one terminal state and every shard is whole; exit 1 otherwise."""
+    """Check that every output has exactly one final state and no shard is damaged; exits with 1 otherwise."""
     from pipelines.augmentation.progress import counts_text
     from pipelines.verification import verify
 
@@ -127,10 +131,10 @@ def verify(
 def pool_start(
     job: Job,
     overrides: Set = None,
-    name: Annotated[str | None, typer.Option(help="name of the pool; by default the job's")] = None,
-    idle_minutes: Annotated[float, typer.Option(help="the pool ends after so long without a job")] = 60.0,
+    name: Annotated[str | None, typer.Option(help="name of the pool; by default the name of the job")] = None,
+    idle_minutes: Annotated[float, typer.Option(help="minutes without a job after which the pool ends")] = 60.0,
 ) -> None:
-    """Start the engines of a job's model, engine and cluster sections, and leave them running for the jobs to come."""
+    """Start the engines of a job's model, engine and cluster sections, and keep them running for later jobs."""
     from pipelines.jobfile import load_job
     from pipelines.pools import start_pool
 
@@ -139,7 +143,7 @@ def pool_start(
 
 @pool_app.command("list")
 def pool_list(address: Address = None, as_json: Json = False) -> None:
-    """The pools of the cluster, and what they are at."""
+    """List the pools of the cluster, with their replicas and jobs."""
     from dataclasses import asdict
 
     from pipelines.pools import list_pools
@@ -157,15 +161,17 @@ def pool_list(address: Address = None, as_json: Json = False) -> None:
 
 
 @pool_app.command("stop")
-def pool_stop(name: Annotated[str, typer.Argument(metavar="NAME")], address: Address = None) -> None:
-    """End a pool; jobs that use it go on with engines of their own."""
+def pool_stop(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="name of the pool")], address: Address = None
+) -> None:
+    """Stop a pool; jobs that use it continue with their own engines."""
     from pipelines.pools import stop_pool
 
     print(f"{name}: {stop_pool(name, address)} replicas stopped")
 
 
 def status(run: AnyRun, watch: Watch = False, as_json: WatchJson = False) -> None:
-    """Progress, goodput, ETA, replicas, rejects; from disk, and from the job's endpoint while it runs."""
+    """Show progress, goodput, ETA, replicas and rejects, from the run folder and from the endpoint of a running job."""
     if watch:
         from pipelines.run_status.watch import watch as watch_run
 
@@ -177,5 +183,5 @@ def status(run: AnyRun, watch: Watch = False, as_json: WatchJson = False) -> Non
     if as_json:
         print_json(current.as_json())
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNCUT
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH_OF_FILE
         print("\n".join(render_page(current, current_time(), width)))
