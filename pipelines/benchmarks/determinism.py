@@ -1,15 +1,16 @@
-"""`kindling bench determinism`: the same job once more, in other circumstances, and how many of its texts are the same.
+"""`kindling bench determinism`: the same job once more, in other circumstances, and how many texts are the same.
 
-Each row has its own seed, so nothing but arithmetic can differ: what an engine adds up in which order depends on the
-requests that run beside each other. The job is run a first time, and then
+The model: each row has its own seed, so only arithmetic can differ. An engine adds up numbers in an order that depends
+on the requests that run beside each other, and sums of floating-point numbers depend on their order. The job is run a
+first time, and then
 
     again          with nothing changed
-    replicas       on two replicas in place of one, each with as many cores
+    replicas       on two replicas instead of one, each with as many cores
     order          with a quarter of the requests in flight, so that rows meet other rows
     after a crash  with its driver killed by SIGKILL in the middle, and the same command given again
 
-sampled (temperature 0.9) and greedy (temperature 0). Where a GPU is, all of that is done again in vLLM's
-batch-invariant mode. There are no goals: the shares are what they are.
+each sampled (temperature 0.9) and greedy (temperature 0). On a machine with a GPU all of that is repeated in vLLM's
+batch-invariant mode. There are no goals: the bench only reports the shares.
 """
 
 import contextlib
@@ -38,74 +39,74 @@ from services.replicas import warm_pool
 from services.storage.store import ShardStore
 
 Texts = dict[tuple[int, int], str]
-"""by row and sample"""
+"""text by input row and sample"""
 
 _TEMPERATURES = {"sampled": 0.9, "greedy": 0.0}
 _REQUESTS, _FEW_REQUESTS = 16, 4
 # https://docs.vllm.ai/en/latest/features/batch_invariance/
 _BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 _ROWS_PER_SHARD = 8
-_LONGEST_WAIT_SECONDS = 600.0
+_MAX_WAIT_SECONDS = 600.0
 
 _console = Console(stderr=True)
 
 
 def measure(rows: int, samples: int, max_tokens: int) -> bool:
-    """Measures and prints; always True, as there is nothing to reach.
+    """Measures and prints; returns True, as there are no goals.
 
     Args:
-        rows: of the demo's corpus, the first so many.
-        samples: outputs for each row.
-        max_tokens: of each output.
+        rows: number of input rows: the first ones of the demo's corpus.
+        samples: number of outputs for each row.
+        max_tokens: largest number of tokens in an output.
     """
     same: dict[str, dict[str, dict[str, int]]] = {}
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch:
         corpus = (files("pipelines") / "data" / "demo_corpus.jsonl").read_text(encoding="utf-8").splitlines()
         (Path(scratch) / "rows.jsonl").write_text("\n".join(corpus[:rows]), encoding="utf-8")
-        for mode in ["as it is", "batch-invariant"] if _gpus() else ["as it is"]:
+        for mode in ["as it is", "batch-invariant"] if _count_gpus() else ["as it is"]:
             with _own_ray(mode):
                 comparison = Comparison(Path(scratch) / mode.replace(" ", "-"), samples, max_tokens)
                 comparison.run(Path(scratch) / "rows.jsonl")
                 same[mode] = comparison.same()
     _print_table(same, len(corpus[:rows]) * samples)
     settings = {
-        "rows": rows, "samples": samples, "max_tokens": max_tokens, "temperatures": _TEMPERATURES, "gpus": _gpus(),
+        "rows": rows, "samples": samples, "max_tokens": max_tokens, "temperatures": _TEMPERATURES, "gpus": _count_gpus(),
         "requests": _REQUESTS, "few_requests": _FEW_REQUESTS,
     }  # fmt: skip
     return conclude("determinism", settings, same, [])
 
 
 class Comparison:
-    """All runs in one mode, in one folder. Must be used inside `services.cluster.connect_to_ray`."""
+    """The runs of one mode, in one folder. Must be used inside `services.cluster.connect_to_ray`."""
 
     def __init__(self, folder: Path, samples: int, max_tokens: int) -> None:
         self._folder, self._samples, self._max_tokens = folder, samples, max_tokens
         self._texts: dict[str, dict[str, Texts]] = {name: {} for name in _TEMPERATURES}
 
     def run(self, source: Path) -> None:
-        """Runs everything; an engine serves all that its settings allow."""
+        """Runs the job in all circumstances. Circumstances that need the same engine share one pool."""
         self._folder.mkdir()
         with _pool(_REQUESTS, replicas=1) as sections:
             for circumstance in ("first", "again"):
-                self._keep(circumstance, source, sections)
-            self._keep("after a crash", source, sections, crash=True)
+                self._run_job(circumstance, source, sections)
+            self._run_job("after a crash", source, sections, crash=True)
         with _pool(_REQUESTS, replicas=2) as sections:
-            self._keep("replicas", source, sections)
+            self._run_job("replicas", source, sections)
         with _pool(_FEW_REQUESTS, replicas=1) as sections:
-            self._keep("order", source, sections)
+            self._run_job("order", source, sections)
 
     def same(self) -> dict[str, dict[str, int]]:
-        """Texts that are the first run's, by temperature and circumstance."""
+        """Counts the texts that are the same as in the first run, by temperature and circumstance."""
         return {
             name: {
-                circumstance: sum(text == found[row] for row, text in texts["first"].items())
-                for circumstance, found in texts.items()
+                circumstance: sum(text == texts[output] for output, text in runs["first"].items())
+                for circumstance, texts in runs.items()
                 if circumstance != "first"
             }
-            for name, texts in self._texts.items()
+            for name, runs in self._texts.items()
         }
 
-    def _keep(self, circumstance: str, source: Path, sections: dict[str, Any], crash: bool = False) -> None:
+    def _run_job(self, circumstance: str, source: Path, sections: dict[str, Any], crash: bool = False) -> None:
         for name, temperature in _TEMPERATURES.items():
             folder = self._folder / f"{circumstance.replace(' ', '-')}-{name}"
             job = {
@@ -118,7 +119,7 @@ class Comparison:
                 "metrics": {"port": None},
                 **sections,
             }
-            _forget_prompts(sections)
+            _reset_prefix_caches(sections)
             if crash:
                 _run_until_half(job, folder.with_suffix(".yaml"))
             began = time.monotonic()
@@ -129,11 +130,11 @@ class Comparison:
 
 @contextlib.contextmanager
 def _pool(requests: int, replicas: int) -> Iterator[dict[str, Any]]:
-    """The job sections that find the pool, which runs in the block."""
+    """Runs a warm pool inside the block; yields the sections with which a job uses it."""
     engine: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": requests}
     cluster: dict[str, Any] = {"replicas": replicas}
-    if _gpus():
-        # One GPU is enough for both.
+    if _count_gpus():
+        # Both replicas share one GPU.
         cluster["gpus_per_replica"], engine["gpu_memory_utilization"] = 0.5, 0.4
     else:
         cluster["cpus_per_replica"] = max((os.cpu_count() or 1) // 2, 1)
@@ -144,7 +145,7 @@ def _pool(requests: int, replicas: int) -> Iterator[dict[str, Any]]:
         warm_pool.stop_pool("determinism")
 
 
-def _gpus() -> int:
+def _count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
@@ -152,7 +153,7 @@ def _gpus() -> int:
 
 @contextlib.contextmanager
 def _own_ray(mode: str) -> Iterator[None]:
-    """A Ray that is started in the block: its replicas take the mode from the environment that they come from."""
+    """Starts a Ray cluster for the block; its replicas inherit the mode from the environment."""
     os.environ.pop("RAY_ADDRESS", None)
     if mode == "batch-invariant":
         os.environ[_BATCH_INVARIANT] = "1"
@@ -163,21 +164,30 @@ def _own_ray(mode: str) -> Iterator[None]:
         os.environ.pop(_BATCH_INVARIANT, None)
 
 
-def _forget_prompts(sections: dict[str, Any]) -> None:
-    """Empties the prefix caches: a run begins as a new engine would."""
+def _reset_prefix_caches(sections: dict[str, Any]) -> None:
+    """Empties the prefix caches, so that a run begins as with a new engine.
+
+    Raises:
+        RunError: an engine still runs requests after ten minutes.
+    """
     import ray
 
     _, replicas = warm_pool.find_pool(Model(**sections["model"]), sections["engine"])
-    deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
-    # Refused while requests run: a driver that was killed is only forgotten after a while.
+    deadline = time.monotonic() + _MAX_WAIT_SECONDS
+    # An engine refuses while it runs requests, and those of a killed driver end only after a while.
     while not all(ray.get([replica.reset_prefix_cache.remote() for replica in replicas])):
         if time.monotonic() > deadline:
-            raise RunError("bench", None, "the engine never came to rest", "leave its pool to the bench")
+            cause = "the engine still runs requests of another job"
+            raise RunError("bench", None, cause, "leave its pool to the bench")
         time.sleep(1)
 
 
 def _run_until_half(job: dict[str, Any], job_file: Path) -> None:
-    """Runs the job in a process of its own, and kills it when half of the rows are on disk."""
+    """Runs the job in a process of its own, and kills it when half of the rows are on disk.
+
+    Raises:
+        RunError: the process ended by itself before that.
+    """
     import ray
 
     address = ray.get_runtime_context().gcs_address
@@ -190,9 +200,8 @@ def _run_until_half(job: dict[str, Any], job_file: Path) -> None:
     finally:
         driver.kill()
     if driver.wait() >= 0:
-        raise RunError(
-            "bench", str(job_file), f"its driver ended with {driver.returncode} too early", "give it more rows"
-        )
+        cause = f"the driver ended with {driver.returncode} before half of its rows were done"
+        raise RunError("bench", str(job_file), cause, "raise --rows")
 
 
 def _half_done(run: str) -> bool:
@@ -209,8 +218,8 @@ def _read(folder: Path) -> Texts:
 
 def _print_table(same: dict[str, dict[str, dict[str, int]]], rows: int) -> None:
     circumstances = list(next(iter(same.values()))["sampled"])
-    table = Table("mode", "", *circumstances, title=f"share of {rows} texts that are the first run's")
+    table = Table("mode", "", *circumstances, title=f"share of {rows} texts that are the same as in the first run")
     for mode, temperatures in same.items():
-        for name, found in temperatures.items():
-            table.add_row(mode, name, *(f"{found[each] / rows:.1%}" for each in circumstances))
+        for name, counts in temperatures.items():
+            table.add_row(mode, name, *(f"{counts[circumstance] / rows:.1%}" for circumstance in circumstances))
     Console(width=120).print(table)

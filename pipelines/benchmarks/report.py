@@ -1,4 +1,7 @@
-"""The end of every benchmark: goals met or missed, and one JSON object from which they can be computed again."""
+"""Parts that all benchmarks share: the order of arms, ratios, and the end.
+
+Every benchmark ends with a table of goals, and one JSON object from which they can be computed again.
+"""
 
 import json
 import platform
@@ -6,13 +9,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from pipelines.run_folder import versions
+
+Arm = TypeVar("Arm")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,14 @@ class Ratio:
 
     def __str__(self) -> str:
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def alternate(arms: Sequence[Arm], round_: int) -> Sequence[Arm]:
+    """Returns the arms in the order of a round, which each round reverses.
+
+    The machine's state may differ between the first run of a round and the last, and no arm is to gain by it.
+    """
+    return arms if round_ % 2 == 0 else arms[::-1]
 
 
 def ratio(values: Sequence[float], base_values: Sequence[float]) -> Ratio:

@@ -26,7 +26,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.benchmarks.report import Goal, Ratio, conclude, ratio
+from pipelines.benchmarks.report import Goal, Ratio, alternate, conclude, ratio
 from pipelines.benchmarks.throughput import metrics_cost
 from pipelines.benchmarks.throughput.arms import Baseline, Kindling
 from pipelines.benchmarks.throughput.one_at_a_time import KINDLING, RAW, SCRAPED, measure_arms
@@ -90,8 +90,7 @@ class Bench:
             batches = self._best_batches(workloads[0], engine) if "ray" in arms else (0, 0)
             for round_ in range(rounds):
                 for workload in workloads:
-                    # Alternating order: the machine's state may differ between the first run and the last.
-                    for arm in arms if round_ % 2 == 0 else arms[::-1]:
+                    for arm in alternate(arms, round_):
                         if arm == "ray":
                             result = self._run_ray(workload, engine, batches)
                         elif arm == KINDLING:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.benchmarks.report import alternate
 from pipelines.benchmarks.throughput.arms import EMBEDDED, Baseline, Kindling
 from pipelines.benchmarks.throughput.worker import Result, Samples
 from pipelines.benchmarks.throughput.workloads import Workload, WorkloadFiles
@@ -40,7 +41,7 @@ def measure_arms(
     files = [workload.write(folder) for workload in workloads]
     warm_up = _warm_up(workloads[0], int(engine["max_num_seqs"])).write(folder)
     for round_ in range(rounds):
-        for arm in arms if round_ % 2 == 0 else arms[::-1]:
+        for arm in alternate(arms, round_):
             with closing(_start(arm, engine, cores, folder, model)) as server:
                 for served in [warm_up, *files]:
                     result = _serve(server, served, folder / f"{arm}-{served.workload.name}-{round_}")

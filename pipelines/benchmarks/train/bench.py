@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.benchmarks.report import Goal, conclude, ratio
+from pipelines.benchmarks.report import Goal, alternate, conclude, ratio
 from pipelines.benchmarks.train.arm import BASE, KINDLING, TRL, TRL_CHECKPOINTING, WITHOUT, Spec
 from schemas.errors import EngineError, JobError
 from schemas.text import shorten
@@ -43,7 +43,7 @@ def measure(data: str | None, rows: int, rounds: int) -> bool:
     chosen = rows_of(data or SHIPPED, rows)
     samples: dict[str, list[dict[str, Any]]] = {}
     once = [BASE, TRL_CHECKPOINTING, *(f"{KINDLING} without {name}" for name in WITHOUT)]
-    turns = [arm for number in range(rounds) for arm in ([TRL, KINDLING] if number % 2 == 0 else [KINDLING, TRL])]
+    turns = [arm for round_ in range(rounds) for arm in alternate([TRL, KINDLING], round_)]
     for arm in turns + once:
         spec = Spec(arm, chosen, **_SETTINGS, measure_loss=arm not in samples)
         samples.setdefault(arm, []).append(_run(spec))

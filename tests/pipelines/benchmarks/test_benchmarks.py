@@ -19,7 +19,7 @@ from pipelines.benchmarks.throughput import bench as throughput
 from pipelines.benchmarks.throughput import metrics_cost
 from pipelines.benchmarks.throughput.one_at_a_time import KINDLING, SCRAPED, WITHOUT_METRICS, measure_arms
 from pipelines.benchmarks.throughput.workloads import WORKLOADS, p3_openings
-from pipelines.benchmarks.train import arm
+from pipelines.benchmarks.train import arm as training_arm
 from pipelines.benchmarks.train import bench as training
 from schemas.errors import EXIT_USAGE
 from schemas.job import Model
@@ -172,10 +172,10 @@ def test_the_scraper_reads_the_endpoint_of_a_run_once_it_is_there(tmp_path):
 def test_what_bench_train_switches_off_is_there(monkeypatch):
     for name in ("LengthGroupedSampler", "fits_on_cpu", "ProgressCallback"):
         monkeypatch.setattr(language_model, name, getattr(language_model, name))  # restored when the test ends
-    for switch_off in arm.WITHOUT.values():
+    for switch_off in training_arm.WITHOUT.values():
         switch_off()
     with pytest.raises(AttributeError):
-        arm._patch("NoSuchName", None)
+        training_arm._patch("NoSuchName", None)
 
 
 def test_the_rows_we_ship_are_enough_to_train_on():
