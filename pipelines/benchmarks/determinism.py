@@ -70,8 +70,8 @@ def measure(rows: int, samples: int, max_tokens: int) -> bool:
                 same[mode] = comparison.same()
     _print_table(same, len(corpus[:rows]) * samples)
     settings = {
-        "rows": rows, "samples": samples, "max_tokens": max_tokens, "temperatures": _TEMPERATURES, "gpus": _count_gpus(),
-        "requests": _REQUESTS, "few_requests": _FEW_REQUESTS,
+        "rows": rows, "samples": samples, "max_tokens": max_tokens, "temperatures": _TEMPERATURES,
+        "gpus": _count_gpus(), "requests": _REQUESTS, "few_requests": _FEW_REQUESTS,
     }  # fmt: skip
     return conclude("determinism", settings, same, [])
 
