@@ -31,7 +31,7 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether the claim holds."""
+        """True where the claim holds."""
         return self.value >= self.goal if self.at_least else self.value <= self.goal
 
 

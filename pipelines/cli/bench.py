@@ -12,7 +12,7 @@ import typer
 
 from schemas.errors import EXIT_FAULTS
 
-app = typer.Typer(help="The measurements that Kindling claims, beside its peers.", no_args_is_help=True)
+app = typer.Typer(help="Measure what Kindling claims, beside other tools.", no_args_is_help=True)
 
 Rounds = Annotated[int, typer.Option(min=1, help="number of runs of each arm, in alternating order")]
 Metrics = Annotated[
@@ -39,7 +39,7 @@ def throughput(
     rounds: Rounds = 3,
     metrics: Metrics = False,
 ) -> bool:
-    """Beside raw vLLM, the script people write, and ray.data.llm: same prompts, same engine, same cores."""
+    """Compare with raw vLLM, the script people write, and ray.data.llm: same prompts, same engine, same cores."""
     from pipelines.benchmarks.throughput.bench import measure
 
     return measure(data, rows, rounds, metrics)
@@ -51,7 +51,7 @@ def scale(
     shards: Annotated[int, typer.Option(help="number of shards in the run that is resumed")] = 100_000,
     rows_per_replica: Annotated[int, typer.Option(help="rows for each replica, where efficiency is measured")] = 3600,
 ) -> bool:
-    """Replicas added without loss, the driver's cost and memory, and the resume of a run with many shards."""
+    """Measure efficiency as replicas are added, the driver's cost and memory, and the resume of many shards."""
     from pipelines.benchmarks.scale.bench import measure
 
     return measure(rows, shards, rows_per_replica)
@@ -64,7 +64,7 @@ def chaos(
     seed: Annotated[int, typer.Option(help="seed from which victims, times and failpoints are drawn")] = 0,
     rows: Annotated[int, typer.Option(help="number of input rows in each run on the fake engine")] = 400,
 ) -> bool:
-    """Processes killed and stopped at any moment, and what is lost by it: nothing."""
+    """Kill and stop processes at any moment, and count what is lost by it: nothing."""
     from pipelines.benchmarks.chaos.bench import measure
 
     return measure(kills, real_kills, seed, rows)
@@ -76,7 +76,7 @@ def determinism(
     samples: Annotated[int, typer.Option(help="number of outputs for each row")] = 2,
     max_tokens: Annotated[int, typer.Option(help="largest number of tokens in an output")] = 64,
 ) -> bool:
-    """The same job again, on more replicas, in another order, after a crash: the share of rows with the same text."""
+    """Run a job again, on more replicas, in another order, after a crash: the share of rows with the same text."""
     from pipelines.benchmarks.determinism import measure
 
     return measure(rows, samples, max_tokens)
@@ -89,7 +89,7 @@ def classifier(
     sentences: Annotated[int, typer.Option(help="number of sentences in each run of the throughput")] = 4000,
     rounds: Rounds = 3,
 ) -> bool:
-    """The shipped emotion classifier, what its trainer can do, and sentences/s beside the transformers pipeline."""
+    """Measure the shipped emotion classifier, its trainer, and sentences/s beside the transformers pipeline."""
     from pipelines.benchmarks.classifier import measure
 
     return measure(data, stories, sentences, rounds)
@@ -103,7 +103,7 @@ def train(
     rows: Annotated[int, typer.Option(help="largest number of rows to train on")] = 64,
     rounds: Rounds = 3,
 ) -> bool:
-    """Training beside TRL's SFTTrainer: real tokens/s on the same rows, at the same loss."""
+    """Train beside TRL's SFTTrainer: real tokens/s on the same rows, at the same loss."""
     from pipelines.benchmarks.train.bench import measure
 
     return measure(data, rows, rounds)
@@ -114,7 +114,7 @@ def blimp(
     data: Annotated[str, typer.Option(help="folder with BLiMP's files; see docs/performance.md")],
     rounds: Rounds = 3,
 ) -> bool:
-    """Three paradigms beside lm-eval's hf backend at its best batch size: pairs/s, and how pairs are decided."""
+    """Score three paradigms beside lm-eval's hf backend at its best batch size: pairs/s, and equal decisions."""
     from pipelines.benchmarks.blimp import measure
 
     return measure(data, rounds)
@@ -138,7 +138,7 @@ def gpu(
     max_num_seqs: Annotated[int, typer.Option(help="number of requests that the engine runs at once")] = 512,
     metrics: Metrics = False,
 ) -> bool:
-    """Beside raw vLLM on one GPU, and beside the GPU's own limits: a Mistral-7B in 4 bits or in FP8."""
+    """Compare a Mistral-7B in 4 bits or FP8 on one GPU with raw vLLM, and with the GPU's own limits."""
     from pipelines.benchmarks.gpu import measure
 
     return measure(weight_format, model, rows, rounds, max_num_seqs, metrics)
