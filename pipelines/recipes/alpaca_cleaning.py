@@ -1,19 +1,19 @@
-"""Which rows of an instruction corpus are not worth a rewrite, each refused by the name of a rule.
+"""Rules that reject rows of an instruction corpus that are not worth a rewrite.
 
     empty_output     there is no answer
     nooutput         the answer says that there is none: <nooutput>
-    useless_output   no words, "N/A", or a model that says it cannot
-    other_task       another instruction, or the mark of a missing input, ran into the answer
-    url              the instruction or the input is an address, which a model cannot open
-    unseen_image     they speak of a picture, a video or a recording that is not there
+    useless_output   the answer has no words, is "N/A", or says that the model cannot answer
+    other_task       the answer contains another instruction, or the mark of a missing input
+    url              the instruction or the input has a web address, which a model cannot open
+    unseen_image     the instruction or the input refers to a picture, a video or a recording that is missing
     broken_encoding  a text was decoded wrongly, or has control characters
 
-What looks alike and is fine stays: an address in an answer, a picture that the input describes, "no output voltage".
+Similar rows that are good stay: a web address in an answer, a picture that the input describes, "no output voltage".
 """
 
 import re
 
-# Marks of an empty input; the input may have more lines, which are kept.
+# Marks of an empty input. The input may have more lines, which are kept.
 _NO_INPUT = re.compile(r"<\s*no\s*input\s*>|\A\s*(?:no input(?: \w+)?|n/?a|none)\.?\s*\Z", re.IGNORECASE)
 
 _NO_OUTPUT = re.compile(r"<\s*no\s*output\s*>|\bnooutput\b|\A\W*no output\W*\Z", re.IGNORECASE)
@@ -26,18 +26,18 @@ _USELESS = re.compile(
     r"(?:assist|browse|fulfil|generate|view)",
     re.IGNORECASE,
 )
-# Within its line: over line ends, a text of nothing but lines would take the square of their number.
+# A match stays within its line: across lines, a text of blank lines would take the square of their number.
 _OTHER_TASK = re.compile(r"<\s*no\s*input\s*>|^[^\w\n]*(?:\d+[^\w\n]+)?instruction\s*:", re.IGNORECASE | re.MULTILINE)
 _URL = re.compile(r"\bhttps?://\S|\bwww\.\w", re.IGNORECASE)
 
 _PICTURE = r"(?:image|picture|photo(?:graph)?|painting|screenshot|diagram|video|audio(?: clip)?|recording)s?"
-# "this sunset photo", "the attached picture"; not "this video game". With an input, that may describe it in words.
+# "this sunset photo", "the attached picture"; not "this video game". An input may describe the picture.
 _POINTED_AT = re.compile(
     r"\b(?:this|these|attached|(?:the|an?) (?:following|given|attached|provided|above|below)) (?:\w+ ){0,3}"
     rf"{_PICTURE}\b(?! (?:game|book)s?\b)",
     re.IGNORECASE,
 )
-# What stands in the place of one: "(image provided)"; or all of the input is "[photo]", "Picture:", "cat.jpg".
+# Text in place of a picture: "(image provided)"; or an input that is nothing but "[photo]", "Picture:" or "cat.jpg".
 _PLACEHOLDER = re.compile(
     rf"[\[(](?:see |insert )?{_PICTURE} (?:provided|attached|omitted|here)[\])]"
     rf"|\A(?:[<\[(](?:insert )?{_PICTURE}(?: here)?[>\])]|{_PICTURE}:)\Z"
@@ -51,27 +51,27 @@ _BROKEN = re.compile(
 )
 
 
-def without_markers(given: str) -> str:
-    """The input without `<noinput>`, "N/A" and the like."""
-    return _NO_INPUT.sub("", given).strip()
+def remove_empty_markers(input_text: str) -> str:
+    """Returns an input without the marks of an empty one: `<noinput>`, "N/A" and the like."""
+    return _NO_INPUT.sub("", input_text).strip()
 
 
-def fault_of(instruction: str, given: str, output: str) -> str:
-    """The name of the first rule that refuses the row; "" where none does.
+def rejecting_rule(instruction: str, input_text: str, output: str) -> str:
+    """Returns the name of the first rule that rejects a row; "" if none does.
 
     Args:
-        instruction: what was asked.
-        given: the input, without its markers.
-        output: the answer; "" where there is none.
+        instruction: the row's instruction.
+        input_text: the row's input, without the marks of an empty one.
+        output: the row's answer; "" if it has none.
     """
-    asked = f"{instruction}\n{given}"
-    refusals = {
+    question = f"{instruction}\n{input_text}"
+    matches = {
         "empty_output": not output,
         "nooutput": _NO_OUTPUT.search(output),
         "useless_output": _USELESS.search(output),
         "other_task": _OTHER_TASK.search(output),
-        "url": _URL.search(asked),
-        "unseen_image": _PLACEHOLDER.search(given) or (not given and _POINTED_AT.search(instruction)),
-        "broken_encoding": _BROKEN.search(f"{asked}\n{output}"),
+        "url": _URL.search(question),
+        "unseen_image": _PLACEHOLDER.search(input_text) or (not input_text and _POINTED_AT.search(instruction)),
+        "broken_encoding": _BROKEN.search(f"{question}\n{output}"),
     }
-    return next((rule for rule, refuses in refusals.items() if refuses), "")
+    return next((rule for rule, match in matches.items() if match), "")

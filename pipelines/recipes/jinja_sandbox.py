@@ -1,14 +1,20 @@
-"""Jinja, fenced in: a template reads its variables and nothing else, and a render does bounded work.
+"""The sandbox in which templates are rendered.
 
-Jinja's own sandbox keeps a template from Python's internals and from changing what it is given. This one allows only
-what `allowed.py` names, and counts: a step for each value that an expression names or makes and for each turn of a
-loop, and the characters of each such value. Nothing is timed, so a template ends the same way on the same row whatever
-the machine is at.
+Invariant: a template reads its variables and nothing else, and a render stops after a bounded amount of work.
+
+Jinja's own sandbox keeps a template from Python's internals and from changing its variables. This one allows only the
+filters and methods that `jinja_allowed.py` names, and counts two things: steps (each value that an expression names or
+makes, each turn of a loop) and characters (of each such value). No clock is read, so that a template succeeds or fails
+on a row in the same way on every machine.
+
+The counts come from three places: calls, operators, filters and tests count their results here; `_CountingTransformer`
+adds a count to the variables, constants and loops of a template when it is compiled; and `concat` counts the text that
+is written.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, MappingView
-from typing import Any
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from typing import Any, cast
 
 from jinja2 import StrictUndefined, Template, TemplateRuntimeError, nodes
 from jinja2.runtime import Context
@@ -21,18 +27,18 @@ from pipelines.recipes.jinja_allowed import (
     FILTER_COSTS,
     FILTERS,
     METHOD_COSTS,
-    numbers_in,
     operator_cost,
     size_of,
+    sum_of_numbers,
 )
 
-MOST_STEPS = 100_000
-MOST_CHARACTERS = 8 << 20
+MAX_STEPS = 100_000
+MAX_CHARACTERS = 8 << 20
 
-# Filters that only the compiled template calls: no template can spell a name that ends in a blank.
-_WEIGH, _TURNS = "weigh ", "turns "
-# Longer constants are weighed where they are used, as variables are.
-_LONG_CONSTANT = 64
+# Filters for the compiled template alone: a name that ends in a blank cannot be written in a template.
+_COUNT_VALUE, _COUNT_TURNS = "count_value ", "count_turns "
+# Constants up to this length are not counted where they are used; longer ones are, as variables are.
+_MAX_UNCOUNTED_CHARACTERS = 64
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -43,141 +49,151 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         # Jinja's optimizer would compute constant expressions when it compiles, where nothing is counted.
         super().__init__(undefined=StrictUndefined, trim_blocks=True, optimized=False)
-        self._steps, self._characters = MOST_STEPS, MOST_CHARACTERS
+        self._steps_left, self._characters_left = MAX_STEPS, MAX_CHARACTERS
         self.filters = {name: self._counted(self.filters[name], FILTER_COSTS.get(name)) for name in FILTERS}
-        self.filters.update({_WEIGH: self.weigh, _TURNS: self._turns})
-        self.tests = {name: self._counted(test) for name, test in self.tests.items()}
+        self.filters.update({_COUNT_VALUE: self.count_value, _COUNT_TURNS: self._count_turns})
+        tests = cast("dict[str, Callable[..., Any]]", self.tests)
+        self.tests = {name: self._counted(test) for name, test in tests.items()}
         self.globals = {"range": lambda *bounds: list(safe_range(*bounds)), "dict": dict, "namespace": _Namespace}
 
     def run(self, template: Template, variables: dict[str, Any]) -> str:
-        """Renders a template of this sandbox.
+        """Renders a template that this sandbox compiled.
 
         Raises:
-            Exception: whatever the template runs into; TemplateRuntimeError where it does too much.
+            TemplateRuntimeError: the render takes more than MAX_STEPS steps or MAX_CHARACTERS characters.
+            Exception: any other error that an expression of the template raises.
         """
-        self._steps, self._characters = MOST_STEPS, MOST_CHARACTERS
+        self._steps_left, self._characters_left = MAX_STEPS, MAX_CHARACTERS
         return template.render(variables)
 
     def spend(self, steps: int, characters: int) -> None:
         """Counts work that is about to be done.
 
         Raises:
-            TemplateRuntimeError: it is more than a render may do.
+            TemplateRuntimeError: the render would take more than MAX_STEPS steps or MAX_CHARACTERS characters.
         """
-        self._steps -= steps
-        # Costs are made of what a template gives: no negative width buys room, and no NaN makes it endless.
-        self._characters -= max(int(characters), 0)
-        if self._steps < 0:
-            raise TemplateRuntimeError(f"it takes more than {MOST_STEPS:,} steps")
-        if self._characters < 0:
-            raise TemplateRuntimeError(f"it handles more than {MOST_CHARACTERS:,} characters")
+        self._steps_left -= steps
+        # A template chooses the numbers that costs are computed from. A negative width must not give back any budget,
+        # and int() fails on a NaN, which would compare as within every limit.
+        self._characters_left -= max(int(characters), 0)
+        if self._steps_left < 0:
+            raise TemplateRuntimeError(f"it takes more than {MAX_STEPS:,} steps")
+        if self._characters_left < 0:
+            raise TemplateRuntimeError(f"it handles more than {MAX_CHARACTERS:,} characters")
 
-    def weigh(self, value: Any) -> Any:
-        """Counts a value, and returns it."""
-        self.spend(1, size_of(value, self._characters))
+    def count_value(self, value: Any) -> Any:
+        """Counts a value as one step and its characters, and returns it."""
+        self.spend(1, size_of(value, self._characters_left))
         return value
 
+    # The methods of Jinja that a compiled template calls
+
     def concat(self, pieces: Iterable[str]) -> str:
-        """What a template, a macro or a block writes."""
-        written = []
+        """Joins the text that a template, a macro or a block writes, and counts it."""
+        counted = []
         for piece in pieces:
             self.spend(0, len(piece))
-            written.append(piece)
-        return "".join(written)
+            counted.append(piece)
+        return "".join(counted)
 
-    def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """See `SandboxedEnvironment.call`."""
-        owner = getattr(called, "__self__", None)
-        if owner is not None and (cost := METHOD_COSTS.get(called.__name__)):
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function or method for a template; overrides `SandboxedEnvironment.call`."""
+        owner = getattr(function, "__self__", None)
+        if owner is not None and (cost := METHOD_COSTS.get(function.__name__)):
             self.spend(0, cost(owner, *args, **kwargs))
-        return self._settled(super().call(context, called, *args, **kwargs))
+        return self._count_result(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """See `SandboxedEnvironment.call_binop`."""
+        """Applies a binary operator for a template; overrides `SandboxedEnvironment.call_binop`."""
         self.spend(0, operator_cost(operator, left, right))
-        return self.weigh(super().call_binop(context, operator, left, right))
+        return self.count_value(super().call_binop(context, operator, left, right))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """See `Environment.getitem`; filters come here for each part of an `attribute`."""
+        """Gets an item; overrides `Environment.getitem`. Filters call it for each part of their `attribute`."""
         self.spend(1, 0)
         return super().getitem(obj, argument)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """See `SandboxedEnvironment.is_safe_attribute`."""
+        """Returns whether ATTRIBUTES allows an attribute; overrides `SandboxedEnvironment.is_safe_attribute`."""
         if isinstance(obj, Namespace):
             return not attr.startswith("_")
         return any(attr in names for kind, names in ATTRIBUTES.items() if isinstance(obj, kind))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """See `SandboxedEnvironment.wrap_str_format`."""
+        """Replaces `str.format` by one that counts; overrides `SandboxedEnvironment.wrap_str_format`."""
         is_format = super().wrap_str_format(value) is not None and value.__name__ == "format"
-        return functools.partial(_Formatter(self).format, value.__self__) if is_format else None
+        return functools.partial(_CountingFormatter(self).format, value.__self__) if is_format else None
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
-        return super()._generate(_Scales().visit(source), *args, **kwargs)
+        return super()._generate(_CountingTransformer().visit(source), *args, **kwargs)
+
+    # Counts
 
     def _counted(self, function: Callable[..., Any], cost: Callable[..., int] | None = None) -> Callable[..., Any]:
-        """A filter or test whose arguments and result are counted."""
-        # Some take the context first.
+        """Returns a filter or test that counts its arguments, its cost and its result."""
+        # Some functions of Jinja take the context or the environment first, which is no value of the template.
         first = 1 if hasattr(function, "jinja_pass_arg") else 0
 
         @functools.wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
             for value in (*args[first:], *kwargs.values()):
-                self.weigh(value)
+                self.count_value(value)
             if cost is not None:
                 self.spend(0, cost(*args[first:], **kwargs))
-            return self._settled(function(*args, **kwargs))
+            return self._count_result(function(*args, **kwargs))
 
         return counted
 
-    def _settled(self, value: Any) -> Any:
-        """A result; what would be made piece by piece later is made and counted now."""
-        if isinstance(value, (Iterator, MappingView)):
-            return [self.weigh(item) for item in value]
-        return self.weigh(value)
+    def _count_result(self, value: Any) -> Any:
+        """Counts a result, and returns it. The items of an iterator are made and counted now: later nothing would."""
+        if isinstance(value, (Iterator, KeysView, ValuesView, ItemsView)):
+            return [self.count_value(item) for item in value]
+        return self.count_value(value)
 
-    def _turns(self, items: Iterable[Any]) -> Iterator[Any]:
+    def _count_turns(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
             self.spend(1, 0)
             yield item
 
 
-class _Scales(NodeTransformer):
-    """Puts a template's loops and values on the scales. Calls, operators, filters and tests weigh their own results."""
+class _CountingTransformer(NodeTransformer):
+    """Adds counts to a template's syntax tree, where neither a call nor an operator counts: `a` becomes `a|count`."""
 
     def visit_Name(self, node: nodes.Name | nodes.Tuple | nodes.List | nodes.Dict) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(node, _WEIGH) if getattr(node, "ctx", "load") == "load" else node
+        # A name that is assigned to has the context "store".
+        return _filtered(node, _COUNT_VALUE) if getattr(node, "ctx", "load") == "load" else node
 
     visit_Tuple = visit_List = visit_Dict = visit_Name
 
     def visit_Getitem(self, node: nodes.Getitem | nodes.Getattr) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(node, _WEIGH) if node.ctx == "load" else node
+        return _filtered(node, _COUNT_VALUE) if node.ctx == "load" else node
 
     visit_Getattr = visit_Getitem
 
     def visit_Call(self, node: nodes.Call) -> nodes.Node:
-        # A method has no weight of its own; that of which it is one has.
         method = node.node if isinstance(node.node, nodes.Getattr) else None
         if method is None:
             return self.generic_visit(node)
+        # In `text.upper()`, `text` is counted, and the result is. The method itself has no size, and must remain what
+        # is called, so it is taken out while its parts are visited.
         node.node = method.node
         self.generic_visit(node)
         method.node, node.node = node.node, method
         return node
 
     def visit_Const(self, node: nodes.Const) -> nodes.Node:
-        return _filtered(node, _WEIGH) if len(str(node.value)) > _LONG_CONSTANT else node
+        return _filtered(node, _COUNT_VALUE) if len(str(node.value)) > _MAX_UNCOUNTED_CHARACTERS else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        # `a ~ b` is compiled to a join that nothing intercepts; the filter `join` does the same and is counted.
         self.generic_visit(node)
         return _filtered(nodes.List(node.nodes, lineno=node.lineno, environment=node.environment), "join")
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
-        node.iter = _filtered(node.iter, _TURNS)
+        node.iter = _filtered(node.iter, _COUNT_TURNS)
         return node
 
 
@@ -185,17 +201,22 @@ def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno, environment=node.environment)
 
 
-class _Formatter(SandboxedFormatter):
-    """`str.format`; each field is counted."""
+class _CountingFormatter(SandboxedFormatter):
+    """`str.format` that counts each field."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox)
+        self._sandbox = sandbox
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        """See `string.Formatter`."""
-        self._env.spend(0, numbers_in(format_spec))
-        return self._env.weigh(super().format_field(value, format_spec))
+        """Formats one field; overrides `string.Formatter.format_field`."""
+        # The widths and precisions in the specification bound the length of the result.
+        self._sandbox.spend(0, sum_of_numbers(format_spec))
+        return self._sandbox.count_value(super().format_field(value, format_spec))
 
 
 class _Namespace(Namespace):
-    """Jinja's, which would print all that it holds, and the namespaces in it, and theirs."""
+    """Jinja's `namespace`, without its `repr`: that would print all values in it and in the namespaces in it."""
 
     def __repr__(self) -> str:
         return "namespace"

@@ -1,4 +1,4 @@
-"""A column of chat messages, taken as they stand."""
+"""A column of chat messages, sent unchanged."""
 
 import hashlib
 from typing import Any, Self
@@ -11,7 +11,7 @@ from schemas.rows import Prompt, RowError
 
 
 class Messages(JobRecipe):
-    """Sends the column `messages`: a list of `{"role", "content"}`, as chat datasets on the hub have it."""
+    """Sends the column `messages`: a list of `{"role", "content"}`, as in chat datasets on the hub."""
 
     prompt_id = "messages"
     prompt_hash = hashlib.sha256(b"messages").hexdigest()[:16]
@@ -29,14 +29,14 @@ class Messages(JobRecipe):
         return cls()
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
-        """See `services.replicas.row_records.Recipe`."""
+        """Returns the row's messages as its prompt; see `Recipe.render`."""
         messages = messages_cell(values, "messages")
         if messages[-1]["role"] == "assistant":
             raise RowError("the last message is the assistant's: there is nothing to answer")
         return Prompt(messages, values)
 
     def prefix(self, values: dict[str, Any]) -> str:
-        """The system message, where there is one."""
+        """Returns the system message, if there is one: different chats may share it."""
         messages = values.get("messages")
         first = messages[0] if isinstance(messages, list) and messages else None
         return str(first.get("content")) if isinstance(first, dict) and first.get("role") == "system" else ""

@@ -1,6 +1,7 @@
-"""What models say round the text that they were asked for: labels, announcements, closing remarks, quotation marks.
+"""Meta talk: labels, announcements, closing remarks and quotation marks that models write around a text.
 
-Only what is plainly not the text goes: "Here is the rewritten answer:" does, "Here are five breakfasts:" stays.
+Only phrases that are plainly not the text are cut off: "Here is the rewritten answer:" is, "Here are five breakfasts:"
+is not.
 """
 
 import re
@@ -31,25 +32,27 @@ _AFTER = re.compile(
 _QUOTED = re.compile('\\A(?:"([^"]*)"|\u201c([^\u201c\u201d]*)\u201d)\\Z')
 
 
-def without_talk(text: str) -> tuple[str, str]:
-    """The text that was asked for, and what was cut off round it, in which `[...]` stands for that text.
+def strip_meta_talk(text: str) -> tuple[str, str]:
+    """Cuts off the talk around a text.
 
     Args:
-        text: what the model wrote.
+        text: response of the model.
 
     Returns:
-        ("The sky is blue.", "Sure, here is the answer: [...]"); the second is "" where nothing was cut off.
+        The text that was asked for, and the talk, in which `[...]` stands for that text: ("The sky is blue.", "Sure,
+        here is the answer: [...]"). The talk is "" if nothing was cut off.
     """
-    whole = kept = text.strip()
-    while (shorter := _shortened(kept)) != kept:
+    response = kept = text.strip()
+    # Talk comes in layers: an announcement before a label before a quoted text.
+    while (shorter := _strip_one_layer(kept)) != kept:
         kept = shorter
-    if kept in ("", whole):
+    if kept in ("", response):
         return kept, ""
-    before, _, after = whole.partition(kept)
+    before, _, after = response.partition(kept)
     return kept, f"{before}[...]{after}"
 
 
-def _shortened(text: str) -> str:
+def _strip_one_layer(text: str) -> str:
     text = _AFTER.sub("", _BEFORE.sub("", text)).strip()
     quoted = _QUOTED.match(text)
     return (quoted[1] or quoted[2] or "").strip() if quoted else text

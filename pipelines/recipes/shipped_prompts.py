@@ -1,4 +1,4 @@
-"""What comes with a recipe: the data that its prompts show, and the variables that a prompt may use."""
+"""The data that shipped prompts show, and the variables that a recipe's prompt may use."""
 
 import json
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ _FOLDER = Path(__file__).parent / "prompts"
 
 
 def read_data(name: str) -> str:
-    """A data file of the shipped prompts, as text."""
+    """Returns the text of a data file of the shipped prompts."""
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-def by_emotion(lines: str) -> dict[str, list[dict[str, str]]]:
-    """Examples in JSON Lines, by their emotion, in their order."""
+def group_by_emotion(lines: str) -> dict[str, list[dict[str, str]]]:
+    """Parses examples in JSON Lines, and groups them by their emotion, in their order."""
     examples: dict[str, list[dict[str, str]]] = {}
     for line in lines.splitlines():
         example = json.loads(line)
@@ -25,15 +25,15 @@ def by_emotion(lines: str) -> dict[str, list[dict[str, str]]]:
 
 
 def load_prompt(prompt: str, variables: Iterable[str], data: str) -> JinjaPrompt:
-    """A prompt that uses no other variables than these.
+    """Loads the prompt of a recipe that gives it certain variables.
 
     Args:
         prompt: name of a shipped prompt, or path of a Jinja file.
-        variables: those that the recipe gives.
-        data: all that the prompt may show beside its row; it goes into the prompt's hash.
+        variables: names of the variables that the recipe gives.
+        data: all that the prompt may show besides its row; it goes into the prompt's hash.
 
     Raises:
-        JobError: there is no such prompt, it is no valid Jinja, or it uses another variable.
+        JobError: the prompt is missing or not valid Jinja, or it uses another variable.
     """
     loaded = JinjaPrompt(prompt, data)
     if unknown := set(loaded.variables) - set(variables):

@@ -1,27 +1,27 @@
-"""Tasks out of what a model writes when it is asked for a list of them.
+"""A parser of the tasks in a response, when a model was asked for a list of tasks.
 
-Models number or mark their lines, print them bold, write JSON, put the parts of a task on lines of their own, and say
-something before and after. All of that is read; what is then left over is given back, and never guessed at.
+Models number or mark their lines, print them bold, write JSON, write the parts of a task on lines of their own, and
+write text before and after. All these forms are parsed. The rest is returned as it is, without guessing.
 """
 
 import json
 import re
 from collections.abc import Iterator
 
-from pipelines.recipes.alpaca_cleaning import without_markers
+from pipelines.recipes.alpaca_cleaning import remove_empty_markers
 
-# Shorter is a title, and longer no simple task any more.
-_FEWEST_WORDS, _MOST_WORDS = 3, 60
-# In characters; what is longer has more words than that, however it goes on.
-_LONGEST_WRAPPED = 2000
+# A shorter line is a title, and a longer one is not a simple task.
+_MIN_WORDS, _MAX_WORDS = 3, 60
+# A longer line has more than _MAX_WORDS words already, so following lines are not joined to it.
+_MAX_JOINED_CHARACTERS = 2000
 
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _STRINGS = re.compile(r'^[ \t]*\[\s*(?=")', re.MULTILINE)
-# One that is not closed is passed over whole.
+# A string without its closing quote matches too, with an empty group, so that its parts are not tried one by one.
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*+("?)')
 
-# What stands before an item: "- ", "3)", "(3)", "##", "Task 3:"; "Task 3" alone in its line.
+# The mark before an item: "- ", "3)", "(3)", "##", "Task 3:"; "Task 3" alone in its line.
 _MARK = (
     r"(?:[-*+\u2022\u00b7\u2013\u2014>#]{1,6}(?=\s)|\(?\d{1,3}[.):]+(?!\d)"
     r"|(?i:task|prompt|exercise) ?#?(?:\d{0,3}[.:)]|\d{1,3}\s*\Z))"
@@ -33,32 +33,32 @@ _TITLE = re.compile(
     rf"^(\s*(?:{_MARK}\s*)*)\*\*((?:{_MARK}\s*)*)(?!(?i:{_PART}))[^*]{{1,60}}(?::\*\*|\*\*\s?[:\u2013\u2014-])\s+"
     r"(?=[\"\u201c]?[A-Z])"
 )
-# A part that does not begin its line; in lower case it may belong to the sentence.
+# A part's label inside a line. In lower case the word may belong to the sentence.
 _INLINE = re.compile(r"(?<=\S)[ \t]+\(?(?=[*_]{0,2}(?:Instruction|Input)s?(?: ?#?\d{1,3})?[*_]{0,2}:)")
 _LABEL = re.compile(rf"[*_\"]*({_PART})s?(?: ?#?\d{{1,3}})?[*_]*\s?:[*_\"]*\s*", re.IGNORECASE)
 _ENDS = (".", "!", "?", '"', "\u201d", ")")
 _QUOTED = re.compile('\\A["\u201c]([^"\u201c\u201d]*)["\u201d],?\\Z')
 
 
-def tasks_of(text: str, cut_off: bool = False) -> tuple[list[dict[str, str]], list[str]]:
-    """The tasks of a model's answer, and the rest of it.
+def parse_tasks(text: str, cut_off: bool = False) -> tuple[list[dict[str, str]], list[str]]:
+    """Parses the tasks of a response.
 
     Args:
-        text: what the model wrote.
-        cut_off: it was stopped before its end, so that its last line is broken off.
+        text: response of the model.
+        cut_off: whether the response was stopped before its end, so that its last line is incomplete.
 
     Returns:
-        Each task as {"instruction", "input"}, the input "" where it has none, and on a line each what is no task.
-        What stands before the first task is an introduction, and in neither.
+        The tasks, each as {"instruction", "input"} (the input is "" for a task without one), and the lines that are no
+        task. The introduction, before the first task, is in neither.
     """
     text = _FENCE.sub("", text)
-    found, rest = _json_items(text) or _listed_items(text, cut_off)
+    items, rest = _json_items(text) or _listed_items(text, cut_off)
     tasks = []
-    for item in found:
-        # Around an input alone quotation marks are part of it; a model that quotes its tasks quotes both.
-        quoted = _QUOTED.match(" ".join(item["instruction"].split())) is not None
-        task = {part: _cleaned(item[part], quoted) for part in ("instruction", "input")}
-        if without_markers(task["input"].strip("()[]")) == "":
+    for item in items:
+        # Quotation marks are removed where the model quotes its tasks. Around the input alone they belong to it.
+        is_quoted = _QUOTED.match(" ".join(item["instruction"].split())) is not None
+        task = {part: _cleaned(item[part], is_quoted) for part in ("instruction", "input")}
+        if remove_empty_markers(task["input"].strip("()[]")) == "":
             task["input"] = ""
         if _is_task(task):
             tasks.append(task)
@@ -68,17 +68,22 @@ def tasks_of(text: str, cut_off: bool = False) -> tuple[list[dict[str, str]], li
 
 
 def _json_items(text: str) -> tuple[list[dict[str, str]], list[str]] | None:
-    """Items of a JSON list, or of objects line by line; None where there are none. A broken one spoils no other."""
-    found, rest, end = [], [], 0
+    """Parses the items of a JSON list, or of objects line by line; a broken one spoils no other.
+
+    Returns:
+        The items and the rest, as `parse_tasks`; None for a text without JSON.
+    """
+    items, rest, end = [], [], 0
     for match in _OBJECT.finditer(text):
         item = _object(match[0])
         if "instruction" in item:
-            found.append({"instruction": item["instruction"], "input": item.get("input", "")})
+            items.append({"instruction": item["instruction"], "input": item.get("input", "")})
         else:
             rest.append(" ".join(match[0].split()))
         end = match.end()
-    if found:
-        return found, rest + ([" ".join(text[end:].split())] if "{" in text[end:] else [])
+    if items:
+        # An open brace after the last object is an object that was cut off.
+        return items, rest + ([" ".join(text[end:].split())] if "{" in text[end:] else [])
     if start := _STRINGS.search(text):
         strings = [_string(match[0]) for match in _STRING.finditer(text, start.end()) if match[1]]
         return _listed_items("".join(f"- {' '.join(string.split())}\n" for string in strings), cut_off=False)
@@ -101,49 +106,54 @@ def _string(text: str) -> str:
 
 
 def _listed_items(text: str, cut_off: bool) -> tuple[list[dict[str, str]], list[str]]:
-    found: list[dict[str, str]] = []
+    items: list[dict[str, str]] = []
     rest: list[str] = []
-    part = ""  # of the last item, which a line without a mark goes on with; "" after a gap
+    # The part of the last item that a line without a mark continues: "instruction", "input", or "" after a gap.
+    part = ""
     lines = list(_lines(text))
-    labelled = any(label == "instruction" for _, label, _ in lines)
-    for marked, label, line in lines:
-        last = found[-1] if found else {}
+    # With labels in the text ("Instruction: ..."), a mark alone does not begin a task.
+    has_labels = any(label == "instruction" for _, label, _ in lines)
+    for has_mark, label, line in lines:
+        last = items[-1] if items else {}
         if not (label or any(map(str.isalnum, line))):
+            # A blank line ends a part, but not one whose text is still to come ("Instruction:", blank line, text).
             part = part if part and not last[part] else ""
-        elif label == "instruction" or (marked and not label and not labelled):
-            found.append({"instruction": line, "input": ""})
+        elif label == "instruction" or (has_mark and not label and not has_labels):
+            items.append({"instruction": line, "input": ""})
             part = "instruction"
-        elif label == "input" and found and not last["input"]:
+        elif label == "input" and items and not last["input"]:
             last["input"], part = line, "input"
-        elif part and not label and not marked and _goes_on(last[part]):
+        elif part and not label and not has_mark and _is_continued(last[part]):
             last[part] = f"{last[part]} {line}".strip()
         else:
             part = ""
-            if found:
+            if items:
                 rest.append(line)
     if cut_off and part:
-        rest.append(" ".join(found.pop().values()).strip())
-    return found, rest
+        rest.append(" ".join(items.pop().values()).strip())
+    return items, rest
 
 
 def _lines(text: str) -> Iterator[tuple[bool, str, str]]:
-    """(it has a mark, its label or "", what follows them) of each line."""
-    for whole in text.split("\n"):
-        # Where a label splits a line, its mark stays behind; the mark of "3. Instruction: ..." says nothing more.
-        for line in _INLINE.sub("\n", _TITLE.sub(r"\1\2", whole).replace("**", "").replace("`", "")).split("\n"):
-            marks = _MARKS.match(line).end()
-            label = _LABEL.match(line, marks)
-            marked = bool(line[:marks].strip())
-            yield marked, label[1].lower() if label else "", line[label.end() if label else marks :].strip()
+    """Yields (whether it has a mark, its label or "", the text after both) for each line."""
+    for full_line in text.split("\n"):
+        plain_line = _TITLE.sub(r"\1\2", full_line).replace("**", "").replace("`", "")
+        # A label inside a line begins a new line.
+        for line in _INLINE.sub("\n", plain_line).split("\n"):
+            marks = _MARKS.match(line)
+            marks_end = marks.end() if marks else 0
+            label = _LABEL.match(line, marks_end)
+            has_mark = bool(line[:marks_end].strip())
+            yield has_mark, label[1].lower() if label else "", line[label.end() if label else marks_end :].strip()
 
 
-def _goes_on(text: str) -> bool:
-    return not text.endswith(_ENDS) and len(text) < _LONGEST_WRAPPED
+def _is_continued(text: str) -> bool:
+    return not text.endswith(_ENDS) and len(text) < _MAX_JOINED_CHARACTERS
 
 
-def _cleaned(text: str, quoted: bool) -> str:
+def _cleaned(text: str, is_quoted: bool) -> str:
     text = " ".join(text.split())
-    if quoted and (inner := _QUOTED.match(text)):
+    if is_quoted and (inner := _QUOTED.match(text)):
         text = inner[1]
     return text[:-1].rstrip() if text.endswith(")") and "(" not in text else text
 
@@ -151,7 +161,7 @@ def _cleaned(text: str, quoted: bool) -> str:
 def _is_task(task: dict[str, str]) -> bool:
     words = task["instruction"].split()
     return (
-        _FEWEST_WORDS <= len(words) <= _MOST_WORDS
-        and len(task["input"].split()) <= _MOST_WORDS
+        _MIN_WORDS <= len(words) <= _MAX_WORDS
+        and len(task["input"].split()) <= _MAX_WORDS
         and not re.search(r"\b(?:Instruction|Input)s?\s?:", " ".join(task.values()))
     )

@@ -1,4 +1,4 @@
-"""The user's own Jinja file over any columns; what the model writes is text, or JSON that follows a schema."""
+"""The user's own Jinja file over any columns; the model writes text, or JSON that follows a schema."""
 
 import json
 from typing import Any, Self
@@ -10,21 +10,22 @@ from schemas.errors import JobError
 from schemas.rows import Prompt, RowError, RowRejection
 from schemas.text import shorten
 
-# Enough to tell values apart; a whole document need not be kept for it.
+# Enough to tell values apart, without keeping a whole document.
 _PREFIX_CHARACTERS = 200
 
 
 class Template(JobRecipe):
     """Renders a Jinja file with the input columns as its variables, as one user message.
 
-    A null or blank cell is a fault of its row: a prompt with a hole in it is not what anybody asked for.
+    A row with a null or blank cell is an error: its prompt would have a hole.
 
     Args:
         prompt: the Jinja file.
-        schema: the JSON schema that the engine holds the model to; a text that is no JSON all the same is rejected.
+        schema: JSON schema that the engine makes the model follow. A text that is not JSON all the same (it was cut
+            off) is rejected.
 
     Raises:
-        JobError: there is no such prompt, it is no valid Jinja, or the schema is no JSON schema.
+        JobError: the prompt is missing or not valid Jinja, or the schema is not a JSON schema.
     """
 
     takes_schema = True
@@ -42,17 +43,17 @@ class Template(JobRecipe):
         return cls(job.prompt, structured["json"] if structured else None)
 
     def __init__(self, prompt: str, schema: dict[str, Any] | None = None) -> None:
-        self._structured = schema is not None
+        self._is_structured = schema is not None
         if schema is not None:
             _check_schema(schema)
-        # The order of its keys counts, which the job's own identity does not tell: the model writes them in it.
-        self._prompt = JinjaPrompt(prompt, json.dumps(schema) if self._structured else "")
+        # The model writes keys in the order of the schema. The fingerprint sorts keys, so the prompt's hash has them.
+        self._prompt = JinjaPrompt(prompt, json.dumps(schema) if self._is_structured else "")
         self.prompt_id = f"template/{self._prompt.name}"
         self.prompt_hash = self._prompt.hash
         self.fields = self._prompt.variables
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
-        """See `services.replicas.row_records.Recipe`."""
+        """Renders a row's prompt; see `Recipe.render`."""
         for field in self.fields:
             value = values.get(field)
             if value is None:
@@ -63,13 +64,13 @@ class Template(JobRecipe):
         return Prompt([{"role": "user", "content": text}], values)
 
     def prefix(self, values: dict[str, Any]) -> str:
-        """The value that stands first in the template: up to there all prompts are alike."""
+        """Returns the value that comes first in the template: before it all prompts are alike."""
         first = self._prompt.first_variable
         return str(values.get(first))[:_PREFIX_CHARACTERS] if first else ""
 
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
-        """See `services.replicas.row_records.Recipe`."""
-        if self._structured:
+        """Keeps the text unchanged; rejects a structured one that is not JSON. See `Recipe.finish`."""
+        if self._is_structured:
             if cut_off:
                 raise RowRejection("cut_off")
             try:

@@ -19,9 +19,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipelines import augment, verify
 from pipelines.pools import start_pool, stop_pool
-from pipelines.recipes.alpaca_cleaning import fault_of
+from pipelines.recipes.alpaca_cleaning import rejecting_rule
 from pipelines.recipes.jinja_sandbox import Sandbox
-from pipelines.recipes.meta_talk import without_talk
+from pipelines.recipes.meta_talk import strip_meta_talk
 from schemas.errors import JobError, KindlingError
 from services.engines.control_tokens import break_control_tokens, find_control_tokens
 from services.models.embedded import embedded_checkpoint
@@ -131,8 +131,8 @@ def test_no_hostile_template_takes_long_or_much_memory():
     code = """
 import json, resource, sys, time
 from tests.support.hostile_cases import ESCAPES, TOO_MUCH
-from pipelines.recipes.alpaca_cleaning import fault_of
-from pipelines.recipes.meta_talk import without_talk
+from pipelines.recipes.alpaca_cleaning import rejecting_rule
+from pipelines.recipes.meta_talk import strip_meta_talk
 from pipelines.recipes.jinja_sandbox import Sandbox
 
 def peak():
@@ -204,8 +204,8 @@ def test_each_render_has_all_of_its_budget():
 @pytest.mark.parametrize("part", ["\n", "!\n", " \n", "1.\n", "\nnote ", "<", "no ", "this ", "Answer: ", "x."])
 def test_a_recipes_rules_take_time_in_proportion_to_the_text(part):
     text, began = "x" + part * 100_000 + "y", time.process_time()
-    fault_of(text, text, text)
-    without_talk(text)
+    rejecting_rule(text, text, text)
+    strip_meta_talk(text)
     assert time.process_time() - began < 5
 
 

@@ -17,8 +17,8 @@ from pipelines.augmentation.progress import Progress
 from pipelines.inputs.reader import InputReader
 from pipelines.recipes import alpaca, make_recipe
 from pipelines.recipes.alpaca import AlpacaRewrite
-from pipelines.recipes.alpaca_cleaning import without_markers
-from pipelines.recipes.meta_talk import without_talk
+from pipelines.recipes.alpaca_cleaning import remove_empty_markers
+from pipelines.recipes.meta_talk import strip_meta_talk
 from schemas.augment import AugmentJob
 from schemas.emotions import POSITIVE
 from schemas.errors import JobError
@@ -71,7 +71,7 @@ def test_the_examples_keep_the_rules_that_they_illustrate():
         # Short, in one paragraph, without the emotion's name or talk round it.
         assert len(example["rewritten"].split()) < 100
         assert example["emotion"][:5] not in example["rewritten"].lower()
-        assert without_talk(example["rewritten"]) == (example["rewritten"], "")
+        assert strip_meta_talk(example["rewritten"]) == (example["rewritten"], "")
         rendered("v3", **example)  # no cleaning rule refuses it
 
 
@@ -118,7 +118,7 @@ def test_a_row_without_an_input(blank):
     ],
 )  # fmt: skip
 def test_marks_of_a_missing_input_are_taken_out(given, kept):
-    assert without_markers(given) == kept
+    assert remove_empty_markers(given) == kept
 
 
 def test_the_row_is_not_read_as_a_template():
@@ -273,7 +273,7 @@ def test_most_of_a_real_corpus_is_kept_and_rendered():
     ],
 )
 def test_labels_and_talk_are_cut_off_and_told(text, kept, talk):
-    assert without_talk(text) == (kept, talk)
+    assert strip_meta_talk(text) == (kept, talk)
 
 
 @pytest.mark.parametrize(
@@ -292,14 +292,14 @@ def test_labels_and_talk_are_cut_off_and_told(text, kept, talk):
     ],
 )
 def test_what_belongs_to_the_text_stays(text):
-    assert without_talk(text) == (text, "")
-    assert without_talk(f"\n {text}\n") == (text, "")
+    assert strip_meta_talk(text) == (text, "")
+    assert strip_meta_talk(f"\n {text}\n") == (text, "")
 
 
 @given(st.text(st.sampled_from('Answer: joy"=>\n(Note) here is sure, [.]*#'), max_size=40))
 def test_nothing_is_lost_and_what_is_kept_has_no_talk_left(text):
-    kept, talk = without_talk(text)
-    assert without_talk(kept) == (kept, "")
+    kept, talk = strip_meta_talk(text)
+    assert strip_meta_talk(kept) == (kept, "")
     if kept:
         assert (talk.replace("[...]", kept, 1) if talk else kept) == text.strip() or "[...]" in text
 

@@ -13,7 +13,7 @@ from pipelines import export_prompts
 from pipelines.jobfile import load_job
 from pipelines.recipes import make_recipe
 from pipelines.recipes.evaluation_prompts import EvaluationPrompts
-from pipelines.recipes.task_list import tasks_of
+from pipelines.recipes.task_list import parse_tasks
 from schemas.emotions import EMOTIONS
 from schemas.errors import RunError
 from schemas.rows import ACCEPTED, REJECTED, RowError, RowRejection, row_seed, to_batch
@@ -29,7 +29,7 @@ P, (S, X), L = POEM, SEA, LETTER
 
 
 def read(text, cut_off=False):
-    tasks, rest = tasks_of(text, cut_off)
+    tasks, rest = parse_tasks(text, cut_off)
     assert all(set(task) == {"instruction", "input"} for task in tasks)
     return [(task["instruction"], task["input"]) for task in tasks], rest
 
@@ -157,7 +157,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES | st.text(max_size=8), max_size=40).map("".join), st.booleans())
 def test_whatever_is_written_is_read_without_a_fault(text, cut_off):
-    for task in tasks_of(text, cut_off)[0]:
+    for task in parse_tasks(text, cut_off)[0]:
         assert len(task["instruction"].split()) >= 3
         assert all(value == " ".join(value.split()) for value in task.values())
 
@@ -188,7 +188,7 @@ def test_whatever_is_written_is_read_without_a_fault(text, cut_off):
 def test_an_answer_takes_time_in_proportion_to_its_length(piece):
     began = time.process_time()
     for start in ("", "- rain"):
-        tasks_of(start + piece * (100_000 // len(piece)))
+        parse_tasks(start + piece * (100_000 // len(piece)))
     assert time.process_time() - began < 2
 
 
