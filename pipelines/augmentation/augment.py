@@ -191,11 +191,11 @@ def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
 
 
 def near_duplicates_of(reader: InputReader, recipe: Recipe) -> dict[int, int]:
-    """See `pipelines.inputs.near_duplicates.near_duplicate_rows`."""
-    from pipelines.inputs.near_duplicates import near_duplicate_rows  # scipy comes with it, which takes a second
+    """Returns the number of the first similar row for each near-duplicate row; reads the whole input."""
+    from pipelines.inputs.near_duplicates import find_near_duplicates  # scipy comes with it, which takes a second
 
     _log.info("comparing %d rows with each other", sum(source.rows for source in reader.inputs))
-    return near_duplicate_rows(reader, recipe)
+    return find_near_duplicates(reader, recipe)
 
 
 def _with_emotions(

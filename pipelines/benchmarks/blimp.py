@@ -23,7 +23,7 @@ from rich.table import Table
 from eval.blimp import blimp_rates, correct_pairs
 from eval.lm_eval_harness import blimp_task, choice_log_likelihoods
 from pipelines.benchmarks.report import Goal, Ratio, alternate, conclude, ratio
-from pipelines.inputs.minimal_pairs import whole_paradigms
+from pipelines.inputs.minimal_pairs import load_paradigms
 from schemas.job import Model
 from schemas.minimal_pairs import MinimalPairs
 from services.models.causal_lm import load_causal_model
@@ -131,7 +131,7 @@ def _load(dtype: str) -> tuple[torch.nn.Module, Any]:
 def _kindling(model: torch.nn.Module, tokenizer: Any, data: str) -> tuple[float, Margins]:
     """Scores all pairs with Kindling; returns the seconds and the margins."""
     began = time.monotonic()
-    paradigms = whole_paradigms("data", MinimalPairs(path=data, paradigms=PARADIGMS), ())
+    paradigms = load_paradigms("data", MinimalPairs(path=data, paradigms=PARADIGMS), ())
     margins_by_paradigm = {name: margins(model, tokenizer, pairs) for name, pairs in paradigms.items()}
     blimp_rates(margins_by_paradigm)  # lm-eval counts too
     return time.monotonic() - began, margins_by_paradigm

@@ -10,7 +10,7 @@ import numpy as np
 from eval.blimp import PARADIGMS, compare_blimp
 from pipelines.evaluation.blimp_results import BLIMP, BlimpReport, read_blimp, write_blimp
 from pipelines.evaluation.session import Comparison, Evaluation, Loaded, Session, model_facts, spread_over_model
-from pipelines.inputs.minimal_pairs import content_of, whole_paradigms
+from pipelines.inputs.minimal_pairs import identify_pairs, load_paradigms
 from schemas.errors import EngineError
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import fingerprint, identity_of
@@ -26,7 +26,7 @@ def check_blimp(job: EvaluateJob) -> None:
     Raises:
         JobError: the pairs cannot be read, or a paradigm is unknown or not whole.
     """
-    whole_paradigms("blimp", job.blimp, PARADIGMS)
+    load_paradigms("blimp", job.blimp, PARADIGMS)
 
 
 def evaluate_blimp(session: Session) -> BlimpReport:
@@ -37,8 +37,8 @@ def evaluate_blimp(session: Session) -> BlimpReport:
         StoppedError: a signal came; finished results are kept.
     """
     job, store = session.job, session.store
-    paradigms = whole_paradigms("blimp", job.blimp, PARADIGMS)
-    pairs = content_of([pair for paradigm in paradigms.values() for pair in paradigm])
+    paradigms = load_paradigms("blimp", job.blimp, PARADIGMS)
+    pairs = identify_pairs([pair for paradigm in paradigms.values() for pair in paradigm])
     identities = {
         name: identity_of({"blimp": {"pairs": pairs}, "model": model_facts(model, revision)})
         for name, (model, revision) in session.models.items()

@@ -58,7 +58,7 @@ def read_table(
     """
     try:
         reader = InputReader(Input(path=url, columns=dict(columns)), fields, optional)
-        for source, index, row in reader.rows(0, sum(source.rows for source in reader.inputs)):
+        for source, index, row in reader.all_rows():
             if row.values is None:
                 raise JobError(key, f"{source}, row {index}", row.fault, _REMEDY)
             yield f"{source}, row {index}", row.values

@@ -1,4 +1,4 @@
-"""What a cell of the input must be; anything else sends its row to errors/, and the job goes on."""
+"""Checks of single cells of the input. A cell that fails one makes its row an error, and the job goes on."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 
 def text_cell(values: dict[str, Any], field: str) -> str:
-    """The field's text.
+    """Returns the field's text.
 
     Raises:
-        RowError: the cell is null, not text, blank, or no valid Unicode.
+        RowError: the cell is null, not text, blank, or not valid Unicode.
     """
     text = text_or_blank_cell(values, field)
     if not text:
@@ -22,10 +22,10 @@ def text_cell(values: dict[str, Any], field: str) -> str:
 
 
 def text_or_blank_cell(values: dict[str, Any], field: str) -> str:
-    """The field's text; "" where the cell is absent, null or blank.
+    """Returns the field's text; "" if the cell is absent, null or blank.
 
     Raises:
-        RowError: the cell is not text, or no valid Unicode.
+        RowError: the cell is not text, or not valid Unicode.
     """
     value = values.get(field)
     if value is None:
@@ -40,10 +40,10 @@ def text_or_blank_cell(values: dict[str, Any], field: str) -> str:
 
 
 def labels_cell(values: dict[str, Any], field: str) -> list[str]:
-    """The field's emotions: a label, or a list of them.
+    """Returns the field's emotions, of which the cell has one label or a list.
 
     Raises:
-        RowError: there is no label, or one that GoEmotions does not have.
+        RowError: the cell has no label, or one that GoEmotions does not have.
     """
     labels = values.get(field)
     labels = labels if isinstance(labels, list) else [text_cell(values, field)]
@@ -56,10 +56,10 @@ def labels_cell(values: dict[str, Any], field: str) -> list[str]:
 
 
 def messages_cell(values: dict[str, Any], field: str) -> list[dict[str, str]]:
-    """The field's chat messages, each with its role and content alone.
+    """Returns the field's chat messages, each with its role and content and no other key.
 
     Raises:
-        RowError: it is no list of them, a role is not known, or a message is no text.
+        RowError: the cell is not a list of messages, a role is unknown, or a content is not text.
     """
     messages = values.get(field)
     if not isinstance(messages, list) or not messages:

@@ -1,4 +1,4 @@
-"""BLiMP's minimal pairs, from the Hub or a folder of files: whole paradigms, or a sample."""
+"""BLiMP's minimal pairs, from the Hub or a folder of files: all pairs of some paradigms, or a sample."""
 
 import difflib
 import hashlib
@@ -24,78 +24,83 @@ from trainers.grammar_guard import min_pairs
 _FIELDS = ["sentence_good", "sentence_bad"]
 
 
-def sample_of(key: str, section: GrammarGuard, seed: int) -> list[MinimalPair]:
-    """As many pairs as a job asks for, or all there are: equally many of each paradigm, drawn by the seed.
+def sample_pairs(key: str, section: GrammarGuard, seed: int) -> list[MinimalPair]:
+    """Draws `section.pairs` pairs, or all if there are fewer: equally many of each paradigm.
 
     Args:
-        key: of the section in the job.
+        key: key of the section in the job, for errors.
+        section: source and number of the pairs.
+        seed: seed of the draw.
 
     Raises:
-        JobError: a file is not there, a row of it is no pair, or the pairs are too few to show anything.
+        JobError: a file is missing, a row is not a pair, or the pairs are too few to show the drop that is allowed.
     """
     draw = np.random.default_rng(seed)
     shuffled = []
-    for name, source in sorted(_chosen(key, section).items()):
-        pairs = list(_pairs(key, name, source))
+    for name, source in sorted(_sources(key, section).items()):
+        pairs = list(_read_pairs(key, name, source))
         shuffled.append([pairs[number] for number in draw.permutation(len(pairs))])
-    found = list(islice(filter(None, chain.from_iterable(zip_longest(*shuffled))), section.pairs))
-    if len(found) < (fewest := min_pairs(section.max_drop)):
-        cause = f"{len(found)} pairs show no drop as small as {section.max_drop}, even where none is lost"
-        raise JobError(f"{key}.pairs", section.pairs, cause, f"take {fewest} at least, or a larger max_drop")
-    return found
+    # One pair of each paradigm in turn; a paradigm that has run out gives None.
+    in_turn = chain.from_iterable(zip_longest(*shuffled))
+    sample = list(islice(filter(None, in_turn), section.pairs))
+    if len(sample) < (minimum := min_pairs(section.max_drop)):
+        cause = f"{len(sample)} pairs show no drop as small as {section.max_drop}, even where none is lost"
+        raise JobError(f"{key}.pairs", section.pairs, cause, f"take {minimum} at least, or a larger max_drop")
+    return sample
 
 
-def whole_paradigms(key: str, section: MinimalPairs, all_of: Collection[str]) -> dict[str, list[MinimalPair]]:
-    """Every pair of the paradigms that a job names, or of all there are to be, in their order.
+def load_paradigms(key: str, section: MinimalPairs, default_paradigms: Collection[str]) -> dict[str, list[MinimalPair]]:
+    """Loads all pairs of the paradigms that a job names, in its order.
 
     Args:
-        key: of the section in the job.
-        all_of: the paradigms, where the job names none.
+        key: key of the section in the job, for errors.
+        section: source of the pairs.
+        default_paradigms: names of the paradigms if the job names none; empty for all that the source has.
 
     Raises:
-        JobError: a paradigm is not there or has no pair, a file cannot be read, or a row of it is no pair.
+        JobError: a paradigm is missing or has no pair, a file cannot be read, or a row is not a pair.
     """
-    found = {}
-    for name, source in _chosen(key, section, all_of).items():
-        found[name] = list(_pairs(key, name, source))
-        if not found[name]:
-            remedy = "add its pairs, or name other paradigms: there is no rate of nothing"
+    paradigms = {}
+    for name, source in _sources(key, section, default_paradigms).items():
+        paradigms[name] = list(_read_pairs(key, name, source))
+        if not paradigms[name]:
+            remedy = "add its pairs, or name other paradigms: without pairs there is no rate"
             raise JobError(f"{key}.paradigms", name, "there is no pair in it", remedy)
-    return found
+    return paradigms
 
 
-def content_of(pairs: Sequence[MinimalPair]) -> str:
-    """What identifies some pairs."""
+def identify_pairs(pairs: Sequence[MinimalPair]) -> str:
+    """Returns the number of pairs and paradigms, and a hash of the pairs."""
     digest = hashlib.blake2b(repr([(p.paradigm, p.good, p.bad) for p in pairs]).encode(), digest_size=16).hexdigest()
     return f"{len(pairs)} of {len({pair.paradigm for pair in pairs})} paradigms, {digest}"
 
 
-def described(pairs: Sequence[MinimalPair]) -> str:
-    """What identifies a sample that is held out of a training."""
-    return f"{content_of(pairs)}; not trained on"
+def identify_sample(pairs: Sequence[MinimalPair]) -> str:
+    """Returns what identifies pairs that only measure a training: their numbers, a hash, and that use."""
+    return f"{identify_pairs(pairs)}; not trained on"
 
 
-def _chosen(key: str, section: MinimalPairs, all_of: Collection[str] = ()) -> Mapping[str, Input]:
-    """Where the pairs of each paradigm lie: of those that the job names, else of `all_of`, else of all there are."""
-    there = _files(key, section.path) if section.path is not None else _configs(key, section)
+def _sources(key: str, section: MinimalPairs, default_paradigms: Collection[str] = ()) -> Mapping[str, Input]:
+    """Returns the input of each paradigm that the job names; else of the default ones; else of all."""
+    available = _files(key, section.path) if section.path is not None else _configs(key, section)
     for name in section.paradigms or ():
-        if name not in there:
-            close = difflib.get_close_matches(name, there, n=1)
-            remedy = f"did you mean {close[0]}?" if close else f"there are {shorten(', '.join(sorted(there)))}"
+        if name not in available:
+            close = difflib.get_close_matches(name, available, n=1)
+            remedy = f"did you mean {close[0]}?" if close else f"there are {shorten(', '.join(sorted(available)))}"
             raise JobError(f"{key}.paradigms", name, "there is no such paradigm", remedy)
-    names = section.paradigms or all_of or there
-    if missing := [name for name in names if name not in there]:
-        cause = f"{len(missing)} of {len(names)} paradigms are not there: {', '.join(missing)}"
+    names = section.paradigms or default_paradigms or available
+    if missing := [name for name in names if name not in available]:
+        cause = f"{len(missing)} of {len(names)} paradigms are missing: {', '.join(missing)}"
         remedy = f"add them, or name those to take: {key}.paradigms"
-        where = ("path", section.path) if section.path is not None else ("dataset", section.dataset)
-        raise JobError(f"{key}.{where[0]}", where[1], cause, remedy)
-    return {name: there[name] for name in names}
+        source_key, value = ("path", section.path) if section.path is not None else ("dataset", section.dataset)
+        raise JobError(f"{key}.{source_key}", value, cause, remedy)
+    return {name: available[name] for name in names}
 
 
 def _files(key: str, path: str) -> dict[str, Input]:
-    with _told_of(f"{key}.path"):
-        found = input_files(Input(path=path))
-    return {PurePosixPath(file.name).name.partition(".")[0]: Input(path=file.name) for file in found}
+    with _errors_under(f"{key}.path"):
+        files = input_files(Input(path=path))
+    return {PurePosixPath(file.name).name.partition(".")[0]: Input(path=file.name) for file in files}
 
 
 def _configs(key: str, section: MinimalPairs) -> dict[str, Input]:
@@ -110,21 +115,20 @@ def _configs(key: str, section: MinimalPairs) -> dict[str, Input]:
     return {name: Input(dataset=section.dataset, config=name, revision=section.revision) for name in names}
 
 
-def _pairs(key: str, name: str, source: Input) -> Iterator[MinimalPair]:
-    with _told_of(f"{key}.path" if source.path is not None else f"{key}.dataset"):
-        reader = InputReader(source, _FIELDS)
-        for place, index, row in reader.rows(0, sum(each.rows for each in reader.inputs)):
+def _read_pairs(key: str, name: str, source: Input) -> Iterator[MinimalPair]:
+    with _errors_under(f"{key}.path" if source.path is not None else f"{key}.dataset"):
+        for file, index, row in InputReader(source, _FIELDS).all_rows():
             try:
                 if row.values is None:
                     raise RowError(row.fault)
                 yield MinimalPair(name, *(text_cell(row.values, field) for field in _FIELDS))
             except RowError as error:
-                raise JobError("", f"{place}, row {index}", str(error), "") from None
+                raise JobError("", f"{file}, row {index}", str(error), "") from None
 
 
 @contextmanager
-def _told_of(key: str) -> Iterator[None]:
-    """What is wrong with a file, under the key that names it here."""
+def _errors_under(key: str) -> Iterator[None]:
+    """Raises errors of the input under the job's own key, with a remedy for it."""
     try:
         yield
     except JobError as error:

@@ -1,8 +1,12 @@
-"""Texts that say almost the same as an earlier one: MinHash LSH finds candidates, and their words decide.
+"""Near-duplicates: texts that say almost the same as an earlier text. MinHash LSH finds candidates; their words decide.
 
-Two texts are as alike as the share of words and pairs of neighbouring words that they have in common (Jaccard), case,
-spaces and punctuation aside. Which of them comes first is all that matters: nothing is drawn, and nothing depends on
-who asks, or how often.
+Invariant: the result depends on the order of the texts only. Nothing is random, so a run that is resumed, extended, or
+read a second time finds the same near-duplicates.
+
+The similarity of two texts is the Jaccard index of their words and pairs of neighbouring words, without case, spaces
+and punctuation.
+
+Method: MinHash LSH with banding (Broder, 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3).
 """
 
 import re
@@ -10,80 +14,93 @@ from itertools import pairwise
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH, sha1_hash32
+from numpy.typing import NDArray
 
 from pipelines.inputs.reader import InputReader
 from services.replicas.row_records import Recipe
 
-# One word in ten is another: what is asked for is the same. "The capital of France" and "of Spain" stay far below.
+# About one word in ten may differ. "The capital of France" and "The capital of Spain" are far less similar.
 THRESHOLD = 0.8
-# Of ten hash bands of five, texts at the threshold share one in 98 of 100 cases, and closer ones nearly always.
-_BANDS, _ROWS = 10, 5
-# Many rows of one form are all candidates of each other; so many, the first ones, are compared.
-_MOST_CANDIDATES = 200
-# What is kept of the texts, in hashes of four bytes, and as many texts at most: a gigabyte, with the index.
-_MOST_TEXTS, _MOST_HASHES = 300_000, 50_000_000
-# Hashed at a time: what that takes is many times as much.
-_HASHES_AT_A_TIME = 4096
+# With ten bands of five hashes, 98% of the pairs at the threshold share a band, and nearly all closer pairs do.
+_BANDS, _HASHES_PER_BAND = 10, 5
+# Rows that are all made from one form are candidates of each other: only so many, the first ones, are compared.
+_MAX_CANDIDATES = 200
+# Limits of what is kept: texts, and four-byte hashes of their words. With the index they take about a gigabyte.
+_MAX_TEXTS, _MAX_HASHES = 300_000, 50_000_000
+# Hashes that are added to a signature at once: an update takes many times their memory.
+_HASHES_PER_UPDATE = 4096
 
-RULES = f"1: {THRESHOLD}, {_BANDS}x{_ROWS}, {_MOST_CANDIDATES}, {_MOST_TEXTS}, {_MOST_HASHES}"
-"""what decides which rows are near-duplicates; a run whose rules change is another run"""
+RULES = f"1: {THRESHOLD}, {_BANDS}x{_HASHES_PER_BAND}, {_MAX_CANDIDATES}, {_MAX_TEXTS}, {_MAX_HASHES}"
+"""all settings that decide which rows are near-duplicates; part of a run's fingerprint"""
+
+Hashes = NDArray[np.uint32]
+"""sorted hashes of a text's words and pairs of words, each once; shape (features,)"""
 
 
 class NearDuplicates:
-    """The texts so far that are like no other; about 3 KB of memory for each of a sentence.
+    """The texts so far that are no near-duplicates; about 3 KB of memory for each sentence.
 
     Args:
-        most: texts to keep; later ones are compared with these, and no longer with each other.
+        max_texts: number of texts to keep. Later texts are compared with these, but not with each other.
     """
 
-    def __init__(self, most: int = _MOST_TEXTS) -> None:
-        self._most, self._hashes = most, 0
-        self._index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
-        self._empty = MinHash(_BANDS * _ROWS, hashfunc=int)
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    def __init__(self, max_texts: int = _MAX_TEXTS) -> None:
+        self._max_texts, self._hash_count = max_texts, 0
+        self._index = MinHashLSH(num_perm=_BANDS * _HASHES_PER_BAND, params=(_BANDS, _HASHES_PER_BAND))
+        self._empty = MinHash(_BANDS * _HASHES_PER_BAND, hashfunc=int)
+        self._kept: dict[int, tuple[Hashes, Hashes]] = {}
 
-    def first_like(self, text: str, number: int, beside: str = "") -> int | None:
-        """The number of the first kept text that this one is like; None where none is, and this one is kept then.
+    def find_or_add(self, text: str, number: int, second_text: str = "") -> int | None:
+        """Returns the number of the first kept text that this one is similar to.
+
+        If there is none, keeps this text and returns None.
 
         Args:
-            number: of this text; above those of all earlier ones.
-            beside: a second text that has to be like the other's as well: an instruction's input.
+            text: the text.
+            number: number of this text, above those of all earlier texts.
+            second_text: another text of the same row (an instruction's input). Rows are near-duplicates if both texts
+                are similar.
         """
-        features = _features(text), _features(beside)
+        features = _features(text), _features(second_text)
+        # One signature for both texts finds candidates; below, each text is compared with its own counterpart.
         signature = self._empty.copy()
-        for part in features:
-            for low in range(0, len(part), _HASHES_AT_A_TIME):
-                signature.update_batch(part[low : low + _HASHES_AT_A_TIME].tolist())
-        for other in sorted(self._index.query(signature))[:_MOST_CANDIDATES]:
-            if all(_share(mine, its) >= THRESHOLD for mine, its in zip(features, self._kept[other], strict=True)):
-                return other
-        if len(self._kept) < self._most and self._hashes < _MOST_HASHES:
+        for hashes in features:
+            for low in range(0, len(hashes), _HASHES_PER_UPDATE):
+                signature.update_batch(hashes[low : low + _HASHES_PER_UPDATE].tolist())
+        # The index is unordered; sorting makes the earliest text the result.
+        for candidate in sorted(self._index.query(signature))[:_MAX_CANDIDATES]:
+            pairs = zip(features, self._kept[candidate], strict=True)
+            if all(_jaccard_index(hashes, kept) >= THRESHOLD for hashes, kept in pairs):
+                return candidate
+        if len(self._kept) < self._max_texts and self._hash_count < _MAX_HASHES:
             self._index.insert(number, signature, check_duplication=False)
             self._kept[number] = features
-            self._hashes += sum(map(len, features))
+            self._hash_count += sum(map(len, features))
         return None
 
 
-def near_duplicate_rows(reader: InputReader, recipe: Recipe) -> dict[int, int]:
-    """The number of the first row that a row is like, by its own among all rows; reads the whole input.
+def find_near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, int]:
+    """Returns the number of the first similar row for each near-duplicate row; reads the whole input.
 
-    Rows that the recipe does not compare, because they are refused anyhow, stand for no other.
+    Rows are numbered over all sources. A row that the recipe rejects anyway is not compared, so that no good row is
+    rejected as its near-duplicate.
     """
-    seen, found = NearDuplicates(), {}
-    for number, (_, _, row) in enumerate(reader.rows(0, sum(source.rows for source in reader.inputs))):
-        text, beside = recipe.compared(row.values) if row.values is not None else ("", "")
-        if text and (first := seen.first_like(text, number, beside)) is not None:
-            found[number] = first
-    return found
+    texts = NearDuplicates()
+    first_numbers = {}
+    for number, (_, _, row) in enumerate(reader.all_rows()):
+        text, second_text = recipe.compared(row.values) if row.values is not None else ("", "")
+        if text and (first := texts.find_or_add(text, number, second_text)) is not None:
+            first_numbers[number] = first
+    return first_numbers
 
 
-def _features(text: str) -> np.ndarray:
-    """Sorted hashes of its words and of their pairs; what stands between two numbers may be what matters."""
+def _features(text: str) -> Hashes:
+    # An operator between two numbers is a word: "12 + 7" and "12 - 7" ask for different things.
     words = re.findall(r"\w+|(?<=\d)\s*[-+*/^=<>%]+\s*(?=\d)", text.casefold()) or [text.strip()]
     pairs = (" ".join(pair) for pair in pairwise(words))
     return np.array(sorted({sha1_hash32(feature.encode()) for feature in (*words, *pairs)}), dtype=np.uint32)
 
 
-def _share(one: np.ndarray, other: np.ndarray) -> float:
+def _jaccard_index(one: Hashes, other: Hashes) -> float:
     common = len(np.intersect1d(one, other, assume_unique=True))
     return common / (len(one) + len(other) - common)

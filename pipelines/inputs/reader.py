@@ -1,6 +1,9 @@
-"""The input of a job as one sequence of rows, whatever files or dataset it lies in (see sources.py for the formats).
+"""The input of a job as one sequence of rows, whatever files or dataset it lies in.
 
-Rows come as dicts of the columns that the recipe needs, in input order, on one way through each file.
+Invariant: row number n of an input is the same row each time that it is read; a source that has fewer rows than when
+the run was planned is an error, and never shifts the rows after it.
+
+Rows come in input order, as dicts of the fields that the recipe needs, and each file is read once from its beginning.
 """
 
 import difflib
@@ -19,10 +22,10 @@ from schemas.job import Input
 from schemas.run import InputSource
 from schemas.text import shorten
 
-# Values that are nested deeper than any chat or table end Python's stack where they are copied or written.
-_DEEPEST = 64
-# Of a file with very many columns, so many are looked at for a hint, and so many named.
-_MOST_COLUMNS_COMPARED, _MOST_COLUMNS_SHOWN = 1000, 20
+# Deeper values would exhaust Python's stack where they are copied or written; no chat or table is as deep.
+_MAX_NESTING = 64
+# Columns of a very wide file that are compared for a hint, and that are named in the error.
+_MAX_COLUMNS_COMPARED, _MAX_COLUMNS_SHOWN = 1000, 20
 
 Answer = TypeVar("Answer")
 
@@ -32,11 +35,14 @@ class InputReader:
 
     Args:
         section: the `input` section of the job.
-        fields: the recipe's fields; each is read from the column of its name, or the one `input.columns` maps it to.
-        optional: those whose column need not be there; where the job names it, it must be.
+        fields: fields of the recipe. A field is read from the column of its name, or of its name in `input.columns`.
+        optional: fields that need no column, unless the job names a column for them.
+
+    Attributes:
+        inputs: name, number of rows, and content hash of each source, after `input.limit`.
 
     Raises:
-        JobError: nothing is there, a file cannot be read, or a column is missing.
+        JobError: the input has no rows, a file is missing or damaged, or a column is missing.
     """
 
     def __init__(self, section: Input, fields: list[str], optional: Collection[str] = ()) -> None:
@@ -48,44 +54,50 @@ class InputReader:
         required = {field: c for field, c in self._columns.items() if field in named or field not in optional}
         for source in self._sources:
             _check_columns(source, required)
-        self.inputs = _limited([_described(source) for source in self._sources], section.limit)
+        self.inputs = _limited([_describe(source) for source in self._sources], section.limit)
         if not sum(source.rows for source in self.inputs):
-            key = "dataset" if section.dataset else "path"
-            raise JobError(
-                f"input.{key}", getattr(section, key), "the input has no rows", "name an input that has some"
-            )
+            key, value = ("dataset", section.dataset) if section.dataset else ("path", section.path)
+            raise JobError(f"input.{key}", value, "the input has no rows", "name an input that has some")
+
+    def all_rows(self) -> Iterator[tuple[str, int, InputRow]]:
+        """Yields (source, row index in it, row) for all rows."""
+        return self.rows(0, sum(source.rows for source in self.inputs))
 
     def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
-        """(source, row index in it, row) of the rows from `start` to before `end`, counted over all sources."""
+        """Yields (source, row index in it, row) for rows `start` to `end` - 1, numbered over all sources."""
         return self.cursor().rows(start, end)
 
     def cursor(self) -> "InputCursor":
-        """Reads range after range on one way through the input."""
+        """Returns a cursor that reads range after range, each file once."""
         return InputCursor(self._sources, self.inputs, self._columns)
 
 
 class InputCursor:
-    """A place in the input, which moves forward: each file is opened once, and each of its rows read once.
+    """A position in the input that moves forward. A file is opened once, and each of its rows is read once.
 
     Args:
-        sources: where the rows lie.
-        inputs: how many rows of each there are.
-        columns: the column of each field.
+        sources: sources of the rows.
+        inputs: number of rows of each source.
+        columns: column of each field.
     """
 
     def __init__(self, sources: list[Source], inputs: list[InputSource], columns: dict[str, str]) -> None:
         self._sources, self._inputs, self._columns = sources, inputs, columns
         self._ends = list(accumulate(source.rows for source in inputs))
-        self._number = -1
-        self._at = 0
+        # The open source, the index of its next row, and its iterator, which reads `_skip` before each row.
+        self._source_number = -1
+        self._next_index = 0
         self._skip = Skip()
         self._rows: Iterator[InputRow] = iter(())
 
     def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
-        """(source, row index in it, row) of a range of rows, counted over all sources.
+        """Yields (source, row index in it, row) for rows `start` to `end` - 1, numbered over all sources.
 
-        What lies between the range before and this one is passed over unparsed; a range that lies before it starts
-        its file anew. To be exhausted, or left, before the next range is asked for.
+        Rows between the previous range and this one are skipped unparsed; a range before the previous one opens its
+        file again. Exhaust or drop this iterator before the next call.
+
+        Raises:
+            JobError: a file is damaged, or has fewer rows than when the run was planned.
         """
         for number in range(bisect_right(self._ends, start), len(self._ends)):
             first = self._ends[number] - self._inputs[number].rows
@@ -95,21 +107,23 @@ class InputCursor:
 
     def _rows_of(self, number: int, low: int, high: int) -> Iterator[tuple[str, int, InputRow]]:
         source = self._sources[number]
-        if number != self._number or low < self._at:
-            self._number, self._at, self._skip = number, 0, Skip()
+        if number != self._source_number or low < self._next_index:
+            self._source_number, self._next_index, self._skip = number, 0, Skip()
             self._rows = _read(source, list(dict.fromkeys(self._columns.values())), self._skip)
-        self._skip.rows += low - self._at
-        self._at = low
+        # The source skips only when the next row is asked for, so a skip that follows another is added to it.
+        self._skip.rows += low - self._next_index
+        self._next_index = low
         for index in range(low, high):
             row = next(self._rows, None)
             if row is None:
-                raise _shrunk(source, self._inputs[number].rows, index - self._skip.rows)
-            self._at = index + 1
-            yield source.name, index, row if row.values is None else self._fields_of(row.values)
+                # Rows that could not be skipped any more are missing too.
+                raise _too_short(source, self._inputs[number].rows, index - self._skip.rows)
+            self._next_index = index + 1
+            yield source.name, index, row if row.values is None else self._fields_row(row.values)
 
-    def _fields_of(self, values: dict[str, Any]) -> InputRow:
+    def _fields_row(self, values: dict[str, Any]) -> InputRow:
         fields = {name: values.get(column) for name, column in self._columns.items()}
-        fault = _fault(list(fields.values()))
+        fault = _size_fault(list(fields.values()))
         return InputRow(None, fault) if fault else InputRow(fields)
 
 
@@ -123,47 +137,35 @@ def _check_mapping(section: Input, fields: list[str]) -> None:
 
 
 def _check_columns(source: Source, columns: dict[str, str]) -> None:
-    names = _readable(source, source.columns)
-    if not names and not _readable(source, source.count):
+    names = _ask(source, source.columns)
+    if not names and not _ask(source, source.count):
         return  # an empty file among others does no harm
-    there = Counter(names)
-    if twice := [name for name, times in there.items() if times > 1]:
-        cause = f"it names the column {shorten(repr(twice[0]))} twice"
+    counts = Counter(names)
+    if duplicates := [name for name, count in counts.items() if count > 1]:
+        cause = f"it names the column {shorten(repr(duplicates[0]))} twice"
         raise JobError("input.path", source.name, cause, "rename one of the two")
     for field, column in columns.items():
-        if column not in there:
-            close = difflib.get_close_matches(column, names[:_MOST_COLUMNS_COMPARED], n=1, cutoff=0.5)
+        if column not in counts:
+            close = difflib.get_close_matches(column, names[:_MAX_COLUMNS_COMPARED], n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            listed = shorten(", ".join(names[:_MOST_COLUMNS_SHOWN]))
-            more = f" and {len(names) - _MOST_COLUMNS_SHOWN} more" if len(names) > _MOST_COLUMNS_SHOWN else ""
+            listed = shorten(", ".join(names[:_MAX_COLUMNS_SHOWN]))
+            more = f" and {len(names) - _MAX_COLUMNS_SHOWN} more" if len(names) > _MAX_COLUMNS_SHOWN else ""
             raise JobError(
                 f"input.columns.{field}", column, f"{source.name} has no such column; it has {listed}{more}",
                 f"{hint}map the field to a column: input.columns: {{{field}: <column>}}",
             )  # fmt: skip
 
 
-def _described(source: Source) -> InputSource:
-    return InputSource(
-        source=source.name, rows=_readable(source, source.count), content=_readable(source, source.content)
-    )
+def _describe(source: Source) -> InputSource:
+    return InputSource(source=source.name, rows=_ask(source, source.count), content=_ask(source, source.content))
 
 
-def _readable(source: Source, question: Callable[[], Answer]) -> Answer:
+def _ask(source: Source, question: Callable[[], Answer]) -> Answer:
+    """Calls a method of a source; a file that cannot be read becomes a JobError."""
     try:
         return question()
     except READ_ERRORS as error:
-        raise _unreadable(source, error) from None
-
-
-def _unreadable(source: Source, error: Exception, remedy: str = "") -> JobError:
-    first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    cause = f"cannot be read: {shorten(first_line)}"
-    return JobError("input.path", source.name, cause, remedy or "repair the file, or leave it out of the input")
-
-
-def _shrunk(source: Source, planned: int, there: int) -> JobError:
-    cause = f"it had {planned} rows when the run was planned and ends after {there} now"
-    return JobError("input", source.name, cause, "restore the file, or start a new run")
+        raise _unreadable(source, error, "repair the file, or leave it out of the input") from None
 
 
 def _read(source: Source, columns: list[str], skip: Skip) -> Iterator[InputRow]:
@@ -174,10 +176,20 @@ def _read(source: Source, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         raise _unreadable(source, error, remedy) from None
 
 
-def _fault(values: list[Any]) -> str:
-    """What is wrong with a row whose values are too large, or nested too deeply; or ""."""
+def _unreadable(source: Source, error: Exception, remedy: str) -> JobError:
+    first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return JobError("input.path", source.name, f"cannot be read: {shorten(first_line)}", remedy)
+
+
+def _too_short(source: Source, planned_rows: int, rows: int) -> JobError:
+    cause = f"it had {planned_rows} rows when the run was planned and ends after {rows} now"
+    return JobError("input", source.name, cause, "restore the file, or start a new run")
+
+
+def _size_fault(values: list[Any]) -> str:
+    """Returns the fault of a row whose values are too large, or nested too deeply; "" for any other row."""
     size = 0
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_NESTING):
         below: list[Any] = []
         for value in values:
             if isinstance(value, (str, bytes)):
@@ -191,17 +203,18 @@ def _fault(values: list[Any]) -> str:
         if not below:
             return ""
         values = below
-    return f"a value is nested more than {_DEEPEST} deep"
+    return f"a value is nested more than {_MAX_NESTING} deep"
 
 
 def _limited(sources: list[InputSource], limit: int | None) -> list[InputSource]:
+    """Returns the sources that the first `limit` rows come from, the last one with fewer rows than it has."""
     if limit is None:
         return sources
-    kept = []
+    limited = []
     for source in sources:
         if not limit:
             break
         rows = min(source.rows, limit)
         limit -= rows
-        kept.append(source.model_copy(update={"rows": rows}))
-    return kept
+        limited.append(source.model_copy(update={"rows": rows}))
+    return limited

@@ -103,7 +103,7 @@ def _rows(store: ShardStore, state: str, shard: int) -> Iterator[tuple[str, str,
 def _add(found: EmotionPrompts, texts: NearDuplicates, task: dict[str, str], most: int) -> None:
     instruction, given = task["instruction"], task["input"]
     number = len(found.prompts) + found.spare
-    if texts.first_like(f"{instruction} {given}", number) is not None:
+    if texts.find_or_add(f"{instruction} {given}", number) is not None:
         found.duplicates += 1
     elif len(found.prompts) < most:
         found.prompts.append(f"Instruction: {instruction}" + (f" Input: {given}" if given else ""))

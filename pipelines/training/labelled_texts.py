@@ -121,7 +121,7 @@ def _goemotions_row(key: str, where: str, line: bytes) -> Row:
 def _table(key: str, section: Input) -> Iterator[Row]:
     with _told_of(key):
         reader = InputReader(section, _FIELDS)
-    for source, index, row in reader.rows(0, sum(each.rows for each in reader.inputs)):
+    for source, index, row in reader.all_rows():
         try:
             if row.values is None:
                 raise RowError(row.fault)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.inputs.minimal_pairs import described, sample_of
+from pipelines.inputs.minimal_pairs import identify_sample, sample_pairs
 from pipelines.run_folder import claimed, refuse_lost_path, write_errors
 from pipelines.stopping import stop_signals
 from pipelines.training.folder import begun, finish, logged, record_of, write_record
@@ -39,9 +39,9 @@ def train_stages(job: TrainJob) -> LanguageModelReport:
     folder = Path(store.root)
     sources = [sources_of(number, stage, job.seed) for number, stage in enumerate(job.stages)]
     contents = {str(number): dict(ChainMap(*(part.content for part in parts))) for number, parts in enumerate(sources)}
-    pairs = {n: sample_of(f"stages.{n}.blimp", s.blimp, job.seed) for n, s in enumerate(job.stages) if s.blimp}
+    pairs = {n: sample_pairs(f"stages.{n}.blimp", s.blimp, job.seed) for n, s in enumerate(job.stages) if s.blimp}
     for number, sample in pairs.items():
-        contents[str(number)]["minimal pairs"] = described(sample)  # a blank: no part has that name
+        contents[str(number)]["minimal pairs"] = identify_sample(sample)  # a blank: no part has that name
     path, revision = locate(job.model)
     _refuse_unfit(job, path)
     with write_errors(store.url), claimed(store, "train"):

@@ -143,7 +143,7 @@ class Completions:
 
     def _of_input(self, name: str) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
         reader = self._readers[name]
-        for source, index, row in reader.rows(0, sum(each.rows for each in reader.inputs)):
+        for source, index, row in reader.all_rows():
             values = row.values or {}
             yield source, index, values, values
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipelines import train
-from pipelines.inputs.minimal_pairs import described, sample_of
+from pipelines.inputs.minimal_pairs import identify_sample, sample_pairs
 from pipelines.jobfile import as_job
 from pipelines.training import stage as stage_module
 from schemas.errors import EngineError, JobError, RunError
@@ -108,7 +108,7 @@ def test_the_most_that_is_lost_holds_in_95_of_100_samples():
 
 def test_the_sample_has_as_many_pairs_of_each_paradigm(blimp, tmp_path):
     def drawn(seed=0, **section):
-        return sample_of("b", GrammarGuard(path=blimp, max_drop=0.1, **section), seed)
+        return sample_pairs("b", GrammarGuard(path=blimp, max_drop=0.1, **section), seed)
 
     names = [pair.paradigm for pair in drawn(pairs=101)]
     assert (names.count("agreement"), names.count("island")) == (51, 50)
@@ -120,8 +120,8 @@ def test_the_sample_has_as_many_pairs_of_each_paradigm(blimp, tmp_path):
         f"- config_name: {name}\n  data_files: {blimp}/{name}.jsonl\n" for name in ("island", "agreement")
     )
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    dataset = sample_of("b", GrammarGuard(dataset=str(tmp_path), pairs=101), 0)
-    assert described(dataset) == described(drawn(pairs=101))
+    dataset = sample_pairs("b", GrammarGuard(dataset=str(tmp_path), pairs=101), 0)
+    assert identify_sample(dataset) == identify_sample(drawn(pairs=101))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_lm_eval_decides_alike(tmp_path):
     checkpoint = embedded_checkpoint()
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    pairs = sample_of("b", GrammarGuard(path=str(source), pairs=150), 0)
+    pairs = sample_pairs("b", GrammarGuard(path=str(source), pairs=150), 0)
     write_jsonl(tmp_path / "pairs.jsonl", [{"sentence_good": p.good, "sentence_bad": p.bad} for p in pairs])
     task = {
         "task": "pairs", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "pairs.jsonl")},

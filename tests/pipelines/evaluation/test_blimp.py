@@ -16,7 +16,7 @@ from pipelines import evaluate, status
 from pipelines.benchmarks import blimp as bench
 from pipelines.evaluation import blimp, lm_eval
 from pipelines.evaluation.blimp_results import BlimpReport, ModelBlimp, blimp_tables
-from pipelines.inputs.minimal_pairs import whole_paradigms
+from pipelines.inputs.minimal_pairs import load_paradigms
 from pipelines.jobfile import as_job
 from pipelines.run_status.page import render_page
 from schemas.errors import EngineError, JobError
@@ -184,13 +184,13 @@ def test_two_models_are_compared_pair_by_pair():
 
 def test_a_folder_must_have_all_paradigms_that_the_job_does_not_name(tmp_path):
     folder = save_pairs(tmp_path)
-    with pytest.raises(JobError, match=r"65 of 67 paradigms are not there: anaphor_.*, adjunct_island") as raised:
-        whole_paradigms("blimp", MinimalPairs(path=folder), PARADIGMS)
+    with pytest.raises(JobError, match=r"65 of 67 paradigms are missing: anaphor_.*, adjunct_island") as raised:
+        load_paradigms("blimp", MinimalPairs(path=folder), PARADIGMS)
     assert raised.value.key == "blimp.path" and "blimp.paradigms" in raised.value.remedy
-    found = whole_paradigms("blimp", MinimalPairs(path=folder, paradigms=["mine", "wh_island"]), PARADIGMS)
+    found = load_paradigms("blimp", MinimalPairs(path=folder, paradigms=["mine", "wh_island"]), PARADIGMS)
     assert {name: len(pairs) for name, pairs in found.items()} == {"mine": 20, "wh_island": 20}
     with pytest.raises(JobError, match="no such paradigm") as raised:
-        whole_paradigms("blimp", MinimalPairs(path=folder, paradigms=["wh_iland"]), PARADIGMS)
+        load_paradigms("blimp", MinimalPairs(path=folder, paradigms=["wh_iland"]), PARADIGMS)
     assert raised.value.remedy == "did you mean wh_island?"
 
 
@@ -255,7 +255,7 @@ def test_three_whole_paradigms_are_decided_as_lm_eval_decides_them():
     if not folder.is_dir():
         pytest.skip("needs shared/data/blimp")
     names = bench.PARADIGMS
-    paradigms = whole_paradigms("blimp", MinimalPairs(path=str(folder), paradigms=names), PARADIGMS)
+    paradigms = load_paradigms("blimp", MinimalPairs(path=str(folder), paradigms=names), PARADIGMS)
     loaded = load_causal_model(Model(id="embedded", dtype="float32"))
     theirs = choice_log_likelihoods(
         *loaded, [blimp_task(name, str(folder / f"{name}.jsonl")) for name in names], None, 32

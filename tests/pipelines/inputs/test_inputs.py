@@ -30,7 +30,7 @@ def reader(path, fields=("text",), optional=(), **section):
 
 
 def all_rows(inputs):
-    return list(inputs.rows(0, sum(source.rows for source in inputs.inputs)))
+    return list(inputs.all_rows())
 
 
 def values_of(inputs):

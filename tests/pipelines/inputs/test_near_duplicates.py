@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.inputs.near_duplicates import NearDuplicates, near_duplicate_rows
+from pipelines.inputs.near_duplicates import NearDuplicates, find_near_duplicates
 from pipelines.inputs.reader import InputReader
 from pipelines.recipes.alpaca import AlpacaRewrite
 from schemas.job import Input
@@ -18,7 +18,7 @@ POEM, LETTER = "Write a poem about rain.", "Write a letter to your aunt."
 
 def firsts(*texts, **settings):
     seen = NearDuplicates(**settings)
-    return [seen.first_like(text, number) for number, text in enumerate(texts)]
+    return [seen.find_or_add(text, number) for number, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_a_text_is_told_the_first_one_that_it_is_like():
 
 
 def test_no_more_texts_are_kept_than_it_is_told():
-    assert firsts(POEM, LETTER, LETTER, POEM, most=1) == [None, None, None, 0]
+    assert firsts(POEM, LETTER, LETTER, POEM, max_texts=1) == [None, None, None, 0]
 
 
 @given(st.lists(st.text(st.sampled_from("ab \u00e9-"), max_size=6), max_size=12))
 def test_a_text_that_is_there_again_is_always_found(texts):
     seen = NearDuplicates()
-    found = [seen.first_like(text, number) for number, text in enumerate([*texts, *texts])]
+    found = [seen.find_or_add(text, number) for number, text in enumerate([*texts, *texts])]
     assert None not in found[len(texts) :]
     assert all(first is None or first < number for number, first in enumerate(found))
 
@@ -78,7 +78,7 @@ def answer(instruction, given="", output="It rains."):
 
 def near_duplicates(*files, **section):
     reader = InputReader(Input(path=[str(file) for file in files], **section), list(RECIPE.fields))
-    return near_duplicate_rows(reader, RECIPE)
+    return find_near_duplicates(reader, RECIPE)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_row_of_another_emotion_than_a_positive_one_stands_for_no_other(tmp_pa
     write_jsonl(file, [{**answer(POEM), "emotion": emotion} for emotion in ("anger", "glee", "joy", "love")])
     recipe = AlpacaRewrite("v3", "given")
     reader = InputReader(Input(path=str(file)), list(recipe.fields))
-    assert near_duplicate_rows(reader, recipe) == {3: 2}
+    assert find_near_duplicates(reader, recipe) == {3: 2}
 
 
 def test_what_the_rules_of_a_reason_are():
