@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.augmentation.plan import plan_run, work_rows
 from pipelines.augmentation.progress import Display, Progress, counts_text
-from pipelines.inputs.reader import InputReader
+from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import dataset_card
 from pipelines.recipes import all_fields, make_recipes, optional_fields
@@ -109,7 +109,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
 def _generate(
     job: AugmentJob,
     run: RunRecord,
-    reader: InputReader,
+    reader: InputRows,
     store: ShardStore,
     lease: Lease,
     variants: dict[str, VariantSettings],
@@ -190,7 +190,7 @@ def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
     return facts
 
 
-def near_duplicates_of(reader: InputReader, recipe: Recipe) -> dict[int, int]:
+def near_duplicates_of(reader: InputRows, recipe: Recipe) -> dict[int, int]:
     """Returns the number of the first similar row for each near-duplicate row; reads the whole input."""
     from pipelines.inputs.near_duplicates import find_near_duplicates  # scipy comes with it, which takes a second
 
@@ -199,7 +199,7 @@ def near_duplicates_of(reader: InputReader, recipe: Recipe) -> dict[int, int]:
 
 
 def _with_emotions(
-    reader: InputReader,
+    reader: InputRows,
     classifier: Classifier,
     run: RunRecord,
     committed: set[int],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from pipelines.inputs.cells import text_or_blank_cell
-from pipelines.inputs.reader import InputCursor, InputReader
+from pipelines.inputs.reader import InputRows, RowCursor
 from pipelines.inputs.sources import InputRow
 from schemas.emotions import EMOTIONS, POSITIVE
 from schemas.job import Classifier
@@ -21,7 +21,7 @@ _POSITIVE = [number for number, emotion in enumerate(EMOTIONS) if emotion in POS
 _MOST_ROWS, _MOST_CHARACTERS = 2048, 4 << 20
 
 
-class FittingEmotions:
+class FittingEmotions(InputRows):
     """An input whose rows have one field more, `emotion`; they are scored when this is made.
 
     Args:
@@ -36,7 +36,7 @@ class FittingEmotions:
 
     def __init__(
         self,
-        reader: InputReader,
+        reader: InputRows,
         section: Classifier,
         ranges: Sequence[tuple[int, int]],
         on_batch: Callable[[], None] = lambda: None,
@@ -53,17 +53,13 @@ class FittingEmotions:
             self._emotions[[number for number, _ in batch]] = np.take(_POSITIVE, scores[:, _POSITIVE].argmax(1))
             on_batch()
 
-    def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
-        """See `InputReader.rows`."""
-        return self.cursor().rows(start, end)
-
-    def cursor(self) -> "_Cursor":
-        """See `InputReader.cursor`."""
+    def cursor(self) -> RowCursor:
+        """Returns a cursor that reads range after range, and adds the emotions."""
         return _Cursor(self._reader.cursor(), self._emotions)
 
 
 class _Cursor:
-    def __init__(self, cursor: InputCursor, emotions: np.ndarray) -> None:
+    def __init__(self, cursor: RowCursor, emotions: np.ndarray) -> None:
         self._cursor, self._emotions = cursor, emotions
 
     def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:

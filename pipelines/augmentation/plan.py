@@ -6,7 +6,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
-from pipelines.inputs.reader import InputReader
+from pipelines.inputs.reader import InputRows
 from pipelines.run_folder import lines_of, refuse_other_job, versions, write_errors
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
@@ -71,7 +71,7 @@ def planned_run(
 
 def work_rows(
     run: RunRecord,
-    reader: InputReader,
+    reader: InputRows,
     recipes: Mapping[str, Recipe],
     writer: ShardWriter,
     committed: set[int],

@@ -16,7 +16,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH, sha1_hash32
 from numpy.typing import NDArray
 
-from pipelines.inputs.reader import InputReader
+from pipelines.inputs.reader import InputRows
 from services.replicas.row_records import Recipe
 
 # About one word in ten may differ. "The capital of France" and "The capital of Spain" are far less similar.
@@ -79,7 +79,7 @@ class NearDuplicates:
         return None
 
 
-def find_near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, int]:
+def find_near_duplicates(rows: InputRows, recipe: Recipe) -> dict[int, int]:
     """Returns the number of the first similar row for each near-duplicate row; reads the whole input.
 
     Rows are numbered over all sources. A row that the recipe rejects anyway is not compared, so that no good row is
@@ -87,7 +87,7 @@ def find_near_duplicates(reader: InputReader, recipe: Recipe) -> dict[int, int]:
     """
     texts = NearDuplicates()
     first_numbers = {}
-    for number, (_, _, row) in enumerate(reader.all_rows()):
+    for number, (_, _, row) in enumerate(rows.all_rows()):
         text, second_text = recipe.compared(row.values) if row.values is not None else ("", "")
         if text and (first := texts.find_or_add(text, number, second_text)) is not None:
             first_numbers[number] = first

@@ -7,11 +7,12 @@ Rows come in input order, as dicts of the fields that the recipe needs, and each
 """
 
 import difflib
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipelines.inputs.files import input_files
 from pipelines.inputs.formats import READ_ERRORS
@@ -30,16 +31,50 @@ _MAX_COLUMNS_COMPARED, _MAX_COLUMNS_SHOWN = 1000, 20
 Answer = TypeVar("Answer")
 
 
-class InputReader:
+class RowCursor(Protocol):
+    """A position in the input of a job that moves forward."""
+
+    def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
+        """Yields (source, row index in it, row) for rows `start` to `end` - 1, numbered over all sources.
+
+        Rows between the previous range and this one are skipped unparsed; a range before the previous one opens its
+        file again. Exhaust or drop this iterator before the next call.
+
+        Raises:
+            JobError: a file is damaged, or has fewer rows than when the run was planned.
+        """
+        ...
+
+
+class InputRows(ABC):
+    """All rows of an input, numbered over its sources.
+
+    Attributes:
+        inputs: name, number of rows, and content hash of each source, after `input.limit`.
+    """
+
+    inputs: list[InputSource]
+
+    @abstractmethod
+    def cursor(self) -> RowCursor:
+        """Returns a cursor that reads range after range, each file once."""
+
+    def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
+        """Yields (source, row index in it, row) for rows `start` to `end` - 1."""
+        return self.cursor().rows(start, end)
+
+    def all_rows(self) -> Iterator[tuple[str, int, InputRow]]:
+        """Yields (source, row index in it, row) for all rows."""
+        return self.rows(0, sum(source.rows for source in self.inputs))
+
+
+class InputReader(InputRows):
     """All sources of a job, as one sequence of rows.
 
     Args:
         section: the `input` section of the job.
         fields: fields of the recipe. A field is read from the column of its name, or of its name in `input.columns`.
         optional: fields that need no column, unless the job names a column for them.
-
-    Attributes:
-        inputs: name, number of rows, and content hash of each source, after `input.limit`.
 
     Raises:
         JobError: the input has no rows, a file is missing or damaged, or a column is missing.
@@ -59,21 +94,13 @@ class InputReader:
             key, value = ("dataset", section.dataset) if section.dataset else ("path", section.path)
             raise JobError(f"input.{key}", value, "the input has no rows", "name an input that has some")
 
-    def all_rows(self) -> Iterator[tuple[str, int, InputRow]]:
-        """Yields (source, row index in it, row) for all rows."""
-        return self.rows(0, sum(source.rows for source in self.inputs))
-
-    def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
-        """Yields (source, row index in it, row) for rows `start` to `end` - 1, numbered over all sources."""
-        return self.cursor().rows(start, end)
-
-    def cursor(self) -> "InputCursor":
+    def cursor(self) -> RowCursor:
         """Returns a cursor that reads range after range, each file once."""
-        return InputCursor(self._sources, self.inputs, self._columns)
+        return _InputCursor(self._sources, self.inputs, self._columns)
 
 
-class InputCursor:
-    """A position in the input that moves forward. A file is opened once, and each of its rows is read once.
+class _InputCursor:
+    """A position in the sources. A file is opened once, and each of its rows is read once.
 
     Args:
         sources: sources of the rows.
@@ -91,14 +118,6 @@ class InputCursor:
         self._rows: Iterator[InputRow] = iter(())
 
     def rows(self, start: int, end: int) -> Iterator[tuple[str, int, InputRow]]:
-        """Yields (source, row index in it, row) for rows `start` to `end` - 1, numbered over all sources.
-
-        Rows between the previous range and this one are skipped unparsed; a range before the previous one opens its
-        file again. Exhaust or drop this iterator before the next call.
-
-        Raises:
-            JobError: a file is damaged, or has fewer rows than when the run was planned.
-        """
         for number in range(bisect_right(self._ends, start), len(self._ends)):
             first = self._ends[number] - self._inputs[number].rows
             if first >= end:

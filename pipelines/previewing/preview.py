@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.augmentation.augment import facts_of, near_duplicates_of, variant_settings
 from pipelines.augmentation.plan import planned_run
-from pipelines.inputs.reader import InputReader
+from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.previewing.forecast import Forecast, forecast_of
 from pipelines.previewing.rows import Candidate, drawn_numbers, look_at
@@ -109,7 +109,7 @@ def preview(
     return Preview(job.name, shown, len(population.looked_at), population.refused(), forecast)
 
 
-def _with_emotions(job: AugmentJob, reader: InputReader, numbers: Sequence[tuple[int, int]]) -> InputReader:
+def _with_emotions(job: AugmentJob, reader: InputRows, numbers: Sequence[tuple[int, int]]) -> InputRows:
     if job.classifier is None:
         return reader
     from pipelines.augmentation.fitting_emotions import (

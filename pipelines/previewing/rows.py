@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from pipelines.inputs.reader import InputReader
+from pipelines.inputs.reader import InputRows
 from schemas.rows import ERROR, REJECTED, RowError, RowRejection, WorkRow, rule_of
 from schemas.run import RunRecord
 from services.replicas.row_records import VariantSettings
@@ -94,7 +94,7 @@ class Population:
 
 def look_at(
     run: RunRecord,
-    reader: InputReader,
+    reader: InputRows,
     variants: Mapping[str, VariantSettings],
     numbers: list[tuple[int, int]],
     left: int,
