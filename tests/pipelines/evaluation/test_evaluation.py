@@ -235,7 +235,7 @@ def test_a_marker_parts_prompt_from_answer(text, prompt, answer):
         ("{broken", "not valid JSON"),
         ([{"answer": "a"}], "has no such column"),
         ([{"response": "a"}, 3], "a JSON int, not an object"),
-        ([{"response": t, "emotion": "anger"} for t in TEXTS], "prompt 0 is of joy"),
+        ([{"response": t, "emotion": "anger"} for t in TEXTS], "that of prompt 0 is joy"),
         ([{"response": "a", "emotion": ["joy"]}], "is not one of the 28"),
     ],
 )
