@@ -8,16 +8,15 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
 from pipelines.corpora.comparison import ComparedRow, Comparison, Output
+from pipelines.pages.html import render_html
 from pipelines.run_folder import write_errors
 from schemas.errors import JobError, RunError
 from schemas.rows import ACCEPTED
@@ -88,8 +87,6 @@ def markdown_page(comparison: Comparison) -> str:
 
 def html_page(comparison: Comparison) -> str:
     """One page that needs no other file."""
-    source = (files("pipelines.corpora") / "comparison.html.jinja").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
     rows = [
         {
             "title": _title(row),
@@ -106,7 +103,8 @@ def html_page(comparison: Comparison) -> str:
         }
         for row in comparison.rows
     ]
-    return template.render(name=_name(comparison), heading=list(_heading(comparison)), rows=rows) + "\n"
+    values = {"name": _name(comparison), "heading": list(_heading(comparison)), "rows": rows}
+    return render_html("pipelines.corpora", "comparison.html.jinja", **values)
 
 
 _PAGES = {".md": markdown_page, ".html": html_page}

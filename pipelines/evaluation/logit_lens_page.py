@@ -8,13 +8,12 @@ import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from eval.logit_lens import LensReading
+from pipelines.pages.html import render_html
 from services.storage.filesystem import resolve, write_atomic
 
 # Signs for characters that a reader would not see.
@@ -44,15 +43,12 @@ def save_lens_pages(folder: str, models: Mapping[str, Sequence[LensReading]]) ->
 
 def html_page(models: Mapping[str, Sequence[LensReading]]) -> str:
     """HTML page that needs no other file: a heading for each text, and below it the models beside each other."""
-    source = (files("pipelines.evaluation") / "logit_lens.html.jinja").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
     texts = [
         {"text": _printable(text), "panels": [_panel(name, lens) for name, lens in panels.items()]}
         for text, panels in _by_text(models).items()
     ]
-    return (
-        template.render(name=_printable(f"Logit lens of {', '.join(models)}"), texts=texts, sure=_CERTAIN_COLOR) + "\n"
-    )
+    name = _printable(f"Logit lens of {', '.join(models)}")
+    return render_html("pipelines.evaluation", "logit_lens.html.jinja", name=name, texts=texts, sure=_CERTAIN_COLOR)
 
 
 def png_picture(panels: Mapping[str, LensReading]) -> bytes:
