@@ -276,3 +276,7 @@ class TrainJob(Section):
             if self.model.from_config or self.precision != "auto":
                 raise ValueError("from_config and precision are a language model's")
         return self
+
+    def language_stages(self) -> list[ClmStage | SftStage]:
+        """Returns the stages of a language model; none where the job trains a classifier."""
+        return [stage for stage in self.stages if not isinstance(stage, ClassifierStage)]

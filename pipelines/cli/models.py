@@ -11,7 +11,7 @@ from schemas.errors import EXIT_FAULTS, JobError, StoppedError
 from services.observability import logs
 
 if TYPE_CHECKING:
-    from pipelines.training.on_ray import Trained
+    from pipelines.training.on_ray import TrainingResult
     from schemas.train import TrainJob
 
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB", help="job files (YAML); several jobs train at once, on Ray")]
@@ -57,7 +57,7 @@ def _loaded(path: str, overrides: list[str] | None, name_file: bool) -> "TrainJo
         raise JobError(f"{path}: {error.key}", error.value, error.cause, error.remedy) from None
 
 
-def _show(trained: list["Trained"], as_json: bool) -> None:
+def _show(trained: list["TrainingResult"], as_json: bool) -> None:
     """Prints the result of each training, and ends with the exit code for all of them.
 
     Raises:
@@ -80,7 +80,7 @@ def _show(trained: list["Trained"], as_json: bool) -> None:
         raise typer.Exit(EXIT_FAULTS)
 
 
-def _print_table(trained: list["Trained"]) -> None:
+def _print_table(trained: list["TrainingResult"]) -> None:
     """Prints a line for each training, and further lines for further stages."""
     rows = [("job", "state", "minutes", "result")]
     for training in trained:

@@ -1,4 +1,4 @@
-"""Trains an emotion classifier: its folder, record and card."""
+"""Job that trains an emotion classifier: its folder, record and card."""
 
 import json
 import logging
@@ -25,30 +25,35 @@ from trainers.progress import StageProgress
 _log = logging.getLogger("kindling")
 
 
-def train_classifier_job(job: TrainJob) -> ClassifierReport:
-    """Trains the classifier that a job asks for; the output folder is there as soon as it is whole.
+def train_classifier_job(job: TrainJob, stage: ClassifierStage) -> ClassifierReport:
+    """Trains the classifier that a job asks for, unless its folder holds it already.
+
+    The output folder appears once it is complete: a job that is killed leaves none, and starts from the beginning.
+
+    Args:
+        job: the job.
+        stage: its only stage.
 
     Raises:
-        KindlingError: the job, its data or its model is at fault, or the folder holds something else.
+        KindlingError: the job, its data or its model has a fault, or the folder holds something else.
     """
-    (stage,) = job.stages
     store = ShardStore(job.output.path)
     refuse_lost_path(store.url, store.fs)
     stages = {str(number): stage.model_dump() for number, stage in enumerate(job.stages)}
     revision = encoder_version() if job.model.id == "embedded" else locate(job.model)[1]
     identity = identity_of({**job.model_dump(), "stages": stages}, data=content_of(stage.data), encoder=revision)
-    if report := _earlier(store, identity):
+    if report := _finished_report(store, identity):
         _log.info("%s is complete: nothing to do", job.output.path)
         return report
     data = read_splits(stage.data)
     with write_errors(store.url), atomic_folder(store.fs, store.root) as scratch:
-        report = _trained(job, stage, data, identity, Path(scratch))
-    return report
+        return _train(job, stage, data, identity, Path(scratch))
 
 
-def _trained(
+def _train(
     job: TrainJob, stage: ClassifierStage, data: DatasetSplits, identity: dict[str, Any], folder: Path
 ) -> ClassifierReport:
+    """Trains the classifier, and writes it with its record and card to a folder."""
     name, metrics = "0-classifier", TrainMetrics(job.name)
     with serve_metrics(metrics, job.metrics):
         progress = StageProgress(name, metrics, folder / "tensorboard" / name)
@@ -70,11 +75,11 @@ def _trained(
     return report
 
 
-def _earlier(store: ShardStore, identity: dict[str, Any]) -> ClassifierReport | None:
-    """The report of the same job, where its classifier lies in the folder already; None where the folder is new.
+def _finished_report(store: ShardStore, identity: dict[str, Any]) -> ClassifierReport | None:
+    """Returns the report of the same job where the folder holds its classifier already; None where the folder is new.
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder holds something else, or its record cannot be read.
     """
     if not has_record(store, "train"):
         return None
@@ -83,6 +88,8 @@ def _earlier(store: ShardStore, identity: dict[str, Any]) -> ClassifierReport | 
         record = json.loads(store.fs.cat_file(path))
         old, report = record["identity"], ClassifierReport(**record["report"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise RunError(path, None, "it is no record of a classifier's training", "name another output.path") from None
+        raise RunError(
+            path, None, "it is not a record of a classifier's training", "name another output.path"
+        ) from None
     refuse_other_job(store.url, old, identity, "name another output.path, or remove the folder")
     return report

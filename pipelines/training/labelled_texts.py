@@ -1,4 +1,4 @@
-"""Texts with their emotions, out of GoEmotions' own files or any table, and their split into train, dev and test."""
+"""Texts with their emotions, from files in GoEmotions' format or any table, split into train, dev and test."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,32 +20,34 @@ from trainers.emotion_classifier import DatasetSplits, LabelledDataset
 
 _KEY = "stages.0.data"
 _FIELDS = ["text", "emotions"]
-_NUMBER = {emotion: number for number, emotion in enumerate(EMOTIONS)}
+_LABEL_NUMBERS = {emotion: number for number, emotion in enumerate(EMOTIONS)}
 _HASH_BYTES = 8
 
-Row = tuple[str, list[int]]
+# A text, and the numbers of its labels in EMOTIONS.
+_LabelledText = tuple[str, list[int]]
 
 
 @contextmanager
-def _told_of(key: str) -> Iterator[None]:
-    """What is wrong with a file, under the key that names it here."""
+def _errors_under(key: str) -> Iterator[None]:
+    """Inside the block, errors of reading a table name the job key of this job that names the table."""
     try:
         yield
     except JobError as error:
-        raise JobError(
-            key, error.value, error.cause, "name a table with a text and its emotions, or map `columns`"
-        ) from None
+        remedy = "name a table with a text and its emotions, or map `columns`"
+        raise JobError(key, error.value, error.cause, remedy) from None
 
 
 def read_splits(section: LabelledTexts) -> DatasetSplits:
-    """All labelled texts of a stage.
+    """Reads all labelled texts of a stage.
 
-    Shares of `train` are drawn by each text's hash, so that equal texts stay together and a grown file keeps its split.
+    Where `dev` or `test` is a share of `train`, a hash of each text decides where it goes: equal texts stay together,
+    and a file that grows keeps its split.
 
     Raises:
-        JobError: a file is not there, or a row of it is no text with known emotions.
+        JobError: a file is missing or cannot be read, a row of it is not a text with known emotions, or nothing is left
+            for one of the three parts.
     """
-    parts: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
+    parts: dict[str, list[_LabelledText]] = {"train": [], "dev": [], "test": []}
     shares = {name: share for name in ("dev", "test") if isinstance(share := getattr(section, name), float)}
     if sum(shares.values()) >= 1:
         raise JobError(_KEY, shares, "nothing would be left to train on", "give smaller shares")
@@ -56,48 +58,55 @@ def read_splits(section: LabelledTexts) -> DatasetSplits:
     for name, rows in parts.items():
         if not rows:
             raise JobError(f"{_KEY}.{name}", getattr(section, name), "there are no texts for it", "give more data")
-    return DatasetSplits(**{name: _labelled(rows) for name, rows in parts.items()})
+    return DatasetSplits(**{name: _dataset(rows) for name, rows in parts.items()})
 
 
 def content_of(section: LabelledTexts) -> dict[str, str]:
-    """What identifies the content of each file of a stage."""
-    found = {}
+    """Returns what identifies the content of each file of a stage: name -> hash or etag."""
+    content = {}
     for name in ("train", "dev", "test"):
         if isinstance(path := getattr(section, name), str):
-            with _told_of(f"{_KEY}.{name}"):
+            with _errors_under(f"{_KEY}.{name}"):
                 for file in input_files(Input(path=path)):
-                    found[file.name] = file.content()
-    return found
+                    content[file.name] = file.content()
+    return content
 
 
 def _part(text: str, shares: dict[str, float]) -> str:
+    """Returns the part that a text belongs to, by its hash; case and spaces do not count.
+
+    Args:
+        text: the text.
+        shares: share of each part but `train`.
+    """
     folded = " ".join(text.casefold().split()).encode()
-    at = int.from_bytes(hashlib.blake2b(folded, digest_size=_HASH_BYTES).digest(), "big")
-    at /= 1 << 8 * _HASH_BYTES
+    number = int.from_bytes(hashlib.blake2b(folded, digest_size=_HASH_BYTES).digest(), "big")
+    position = number / (1 << 8 * _HASH_BYTES)  # in [0, 1)
     for name, share in shares.items():
-        if at < share:
+        if position < share:
             return name
-        at -= share
+        position -= share
     return "train"
 
 
-def _labelled(rows: list[Row]) -> LabelledDataset:
+def _dataset(rows: list[_LabelledText]) -> LabelledDataset:
     targets = np.zeros((len(rows), len(EMOTIONS)), dtype=np.float32)
     for number, (_, labels) in enumerate(rows):
         targets[number, labels] = 1
     return LabelledDataset([text for text, _ in rows], targets)
 
 
-def _rows(key: str, path: str, columns: dict[str, str]) -> Iterator[Row]:
+def _rows(key: str, path: str, columns: dict[str, str]) -> Iterator[_LabelledText]:
     if path.endswith(".tsv"):
         return _goemotions(key, path)
     return _table(key, Input(path=path, columns=columns))
 
 
-def _goemotions(key: str, path: str) -> Iterator[Row]:
-    fs, at = resolve(path, key)
+def _goemotions(key: str, path: str) -> Iterator[_LabelledText]:
+    """Yields the rows of a file in GoEmotions' format: lines of text, tab, label numbers, tab, anything."""
+    fs, location = resolve(path, key)
     try:
-        with fs.open(at, "rb") as file:
+        with fs.open(location, "rb") as file:
             for number, line in enumerate(bounded_lines(file), 1):
                 if line is None or line.strip():
                     yield _goemotions_row(key, f"{path}, line {number}", line or b"")
@@ -106,7 +115,7 @@ def _goemotions(key: str, path: str) -> Iterator[Row]:
         raise JobError(key, path, f"cannot be read: {error.strerror or error}", remedy) from None
 
 
-def _goemotions_row(key: str, where: str, line: bytes) -> Row:
+def _goemotions_row(key: str, place: str, line: bytes) -> _LabelledText:
     try:
         text, numbers, *_ = line.decode().rstrip("\r\n").split("\t")
         labels = [int(number) for number in numbers.split(",")]
@@ -114,18 +123,19 @@ def _goemotions_row(key: str, where: str, line: bytes) -> Row:
             raise ValueError
     except ValueError:
         cause = f"not a text, a tab, and label numbers from 0 to {len(EMOTIONS) - 1}"
-        raise JobError(key, where, cause, "name a file in GoEmotions' format, without a header") from None
+        raise JobError(key, place, cause, "name a file in GoEmotions' format, without a header") from None
     return text, labels
 
 
-def _table(key: str, section: Input) -> Iterator[Row]:
-    with _told_of(key):
+def _table(key: str, section: Input) -> Iterator[_LabelledText]:
+    """Yields the rows of a table with a text and the names of its emotions."""
+    with _errors_under(key):
         reader = InputReader(section, _FIELDS)
     for source, index, row in reader.all_rows():
         try:
             if row.values is None:
                 raise RowError(row.fault)
             labels = labels_cell(row.values, "emotions")
-            yield text_cell(row.values, "text"), [_NUMBER[label] for label in labels]
+            yield text_cell(row.values, "text"), [_LABEL_NUMBERS[label] for label in labels]
         except RowError as error:
-            raise JobError(key, f"{source}, row {index}", str(error), "mend the row, or leave it out") from None
+            raise JobError(key, f"{source}, row {index}", str(error), "correct the row, or leave it out") from None

@@ -1,4 +1,9 @@
-"""Trains a language model through the stages of a job; the folder is told of in training_folder.py."""
+"""Job that trains a language model: its stages one after another, each from the model that the one before it left.
+
+Invariant: a job that is stopped or killed at any moment, and started again there, ends with the models of a job that
+ran through. A finished stage is never trained again, and an unfinished one continues from its last checkpoint
+(`trainers.language_model`).
+"""
 
 import shutil
 from collections import ChainMap
@@ -8,14 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fsspec.implementations.local import LocalFileSystem
-
 from pipelines.inputs.minimal_pairs import identify_sample, sample_pairs
 from pipelines.run_folder import claimed, refuse_lost_path, write_errors
 from pipelines.stopping import stop_signals
-from pipelines.training.folder import begun, finish, logged, record_of, write_record
-from pipelines.training.rows import Completions, Documents, sources_of
-from pipelines.training.stage import LanguageModelReport, Stage, StageReport
+from pipelines.training.folder import finish, log_to_folder, new_record, resume_record, write_record
+from pipelines.training.rows import RowSource, row_sources
+from pipelines.training.stage import LanguageModelReport, StageReport, StageTraining
 from schemas.train import TrainJob
 from services.models.checkpoints import locate
 from services.models.minimal_pairs import MinimalPair
@@ -24,71 +27,93 @@ from services.observability.series import TrainMetrics
 from services.storage.store import ShardStore
 from trainers import initial_model
 
-_FS = LocalFileSystem()
-
 
 def train_stages(job: TrainJob) -> LanguageModelReport:
-    """Trains, or goes on where it was stopped; what is done is not done again.
+    """Trains all stages of a job, or those that an earlier start did not finish.
 
     Raises:
-        KindlingError: the job, its data or its model is at fault, or the folder holds something else.
-        StoppedError: a signal came; the same command goes on.
+        KindlingError: the job, its data or its model has a fault, or the folder holds something else.
+        StoppedError: a stop signal came. The same command resumes the training.
     """
     store = ShardStore(job.output.path)
     refuse_lost_path(store.url, store.fs)
     folder = Path(store.root)
-    sources = [sources_of(number, stage, job.seed) for number, stage in enumerate(job.stages)]
-    contents = {str(number): dict(ChainMap(*(part.content for part in parts))) for number, parts in enumerate(sources)}
-    pairs = {n: sample_pairs(f"stages.{n}.blimp", s.blimp, job.seed) for n, s in enumerate(job.stages) if s.blimp}
+    stages = job.language_stages()
+    sources = [row_sources(number, stage, job.seed) for number, stage in enumerate(stages)]
+    contents: dict[str, dict[str, Any]] = {
+        str(number): dict(ChainMap(*(source.content for source in sources_of_stage)))
+        for number, sources_of_stage in enumerate(sources)
+    }
+    pairs = {
+        number: sample_pairs(f"stages.{number}.blimp", stage.blimp, job.seed)
+        for number, stage in enumerate(stages)
+        if stage.blimp
+    }
     for number, sample in pairs.items():
-        contents[str(number)]["minimal pairs"] = identify_sample(sample)  # a blank: no part has that name
+        # The name has a space, which no name of a part has: it hides none.
+        contents[str(number)]["minimal pairs"] = identify_sample(sample)
     path, revision = locate(job.model)
-    _refuse_unfit(job, path)
+    _refuse_unfit_stages(job, path)
     with write_errors(store.url), claimed(store, "train"):
-        record = begun(store, record_of(job, contents, revision, initial_model.resolve_precision(job.precision)))
-        if len(record["stages"]) < len(job.stages):
-            _train_rest(job, folder, record, path, sources, pairs)
+        precision = initial_model.resolve_precision(job.precision)
+        record = resume_record(store, new_record(job, contents, revision, precision))
+        if len(record["stages"]) < len(stages):
+            _train_remaining_stages(job, folder, record, path, sources, pairs)
         finish(folder, record)
     return LanguageModelReport(str(folder), [StageReport(**stage) for stage in record["stages"]])
 
 
-def _train_rest(
-    job: TrainJob, folder: Path, record: dict[str, Any], path: str, sources: list[list[Documents | Completions]],
+def _train_remaining_stages(
+    job: TrainJob, folder: Path, record: dict[str, Any], path: str, sources: list[list[RowSource]],
     pairs: dict[int, list[MinimalPair]],
 ) -> None:  # fmt: skip
-    """Trains the stages that are not done, each from the model that the one before it left."""
+    """Trains the stages that are not finished, and adds each to the record as soon as it is.
+
+    Args:
+        job: the job.
+        folder: run folder.
+        record: train.json, which is changed and written.
+        path: checkpoint that the first stage begins with.
+        sources: data of each stage.
+        pairs: minimal pairs of each stage that has some, by its number.
+    """
+    # The record's and not the job's: a job that is resumed on another machine computes as it did on the first.
     precision = initial_model.resolve_precision(record["precision"])
     metrics = TrainMetrics(job.name)
     with (
-        logged(folder),
+        log_to_folder(folder),
         serve_metrics(metrics, job.metrics) as record["metrics"],
         stop_signals(grace_seconds=0) as stop_within,
     ):
+
+        def should_stop() -> bool:
+            return stop_within() is not None
+
         record["start_id"] = metrics.start_id
         write_record(folder, record)
-        with _last_metrics_kept(folder, record, metrics):
-            for number in range(len(record["stages"]), len(job.stages)):
+        with _write_last_metrics(folder, record, metrics):
+            for number in range(len(record["stages"]), len(sources)):
                 start = str(folder / record["stages"][-1]["folder"]) if record["stages"] else path
-                stage = Stage(job, number, folder, precision, lambda: stop_within() is not None, metrics)
+                stage = StageTraining(job, number, folder, precision, should_stop, metrics)
                 record["stages"].append(asdict(stage.train(start, sources[number], pairs.get(number, []))))
                 write_record(folder, record)
                 shutil.rmtree(folder / "work")
 
 
 @contextmanager
-def _last_metrics_kept(folder: Path, record: dict[str, Any], metrics: TrainMetrics) -> Iterator[None]:
-    """Writes to train.json how the training ended, beside what earlier starts told of stages that are done."""
+def _write_last_metrics(folder: Path, record: dict[str, Any], metrics: TrainMetrics) -> Iterator[None]:
+    """At the end of the block, adds the last metrics to train.json; those of stages of earlier starts stay in it."""
     try:
         yield
     finally:
         record.update(metrics.final_entries(record))
-        with suppress(OSError):  # what hinders this has ended the training, and is told
+        with suppress(OSError):  # whatever keeps it from being written has ended the training, and is reported
             write_record(folder, record)
 
 
-def _refuse_unfit(job: TrainJob, path: str) -> None:
-    """Refuses at the start what the model cannot do in a later stage."""
-    shape = initial_model.model_without_weights(path, job.model, initial_model.load_tokenizer(path, job.model))
-    for number, stage in enumerate(job.stages):
-        initial_model.resolve_max_length(stage.max_length, shape, f"stages.{number}.max_length")
-        initial_model.refuse_unknown_layers(stage.lora, shape, f"stages.{number}.lora")
+def _refuse_unfit_stages(job: TrainJob, path: str) -> None:
+    """Refuses at the start what the model cannot do in any stage, rather than hours later."""
+    model = initial_model.model_without_weights(path, job.model, initial_model.load_tokenizer(path, job.model))
+    for number, stage in enumerate(job.language_stages()):
+        initial_model.resolve_max_length(stage.max_length, model, f"stages.{number}.max_length")
+        initial_model.refuse_unknown_layers(stage.lora, model, f"stages.{number}.lora")

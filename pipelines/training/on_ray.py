@@ -1,7 +1,9 @@
 """Several trainings at once, each a Ray task with its own resources: `kindling train JOB JOB ...`.
 
-A task is a process of its own, that trains as `kindling train JOB` does and tells this one, the driver, how far it is.
-One that dies is tried again, and goes on from its last checkpoint.
+A task is a process that trains as `kindling train JOB` does, and sends its log lines to this process, the driver.
+
+Invariant: every job has one result, in the order of the jobs, whatever dies. A task whose process dies is started again
+and continues from its last checkpoint; a job that fails leaves the others alone.
 """
 
 import logging
@@ -22,7 +24,7 @@ from pipelines.jobfile import as_job
 from pipelines.run_folder import refuse_lost_path
 from pipelines.stopping import stop_signals
 from pipelines.training.folder import LOG_NAME
-from pipelines.training.ray_task import Board, environment_of, train_task
+from pipelines.training.ray_task import ProgressBoard, run_training_task, task_environment
 from schemas.errors import EngineError, JobError, KindlingError, StoppedError
 from schemas.train import ClassifierStage, TrainJob, TrainOutput
 from services.cluster import cause_line, connect_to_ray, is_head_reachable
@@ -31,23 +33,24 @@ from services.replicas.placement import cpus_per_actor, fits_on_a_node
 
 _log = logging.getLogger("kindling")
 
-# As often as Ray tries a task by default: the first time, and three times more.
-_MOST_TRIES = 4
-_LOOK_SECONDS = 1.0
-# Without a terminal each training has a line this often.
+# As many as Ray makes by default: the first one and three retries.
+_MAX_STARTS = 4
+_POLL_SECONDS = 1.0
+# Time between two log lines of a training where there is no terminal.
 _LINE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What came of one of several trainings.
+class TrainingResult:
+    """Result of one of several trainings.
 
     Attributes:
-        path: its folder.
-        seconds: of this start, with what it waited for resources.
-        report: as `train` gives it, in plain values; None where it did not come to its end.
-        lines: the same for a person.
-        error: what ended it before.
+        name: name of the job.
+        path: run folder.
+        seconds: seconds of this start, including the wait for resources.
+        report: report of `train` in plain values; None where the training was not finished.
+        lines: the report as lines for a person.
+        error: error that ended the training before its end.
     """
 
     name: str
@@ -59,13 +62,13 @@ class Trained:
 
     @property
     def state(self) -> Literal["done", "stopped", "failed"]:
-        """Stopped is what the same call goes on with, failed what has to be mended first."""
+        """State of the training. The same call resumes a stopped one; a failed one needs a repair first."""
         if self.error is None:
             return "done"
         return "stopped" if isinstance(self.error, StoppedError) else "failed"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
+        """Returns the result in plain values, for `--json`."""
         error = str(self.error) if self.error else None
         return {
             "name": self.name, "path": self.path, "state": self.state, "seconds": self.seconds, "error": error,
@@ -73,175 +76,195 @@ class Trained:
         }  # fmt: skip
 
 
-def train_all(jobs: Iterable[TrainJob | Mapping[str, Any] | str | Path], address: str | None = None) -> list[Trained]:
-    """Trains what several jobs ask for, as many at once as there are resources; one that fails leaves the others.
+def train_all(
+    jobs: Iterable[TrainJob | Mapping[str, Any] | str | Path], address: str | None = None
+) -> list[TrainingResult]:
+    """Trains several jobs, as many at once as there are resources for.
 
     Args:
-        jobs: each as `train` takes it.
-        address: of the Ray cluster; by default RAY_ADDRESS, else a Ray of this call's own on this machine.
+        jobs: jobs in any form that `train` takes.
+        address: address of a Ray cluster. By default RAY_ADDRESS; without it, a Ray is started on this machine.
 
     Returns:
-        what came of each, in their order. A signal ends all with a checkpoint, and their state is then "stopped".
+        The results, in the order of the jobs. A stop signal ends all trainings with a checkpoint, and their state is
+        then "stopped".
 
     Raises:
-        KindlingError: a job is at fault, two have one folder, or there is no cluster; nothing was started.
+        KindlingError: a job has a fault, two jobs have one folder, or there is no cluster. Nothing was started.
         StoppedError: the cluster is gone.
     """
-    students = [_Student(as_job(job, TrainJob)) for job in jobs]
-    _refuse_one_folder_for_two(students)
+    trainings = [_Training(as_job(job, TrainJob)) for job in jobs]
+    _refuse_shared_folders(trainings)
     with stop_signals(grace_seconds=0) as stop_within, connect_to_ray(address):
-        return _Trainings(students).run(lambda: stop_within() is not None)
+        return _Driver(trainings).run(lambda: stop_within() is not None)
 
 
-class _Student:
-    """A training as the driver sees it.
+class _Training:
+    """Training of one job as the driver sees it.
 
     Attributes:
-        task: that trains it now.
-        line: how far it is.
-        result: what came of it, once that is known.
+        job: the job, with an absolute output path: a task may run in another working folder than the driver.
+        path: run folder.
+        began_at: time at which the driver accepted the job, in seconds of the monotonic clock.
+        starts: number of Ray tasks that were started for it.
+        line: last progress line.
+        task: Ray task that trains it now; None before the first one.
+        result: result of the training, once it is known.
     """
 
     def __init__(self, job: TrainJob) -> None:
         refuse_lost_path(job.output.path, LocalFileSystem())
         self.path = os.path.abspath(os.path.expanduser(job.output.path))
-        # A task may run in another folder than this call.
         self.job = job.model_copy(update={"output": TrainOutput(path=self.path)})
-        self.began, self.tries, self.line = time.monotonic(), 0, ""
-        self.task: ray.ObjectRef | None = None
-        self.result: Trained | None = None
+        self.began_at, self.starts, self.line = time.monotonic(), 0, ""
+        self.task: ray.ObjectRef[Any] | None = None
+        self.result: TrainingResult | None = None
 
 
-def _refuse_one_folder_for_two(students: list[_Student]) -> None:
+def _refuse_shared_folders(trainings: list[_Training]) -> None:
+    """Refuses two jobs that have the same output folder."""
     names: dict[str, str] = {}
-    for student in students:
-        name, path = student.job.name, os.path.realpath(student.path)
+    for training in trainings:
+        name, path = training.job.name, os.path.realpath(training.path)
         if path in names:
-            remedy = "give each job a folder of its own; what --set says holds for all of them"
+            remedy = "give each job a folder of its own; a --set holds for all jobs"
             raise JobError("output.path", path, f"it is the folder of {names[path]} and of {name}", remedy)
         names[path] = name
 
 
-class _Trainings:
-    def __init__(self, students: list[_Student]) -> None:
-        self._students, self._stopping = students, False
+class _Driver:
+    """Starts the tasks of all trainings, waits for them, and starts a task again whose process died."""
+
+    def __init__(self, trainings: list[_Training]) -> None:
+        self._trainings, self._stopping = trainings, False
+        # On the driver's node where that is possible: the death of another node then leaves the board alone.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
-        self._board = ray.remote(Board).options(**options).remote()
+        self._board: Any = ray.remote(ProgressBoard).options(**options).remote()
 
-    def run(self, should_stop: Callable[[], bool]) -> list[Trained]:
-        for student in self._students:
-            self._start(student)
-        with _Display(self._students) as display:
-            while running := {each.task: each for each in self._students if each.result is None}:
-                ended, _ = ray.wait(list(running), timeout=_LOOK_SECONDS)
+    def run(self, should_stop: Callable[[], bool]) -> list[TrainingResult]:
+        """Runs all trainings to their end, and returns their results in the order of the jobs.
+
+        Raises:
+            StoppedError: the cluster is gone.
+        """
+        for training in self._trainings:
+            self._start(training)
+        with _Display(self._trainings) as display:
+            while running := {training.task: training for training in self._trainings if training.result is None}:
+                ended, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
                 for task in ended:
-                    self._end(running[task])
+                    self._end(running[task], task)
                 if not ended:
-                    self._look()
+                    self._read_board()
                 if should_stop() and not self._stopping:
                     self._stop()
                 display.update()
-        return [student.result for student in self._students if student.result]
+        return [training.result for training in self._trainings if training.result]
 
-    def _start(self, student: _Student) -> None:
-        gpus, cpus = _resources(student.job, len(self._students))
-        student.tries += 1
-        student.line = f"waits for {f'{gpus:g} GPUs and ' if gpus else ''}{cpus} CPUs"
+    def _start(self, training: _Training) -> None:
+        gpus, cpus = _resources(training.job, len(self._trainings))
+        training.starts += 1
+        training.line = f"waits for {f'{gpus:g} GPUs and ' if gpus else ''}{cpus} CPUs"
         if not fits_on_a_node(gpus, cpus):
             _log.warning(
-                "%s %s, and no node has so many: add a node, or lower `resources` in its job", student.job.name,
-                student.line,
+                "%s %s, and no node has so many: add a node, or lower `resources` in its job", training.job.name,
+                training.line,
             )  # fmt: skip
-        # Each has a process of its own (max_calls), and is tried again here, where its death can be told (max_retries).
+        # max_calls=1 gives each task a process of its own: torch's threads and GPU memory end with it. With
+        # max_retries=0 Ray reports a death, and this driver starts the next task.
         task = ray.remote(
-            num_gpus=gpus, num_cpus=cpus, runtime_env={"env_vars": environment_of(gpus, cpus)}, max_calls=1,
+            num_gpus=gpus, num_cpus=cpus, runtime_env={"env_vars": task_environment(gpus, cpus)}, max_calls=1,
             max_retries=0, scheduling_strategy="SPREAD",
-        )(train_task)  # fmt: skip
-        student.task = task.options(name=student.job.name).remote(student.job, self._board, os.getcwd())
+        )(run_training_task)  # fmt: skip
+        training.task = task.options(name=training.job.name).remote(training.job, self._board, os.getcwd())
 
     def _stop(self) -> None:
         self._stopping = True
-        for student in self._students:
-            if student.result is None:
-                ray.cancel(student.task)  # one that runs takes it for Ctrl-C, and one that waits never starts
+        for training in self._trainings:
+            if training.result is None:
+                # A running task gets the signal of Ctrl-C, and a waiting one never starts.
+                ray.cancel(training.task)
 
-    def _end(self, student: _Student) -> None:
-        """Of a task that has ended: its result, or its next try."""
-        name = student.job.name
+    def _end(self, training: _Training, task: "ray.ObjectRef[Any]") -> None:
+        """Takes the result of a task that has ended, or starts its next task."""
+        name = training.job.name
         try:
-            report, lines = ray.get(student.task)
+            report, lines = ray.get(task)
         except ray.exceptions.TaskCancelledError:
-            error = StoppedError("", None, "it was stopped before its first step", "the same command goes on")
-            self._close(student, error=error)
+            error = StoppedError("", None, "it was stopped before its first step", "the same command starts it")
+            self._close(training, error=error)
         except ray.exceptions.RayTaskError as failed:
             error = failed.cause
             if isinstance(error, StoppedError) and not self._stopping:
-                self._lost(student, "its machine stopped it")
+                # Nobody stopped the training but its node, which sent a stop signal.
+                self._restart(training, "its machine stopped it")
             elif isinstance(error, KindlingError):
-                self._close(student, error=error)
+                self._close(training, error=error)
             else:
-                cause, log = f"{type(error).__name__}: {error}", os.path.join(student.path, LOG_NAME)
-                remedy = f"this is a fault of Kindling's own, or of a library; where it had begun {log} tells more"
-                self._close(student, error=EngineError(name, None, cause, remedy))
+                cause, log = f"{type(error).__name__}: {error}", os.path.join(training.path, LOG_NAME)
+                remedy = f"this is a fault of Kindling or of a library; if the training had begun, {log} says more"
+                self._close(training, error=EngineError(name, None, cause, remedy))
         except ray.exceptions.RayError as died:
-            self._lost(student, cause_line(died))
+            self._restart(training, cause_line(died))
         else:
-            self._close(student, report=report, lines=tuple(lines))
+            self._close(training, report=report, lines=tuple(lines))
 
-    def _lost(self, student: _Student, cause: str) -> None:
-        if student.tries < _MOST_TRIES and not self._stopping:
+    def _restart(self, training: _Training, cause: str) -> None:
+        """Starts the next task of a training whose process died, or closes it after the last one."""
+        if training.starts < _MAX_STARTS and not self._stopping:
             _log.warning(
-                "%s: its process died (%s); it goes on from its last checkpoint. If that comes again, memory is the "
-                "commonest reason: see its %s", student.job.name, cause, LOG_NAME,
+                "%s: its process died (%s); it continues from its last checkpoint. If it dies again, the most common "
+                "reason is too little memory: see its %s", training.job.name, cause, LOG_NAME,
             )  # fmt: skip
-            return self._start(student)
-        times = f"its process died {student.tries} times" if student.tries > 1 else "its process died"
-        remedy = f"memory is the commonest reason, see its {LOG_NAME}; the same command goes on"
-        self._close(student, error=StoppedError(student.job.name, None, f"{times}: {cause}", remedy))
+            return self._start(training)
+        deaths = f"its process died {training.starts} times" if training.starts > 1 else "its process died"
+        remedy = f"the most common reason is too little memory, see its {LOG_NAME}; the same command resumes it"
+        self._close(training, error=StoppedError(training.job.name, None, f"{deaths}: {cause}", remedy))
 
-    def _close(self, student: _Student, **result: Any) -> None:
-        seconds = round(time.monotonic() - student.began, 1)
-        trained = Trained(student.job.name, student.path, seconds, **result)
-        student.result, student.line = trained, trained.state
-        _log.info("%s: %s", student.job.name, trained.state + (f": {trained.error.cause}" if trained.error else ""))
+    def _close(self, training: _Training, **outcome: Any) -> None:
+        """Keeps and logs the result of a training."""
+        seconds = round(time.monotonic() - training.began_at, 1)
+        result = TrainingResult(training.job.name, training.path, seconds, **outcome)
+        training.result, training.line = result, result.state
+        _log.info("%s: %s", training.job.name, result.state + (f": {result.error.cause}" if result.error else ""))
 
-    def _look(self) -> None:
-        """What the tasks said since.
+    def _read_board(self) -> None:
+        """Takes the progress lines of all tasks.
 
         Raises:
             StoppedError: the cluster is gone.
         """
         if not is_head_reachable():
             cause = "the head of the Ray cluster does not answer any more"
-            raise StoppedError("RAY_ADDRESS", None, cause, "start a cluster; the same command goes on there")
+            raise StoppedError("RAY_ADDRESS", None, cause, "start a cluster; the same command resumes there")
         try:
-            said = ray.get(self._board.read.remote(), timeout=_LOOK_SECONDS)
-        except ray.exceptions.RayError:  # it may be starting again; what it had was told
+            lines: dict[str, str] = ray.get(self._board.read.remote(), timeout=_POLL_SECONDS)
+        except ray.exceptions.RayError:  # the board may be restarting; lines that it loses are followed by others
             return
-        for student in self._students:
-            if student.result is None and student.path in said:
-                student.line = said[student.path]
+        for training in self._trainings:
+            if training.result is None and training.path in lines:
+                training.line = lines[training.path]
 
 
 def _resources(job: TrainJob, jobs: int) -> tuple[float, int]:
-    """GPUs and cores of a task."""
-    gpus, language = job.resources.gpus, not isinstance(job.stages[0], ClassifierStage)
+    """Returns the GPUs and CPU cores of a task, where `jobs` trainings share the cluster."""
+    gpus, is_language_model = job.resources.gpus, not isinstance(job.stages[0], ClassifierStage)
     if gpus is None:
-        gpus = 1.0 if language and ray.cluster_resources().get("GPU") else 0.0
+        gpus = 1.0 if is_language_model and ray.cluster_resources().get("GPU") else 0.0
     return gpus, job.resources.cpus or (1 if gpus else cpus_per_actor(jobs))
 
 
 class _Display:
-    """A line of each training on stderr: on a terminal it stays in its place, in a log it comes again."""
+    """Shows a line for each training on stderr: in place on a terminal, again and again in a log."""
 
-    def __init__(self, students: list[_Student]) -> None:
-        self._students, self._told_at = students, time.monotonic()
+    def __init__(self, trainings: list[_Training]) -> None:
+        self._trainings, self._logged_at = trainings, time.monotonic()
         self._rows = Progress(
             TextColumn("{task.description}", markup=False), TextColumn("{task.fields[line]}", markup=False),
             console=Console(stderr=True), disable=not shows_bars(),
         )  # fmt: skip
-        self._tasks = [self._rows.add_task(student.job.name, line="") for student in students]
+        self._tasks = [self._rows.add_task(training.job.name, line="") for training in trainings]
 
     def __enter__(self) -> "_Display":
         self._rows.start()
@@ -252,10 +275,11 @@ class _Display:
         self._rows.stop()
 
     def update(self) -> None:
-        for task, student in zip(self._tasks, self._students, strict=True):
-            self._rows.update(task, line=student.line)
-        if self._rows.disable and time.monotonic() - self._told_at > _LINE_SECONDS:
-            self._told_at = time.monotonic()
-            for student in self._students:
-                if student.result is None:
-                    _log.info("%s: %s", student.job.name, student.line)
+        """Shows the last line of each training; in a log once a minute."""
+        for task, training in zip(self._tasks, self._trainings, strict=True):
+            self._rows.update(task, line=training.line)
+        if self._rows.disable and time.monotonic() - self._logged_at > _LINE_SECONDS:
+            self._logged_at = time.monotonic()
+            for training in self._trainings:
+                if training.result is None:
+                    _log.info("%s: %s", training.job.name, training.line)

@@ -1,4 +1,4 @@
-"""The Ray task of one of several trainings, and the actor that it tells how far it is."""
+"""Ray task that trains one of several jobs, and the actor to which tasks report their progress."""
 
 import logging
 import os
@@ -10,57 +10,60 @@ from schemas.train import TrainJob
 
 _log = logging.getLogger("kindling")
 
-# What the libraries that compute take for the number of their threads.
-_THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+# Environment variables from which numerical libraries take their number of threads.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
-class Board:
-    """The actor: what each task said last, by the folder it trains in."""
+class ProgressBoard:
+    """Actor that keeps the last log line of each task, by its run folder."""
 
     def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+        self._lines: dict[str, str] = {}
 
-    def tell(self, path: str, line: str) -> None:
-        """Notes how far a task is."""
-        self._said[path] = line
+    def write(self, path: str, line: str) -> None:
+        """Keeps the last line of the task that trains in this folder."""
+        self._lines[path] = line
 
     def read(self) -> dict[str, str]:
-        """What was said since the last call."""
-        said, self._said = self._said, {}
-        return said
+        """Returns the lines that were written since the last call: run folder -> line."""
+        lines, self._lines = self._lines, {}
+        return lines
 
 
-def environment_of(gpus: float, cpus: int) -> dict[str, str]:
-    """What the process of a task is started with."""
-    threads = {name: str(cpus) for name in _THREADS}
-    return threads if gpus else {**threads, "CUDA_VISIBLE_DEVICES": ""}  # the GPUs of its node are others'
+def task_environment(gpus: float, cpus: int) -> dict[str, str]:
+    """Returns the environment variables of a task's process."""
+    threads = {name: str(cpus) for name in _THREAD_VARIABLES}
+    # The GPUs of its node belong to other tasks, and Ray hides none from a task that asked for none.
+    return threads if gpus else {**threads, "CUDA_VISIBLE_DEVICES": ""}
 
 
-def train_task(job: TrainJob, board: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
-    """The task.
+def run_training_task(job: TrainJob, board: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
+    """Trains a job in a Ray task.
 
     Args:
-        board: the actor.
-        folder: the caller's, by which the job names files.
+        job: the job; its output path is absolute.
+        board: handle of the `ProgressBoard` actor.
+        folder: working folder of the driver, to which relative paths of the job refer.
 
     Returns:
-        The report in plain values, and in lines for a person: so the driver need not load what trains.
+        The report in plain values, and as lines for a person: so the driver need not load torch to read it.
     """
     if os.path.isdir(folder):
         os.chdir(folder)
     _log.setLevel(logging.INFO)
-    _log.addHandler(_Teller(board, job.output.path))
+    _log.addHandler(_BoardHandler(board, job.output.path))
     _log.info("starts on %s", socket.gethostname())
     report = train(job)
     return report.as_json(), report.lines()
 
 
-class _Teller(logging.Handler):
-    """Tells the board what is logged."""
+class _BoardHandler(logging.Handler):
+    """Log handler that writes each line to the board."""
 
     def __init__(self, board: Any, path: str) -> None:
         super().__init__()
         self._board, self._path = board, path
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._board.tell.remote(self._path, record.getMessage())
+        """Sends a log line to the board, without waiting for it."""
+        self._board.write.remote(self._path, record.getMessage())

@@ -1,7 +1,8 @@
-"""The rows that a language model is trained on: documents, or prompts and completions, each in train or held out.
+"""Rows that a language model is trained on: documents, or prompts and completions, each trained on or held out.
 
-Which it is, a hash of its input row says. So a corpus that is resumed, grows or lies in other shards keeps its split,
-and what was written for one input row by several prompts or samples stays together.
+Invariant: a row is held out or not by a hash of its input row alone. So a corpus that is resumed, grows or lies in
+other shards keeps its split, and all texts that were written for one input row, by several prompts or samples, are on
+the same side of it.
 """
 
 import json
@@ -21,27 +22,35 @@ from schemas.text import shorten
 from schemas.train import ClmStage, SftStage
 from trainers.examples import Message, TrainingRow
 
-_DRAWS = 1 << 32
-# Of Alpaca's columns, the one that instruction corpora often lack.
-_OPTIONAL = ("input",)
+_HASH_VALUES = 1 << 32
+# A prompt column that a corpus may lack: the one of Alpaca's columns that many instruction corpora leave out.
+_OPTIONAL_COLUMNS = ("input",)
+
+# Source and number of an input row, the columns that may make its prompt, and those that may hold its completion.
+_SourceRow = tuple[str, int, dict[str, Any], dict[str, Any]]
 
 
-class Documents:
-    """The documents of some parts, each part to the words that are asked of it.
+class TrainingDocuments:
+    """Documents of some parts of a corpus, each part up to the number of words that the stage asks of it.
 
     Args:
-        key: the job key of `parts`.
-        words: of all parts together, or None where each gives what it says.
+        key: job key of `parts`.
+        parts: sections of the parts by name.
+        words: number of words of all parts together; None where each part says how many it gives.
+        held_out_share: share of the input rows that are held out.
+        seed: seed that chooses the documents of a part with more words than are asked of it.
 
     Attributes:
-        content: what identifies the parts' content.
-        counts: documents and words of each part.
-        unreadable: documents that are no text.
+        content: by part, what identifies its content: name of a file, dataset or run -> hash, etag or fingerprint.
+        counts: number of documents and words of each part, once the documents were read.
+        unreadable: number of documents that have no readable text.
     """
 
-    def __init__(self, key: str, parts: Mapping[str, Part], words: int | None, dev: float, seed: int) -> None:
-        self._dev, self._seed = dev, seed
-        with _told_of(key):
+    def __init__(
+        self, key: str, parts: Mapping[str, Part], words: int | None, held_out_share: float, seed: int
+    ) -> None:
+        self._held_out_share, self._seed = held_out_share, seed
+        with _errors_under(key):
             self._parts = {name: documents_of(name, part) for name, part in parts.items()}
         self.content = {name: part.content for name, part in self._parts.items()}
         self.counts: dict[str, dict[str, int]] = {}
@@ -50,53 +59,68 @@ class Documents:
 
     def __iter__(self) -> Iterator[TrainingRow]:
         surveys = {name: survey(part, self._seed) for name, part in self._parts.items()}
-        self.unreadable = sum(found.unreadable for found in surveys.values())
-        for name, words in self._asked(surveys).items():
+        self.unreadable = sum(counted.unreadable for counted in surveys.values())
+        for name, words in self._words_asked(surveys).items():
             choice = Choice(surveys[name], words, self._seed)
             counts = self.counts[name] = {"documents": 0, "words": 0}
             for document in filter(choice.takes, self._parts[name]):
                 counts["documents"] += 1
                 counts["words"] += document.words
                 number = row_hash(document.source, document.row_index)
-                held_out = is_held_out(number, self._dev)
+                held_out = is_held_out(number, self._held_out_share)
                 yield TrainingRow(document.text, input_row=number, is_held_out=held_out)
 
-    def _asked(self, surveys: Mapping[str, Survey]) -> dict[str, int]:
-        there = {name: found.words for name, found in surveys.items()}
-        for name, words in there.items():
+    def _words_asked(self, surveys: Mapping[str, Survey]) -> dict[str, int]:
+        """Returns the number of words that each part gives."""
+        available = {name: counted.words for name, counted in surveys.items()}
+        for name, words in available.items():
             if not words:
                 remedy = "name another, or leave the part out"
                 raise JobError(f"{self._key}.{name}", None, "it has no document that can be read", remedy)
         if self._words is None:
             asked = {name: part.words for name, part in self._sections.items()}
-            return {name: words if isinstance(words, int) else there[name] for name, words in asked.items()}
+            return {name: words if isinstance(words, int) else available[name] for name, words in asked.items()}
+        # The budget is shared out as `kindling compose` does it.
         job = ComposeJob(name="stage", words=self._words, parts=dict(self._sections), output=ComposeOutput(path="-"))
-        with _told_of(self._key):
-            return words_asked(job, there)
+        with _errors_under(self._key):
+            return words_asked(job, available)
 
 
 class Completions:
-    """The prompts and completions, or conversations, of an sft stage; attributes as of `Documents`."""
+    """Prompts with completions, or conversations, of an `sft` stage.
+
+    Args:
+        key: job key of the stage's `parts`.
+        stage: section of the stage.
+
+    Attributes:
+        content: by part, what identifies its content, as for `TrainingDocuments`.
+        counts: number of rows of each part, once the rows were read.
+        unreadable: number of rows that lack a readable prompt or completion.
+    """
 
     def __init__(self, key: str, stage: SftStage) -> None:
         self._key, self._stage = key, stage
+        # The stage has either `messages`, or both of the others.
+        self._messages, self._prompt, self._completion = stage.messages, stage.prompt or [], stage.completion or ""
         self.counts: dict[str, dict[str, int]] = {}
         self.unreadable = 0
         self._readers: dict[str, InputReader] = {}
         self._runs: dict[str, RunDocuments] = {}
         self.content: dict[str, dict[str, str]] = {}
-        with _told_of(key):
+        with _errors_under(key):
             for name, part in stage.parts.items():
-                self.content[name] = self._opened(name, part)
+                self.content[name] = self._open(name, part)
 
-    def _opened(self, name: str, part: Part) -> dict[str, str]:
-        if part.run is not None:
+    def _open(self, name: str, part: Part) -> dict[str, str]:
+        """Opens a part, and returns what identifies its content."""
+        if part.input is None:
             self._runs[name] = RunDocuments(name, part)
             return self._runs[name].content
+        columns = [self._messages] if self._messages else [*self._prompt, self._completion]
+        optional = [column for column in columns[1:-1] if column in _OPTIONAL_COLUMNS]
         try:
-            stage = self._stage
-            columns = [stage.messages] if stage.messages else [*stage.prompt, stage.completion]
-            reader = InputReader(part.input, columns, [column for column in columns[1:-1] if column in _OPTIONAL])
+            reader = InputReader(part.input, columns, optional)
         except JobError as error:
             raise JobError(f"parts.{name}.{error.key}", error.value, error.cause, error.remedy) from None
         self._readers[name] = reader
@@ -105,11 +129,13 @@ class Completions:
     def __iter__(self) -> Iterator[TrainingRow]:
         for name in self._stage.parts:
             counts = self.counts[name] = {"rows": 0}
-            first_fault, absent = "", None
-            for source, index, asked, written in self._of_run(name) if name in self._runs else self._of_input(name):
-                absent = (set(self._stage.prompt or ()) if absent is None else absent) - {*_OPTIONAL, *asked}
+            first_fault = ""
+            # Prompt columns that no row has had so far: a misspelled name would else make all prompts shorter, unseen.
+            absent: set[str] | None = None
+            for source, index, prompt_columns, completion_columns in self._source_rows(name):
+                absent = (set(self._prompt) if absent is None else absent) - {*_OPTIONAL_COLUMNS, *prompt_columns}
                 try:
-                    row = self._row(source, index, asked, written)
+                    row = self._row(source, index, prompt_columns, completion_columns)
                 except RowError as error:
                     self.unreadable += 1
                     first_fault = first_fault or f"row {index} of {source}: {error}"
@@ -120,76 +146,107 @@ class Completions:
                 raise JobError(f"{self._key}.{name}", None, f"no row of it has `{column}`", "correct `prompt`")
             if not counts["rows"]:
                 cause = first_fault or "it has no accepted rows"
-                keys = "`messages`" if self._stage.messages else "`prompt` and `completion`"
+                keys = "`messages`" if self._messages else "`prompt` and `completion`"
                 remedy = f"map {keys} to columns of it, or leave the part out"
                 raise JobError(f"{self._key}.{name}", None, shorten(cause), remedy)
 
-    def _row(self, source: str, index: int, asked: dict[str, Any], written: dict[str, Any]) -> TrainingRow:
+    def _row(
+        self, source: str, index: int, prompt_columns: dict[str, Any], completion_columns: dict[str, Any]
+    ) -> TrainingRow:
+        """Makes the training row of an input row.
+
+        Raises:
+            RowError: a column is missing, or is not a text.
+        """
         number = row_hash(source, index)
         held_out = is_held_out(number, self._stage.dev)
-        if self._stage.messages:
-            return TrainingRow(*_conversation(asked, self._stage.messages, written), number, held_out)
-        first, *others = self._stage.prompt
-        blocks = [text_cell(asked, first), *(text_or_blank_cell(asked, column) for column in others)]
+        if self._messages:
+            text, before = _split_conversation(prompt_columns, self._messages, completion_columns)
+            return TrainingRow(text, before, number, held_out)
+        first, *others = self._prompt
+        blocks = [text_cell(prompt_columns, first), *(text_or_blank_cell(prompt_columns, other) for other in others)]
         prompt = "\n\n".join(block.strip() for block in blocks if block)
-        completion = text_cell(written, self._stage.completion).strip()
+        completion = text_cell(completion_columns, self._completion).strip()
         return TrainingRow(completion, prompt, number, held_out)
 
-    def _of_run(self, name: str) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
-        """(source, row index, what may be asked, what may be answered): a column of both is the input's to ask."""
-        for row in self._runs[name].rows(ROW_SCHEMA.names):
-            inputs = json.loads(row["inputs"])
-            yield row["source"], row["row_index"], {**row, **inputs}, {**inputs, **row}
+    def _source_rows(self, name: str) -> Iterator[_SourceRow]:
+        """Yields the rows of a part.
 
-    def _of_input(self, name: str) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
-        reader = self._readers[name]
-        for source, index, row in reader.all_rows():
-            values = row.values or {}
+        A row of a run has the columns of its input row too. A column of both is the input's in a prompt, and the run's
+        in a completion: the teacher's `text` answers the input's `text`.
+        """
+        if name in self._runs:
+            for row in self._runs[name].rows(ROW_SCHEMA.names):
+                inputs = json.loads(row["inputs"])
+                yield row["source"], row["row_index"], {**row, **inputs}, {**inputs, **row}
+            return
+        for source, index, input_row in self._readers[name].all_rows():
+            values = input_row.values or {}  # an unreadable row has none: `_row` says which column it lacks
             yield source, index, values, values
 
 
-def _conversation(asked: dict[str, Any], column: str, written: dict[str, Any]) -> tuple[str, list[Message]]:
-    """What the assistant says last, and all that was said before."""
-    messages = messages_cell(asked, column)
-    if messages[-1]["role"] != "assistant" and "text" in written:  # a run's row: its teacher wrote the answer
-        messages.append({"role": "assistant", "content": text_cell(written, "text")})
+RowSource = TrainingDocuments | Completions
+
+
+def _split_conversation(
+    prompt_columns: dict[str, Any], column: str, completion_columns: dict[str, Any]
+) -> tuple[str, list[Message]]:
+    """Returns the last turn of the assistant, and all turns before it.
+
+    A conversation that does not end with the assistant's turn is completed by the row's `text`, where it is a row of a
+    run: a teacher wrote it. Later turns that nobody answered are left out.
+
+    Raises:
+        RowError: there is no turn of the assistant, or the conversation begins with one.
+    """
+    messages = messages_cell(prompt_columns, column)
+    if messages[-1]["role"] != "assistant" and "text" in completion_columns:
+        messages.append({"role": "assistant", "content": text_cell(completion_columns, "text")})
     while messages and messages[-1]["role"] != "assistant":
-        messages.pop()  # nobody answered it
+        messages.pop()
     if not messages:
-        raise RowError(f"{column} has no turn of the assistant's")
+        raise RowError(f"{column} has no turn of the assistant")
     if messages[0]["role"] == "assistant":
-        raise RowError(f"{column} begins with the assistant's turn, which answers nothing")
+        raise RowError(f"{column} begins with a turn of the assistant, which answers nothing")
     *before, last = ({**message, "content": message["content"].strip()} for message in messages)
     return last["content"], before
 
 
-def sources_of(number: int, stage: ClmStage | SftStage, seed: int) -> list[Documents | Completions]:
-    """What a stage reads.
+def row_sources(number: int, stage: ClmStage | SftStage, seed: int) -> list[RowSource]:
+    """Opens the data of a stage.
+
+    Args:
+        number: number of the stage in its job, from 0.
+        stage: section of the stage.
+        seed: seed of the job.
 
     Raises:
-        KindlingError: nothing is there, it cannot be read, or a column is missing.
+        KindlingError: a file or run is missing or cannot be read, or a column is missing.
     """
     key = f"stages.{number}"
     if isinstance(stage, ClmStage):
-        return [Documents(f"{key}.parts", stage.parts, stage.words, stage.dev, seed)]
-    # Nothing of what is replayed is held out: the stage is judged by its completions.
-    replay = [Documents(f"{key}.replay", stage.replay, None, 0.0, seed)] if stage.replay else []
+        return [TrainingDocuments(f"{key}.parts", stage.parts, stage.words, stage.dev, seed)]
+    # No replayed text is held out: the stage is measured by its completions.
+    replay = [TrainingDocuments(f"{key}.replay", stage.replay, None, 0.0, seed)] if stage.replay else []
     return [Completions(f"{key}.parts", stage), *replay]
 
 
 def row_hash(source: str, row_index: int) -> int:
-    """The number, from 0 to 2^32 - 1, that is drawn for an input row by its identity."""
+    """Returns the hash of an input row's identity, a number from 0 to 2^32 - 1."""
     return int.from_bytes(blake2b(repr((source, row_index)).encode(), digest_size=4).digest(), "big")
 
 
-def is_held_out(draw: int, share: float) -> bool:
-    """Whether the input row of that number is held out."""
-    return draw < share * _DRAWS
+def is_held_out(number: int, share: float) -> bool:
+    """Returns whether the input row with this `row_hash` is held out, where a share of the rows is."""
+    return number < share * _HASH_VALUES
 
 
 @contextmanager
-def _told_of(key: str) -> Iterator[None]:
-    """An error of a part is told by the whole key: `parts.x` is that of `kindling compose`."""
+def _errors_under(key: str) -> Iterator[None]:
+    """Inside the block, job keys of errors are those of a train job.
+
+    `pipelines.corpora` names parts as `kindling compose` does: its `parts.x` becomes `stages.0.parts.x`.
+    """
     try:
         yield
     except JobError as error:

@@ -1,11 +1,15 @@
-"""One stage of a training: its rows become examples, the model is trained on them, and lies in a folder of its own."""
+"""One stage of a language model's training: rows become examples, the model is trained, and its folder is written.
+
+Invariant: a file or folder of the stage counts only when it is complete and durable. `examples.json` is written after
+the examples, and the folder of the trained model appears by a rename; what a killed start left before that is replaced.
+"""
 
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, takewhile
 from pathlib import Path
@@ -18,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from scipy.stats import t as student
 
 from pipelines.publishing.model_card import blimp_line
-from pipelines.training.rows import Completions, Documents
+from pipelines.training.rows import RowSource
 from schemas.errors import JobError, StoppedError
 from schemas.train import ClmStage, TrainJob
 from services.models.minimal_pairs import MinimalPair
@@ -36,18 +40,26 @@ _FS = LocalFileSystem()
 
 @dataclass(frozen=True)
 class StageReport:
-    """What came of a stage.
+    """Figures of a finished stage, as train.json keeps them. `dev` in a name stands for held-out rows.
 
     Attributes:
-        parts: documents and words, or rows, of each part; those held out too.
-        examples: of train, and of dev those that are looked at.
-        tokens: the same in tokens.
-        not_whole: examples that were truncated, split or dropped, and rows that could not be read.
-        dev_loss_before, dev_loss: mean negative log-likelihood a token, averaged over the held-out examples; in nats.
-        change: of that, with a 95% interval paired by input row: mean, low, high. By Student's t distribution, as there
-            may be few rows.
-        dev_losses: as training averaged it over batches, at each evaluation, by step.
-        blimp: accuracy on minimal pairs, where the stage looks at it; see `trainers.grammar_guard.GrammarCheck.report`.
+        kind: kind of the stage, `clm` or `sft`.
+        folder: folder of the stage's model in the run folder.
+        parts: number of documents and words, or of rows, of each part, held-out ones included.
+        examples: number of examples in `train`, and of held-out ones in `dev` that were evaluated.
+        tokens: number of tokens in them.
+        not_whole: number of examples that were truncated, split or dropped, and of rows that could not be read.
+        max_length: maximum number of tokens in an example.
+        precision: precision of the arithmetic.
+        steps: number of optimizer steps taken.
+        best_step: optimizer step whose weights were kept.
+        dev_loss_before, dev_loss: loss before the first step and with the kept weights: mean negative log-likelihood
+            per token, averaged over the held-out examples, in nats.
+        change: mean change of that loss and the ends of its 95% interval, paired by input row (see `change_of`).
+        dev_losses: loss at each evaluation by step, as Trainer averages it over batches.
+        seconds: seconds that the last start took.
+        blimp: accuracy on minimal pairs (see `trainers.grammar_guard.GrammarCheck.report`); None where none were
+            scored.
     """
 
     kind: str
@@ -68,162 +80,192 @@ class StageReport:
     blimp: dict[str, Any] | None = None
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Returns the report as lines for a person."""
         mean, low, high = self.change
         losses = f"{self.dev_loss_before:.3f} -> {self.dev_loss:.3f} ({mean:+.3f}, 95% {low:+.3f} to {high:+.3f})"
-        told = [f"  {number} {what}" for what, number in self.not_whole.items()]
+        details = [f"  {number} {fault}" for fault, number in self.not_whole.items()]
         if self.blimp:
-            told.append(f"  {blimp_line(self.best_step, self.blimp)}")
-        return [f"{self.folder}: {self.steps} steps, loss on held-out rows {losses}", *told]
+            details.append(f"  {blimp_line(self.best_step, self.blimp)}")
+        return [f"{self.folder}: {self.steps} steps, loss on held-out rows {losses}", *details]
 
 
 @dataclass(frozen=True)
 class LanguageModelReport:
-    """What came of a training."""
+    """Figures of a finished training, stage by stage.
+
+    Attributes:
+        path: run folder.
+        stages: reports of the stages.
+    """
 
     path: str
     stages: list[StageReport]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns the report in plain values."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Returns the report as lines for a person."""
         return [*(line for stage in self.stages for line in stage.lines()), f"the model: {self.path}"]
 
 
-class Stage:
-    """A stage that is to be trained.
+class StageTraining:
+    """Training of one stage of a job.
 
     Args:
-        number: which of the job's.
-        folder: the run's.
-        precision: that it computes in.
-        should_stop: asked after each step, and between rows.
-        metrics: the job's.
+        job: the job.
+        number: number of the stage in the job, from 0.
+        folder: run folder.
+        precision: precision of the arithmetic.
+        should_stop: callable that returns True once the training is to stop; called after each step, and between rows.
+        metrics: Prometheus series of the job.
     """
 
     def __init__(
-        self, job: TrainJob, number: int, folder: Path, precision: str, should_stop: Any, metrics: TrainMetrics
-    ) -> None:
-        self._job, self._stage, self._number, self._folder = job, job.stages[number], number, folder
-        self._precision, self._should_stop = precision, should_stop
+        self, job: TrainJob, number: int, folder: Path, precision: initial_model.Precision,
+        should_stop: Callable[[], bool], metrics: TrainMetrics,
+    ) -> None:  # fmt: skip
+        self._job, self._stage, self._number, self._folder = job, job.language_stages()[number], number, folder
+        self._precision: initial_model.Precision = precision
+        self._should_stop = should_stop
         self._name = f"stages/{number}-{self._stage.kind}"
         name = self._name.partition("/")[2]
         self._work = folder / "work" / name
         self._progress = StageProgress(name, metrics, folder / "tensorboard" / name)
 
-    def train(self, start: str, sources: list[Documents | Completions], pairs: Sequence[MinimalPair]) -> StageReport:
-        """Trains it, or goes on from its last checkpoint.
+    def train(self, start: str, sources: list[RowSource], pairs: Sequence[MinimalPair]) -> StageReport:
+        """Trains the stage, or continues from its last checkpoint.
 
         Args:
-            start: the checkpoint that it begins with.
-            sources: what it reads.
-            pairs: those of its section `blimp`.
+            start: checkpoint that the stage begins with.
+            sources: data of the stage.
+            pairs: minimal pairs of the stage's section `blimp`; none where it has no such section.
 
         Raises:
-            KindlingError: its data is at fault, or it was stopped.
+            KindlingError: the data has a fault, or the training cannot go on.
+            StoppedError: `should_stop` returned True.
         """
-        began, job, stage = monotonic(), self._job, self._stage
+        began_at, job, stage = monotonic(), self._job, self._stage
         make_folder(str(self._work))
         tokenizer = initial_model.load_tokenizer(start, job.model)
-        new = job.model.from_config is not None and self._number == 0
-        model = initial_model.new_model(job.model.from_config, tokenizer, job.seed) if new else (
-            initial_model.load_model(start, job.model, tokenizer)
-        )  # fmt: skip
-        length = initial_model.resolve_max_length(stage.max_length, model, f"stages.{self._number}.max_length")
-        facts = self._examples(sources, tokenizer, length)
-        train, dev = self._split()
-        _log.info("%s: %d examples to train on, %d held out", self._name, len(train), len(dev))
+        sizes = job.model.from_config if self._number == 0 else None
+        if sizes is not None:
+            model = initial_model.new_model(sizes, tokenizer, job.seed)
+        else:
+            model = initial_model.load_model(start, job.model, tokenizer)
+        max_length = initial_model.resolve_max_length(stage.max_length, model, f"stages.{self._number}.max_length")
+        facts = self._make_examples(sources, tokenizer, max_length)
+        train, held_out = self._read_examples()
+        _log.info("%s: %d examples to train on, %d held out", self._name, len(train), len(held_out))
         model, outcome = train_language_model(
-            stage, model, tokenizer, train, dev, self._work, self._precision, job.seed, self._should_stop,
+            stage, model, tokenizer, train, held_out, self._work, self._precision, job.seed, self._should_stop,
             self._progress, pairs,
         )  # fmt: skip
         if outcome.was_stopped:
             cause = f"{self._name} was stopped at step {outcome.steps}"
             raise StoppedError("", None, cause, "start it again: it goes on there")
         self._save(model, tokenizer)
-        return self._report(facts, length, outcome, train, dev, monotonic() - began)
+        return self._report(facts, max_length, outcome, train, held_out, monotonic() - began_at)
 
-    def _split(self) -> tuple[Dataset, Dataset]:
-        """What is trained on; and of what is held out as much as is looked at, drawn from all parts."""
-        train, dev = (read_examples(self._work / f"{name}.arrow") for name in SPLITS)
-        if len(dev) > self._stage.dev_examples:
-            drawn = np.random.default_rng(self._job.seed).permutation(len(dev))[: self._stage.dev_examples]
-            dev = dev.select(np.sort(drawn))
-        return train, dev
+    def _read_examples(self) -> tuple[Dataset, Dataset]:
+        """Returns the examples to train on, and a sample of the held-out ones, drawn evenly from all parts."""
+        train, held_out = (read_examples(self._work / f"{name}.arrow") for name in SPLITS)
+        if len(held_out) > self._stage.dev_examples:
+            drawn = np.random.default_rng(self._job.seed).permutation(len(held_out))[: self._stage.dev_examples]
+            held_out = held_out.select(np.sort(drawn))
+        return train, held_out
 
-    def _examples(self, sources: list[Documents | Completions], tokenizer: Any, length: int) -> dict[str, Any]:
-        """Writes the examples, or finds them there; what they were made of."""
-        done = self._work / "examples.json"
-        if done.is_file():
-            return json.loads(done.read_text())
-        packed = isinstance(self._stage, ClmStage) and self._stage.packing
-        encoder = ExampleEncoder(tokenizer, length, None if packed else self._stage.too_long)
-        first = self._work / "documents" if packed else self._work
-        first.mkdir(exist_ok=True)
-        write_examples(takewhile(self._goes_on, chain.from_iterable(sources)), encoder, first)
-        for name in SPLITS if packed else ():
-            pack_documents(first / f"{name}.arrow", self._work / f"{name}.arrow", length, self._job.seed)
-        if packed:
-            shutil.rmtree(first)
-        for name in SPLITS:
-            self._refuse_too_few(name, encoder)
+    def _make_examples(self, sources: list[RowSource], tokenizer: Any, max_length: int) -> dict[str, Any]:
+        """Writes the files of examples, unless an earlier start did; returns the report's facts about them."""
+        facts_path = self._work / "examples.json"
+        if facts_path.is_file():
+            return json.loads(facts_path.read_text())
+        is_packed = isinstance(self._stage, ClmStage) and self._stage.packing
+        encoder = ExampleEncoder(tokenizer, max_length, None if is_packed else self._stage.too_long)
+        folder = self._work / "documents" if is_packed else self._work
+        folder.mkdir(exist_ok=True)
+        write_examples(takewhile(self._continue_or_stop, chain.from_iterable(sources)), encoder, folder)
+        if is_packed:
+            for name in SPLITS:
+                pack_documents(folder / f"{name}.arrow", self._work / f"{name}.arrow", max_length, self._job.seed)
+            shutil.rmtree(folder)
+        # Two held-out examples at least: an interval needs more than one.
+        self._refuse_too_few("train", "parts", "to train on", 1, encoder)
+        self._refuse_too_few("dev", "dev", "held out", 2, encoder)
         unreadable = sum(source.unreadable for source in sources)
         facts = {
             "parts": {name: counts for source in sources for name, counts in source.counts.items()},
             "not_whole": {**encoder.counts, **({"unreadable": unreadable} if unreadable else {})},
         }
-        sync_files(self._work)  # what examples.json says is there must be
-        write_atomic(_FS, str(done), json.dumps(facts).encode())
+        # The examples must be on disk before the file that says they are.
+        sync_files(self._work)
+        write_atomic(_FS, str(facts_path), json.dumps(facts).encode())
         return facts
 
-    def _goes_on(self, _row: Any) -> bool:
+    def _continue_or_stop(self, _row: Any) -> bool:
+        """Returns True for every row.
+
+        Raises:
+            StoppedError: the training is to stop.
+        """
         if self._should_stop():
             raise StoppedError("", None, f"{self._name} was stopped while its rows were read", "start it again")
         return True
 
-    def _refuse_too_few(self, name: str, encoder: ExampleEncoder) -> None:
-        """A split must have some examples: two, where an interval is to be told of them."""
-        examples = read_examples(self._work / f"{name}.arrow")
-        key, what, least = ("parts", "to train on", 1) if name == "train" else ("dev", "held out", 2)
-        if len(examples) < least:
-            told = "".join(f", {number} were {fault}" for fault, number in encoder.counts.items())
-            cause = f"{len(examples)} examples {what}, and it takes {least}{told}"
+    def _refuse_too_few(self, split: str, key: str, purpose: str, min_examples: int, encoder: ExampleEncoder) -> None:
+        """Refuses rows that give fewer examples than a split needs."""
+        examples = read_examples(self._work / f"{split}.arrow")
+        if len(examples) < min_examples:
+            faults = "".join(f", {number} were {fault}" for fault, number in encoder.counts.items())
+            cause = f"{len(examples)} examples {purpose}, and it takes {min_examples}{faults}"
             remedy = "give more rows, another `dev` share, or a larger max_length"
             raise JobError(f"stages.{self._number}.{key}", None, cause, remedy)
 
     def _save(self, model: Any, tokenizer: Any) -> None:
-        whole = self._work / "model"
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
-        sync_files(whole)
-        sync_folder(str(whole))
+        """Writes the model beside the stage's folder, makes it durable, and moves it into place."""
+        scratch = self._work / "model"
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        sync_files(scratch)
+        sync_folder(str(scratch))
         destination = self._folder / self._name
         make_folder(str(destination.parent))
-        shutil.rmtree(destination, ignore_errors=True)  # of a start that was killed before it wrote its record
-        os.rename(whole, destination)
+        # A start that was killed before it wrote its record may have left one.
+        shutil.rmtree(destination, ignore_errors=True)
+        os.rename(scratch, destination)
         sync_folder(str(destination.parent))
 
     def _report(
-        self, facts: dict[str, Any], length: int, outcome: StageOutcome, train: Dataset, dev: Dataset, seconds: float
-    ) -> StageReport:
+        self, facts: dict[str, Any], max_length: int, outcome: StageOutcome, train: Dataset, held_out: Dataset,
+        seconds: float,
+    ) -> StageReport:  # fmt: skip
         return StageReport(
-            kind=self._stage.kind, folder=self._name, examples={"train": len(train), "dev": len(dev)},
-            tokens={"train": int(lengths_of(train).sum()), "dev": sum(map(len, dev["input_ids"]))}, max_length=length,
-            precision=self._precision, steps=outcome.steps, best_step=outcome.best_step,
+            kind=self._stage.kind, folder=self._name, examples={"train": len(train), "dev": len(held_out)},
+            tokens={"train": int(lengths_of(train).sum()), "dev": sum(map(len, held_out["input_ids"]))},
+            max_length=max_length, precision=self._precision, steps=outcome.steps, best_step=outcome.best_step,
             dev_loss_before=round(float(outcome.before.mean()), 5), dev_loss=round(float(outcome.after.mean()), 5),
-            change=change_of(outcome.before, outcome.after, np.array(dev["row"])), seconds=round(seconds, 1),
+            change=change_of(outcome.before, outcome.after, np.array(held_out["row"])), seconds=round(seconds, 1),
             dev_losses={str(step): loss for step, loss in outcome.held_out_losses.items()}, blimp=outcome.blimp,
             **facts,
         )  # fmt: skip
 
 
 def change_of(before: np.ndarray, after: np.ndarray, rows: np.ndarray) -> list[float]:
-    """Mean change of the loss and its 95% interval; the examples of one input row are one witness."""
+    """Returns the mean change of the loss and the ends of its 95% interval, by a paired t-test over input rows.
+
+    The examples of one input row are not independent, so they count as one observation: their mean. Student's t
+    distribution is used because there may be few input rows.
+
+    Args:
+        before, after: losses of the examples, shape (examples,).
+        rows: number of the input row of each example, shape (examples,).
+
+    Returns:
+        Mean, low end, high end.
+    """
     _, row_of = np.unique(rows, return_inverse=True)
     change = np.bincount(row_of, after - before) / np.bincount(row_of)
-    mean, spread = float(change.mean()), float(change.std(ddof=1)) / math.sqrt(len(change))
-    half = float(student.ppf(0.975, len(change) - 1)) * spread
+    mean, standard_error = float(change.mean()), float(change.std(ddof=1)) / math.sqrt(len(change))
+    half = float(student.ppf(0.975, len(change) - 1)) * standard_error
     return [round(value, 5) for value in (mean, mean - half, mean + half)]

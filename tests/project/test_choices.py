@@ -32,4 +32,4 @@ def test_every_kind_of_stage_has_a_trainer_and_rows():
     offered = {kind_of(section) for section in sections_in(schemas.train.TrainJob.model_fields["stages"].annotation)}
     language = kinds_taken("trainers/language_model.py", "train_language_model")
     assert offered == language | kinds_taken("trainers/emotion_classifier.py", "train_classifier")
-    assert language == kinds_taken("pipelines/training/rows.py", "sources_of")
+    assert language == kinds_taken("pipelines/training/rows.py", "row_sources")

@@ -177,7 +177,7 @@ def test_a_stage_that_is_broken_off_decides_alike(tmp_path, grammar_job, monkeyp
         raise KeyboardInterrupt
 
     whole = train(grammar_job()).stages[0]
-    places = ((callbacks.ProgressCallback, "on_step_begin", at_step_7), (stage_module.Stage, "_save", at_once))
+    places = ((callbacks.ProgressCallback, "on_step_begin", at_step_7), (stage_module.StageTraining, "_save", at_once))
     for place, method, break_off in places:
         job = grammar_job(method)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from pipelines import train
 from pipelines.jobfile import as_job
-from pipelines.training.rows import sources_of
+from pipelines.training.rows import row_sources
 from schemas.errors import JobError
 from schemas.train import TrainJob
 from tests.support.files import write_jsonl
@@ -127,7 +127,7 @@ def chat_job(tmp_path, tiny, path, **stage):
 
 
 def rows_of(job):
-    (source,) = sources_of(0, as_job(job, TrainJob).stages[0], 0)
+    (source,) = row_sources(0, as_job(job, TrainJob).stages[0], 0)
     return list(source), source
 
 

@@ -25,7 +25,7 @@ from transformers import (
 from pipelines import train
 from pipelines.jobfile import as_job
 from pipelines.training import stage as stage_module
-from pipelines.training.rows import is_held_out, row_hash, sources_of
+from pipelines.training.rows import is_held_out, row_hash, row_sources
 from schemas.errors import EXIT_STOPPED, EngineError, JobError, RunError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, to_batch
 from schemas.run import Manifest
@@ -138,11 +138,11 @@ def test_a_row_is_held_out_wherever_it_lies(tmp_path, answers):
     # A larger share holds out all that a smaller one does.
     assert all(is_held_out(row_hash("a.json", i), 0.2) for i in range(500) if is_held_out(row_hash("a.json", i), 0.1))
     stage = as_job(job_of(tmp_path, "x", sft(answers)), TrainJob).stages[0]
-    (source,) = sources_of(0, stage, 0)
+    (source,) = row_sources(0, stage, 0)
     held = {row.prompt for row in source if row.is_held_out}
     with open(answers, "a") as file:
         file.write(json.dumps({"instruction": "More.", "text": "More."}) + "\n")
-    (source,) = sources_of(0, stage, 0)
+    (source,) = row_sources(0, stage, 0)
     assert {row.prompt for row in source if row.is_held_out} - {"More."} == held
     assert "Say 0.\n\nnow" in {row.prompt for row in source}
 
@@ -169,7 +169,7 @@ if at == "a checkpoint that is not whole":
 elif at == "a step after one that is":
     callbacks.ProgressCallback.on_step_begin = dies_at(12)
 else:
-    stage_module.Stage._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    stage_module.StageTraining._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 train(sys.argv[1])
 """
 
@@ -317,7 +317,7 @@ def test_other_shards_give_the_same_rows_and_split(tmp_path):
         stages = as_job(
             job_of(tmp_path, "x", clm("x", parts=parts), sft("x", parts=parts, prompt=["context"])), TrainJob
         )
-        return [[row for source in sources_of(n, stage, 0) for row in source] for n, stage in enumerate(stages.stages)]
+        return [[row for source in row_sources(n, stage, 0) for row in source] for n, stage in enumerate(stages.stages)]
 
     documents, answers = rows(tmp_path / "a", 4)
     assert rows(tmp_path / "b", 7) == [documents, answers]
@@ -329,7 +329,7 @@ def test_of_a_run_the_input_asks_and_the_model_answers(tmp_path):
     inputs = [{"text": f"draft {i}"} for i in range(4)]
     run = write_run(tmp_path / "run", [f"final {i}" for i in range(4)], inputs=inputs)
     job = as_job(job_of(tmp_path, "x", sft("x", parts={"s": {"run": run}}, prompt=["text"])), TrainJob)
-    (source,) = sources_of(0, job.stages[0], 0)
+    (source,) = row_sources(0, job.stages[0], 0)
     assert [(row.prompt, row.text) for row in source] == [(f"draft {i}", f"final {i}") for i in range(4)]
 
 
@@ -337,7 +337,7 @@ def test_of_a_run_that_grows_the_shards_are_taken_that_were_there(tmp_path):
     texts = [f"Story {i}." for i in range(40)]
     run = write_run(tmp_path / "run", texts, missing=3)
     job = as_job(job_of(tmp_path, "x", sft("x", parts={"s": {"run": run}}, prompt=["context"])), TrainJob)
-    (source,) = sources_of(0, job.stages[0], 0)
+    (source,) = row_sources(0, job.stages[0], 0)
     shutil.copytree(Path(write_run(tmp_path / "whole", texts), "data"), Path(run, "data"), dirs_exist_ok=True)
     assert len(list(source)) == 28
 
@@ -391,13 +391,13 @@ def test_what_is_looked_at_is_drawn_from_all_parts(tmp_path, tiny, answers):
 def test_a_folder_that_was_moved_keeps_its_best_weights(tmp_path, tiny, answers):
     job = job_of(tmp_path, tiny, sft(answers, optimizer={"max_steps": 6}))
     whole = train({**job, "output": {"path": str(tmp_path / "whole")}})
-    save = stage_module.Stage._save
+    save = stage_module.StageTraining._save
     try:
-        stage_module.Stage._save = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        stage_module.StageTraining._save = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             train(job)
     finally:
-        stage_module.Stage._save = save
+        stage_module.StageTraining._save = save
     (tmp_path / "o").rename(tmp_path / "moved")
     moved = train({**job, "output": {"path": str(tmp_path / "moved")}})
     assert replace(moved.stages[0], seconds=0) == replace(whole.stages[0], seconds=0)
