@@ -5,7 +5,7 @@ work for positions without a label is left out.
 
 Where Triton is missing, TRL's own head scores prompts and padding too, computes all logits twice, and multiplies
 gradients in fp32. The projection has 21% of SmolLM2-135M's weights, and its output is larger than all else that a batch
-computes, so this is most of the time that can be saved on a CPU.
+computes.
 """
 
 from collections.abc import Iterator

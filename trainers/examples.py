@@ -42,7 +42,7 @@ class TrainingRow:
         text: document, or completion, which is the last turn of the assistant.
         prompt: text or conversation that comes before the completion; None for a document.
         input_row: number of the input row. Examples of one input row are not independent of each other.
-        is_held_out: whether the row is kept from training.
+        is_held_out: True where the row is kept from training.
     """
 
     text: str

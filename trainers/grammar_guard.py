@@ -29,7 +29,7 @@ def accuracy_drop_bound(before: np.ndarray, after: np.ndarray) -> float:
     accuracy stayed.
 
     Args:
-        before, after: whether each pair was correct, shape (pairs,).
+        before, after: booleans, True for each pair that was correct, shape (pairs,).
 
     Returns:
         Difference of shares. Below 0 where accuracy rose with 95% confidence.
@@ -57,7 +57,7 @@ class GrammarCheck:
     Args:
         pairs: sample of minimal pairs.
         max_drop: limit of `accuracy_drop_bound`, a share.
-        before: whether each pair was correct before the stage's first step, shape (pairs,).
+        before: booleans, True for each pair that was correct before the stage's first step, shape (pairs,).
     """
 
     def __init__(self, pairs: Sequence[MinimalPair], max_drop: float, before: np.ndarray) -> None:
@@ -67,7 +67,7 @@ class GrammarCheck:
         """Returns the metrics of one evaluation under Trainer's names.
 
         Args:
-            after: whether each pair is correct now, shape (pairs,).
+            after: booleans, True for each pair that is correct now, shape (pairs,).
             loss: loss on the held-out examples.
         """
         drop_bound = accuracy_drop_bound(self._before, after)
@@ -83,7 +83,7 @@ class GrammarCheck:
         """Returns the grammar part of the stage's report, in plain values.
 
         Args:
-            after: whether each pair is correct with the weights that were kept, shape (pairs,).
+            after: booleans, True for each pair that is correct with the kept weights, shape (pairs,).
             state: Trainer's state at its end.
 
         Returns:
