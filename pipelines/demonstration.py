@@ -1,7 +1,8 @@
-"""`kindling demo`: the whole main job on the embedded model and a small corpus, and a page of what came out."""
+"""`kindling demo`: a complete augmentation job on the embedded model and a small corpus, and a page of its results."""
 
 import json
 from importlib.resources import files
+from typing import Any
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -12,12 +13,12 @@ from schemas.augment import AugmentJob
 from schemas.job import parse_job
 from services.storage.store import ShardStore
 
-_SAMPLES_SHOWN = 4
-_SHOWN_CHARACTERS = 420
+_MAX_SAMPLES = 4
+_MAX_CHARACTERS = 420
 
 
 def demo_job(path: str) -> AugmentJob:
-    """The demo's job: 56 sentences, two for each of the 28 emotions, through prompt p3."""
+    """Returns the job of the demo: 56 sentences, two for each of the 28 emotions, with prompt p3."""
     return parse_job(
         {
             "name": "demo",
@@ -37,7 +38,7 @@ def demo_job(path: str) -> AugmentJob:
 
 
 def demo(path: str = "runs/demo") -> Summary:
-    """Runs the demo into `path` and prints its page; a second call resumes, or shows the page again."""
+    """Runs the demo, writes the run to `path` and prints its page; a second call resumes, or shows the page again."""
     console = Console()
     summary = augment(demo_job(path))
     console.print(page(summary))
@@ -45,7 +46,7 @@ def demo(path: str = "runs/demo") -> Summary:
 
 
 def page(summary: Summary) -> Group:
-    """Samples beside their contexts, and the figures of the run."""
+    """Makes the page: some outputs beside their input sentences, and the figures of the run."""
     table = Table(show_lines=True, expand=True, title="What the model made of the corpus", title_justify="left")
     table.add_column("asked for", style="bold", width=14)
     table.add_column("context", ratio=1)
@@ -65,15 +66,15 @@ def page(summary: Summary) -> Group:
     return Group(table, Panel("\n".join(facts), title="The run", title_align="left", expand=False))
 
 
-def _samples(run: str) -> list[dict]:
-    rows = []
+def _samples(run: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for batch in ShardStore(run).read_rows(columns=["emotion", "inputs", "text"]):
         rows += batch.to_pylist()
-        if len(rows) >= _SAMPLES_SHOWN:
+        if len(rows) >= _MAX_SAMPLES:
             break
-    return rows[:_SAMPLES_SHOWN]
+    return rows[:_MAX_SAMPLES]
 
 
 def _shortened(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS].rsplit(" ", 1)[0] + " ..."
+    return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS].rsplit(" ", 1)[0] + " ..."

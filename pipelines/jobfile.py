@@ -1,9 +1,12 @@
-"""Reads a job file (YAML) with its `--set key=value` overrides."""
+"""Reads a job file (YAML) with its `--set key=value` overrides.
+
+A job file may come from a stranger, so its size, its number of values and its nesting are bounded before it is built.
+"""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import yaml
 from yaml.composer import ComposerError
@@ -13,25 +16,37 @@ from schemas.errors import JobError
 from schemas.job import Job, parse_job
 from schemas.text import shorten
 
-_MOST_BYTES = 256 << 10
+_MAX_BYTES = 256 << 10
+# An alias counts as all the values that it repeats: a small file can stand for billions of them.
+_MAX_VALUES = 10_000
+_MAX_NESTING = 32
 
 
-_MOST_VALUES = 10_000
-_DEEPEST = 32
+@overload
+def load_job(path: str, overrides: list[str] | None = None) -> AugmentJob: ...
 
 
-def load_job(path: str, overrides: list[str] | None = None, kind: type[Job] = AugmentJob) -> Job:
-    """A validated job.
+@overload
+def load_job(path: str, overrides: list[str] | None, kind: type[Job]) -> Job: ...
+
+
+@overload
+def load_job(path: str, *, kind: type[Job]) -> Job: ...
+
+
+def load_job(path: str, overrides: list[str] | None = None, kind: type[Any] = AugmentJob) -> Any:
+    """Reads, merges and validates a job.
 
     Args:
-        path: the YAML file. Its key `base`, where it has one, names another beside it, over which its own keys go.
+        path: the YAML file. Its key `base`, where it has one, names a file beside it; the keys of the file itself
+            replace those of its base.
         overrides: `key.of.section=value`, each value read as YAML.
-        kind: what it must be.
+        kind: class of the job, such as `TrainJob`.
 
     Raises:
         JobError: the file cannot be read, is no YAML, or does not fit the schema.
     """
-    data = _on_its_base(_yaml(_read(path), path), path)
+    data = _merged_with_base(_parsed(_read(path), path), path)
     if isinstance(data, dict):  # parse_job refuses anything else
         for override in overrides or []:
             _apply(data, override)
@@ -39,48 +54,56 @@ def load_job(path: str, overrides: list[str] | None = None, kind: type[Job] = Au
     return parse_job(data, kind)
 
 
-def as_job(job: Job | Mapping[str, Any] | str | Path, kind: type[Job] = AugmentJob) -> Job:
-    """A validated job from whatever a caller has: a job, the same as a dict, or the path of a job file."""
+@overload
+def as_job(job: AugmentJob | Mapping[str, Any] | str | Path) -> AugmentJob: ...
+
+
+@overload
+def as_job(job: Job | Mapping[str, Any] | str | Path, kind: type[Job]) -> Job: ...
+
+
+def as_job(job: Any, kind: type[Any] = AugmentJob) -> Any:
+    """Returns a validated job, given a job, the same as a dict, or the path of a job file."""
     if isinstance(job, kind):
         return job
     return load_job(str(job), kind=kind) if isinstance(job, str | Path) else parse_job(dict(job), kind)
 
 
 def without_secret(override: str) -> str:
-    """`key.of.section=value` to be shown: what a file system needs may be a secret, and logs are read by many."""
+    """Returns an override (`key.of.section=value`) for logs, without the value of a storage option (a secret)."""
     key, equals, _ = override.partition("=")
     return f"{key}=..." if equals and "storage_options" in key else override
 
 
-def _on_its_base(data: Any, path: str) -> Any:
+def _merged_with_base(data: Any, path: str) -> Any:
     if not isinstance(data, dict) or "base" not in data:
         return data
     base = data.pop("base")
     if not isinstance(base, str):
         raise JobError("base", base, "not the name of a file", "name a job file beside this one")
-    where = str(Path(path).parent / base)
-    below = _yaml(_read(where), where)
-    if not isinstance(below, dict):
-        raise JobError("base", where, "the top level must be keys and values", "name a job file beside this one")
-    return _laid_over(below, data)
+    base_path = str(Path(path).parent / base)
+    base_data = _parsed(_read(base_path), base_path)
+    if not isinstance(base_data, dict):
+        raise JobError("base", base_path, "the top level must be keys and values", "name a job file beside this one")
+    return _merged(base_data, data)
 
 
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Sections are laid over each other key by key; any other value, a list too, takes the place of the one below."""
-    both = dict(below)
-    for key, value in above.items():
-        inner = both.get(key)
-        both[key] = _laid_over(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return both
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Merges sections key by key; any other value, also a list, replaces the value of the base."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _read(path: str) -> str:
     remedy = "name a job file; see deploy/jobs/"
     try:
         with Path(path).open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise JobError("JOB", path, f"the file is larger than {_MOST_BYTES >> 10} KiB", remedy)
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise JobError("JOB", path, f"the file is larger than {_MAX_BYTES >> 10} KiB", remedy)
         return data.decode("utf-8")
     except OSError as error:
         raise JobError("JOB", path, error.strerror or str(error), remedy) from None
@@ -88,14 +111,14 @@ def _read(path: str) -> str:
         raise JobError("JOB", path, "the file is not UTF-8 text", remedy) from None
 
 
-def _yaml(text: str, where: str) -> Any:
+def _parsed(text: str, source: str) -> Any:
     try:
         return load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
         cause = f"not valid YAML{place}: {shorten(str(getattr(error, 'problem', None) or error))}"
-        raise JobError("JOB", where, cause, "correct the file; see deploy/jobs/") from None
+        raise JobError("JOB", source, cause, "correct the file; see deploy/jobs/") from None
 
 
 def _apply(data: Any, override: str) -> None:
@@ -113,11 +136,11 @@ def _apply(data: Any, override: str) -> None:
             break
     if not isinstance(data, dict):
         raise JobError("--set", shown, f"`{'.'.join(sections)}` is a value, not a section", "name a key of a section")
-    data[last] = _yaml(value, f"--set {shown}")
+    data[last] = _parsed(value, f"--set {shown}")
 
 
 def _check(value: Any, key: str) -> None:
-    """Refuses what JSON, and with it run.json, cannot hold; the schema cannot see into `engine`."""
+    """Refuses values that JSON cannot hold, since run.json keeps the job; the schema does not check inside `engine`."""
     if isinstance(value, dict):
         for name, item in value.items():
             _check(str(name), key or "job file")
@@ -143,46 +166,50 @@ def _fault(value: Any) -> str:
 
 
 def load_yaml(text: str) -> Any:
-    """The one document of a YAML text.
+    """Reads a YAML text of one document.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or goes beyond these bounds.
-        ValueError: a value that Python cannot hold, such as a date that no calendar has.
+        yaml.YAMLError: the text is no YAML, repeats a key, or has too many values or too deep a nesting.
+        ValueError: Python cannot hold a value, such as the date 2024-13-01.
     """
     return yaml.load(text, Loader=_Loader)
 
 
 class _Loader(yaml.SafeLoader):
+    """Reads YAML within the bounds above, and refuses repeated keys."""
+
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._values = 0
         self._values_in: dict[int, int] = {}
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        """Counts the values of each node; an alias counts as all that it stands for."""
-        event, before = self.peek_event(), self._values
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Counts the values of each node; an alias counts as all the values that it repeats."""
+        event: Any = self.peek_event()
+        before = self._values
         self._depth += 1
-        if self._depth > _DEEPEST:
-            raise ComposerError(None, None, f"nested more than {_DEEPEST} deep", event.start_mark)
+        if self._depth > _MAX_NESTING:
+            raise ComposerError(None, None, f"nested more than {_MAX_NESTING} deep", event.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if not isinstance(event, yaml.AliasEvent):
             self._values += 1
             self._values_in[id(node)] = self._values - before
         elif id(node) not in self._values_in:
-            raise ComposerError(None, None, "an alias of what it stands in", event.start_mark)
+            raise ComposerError(None, None, "an alias inside its own value", event.start_mark)
         else:
             self._values += self._values_in[id(node)]
-        if self._values > _MOST_VALUES:
-            raise ComposerError(None, None, f"more than {_MOST_VALUES:,} values", event.start_mark)
+        if self._values > _MAX_VALUES:
+            raise ComposerError(None, None, f"more than {_MAX_VALUES:,} values", event.start_mark)
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Refuses a key that is there twice."""
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuses a repeated key, of which YAML would keep the last value in silence."""
         node = super().compose_mapping_node(anchor)
-        seen = set()
+        seen: set[tuple[str, str]] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if (key.tag, key.value) in seen:
-                raise ComposerError(None, None, f"the key {key.value[:80]!r} is there twice", key.start_mark)
+                mark: Any = key.start_mark
+                raise ComposerError(None, None, f"the key {key.value[:80]!r} is repeated", mark)
             seen.add((key.tag, key.value))
         return node

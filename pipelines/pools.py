@@ -1,4 +1,4 @@
-"""`kindling pool start|list|stop`: engines that stay up between jobs."""
+"""`kindling pool start|list|stop`: warm pools, whose engines stay up between jobs."""
 
 import logging
 import os
@@ -21,55 +21,57 @@ _log = logging.getLogger("kindling")
 def start_pool(
     job: AugmentJob | Mapping[str, Any] | str | Path, name: str | None = None, idle_minutes: float = 60.0
 ) -> None:
-    """Starts the engines that a job asks for, and leaves them running for every job with the same `model` and `engine`.
+    """Starts the engines that a job asks for, and leaves them running for jobs with the same `model` and `engine`.
 
     Args:
-        job: its `model`, `engine` and `cluster` are used, and nothing else.
-        name: of the pool; by default the job's.
-        idle_minutes: the pool ends itself after so long without a job.
+        job: a job, of which only `model`, `engine` and `cluster` are used.
+        name: name of the pool; by default the name of the job.
+        idle_minutes: minutes without a job after which the pool ends itself.
 
     Raises:
-        EngineError: there is no cluster that would outlive this call, a pool of that name runs, or an engine fails.
+        EngineError: no running cluster is named, a pool of that name runs already, or an engine fails.
     """
     job = as_job(job)
     if idle_minutes <= 0:
-        raise EngineError("--idle-minutes", idle_minutes, "a pool that may not idle ends at once", "give some minutes")
+        cause = "it must be more than 0, or the pool ends at once"
+        raise EngineError("--idle-minutes", idle_minutes, cause, "give a number of minutes")
     began = time.monotonic()
 
     def on_ready(number: int) -> None:
         _log.info("%d of %d engines up after %.0f s", number, job.cluster.replicas, time.monotonic() - began)
 
-    with _lasting_cluster(job.cluster.address):
+    with _running_cluster(job.cluster.address):
         warm_pool.start_pool(name or job.name, job.model, job.engine, job.cluster, idle_minutes * 60, on_ready)
 
 
 def list_pools(address: str | None = None) -> list[PoolState]:
-    """The pools of a cluster, by name.
+    """Lists the pools of a cluster, in the order of their names.
 
     Args:
-        address: of the cluster; by default RAY_ADDRESS.
+        address: address of the cluster; by default RAY_ADDRESS.
     """
-    with _lasting_cluster(address):
+    with _running_cluster(address):
         return warm_pool.list_pools()
 
 
 def stop_pool(name: str, address: str | None = None) -> int:
-    """Ends a pool; jobs that use it go on with engines of their own. Returns how many engines it had.
+    """Stops a pool; jobs that use it continue with their own engines. Returns how many engines the pool had.
 
     Raises:
         EngineError: there is no pool of that name.
     """
-    with _lasting_cluster(address):
+    with _running_cluster(address):
         return warm_pool.stop_pool(name)
 
 
 @contextmanager
-def _lasting_cluster(address: str | None) -> Iterator[None]:
+def _running_cluster(address: str | None) -> Iterator[None]:
+    """Connects to a cluster that runs already: one that this process started would end with it, and the pool too."""
     import ray
 
     if not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
         raise EngineError(
-            "cluster.address", None, "a pool lives in a Ray cluster, and none is named",
+            "cluster.address", None, "a pool needs a running Ray cluster, and none is named",
             "run `ray start --head` once, then `export RAY_ADDRESS=auto` (README.md); jobs find the pool there",
         )  # fmt: skip
     with connect_to_ray(address):

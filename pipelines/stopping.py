@@ -1,4 +1,8 @@
-"""How a job is told to end: SIGTERM, as a spot node, Kubernetes, Slurm or `ray job stop` sends it, or Ctrl-C."""
+"""Stop signals: SIGTERM (from a spot node, Kubernetes, Slurm or `ray job stop`) and Ctrl-C end a job in good order.
+
+Invariant: inside the block the first signal raises no exception. The job polls `stop_within` at points where all its
+state is consistent, and ends itself there; only a second signal ends the process at once.
+"""
 
 import logging
 import signal
@@ -9,19 +13,20 @@ from time import monotonic
 
 _log = logging.getLogger("kindling")
 
-# Kept of the grace for what follows the last row: committing, and ending the engines.
+# Part of the grace period that is kept for the work after the last row: committing shards and stopping engines.
 _ENDING_SECONDS = 5.0
 
 
 @contextmanager
 def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
-    """Inside the block a signal asks for an end; a second one ends the process at once, as it usually would.
+    """Inside the block the first stop signal is remembered; a second one ends the process at once, as it usually would.
 
     Args:
-        grace_seconds: from SIGTERM until the sender loses patience. Ctrl-C has none: whoever types it waits.
+        grace_seconds: seconds between SIGTERM and the SIGKILL of its sender. After Ctrl-C rows in flight get no time:
+            a person waits.
 
     Yields:
-        A call that tells the seconds in which rows in flight may still come to their end, or None while no signal came.
+        `stop_within`: a callable that returns None until a stop signal came, then the seconds left for rows in flight.
     """
     deadline: float | None = None
 
@@ -29,9 +34,9 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
         return None if deadline is None else max(deadline - monotonic(), 0.0)
 
     if threading.current_thread() is not threading.main_thread():
-        yield stop_within  # only the main thread may set handlers; a notebook's cell runs there
+        yield stop_within  # Python lets only the main thread set handlers (a notebook's cell runs there)
         return
-    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    old_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_signal(number: int, frame: object) -> None:
         nonlocal deadline
@@ -39,15 +44,16 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
         deadline = monotonic() + grace
         waiting = f"rows in flight have {grace:.0f} s more, " if grace else ""
         _log.warning(
-            "stopping: %swhat is finished is kept, and the same command resumes; once more ends it at once", waiting
+            "stopping: %sfinished rows are kept, and the same command resumes; a second signal ends it at once", waiting
         )
-        for each in old:
-            signal.signal(each, signal.SIG_DFL)
+        # With the default handlers a second signal ends the process, even if it hangs.
+        for stop_signal in old_handlers:
+            signal.signal(stop_signal, signal.SIG_DFL)
 
-    for number in old:
+    for number in old_handlers:
         signal.signal(number, on_signal)
     try:
         yield stop_within
     finally:
-        for number, handler in old.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,8 @@
-"""`kindling verify`: proves that every input row has exactly one terminal state, and that every shard is whole."""
+"""`kindling verify`: checks that every output has exactly one final state, and that no shard is damaged.
+
+Invariant: a run without faults holds exactly the outputs that run.json plans (each row x sample x variant once), in
+files whose bytes are those that were committed. `--repair` moves files and never deletes one.
+"""
 
 import hashlib
 from collections import Counter
@@ -12,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.labelling.record import LabelRecord, read_record
-from pipelines.labelling.verification import faults_of
+from pipelines.labelling.verification import shard_faults
 from pipelines.run_folder import open_run
 from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
@@ -24,15 +28,17 @@ from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 _SET_ASIDE = "set-aside"
 
 _Identity = tuple[str, int, int, str]
-"""the values of the columns IDENTITY"""
+"""values of the columns IDENTITY: source, row_index, sample, variant"""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: a file of the run, and what is the matter with it.
+    """A fault of one file of the run.
 
     Attributes:
-        damages: number of the shard that must be made again because of it; None where nothing is there to be mended.
+        path: the file, relative to the run folder.
+        cause: description of the fault.
+        damages: number of the shard that must be made again because of it; None where no shard needs a repair.
     """
 
     path: str
@@ -42,12 +48,14 @@ class Fault:
 
 @dataclass
 class Verdict:
-    """What `verify` found. The run is whole if and only if `faults` is empty.
+    """Result of `verify`. The run is complete and undamaged if and only if `faults` is empty.
 
     Attributes:
+        shards: number of committed shards.
+        rows: number of rows by state.
         strays: files that no shard lists.
-        set_aside: where `--repair` moved what is bad, below the run; empty where it moved nothing.
-        moved: the files that it moved.
+        set_aside: folder, relative to the run, to which `--repair` moved files; empty where it moved none.
+        moved: the files that `--repair` moved.
     """
 
     run: str
@@ -64,28 +72,30 @@ class Verdict:
 
 
 def verify(url: str, repair: bool = False) -> Verdict:
-    """Reads every file of a run, with its checksums, and compares it with what run.json says there must be.
+    """Reads every file of a run, checks its checksums, and compares it with the plan in run.json.
 
     Args:
-        repair: move the files of damaged shards, and those of no shard, out of the way; the next start of the job
-            makes those shards again. Nothing is deleted.
+        url: the run folder.
+        repair: move the files of damaged shards, and files of no shard, into a folder of their own; the next start of
+            the job makes those shards again. Nothing is deleted.
 
     Raises:
-        RunError: the folder holds no run; or it is to be repaired while a driver works on it, or cannot be written.
+        RunError: the folder holds no run; or, with `repair`, a job writes to it, or it cannot be written.
     """
     store = ShardStore(url)
     # A label run's shards are ranges of raw text, and its rows have no states.
     labels = read_record(store)
-    judged = partial(_label_verdict, store, labels) if labels else partial(_verdict, store, open_run(store))
+    check = partial(_label_verdict, store, labels) if labels else partial(_verdict, store, open_run(store))
     if not repair:
-        return judged()
+        return check()
     try:
+        # The lease keeps a job from committing shards between the check and the move.
         with hold_lease(store):
-            verdict = judged()
+            verdict = check()
             _set_aside(store, verdict)
     except OSError as error:
         cause = f"cannot be repaired: {error.strerror or error}"
-        raise RunError("RUN", url, cause, "mend the folder, or name one that you may write to") from None
+        raise RunError("RUN", url, cause, "repair the folder, or name one that you may write to") from None
     return verdict
 
 
@@ -95,7 +105,7 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
     expected_files = set()
     for shard, start, end in run.shard_ranges():
         if shard not in committed:
-            cause = f"rows {start} to {end - 1} have no terminal state yet: run the job again to resume it"
+            cause = f"rows {start} to {end - 1} have no final state yet: run the job again to resume it"
             verdict.faults.append(Fault(shard_path("data", shard), cause))
             continue
         verdict.shards += 1
@@ -103,10 +113,10 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
         files = {shard_path(folder, shard) for folder in FOLDER_OF_STATE.values()}
         try:
             manifest = store.read_manifest(shard)
-            causes = [*_foreign(run, manifest, shard, start, end), *_damaged(store, manifest)]
-            causes = causes or list(_miscounted(store, run, manifest, verdict.rows))
+            causes = [*_foreign_shard(run, manifest, shard, start, end), *_changed_files(store, manifest)]
+            causes = causes or list(_wrong_rows(store, run, manifest, verdict.rows))
         except (UnreadableError, OSError) as error:
-            verdict.faults.append(_unread(shard, error))
+            verdict.faults.append(_read_failure(shard, error))
             expected_files.update(files)
         except RunError as error:
             verdict.faults.append(Fault(shard_path("data", shard), error.cause, shard))
@@ -120,27 +130,29 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
     return verdict
 
 
-def _unread(shard: int, error: UnreadableError | OSError) -> Fault:
-    """Not damage: a repair would throw away what is whole."""
+def _read_failure(shard: int, error: UnreadableError | OSError) -> Fault:
+    """A fault that damages no shard: the file system failed, and a repair would move a shard that may be good."""
     cause = error.cause if isinstance(error, UnreadableError) else f"cannot be read: {error.strerror or error}"
     return Fault(shard_path("data", shard), cause)
 
 
 def _label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
-    verdict, kept, committed = Verdict(store.url), Counter(), store.committed_shards()
-    for each in run.ranges:
-        path = shard_path("data", each.shard)
-        if each.shard not in committed:
-            cause = f"bytes {each.start} to {each.end or 'the end'} of {each.source} are not labelled yet"
-            verdict.faults.append(Fault(path, f"{cause}: run the job again to resume it"))
+    verdict, committed = Verdict(store.url), store.committed_shards()
+    kept: Counter[str] = Counter()
+    for line_range in run.ranges:
+        shard = line_range.shard
+        path = shard_path("data", shard)
+        if shard not in committed:
+            span = f"bytes {line_range.start} to {line_range.end or 'the end'} of {line_range.source}"
+            verdict.faults.append(Fault(path, f"{span} are not labelled yet: run the job again to resume it"))
             continue
         verdict.shards += 1
         try:
-            verdict.faults.extend([Fault(path, cause, each.shard) for cause in faults_of(store, run, each, kept)])
+            verdict.faults.extend([Fault(path, cause, shard) for cause in shard_faults(store, run, line_range, kept)])
         except (UnreadableError, OSError) as error:
-            verdict.faults.append(_unread(each.shard, error))
+            verdict.faults.append(_read_failure(shard, error))
     verdict.rows[ACCEPTED] = kept.total()
-    expected = {shard_path("data", each.shard) for each in run.ranges}
+    expected = {shard_path("data", line_range.shard) for line_range in run.ranges}
     for path in sorted(_parquet_files(store) - expected):
         verdict.strays.append(path)
         verdict.faults.append(Fault(path, "no shard of this run lists this file"))
@@ -148,18 +160,19 @@ def _label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
 
 
 def _set_aside(store: ShardStore, verdict: Verdict) -> None:
-    there = _parquet_files(store)
+    present = _parquet_files(store)
     shards = sorted({fault.damages for fault in verdict.faults if fault.damages is not None})
-    # Of each shard its data file first: from then on it is not committed, whatever becomes of the rest.
-    bad = [shard_path(folder, shard) for shard in shards for folder in FOLDER_OF_STATE.values()]
-    # What lies beside a foreign shard is bad and a stray.
-    for path in dict.fromkeys([*(path for path in bad if path in there), *verdict.strays]):
+    # The data file of a shard goes first: without it the shard is not committed, even if the repair is interrupted.
+    damaged = [shard_path(folder, shard) for shard in shards for folder in FOLDER_OF_STATE.values()]
+    # A file beside a foreign shard is both damaged and a stray; it is moved once.
+    for path in dict.fromkeys([*(path for path in damaged if path in present), *verdict.strays]):
         verdict.set_aside = verdict.set_aside or f"{_SET_ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
         store.move(path, f"{verdict.set_aside}/{path}")
         verdict.moved.append(path)
 
 
-def _foreign(run: RunRecord, manifest: Manifest, shard: int, start: int, end: int) -> Iterator[tuple[str, str]]:
+def _foreign_shard(run: RunRecord, manifest: Manifest, shard: int, start: int, end: int) -> Iterator[tuple[str, str]]:
+    """Path and cause of faults that show that a shard belongs to another run or to another place of this run."""
     path = shard_path("data", shard)
     if manifest.fingerprint not in (run.fingerprint, *run.earlier_fingerprints):
         yield path, f"belongs to another run (fingerprint {manifest.fingerprint[:12]})"
@@ -167,20 +180,21 @@ def _foreign(run: RunRecord, manifest: Manifest, shard: int, start: int, end: in
         yield path, f"holds shard {manifest.shard}, rows {manifest.start} to {manifest.end - 1}"
 
 
-def _damaged(store: ShardStore, manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _changed_files(store: ShardStore, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Path and cause for files of rejected rows and errors that are missing, or changed since the commit."""
     for path, sha256 in manifest.siblings.items():
         try:
-            found = hashlib.sha256(store.fs.cat_file(store.path(path))).hexdigest()
+            content_sha256 = hashlib.sha256(store.fs.cat_file(store.path(path))).hexdigest()
         except FileNotFoundError:
             yield path, "missing"
             continue
-        if found != sha256:
+        if content_sha256 != sha256:
             yield path, "its content is not what was committed (sha256 differs)"
 
 
-def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Compares the identities of a shard's rows, one by one, with those that its range must have."""
-    found: Counter[_Identity] = Counter()
+def _wrong_rows(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Compares the identity of each row of a shard with the identities that its range must have; counts into `rows`."""
+    identities: Counter[_Identity] = Counter()
     for state in STATES:
         path = shard_path(FOLDER_OF_STATE[state], manifest.shard)
         if state != ACCEPTED and path not in manifest.siblings:
@@ -198,19 +212,20 @@ def _miscounted(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Cou
         if table.num_rows != manifest.counts[state] or set(table["state"].to_pylist()) - {state}:
             yield path, f"the manifest says {manifest.counts[state]} rows {state}, the file differs"
         rows[state] += table.num_rows
-        found.update(zip(*(table[name].to_pylist() for name in IDENTITY), strict=True))
+        identities.update(zip(*(table[name].to_pylist() for name in IDENTITY), strict=True))
     path = shard_path("data", manifest.shard)
     expected = set(_identities(run, manifest.start, manifest.end))
-    for identity, times in found.items():
+    for identity, times in identities.items():
         if times > 1:
-            yield path, f"{_told(*identity)}, is there {times} times"
+            yield path, f"{_described(*identity)}, is there {times} times"
         if identity not in expected:
-            yield path, f"{_told(*identity)}, does not belong here"
-    for identity in sorted(expected - found.keys()):
-        yield path, f"{_told(*identity)}, is missing"
+            yield path, f"{_described(*identity)}, does not belong here"
+    for identity in sorted(expected - identities.keys()):
+        yield path, f"{_described(*identity)}, is missing"
 
 
 def _identities(run: RunRecord, start: int, end: int) -> Iterator[_Identity]:
+    """Identities that the input rows `start` to `end` (exclusive) of a run must have."""
     first = 0
     for source in run.inputs:
         rows = range(max(start - first, 0), min(end - first, source.rows))
@@ -218,13 +233,13 @@ def _identities(run: RunRecord, start: int, end: int) -> Iterator[_Identity]:
         first += source.rows
 
 
-def _told(source: str, index: int, sample: int, variant: str) -> str:
+def _described(source: str, index: int, sample: int, variant: str) -> str:
     row = f"row {index} of {source}, sample {sample}"
     return row if variant == DEFAULT_VARIANT else f"{row}, variant {variant}"
 
 
 def _parquet_files(store: ShardStore) -> set[str]:
-    files = set()
+    files: set[str] = set()
     for folder in FOLDER_OF_STATE.values():
         if store.fs.exists(store.path(folder)):
             names = (path.rsplit("/", 1)[-1] for path in store.fs.ls(store.path(folder), detail=False))

@@ -1,8 +1,8 @@
-"""`kindling augment`: input rows through a recipe and engines into committed shards.
+"""`kindling augment`: a recipe and engines turn input rows into outputs in committed shards.
 
 augment.py           the verb
-plan.py              a new run or a resumed one, and the rows that are left
+plan.py              run.json of a new or a resumed run, and the rows that are left to generate
 progress.py          counts, the progress bar, log lines
 eta.py               throughput of the last minutes, and the time left with its interval
-fitting_emotions.py  picks the emotion that fits a row, by a classifier
+fitting_emotions.py  picks the emotion that fits a row, with a classifier
 """

@@ -1,4 +1,4 @@
-"""`kindling augment`: a corpus in, committed Parquet shards out."""
+"""`kindling augment`: reads a corpus, generates outputs, and commits them as Parquet shards."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.augmentation.plan import plan_run, work_rows
-from pipelines.augmentation.progress import Display, Progress, counts_text
+from pipelines.augmentation.progress import AugmentProgress, Display, counts_text
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import dataset_card
@@ -38,15 +38,18 @@ _log = logging.getLogger("kindling")
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished `augment` did.
+    """Result of a finished `augment`.
 
     Attributes:
-        rows: of the whole run, by state.
-        generated: rows that this start generated; the others were there.
-        serving_seconds: from the first engine of this start being up until the last row was durable.
-        tokens_per_second: output tokens of accepted rows over that time.
-        coordinator_seconds: processor time of the thread that hands rows out and takes them back.
-        writer_seconds: processor time of the thread that logs and commits them.
+        rows: number of rows of the whole run, by state.
+        shards: number of committed shards of the run.
+        output_tokens: number of output tokens of the run.
+        generated: number of rows that this start generated; earlier starts generated the others.
+        serving_seconds: seconds from the moment when the first engine of this start was up until the last row was
+            durable.
+        tokens_per_second: output tokens of accepted rows a second, over `serving_seconds`.
+        coordinator_seconds: processor time of the thread that sends rows to replicas and receives them.
+        writer_seconds: processor time of the thread that logs and commits rows.
     """
 
     run: str
@@ -69,27 +72,29 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
 
     Args:
         job: a job, the same as a dict, or the path of a job file.
-        extend: accept an input that has more rows at its end than the run began with.
+        extend: accept an input with rows that were added at its end since the run began.
 
     Raises:
-        KindlingError: the job, its input, its model or the run folder is at fault.
-        StoppedError: a signal, or a full disk, ended it early; what was finished is kept, and the same call resumes.
+        JobError: the job or its input is at fault.
+        EngineError: the model cannot be served.
+        RunError: the run folder holds something else, or cannot be written.
+        StoppedError: a signal, or a full disk, ended the job early; finished rows are kept, and the same call resumes.
     """
     job = as_job(job)
     recipes = make_recipes(job)
     reader = InputReader(job.input, all_fields(recipes), optional_fields(recipes))
     store = ShardStore(job.output.path)
     variants = variant_settings(job, recipes)
-    # From here on a signal is a wish, and no exception in whatever runs at that moment.
-    with claimed(store, "augment") as lease, stop_signals(job.cluster.grace_seconds) as signalled:
+    # From here on a signal raises no exception: the coordinator polls `stop_within`.
+    with claimed(store, "augment") as lease, stop_signals(job.cluster.grace_seconds) as stop_within:
         run = plan_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
         metrics = AugmentMetrics(run.name)
         metrics.free_bytes.set_function(store.free_bytes)
         if (price := job.cluster.price_per_replica_hour) is not None:
             metrics.price.set(price)
         with write_errors(store.url, resumable=True):
-            progress, index = Progress(run, metrics), read_index(store, run)
-            # Before anybody may look: a counter that begins with less than was told is taken for one that was reset.
+            progress, index = AugmentProgress(run, metrics), read_index(store, run)
+            # Earlier starts are counted before the endpoint opens: Prometheus takes a counter that falls for a reset.
             progress.on_committed_before(totals := index.totals())
             for rows in read_logged_rows(store, run, index.committed):
                 progress.on_logged_before(rows)
@@ -98,9 +103,9 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
                 store.write_text("README.md", dataset_card(run, totals.counts, "data/*.parquet"))
                 if progress.shards < run.shards:
                     with _last_metrics_kept(store, lease, run, metrics):
-                        _generate(job, run, reader, store, lease, variants, progress, index, signalled)
+                        _generate(job, run, reader, store, lease, variants, progress, index, stop_within)
                 else:
-                    store.remove_logs()  # a driver that died right after the last commit left one
+                    store.remove_logs()  # a driver that died right after the last commit leaves a log behind
                     _log.info("%s is complete: nothing to do", store.url)
                 store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
         return _summary(store, progress)
@@ -113,18 +118,18 @@ def _generate(
     store: ShardStore,
     lease: Lease,
     variants: dict[str, VariantSettings],
-    progress: Progress,
+    progress: AugmentProgress,
     index: ShardIndex,
-    signalled: Callable[[], float | None],
+    stop_within: Callable[[], float | None],
 ) -> None:
     run.start_id = progress.metrics.start_id
-    store.write_run(run)  # engines take minutes to start, and whoever looks meanwhile is to find the endpoint
+    store.write_run(run)  # `status` finds the endpoint there, also while the engines start, which takes minutes
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
-    # Before any engine starts, and the same at each start, whoever generates a row, and when.
+    # Emotions are picked before any engine starts, so they do not depend on the replica or the start of a row.
     if job.classifier is not None:
-        reader = _with_emotions(reader, job.classifier, run, index.committed, signalled)
-    recipe = next(iter(variants.values())).recipe  # what is compared is the input, whatever the variant
+        reader = _with_emotions(reader, job.classifier, run, index.committed, stop_within)
+    recipe = next(iter(variants.values())).recipe  # inputs are compared, and all variants have the same inputs
     duplicates = near_duplicates_of(reader, recipe) if recipe.compares else {}
     with (
         connect_to_ray(job.cluster.address) as ray_metrics,
@@ -134,11 +139,12 @@ def _generate(
         writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
         pool = ReplicaPool(job.model, job.engine, job.cluster, variants)
 
-        def stop_within() -> float | None:
+        # The coordinator calls this several times a second, so the display and the gauges are updated here too.
+        def update_and_stop_within() -> float | None:
             if progress.due():
                 display.update(serving=any(member.phase == "serving" for member in pool.members))
                 progress.publish(pool)
-            return signalled() if writer.error is None else 0.0
+            return stop_within() if writer.error is None else 0.0
 
         def on_ready(member: Member) -> None:
             progress.on_serving(member)
@@ -147,7 +153,7 @@ def _generate(
         recipes = {name: settings.recipe for name, settings in variants.items()}
         rows = work_rows(run, reader, recipes, writer, index.committed, duplicates)
         left = progress.total - progress.finished
-        coordinator = Coordinator(pool, variants, rows, left, writer.put, stop_within, on_ready)
+        coordinator = Coordinator(pool, variants, rows, left, writer.put, update_and_stop_within, on_ready)
         progress.metrics.add_replica_series(coordinator.replicas)
         try:
             done = coordinator.run()
@@ -161,26 +167,26 @@ def _generate(
         raise unwritable(store.url, writer.error, resumable=True) from writer.error
     if not done:
         raise StoppedError(
-            "", None, f"by a signal, at {progress.finished} of {progress.total} rows; they are kept",
+            "", None, f"by a signal, after {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
 
 
 def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
-    """Settings that the rows of one variant have in common, by the variant's name."""
+    """Makes the settings that the rows of one variant have in common, by the name of the variant."""
     return {
-        each.name: VariantSettings(
-            recipes[each.name], each.sampling.model_dump(), job.seed, job.model.id, variant=each.name
+        variant.name: VariantSettings(
+            recipes[variant.name], variant.sampling.model_dump(), job.seed, job.model.id, variant=variant.name
         )
-        for each in job.variants()
+        for variant in job.variants()
     }
 
 
 def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
-    """What else decides what the run comes to."""
+    """Returns facts outside the job that change the outputs, for the fingerprint of the run."""
     facts = {}
     if job.classifier is not None:
-        from services.models.classifier import classifier_revision  # transformers comes with it, which takes seconds
+        from services.models.classifier import classifier_revision  # it imports transformers, which takes seconds
 
         facts["classifier_revision"] = classifier_revision(job.classifier)
     if any(recipe.compares for recipe in recipes.values()):
@@ -203,12 +209,12 @@ def _with_emotions(
     classifier: Classifier,
     run: RunRecord,
     committed: set[int],
-    signalled: Callable[[], float | None],
+    stop_within: Callable[[], float | None],
 ) -> "FittingEmotions":
     from pipelines.augmentation.fitting_emotions import FittingEmotions
 
     def stop_if_signalled() -> None:
-        if signalled() is not None:
+        if stop_within() is not None:
             raise StoppedError("", None, "by a signal, while emotions were picked", "the same command resumes")
 
     left = [(start, end) for shard, start, end in run.shard_ranges() if shard not in committed]
@@ -216,18 +222,22 @@ def _with_emotions(
 
 
 def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
-    """Writes to run.json what came up, and where; refuses a model that changed since the run began."""
+    """Writes a started engine to run.json: its versions, node and cores; refuses a model that changed since then.
+
+    Raises:
+        RunError: the model has another revision than at the first start of the run.
+    """
     info = member.info
     if run.model_revision and run.model_revision != info.model_revision:
         raise RunError(
             "model.id", run.job["model"]["id"],
-            f"it is another model than the run began with: revision {run.model_revision} -> {info.model_revision}",
-            "pin model.revision to the first one, or name another output.path",
+            f"the model changed since the run began: revision {run.model_revision} -> {info.model_revision}",
+            "set model.revision to the first revision, or name another output.path",
         )  # fmt: skip
     if info.settings.get("chat_template") is False:
         _log.warning(
-            "%s has no chat template: prompts are sent as plain text. That is right for a base model; of a chat model "
-            "take a checkpoint whose tokenizer has one", run.job["model"]["id"],
+            "%s has no chat template: prompts are sent as plain text. That is right for a base model; for a chat "
+            "model, name a checkpoint whose tokenizer has a chat template", run.job["model"]["id"],
         )  # fmt: skip
     run.model_revision, run.engine = info.model_revision, info.settings
     run.versions = {**run.versions, **info.versions}
@@ -237,19 +247,20 @@ def _record_engine(store: ShardStore, run: RunRecord, member: Member) -> None:
 
 @contextmanager
 def _last_metrics_kept(store: ShardStore, lease: Lease, run: RunRecord, metrics: AugmentMetrics) -> Iterator[None]:
-    """Writes to run.json how the job ended, unless the run is another driver's by now."""
+    """Writes the end of the start and its last metrics to run.json, unless another driver holds the lease by now."""
     try:
         yield
     finally:
         last = metrics.final_entries()
         run.ended_at, run.last_metrics = last["ended_at"], last["last_metrics"]
-        # What hinders this has ended the job, and is told; each file system has errors of its own.
+        # An error here has the same cause as the one that ended the job, which is reported already; every file
+        # system raises errors of its own classes.
         with suppress(Exception):
             lease.check()
             store.write_run(run)
 
 
-def _summary(store: ShardStore, progress: Progress) -> Summary:
+def _summary(store: ShardStore, progress: AugmentProgress) -> Summary:
     return Summary(
         run=store.url,
         rows=dict(progress.rows),

@@ -1,4 +1,8 @@
-"""How fast rows come to their end of late, and what that says of the time that is left."""
+"""Throughput of the last minutes, and an estimate of the time that is left.
+
+Invariant: a rate counts only the time in which rows could finish (from the first engine on), and there is no estimate
+before enough time has passed to see long rows finish as well as short ones.
+"""
 
 import math
 import threading
@@ -8,23 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 
 HISTORY_SECONDS = 600.0
-"""what is left is judged by so much of the past"""
+"""length of the past from which the time left is estimated"""
 RECENT_SECONDS = 60.0
-"""rates of now are over this long: short enough to see a change, long enough for rows that take a minute"""
+"""length of the past of the current rates: short enough to see a change, long enough for rows that take a minute"""
 
-_GRAIN_SECONDS = 1.0
-# The history in equal parts, few enough that what changes within a minute is within one; and Student's t for a 90%
-# interval, with 4 degrees of freedom.
+# Rows that finish within one such step are stored as one moment, so that memory does not grow with the throughput.
+_STEP_SECONDS = 1.0
+# The history is cut into this many equal parts, each long enough to average over changes within a minute.
 _PARTS = 5
+# Student's t for a two-sided 90% interval, with _PARTS - 1 = 4 degrees of freedom.
 _T_90 = 2.132
 
-# So many times the longest row must have passed.
-_GENERATIONS = 2
+# No estimate before this many times the duration of the longest row has passed.
+_MIN_LONGEST_ROWS = 2
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Of the last minute, each a second."""
+    """Rates of the last minute: rows, output tokens, and output tokens of accepted rows, each in one second."""
 
     rows: float = 0.0
     output_tokens: float = 0.0
@@ -33,10 +38,12 @@ class Rates:
 
 @dataclass(frozen=True)
 class Eta:
-    """Seconds to the last row, and a 90% interval of them.
+    """Seconds until the last row is finished, with a 90% interval.
 
     Attributes:
-        high: infinity where the rates vary so much that they set no bound.
+        seconds: the estimate.
+        low: lower bound of the interval.
+        high: upper bound of the interval; infinity where the rates vary so much that there is no bound.
     """
 
     seconds: float
@@ -45,7 +52,11 @@ class Eta:
 
 
 class Pace:
-    """Remembers when rows came to their end. One thread may add while another asks."""
+    """Remembers when rows finished. One thread may add rows while another reads rates.
+
+    A moment is a list of five numbers: time in seconds, rows, output tokens, accepted tokens, and the duration in
+    seconds of the longest row.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,18 +64,21 @@ class Pace:
         self._moments: deque[list[float]] = deque()
 
     def begin(self, at: float) -> None:
-        """Rows can come to their end from this time on, in seconds; no rate counts the time before."""
+        """Starts the clock at `at` (seconds): the first engine is up. No rate counts the time before."""
         self._began = min(self._began, at)
 
     def add(self, at: float, rows: int, output_tokens: int, accepted_tokens: int, longest_seconds: float) -> None:
-        """Rows that came to their end.
+        """Adds rows that finished.
 
         Args:
-            at: when, in seconds of one clock; not before the last ones.
-            longest_seconds: that one of them was with its engine.
+            at: time at which they finished, in seconds of one clock; never before the time of the last call.
+            rows: number of rows.
+            output_tokens: number of their output tokens.
+            accepted_tokens: number of output tokens of the accepted rows among them.
+            longest_seconds: longest time that one of these rows was with its engine.
         """
         with self._lock:
-            if self._moments and at - self._moments[-1][0] < _GRAIN_SECONDS:
+            if self._moments and at - self._moments[-1][0] < _STEP_SECONDS:
                 _, *before, longest = self._moments[-1]
                 new = (rows, output_tokens, accepted_tokens)
                 self._moments[-1][1:] = [*map(sum, zip(before, new, strict=True)), max(longest, longest_seconds)]
@@ -74,26 +88,26 @@ class Pace:
                 self._moments.popleft()
 
     def rates(self, now: float) -> Rates:
-        """Those of the last minute before `now`; zero before the first row."""
+        """Returns the rates of the minute before `now`; zero before the first row."""
         began, moments = self._since(now - RECENT_SECONDS)
-        seconds = max(now - began, _GRAIN_SECONDS)
+        seconds = max(now - began, _STEP_SECONDS)
         return Rates(*(moments[:, 1:4].sum(axis=0) / seconds).tolist()) if len(moments) else Rates()
 
     def eta(self, now: float, left: int) -> Eta | None:
-        """When `left` rows more will have come to their end, if the rest is like the history.
+        """Estimates when `left` more rows will be finished, if the rest of the run is like the history.
 
-        None before there is one: while the rows that were handed out first are still with the engines, those that have
-        ended already say nothing of the rate, for they are the short ones.
+        Returns None while there is too little history: as long as the first rows are still with the engines, the rows
+        that are finished already are the short ones, and their rate is too high.
 
-        The history is cut into equal parts. How their rates differ says how well their mean is known, and how far that
-        of the time to come may lie from it. The last rows run while nothing follows them, which no rate tells: for
-        about as long as the longest of late.
+        The history is cut into equal parts. The differences between their rates give the standard error of the mean
+        rate, and of the rate to come. At the end of a run the engines are no longer full, which no rate of the past
+        shows: the upper bound adds the duration of the longest recent row.
         """
         began, moments = self._since(now - HISTORY_SECONDS)
         if left <= 0 or not len(moments):
             return None if left > 0 else Eta(0.0, 0.0, 0.0)
-        span, longest = max(now - began, _GRAIN_SECONDS), float(moments[:, 4].max())
-        if span < min(_GENERATIONS * longest, HISTORY_SECONDS):
+        span, longest = max(now - began, _STEP_SECONDS), float(moments[:, 4].max())
+        if span < min(_MIN_LONGEST_ROWS * longest, HISTORY_SECONDS):
             return None
         rows, _ = np.histogram(moments[:, 0], _PARTS, (now - span, now), weights=moments[:, 1])
         rates = rows * _PARTS / span
@@ -101,12 +115,13 @@ class Pace:
         if not mean:
             return None
         parts_to_come = left / mean * _PARTS / span
+        # Prediction interval: the mean of _PARTS parts is uncertain, and so is the mean of the parts to come.
         error = _T_90 * float(rates.std(ddof=1)) * math.sqrt(1 / _PARTS + 1 / max(parts_to_come, 1.0))
         high = left / (mean - error) + longest if error < mean else math.inf
         return Eta(left / mean, left / (mean + error), high)
 
     def _since(self, start: float) -> tuple[float, np.ndarray]:
-        """The moments from `start` on, and when rows could come to their end first."""
+        """Returns when rows could first finish, and the moments from `start` on, shape (moments, 5)."""
         with self._lock:
             moments = [moment for moment in self._moments if moment[0] >= start]
         return max(start, self._began), np.array(moments).reshape(-1, 5)

@@ -1,4 +1,4 @@
-"""An emotion for each row that fits what it says: the positive one that a classifier scores best on its answer."""
+"""Picks an emotion that fits a row: the positive emotion that a classifier scores highest for the row's `output`."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,21 +17,21 @@ from services.models.document_scores import score_documents
 _log = logging.getLogger("kindling")
 
 _POSITIVE = [number for number, emotion in enumerate(EMOTIONS) if emotion in POSITIVE]
-# Scored at a time: enough to sort by length.
-_MOST_ROWS, _MOST_CHARACTERS = 2048, 4 << 20
+# Limits of a batch. It is large, so that texts of similar length can be scored together.
+_MAX_ROWS, _MAX_CHARACTERS = 2048, 4 << 20
 
 
 class FittingEmotions(InputRows):
-    """An input whose rows have one field more, `emotion`; they are scored when this is made.
+    """An input whose rows have one more field, `emotion`. The constructor scores all rows.
 
     Args:
-        reader: the input; its field `output` is what is scored.
-        section: the classifier.
-        ranges: of rows that are scored, in order; the others have just any emotion.
-        on_batch: called after each batch; what it raises ends the scoring.
+        reader: the input; the classifier scores the field `output` of its rows.
+        section: the `classifier` section of the job.
+        ranges: ranges of rows (start, end) to score, in order; the emotion of any other row has no meaning.
+        on_batch: called after each batch; an exception of it ends the scoring.
 
     Raises:
-        EngineError: the classifier is not there, or has other labels.
+        EngineError: the classifier does not exist, or has other labels.
     """
 
     def __init__(
@@ -70,11 +70,12 @@ class _Cursor:
 
 
 def _batches(texts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    batch, characters = [], 0
+    batch: list[tuple[int, str]] = []
+    characters = 0
     for number, text in texts:
         batch.append((number, text))
         characters += len(text)
-        if len(batch) == _MOST_ROWS or characters >= _MOST_CHARACTERS:
+        if len(batch) == _MAX_ROWS or characters >= _MAX_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:
@@ -82,7 +83,7 @@ def _batches(texts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]
 
 
 def _text(row: InputRow) -> str:
-    """The answer; "" for a row that will be refused anyhow."""
+    """Returns the field `output`; "" for a row without it, which the recipe will refuse."""
     try:
         return text_or_blank_cell(row.values or {}, "output")
     except RowError:

@@ -1,4 +1,8 @@
-"""A run from its job: a new run.json, or the old one where the job is the same; and the rows that are left to do."""
+"""Plans a run: makes run.json of a new or a resumed run, and yields the rows that are left to generate.
+
+Invariant: a folder that holds rows is resumed only by a job with the same identity (everything that can change an
+output), or extended by rows at the end; and `work_rows` yields each output without a final state exactly once.
+"""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,7 +22,7 @@ from services.replicas.row_records import Recipe
 from services.storage.shard_writer import ShardWriter
 from services.storage.store import ShardStore
 
-_LONGEST_PREFIX = 64
+_MAX_PREFIX_CHARACTERS = 64
 # Job keys that may differ when a run is extended.
 _EXTENDABLE = ("inputs.", "input.path", "input.limit")
 
@@ -31,10 +35,10 @@ def plan_run(
     extend: bool,
     **facts: str,
 ) -> RunRecord:
-    """The run of a job in its output folder, as `planned_run` has it; run.json is on disk when this returns.
+    """Plans the run of a job as `planned_run` does, and writes run.json.
 
     Raises:
-        RunError: the folder holds another job's run, or cannot be written.
+        RunError: the folder holds the run of another job, or cannot be written.
     """
     with write_errors(store.url):
         run = planned_run(store, job, recipes, inputs, extend, **facts)
@@ -50,17 +54,21 @@ def planned_run(
     extend: bool = False,
     **facts: str,
 ) -> RunRecord:
-    """The run that a job begins or resumes in its output folder, where nothing is written.
+    """Plans the run that a job begins or resumes in its output folder; writes nothing.
 
-    A run that holds no row yet (its model was misspelt, say) gives way to whatever job comes next.
+    A run that holds no row yet is replaced by any job: its model may have been misspelt, for example.
 
     Args:
-        recipes: of each variant of the job.
-        facts: what else identifies the run, and is not in its job.
+        store: the output folder.
+        job: the job.
+        recipes: recipe of each variant of the job.
+        inputs: sources of the input, in order.
+        extend: accept rows that were added at the end of the input.
+        facts: facts outside the job that identify the run too, such as the revision of a classifier.
 
     Raises:
-        RunError: the folder holds another job's run.
-        OSError: it cannot be read.
+        RunError: the folder holds the run of another job.
+        OSError: the folder cannot be read.
     """
     run = _new_run(job, recipes, inputs, facts)
     old = store.read_run()
@@ -77,11 +85,15 @@ def work_rows(
     committed: set[int],
     duplicates: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[WorkRow]:
-    """The rows without a terminal state, in input order; each shard is opened with the writer on the way.
+    """Yields the outputs without a final state, in input order, and opens each of their shards with the writer.
 
     Args:
-        recipes: of each variant of the run, in the run's order.
-        duplicates: of a row that is not to be generated, the row that it is like; numbers among all rows.
+        run: the run.
+        reader: the input.
+        recipes: recipe of each variant of the run, in the order of the run.
+        writer: writer of the shards; it knows which rows of an open shard are in its row log already.
+        committed: numbers of the shards that are committed.
+        duplicates: for each row that is refused as a near duplicate, the number of the earlier row that it is like.
     """
     outputs = [(sample, variant) for sample in range(run.samples) for variant in recipes]
     distinct = list(dict.fromkeys(recipes.values()))
@@ -89,7 +101,7 @@ def work_rows(
     for shard, start, end in run.shard_ranges():
         if shard in committed:
             continue
-        done = writer.open(shard, start, end)
+        done = writer.open(shard, start, end)  # ids of the outputs that the row log of the shard holds
         if len(done) == (end - start) * len(outputs):
             continue
         for number, (source, index, row) in enumerate(cursor.rows(start, end), start):
@@ -105,14 +117,15 @@ def work_rows(
 
 
 def _prefix(recipe: Recipe, values: dict[str, Any] | None) -> str:
-    """What the prompts of a recipe begin with; variants that differ in their sampling alone have it in common.
+    """Returns a key for the beginning of a row's prompt: rows with the same key share it in an engine's prefix cache.
 
-    Rows wait in thousands, each with its own, so it is no longer than a hash.
+    Variants that differ only in their sampling have the same key. Thousands of rows wait with their keys in memory, so
+    a long beginning is replaced by its hash.
     """
     if values is None:
         return ""
     prefix = recipe.prefix(values)
-    if len(prefix) > _LONGEST_PREFIX:
+    if len(prefix) > _MAX_PREFIX_CHARACTERS:
         prefix = blake2b(prefix.encode(errors="surrogatepass"), digest_size=16).hexdigest()
     return recipe.prompt_hash + prefix
 
@@ -133,7 +146,7 @@ def _new_run(
     hashes = {name: recipe.prompt_hash for name, recipe in recipes.items()}
     prompt_hash = hashes if job.sweep is not None else hashes[DEFAULT_VARIANT]
     identity = identity_of(resolved, prompt_hash=prompt_hash, inputs=listed, **facts)
-    # What a file system needs to be reached may be a secret, and is not needed to read the run.
+    # The values of storage options may be secrets, and run.json is read by many; their names are enough there.
     resolved["input"]["storage_options"] = sorted(resolved["input"]["storage_options"])
     return RunRecord(
         name=job.name,
@@ -159,11 +172,11 @@ def _resumed(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
 
 
 def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
-    changes = [c for c in difference(old.identity, new.identity) if not c.startswith(_EXTENDABLE)]
+    changes = [change for change in difference(old.identity, new.identity) if not change.startswith(_EXTENDABLE)]
     if not changes:
         changes = _not_appended(old.inputs, new.inputs)
     if changes:
-        cause = "only rows at the end may be added to a run:" + lines_of(changes)
+        cause = "a run can only be extended by rows at the end of its input:" + lines_of(changes)
         raise RunError("--extend", url, cause, "undo the change, and add rows as files that come after the others")
     segments = old.segments if new.rows == old.rows else [*old.segments, new.rows]
     earlier = [*old.earlier_fingerprints, old.fingerprint] if new.fingerprint != old.fingerprint else []
@@ -173,11 +186,12 @@ def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
 
 
 def _kept(old: RunRecord, *more: str) -> dict[str, Any]:
+    """Returns the fields that a resumed run takes from its old record."""
     return {key: getattr(old, key) for key in ("created_at", "model_revision", "ended_at", "last_metrics", *more)}
 
 
 def _not_appended(old: list[InputSource], new: list[InputSource]) -> list[str]:
-    """What is wrong with taking `new` for `old` and something after it."""
+    """Lists reasons why the input `new` is not the input `old` with rows added at its end."""
     faults = []
     for number, source in enumerate(old):
         other = new[number] if number < len(new) else None

@@ -1,4 +1,4 @@
-"""How far a job is: counted once, told to the terminal or the log, and to Prometheus."""
+"""Progress of a job: counted once, shown in the terminal or the log, and in Prometheus."""
 
 import logging
 import threading
@@ -21,16 +21,16 @@ from services.storage.shard_index import Totals
 
 _log = logging.getLogger("kindling")
 
-# Gauges and the bar are set this often.
+# Gauges and the bar are updated at most this often.
 _PUBLISH_SECONDS = 0.2
 
 
-class Progress:
+class AugmentProgress:
     """Counts rows and tokens as the writer takes them.
 
     Args:
-        run: the run; what earlier starts left of it is told by `on_committed_before` and `on_logged_before`.
-        metrics: the job's Prometheus series.
+        run: the run; rows of its earlier starts are counted by `on_committed_before` and `on_logged_before`.
+        metrics: Prometheus series of the job.
     """
 
     def __init__(self, run: RunRecord, metrics: AugmentMetrics) -> None:
@@ -46,10 +46,10 @@ class Progress:
         self._serving_since: float | None = None
         self._ended_at: float | None = None
         self._pace = Pace()
-        self._told_at = -_PUBLISH_SECONDS
+        self._due_at = 0.0
         self._published_at = monotonic()
         self._restarts = 0
-        # Whoever pays wants to know of all starts.
+        # The cost of a run is that of all its starts.
         metrics.replica_seconds.inc(run.last_metrics.get("kindling_replica_seconds_total", 0))
 
     @property
@@ -58,7 +58,7 @@ class Progress:
         return sum(self.rows.values())
 
     def on_committed_before(self, totals: Totals) -> None:
-        """Counts the shards that earlier starts committed, so that counters equal the shards."""
+        """Counts the shards that earlier starts committed, so that the counters agree with the shards on disk."""
         self._count(totals.counts, totals.prompt_tokens, totals.cached_prompt_tokens, totals.output_tokens)
         self.metrics.accepted_tokens.inc(totals.accepted_output_tokens)
         self._count_rejects(totals.rejects)
@@ -70,19 +70,20 @@ class Progress:
         self._count_rows(batch)
 
     def on_serving(self, member: Member) -> None:
-        """A replica is up: rates count from the first one on."""
+        """Records that a replica is up; rates count from the first replica on."""
         self.metrics.replica_seconds.inc(member.start_seconds)
         self._serving_since = self._serving_since or monotonic()
         self._pace.begin(self._serving_since)
 
     def on_end(self) -> None:
-        """The last row is durable: the clock of the rates stands still."""
+        """Stops the clock of the rates: the last row is durable."""
         self._ended_at = monotonic()
 
     def on_rows(self, batch: pa.RecordBatch) -> None:
         """Counts rows that were written to the log."""
         output, accepted = self._count_rows(batch)
-        durations = [seconds for seconds in batch["duration_seconds"].to_pylist() if seconds]  # those sent to an engine
+        # A row that was refused before it was sent to an engine has no duration.
+        durations = [seconds for seconds in batch["duration_seconds"].to_pylist() if seconds]
         for seconds in durations:
             self.metrics.request_seconds.observe(seconds)
         self.generated_here += batch.num_rows
@@ -90,7 +91,7 @@ class Progress:
         self._pace.add(monotonic(), batch.num_rows, output, accepted, max(durations, default=0.0))
 
     def on_commit(self, manifest: Manifest) -> None:
-        """Counts a shard that is durable now."""
+        """Counts a shard that was committed, and logs it."""
         self.shards += 1
         self.metrics.shards.inc()
         facts = {
@@ -101,34 +102,34 @@ class Progress:
         _log.info("shard %d committed: %s", manifest.shard, counts_text(manifest.counts), extra={"facts": facts})
 
     def rates(self) -> Rates:
-        """Those of the last minute; zero before the first row."""
+        """Returns the rates of the last minute; zero before the first row."""
         return self._pace.rates(self._ended_at or monotonic())
 
     def eta(self) -> Eta | None:
-        """When the last row will be finished; None before there is a rate."""
+        """Estimates when the last row will be finished; None before there is enough history."""
         return self._pace.eta(self._ended_at or monotonic(), self.total - self.finished)
 
     def goodput(self) -> float:
-        """Output tokens of accepted rows a second, since the first replica of this start was up."""
+        """Returns the output tokens of accepted rows a second, since the first replica of this start was up."""
         return self._accepted_tokens_here / self.serving_seconds if self.serving_seconds else 0.0
 
     @property
     def serving_seconds(self) -> float:
-        """Seconds since the first replica was up; engine start-up is told apart."""
+        """Seconds since the first replica of this start was up, so without the start-up of engines."""
         if self._serving_since is None:
             return 0.0
         return (self._ended_at or monotonic()) - self._serving_since
 
     def due(self) -> bool:
-        """Whether it is time to show and publish again; asked thousands of times a second."""
+        """Returns whether it is time to show and publish again; cheap, as it is called thousands of times a second."""
         now = monotonic()
-        if now - self._told_at < _PUBLISH_SECONDS:
+        if now < self._due_at:
             return False
-        self._told_at = now
+        self._due_at = now + _PUBLISH_SECONDS
         return True
 
     def publish(self, pool: ReplicaPool) -> None:
-        """Tells what the replicas are at, and sets the gauges."""
+        """Sets the gauges, from the counts and from the state of the replicas."""
         metrics, run = self.metrics, self.run.name
         serving = [member for member in pool.members if member.phase == "serving"]
         starting = sum(member.phase == "starting" for member in pool.members)
@@ -140,8 +141,8 @@ class Progress:
         metrics.restarts.inc(pool.restarts - self._restarts)
         self._restarts = pool.restarts
         metrics.in_flight.set(sum(len(member.rows) for member in pool.members))
-        if known := [member.kv_cache_usage for member in serving if not isnan(member.kv_cache_usage)]:
-            metrics.kv_cache_usage.set(fmean(known))
+        if usages := [member.kv_cache_usage for member in serving if not isnan(member.kv_cache_usage)]:
+            metrics.kv_cache_usage.set(fmean(usages))
         metrics.goodput.set(self.goodput())
         metrics.goodput_last_minute.set(self.rates().accepted_tokens)
         eta = self.eta() or Eta(nan, nan, nan)
@@ -150,14 +151,14 @@ class Progress:
         metrics.eta_bound.labels(run, "high").set(eta.high)
 
     def line(self) -> str:
-        """`312/400 rows (2 errors), 148 tokens/s, about 00:35 left`."""
+        """Returns a log line: `312/400 rows (2 errors), 148 output tokens/s, about 00:35 left`."""
         eta = self.eta()
         failed = f" ({self.rows[ERROR]} errors)" if self.rows[ERROR] else ""
         left = f", about {clock(eta.seconds)} left" if eta else ""
         return f"{self.finished}/{self.total} rows{failed}, {self.rates().output_tokens:.0f} output tokens/s{left}"
 
     def facts(self) -> dict[str, Any]:
-        """The same for a program that reads the log."""
+        """Returns the figures of the log line, and more, as keys and values for `--log-format json`."""
         eta, rates = self.eta(), self.rates()
         return {
             "event": "progress",
@@ -171,7 +172,7 @@ class Progress:
         }
 
     def _count_rows(self, batch: pa.RecordBatch) -> tuple[int, int]:
-        """Returns the output tokens of all of them, and of those that are accepted."""
+        """Counts rows, and returns the output tokens of all rows and of the accepted rows among them."""
         states = Counter(batch["state"].to_pylist())
         prompt, cached, output = (
             pc.sum(batch[name]).as_py() or 0 for name in ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
@@ -202,12 +203,12 @@ class Progress:
 
 
 class Display:
-    """Shows a Progress on stderr: a bar on a terminal, plain lines in a log."""
+    """Shows an AugmentProgress on stderr: a bar on a terminal, plain lines in a log."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: AugmentProgress) -> None:
         self._progress = progress
         self._bar = Bar("starting engines", progress.total)
-        self._told_at = monotonic()
+        self._logged_at = monotonic()
 
     def __enter__(self) -> "Display":
         self._bar.__enter__()
@@ -218,7 +219,7 @@ class Display:
         self._bar.__exit__(*exc)
 
     def update(self, serving: bool) -> None:
-        """Shows what there is to show now; cheap to call often."""
+        """Updates the bar; without a terminal it logs a line once a minute. Cheap to call often."""
         progress = self._progress
         if self._bar.shown:
             eta = progress.eta()
@@ -227,12 +228,12 @@ class Display:
                 completed=progress.finished, note=note if serving else "",
                 description="rows" if serving else "starting engines",
             )  # fmt: skip
-        elif monotonic() - self._told_at > LINE_SECONDS:
-            self._told_at = monotonic()
+        elif monotonic() - self._logged_at > LINE_SECONDS:
+            self._logged_at = monotonic()
             facts = progress.facts() if serving else {"event": "starting", "run": progress.run.name}
             _log.info("%s", progress.line() if serving else "engines are starting", extra={"facts": facts})
 
 
 def counts_text(counts: Any) -> str:
-    """`510 accepted, 2 error`, without the states that no row has."""
+    """Formats counts by state as `510 accepted, 2 error`, without the states that no row has."""
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state)) or "no rows"

@@ -29,9 +29,7 @@ def preview(
     to: Annotated[
         str | None, typer.Option("--to", metavar="FILE", help="a new file for the page: .md or .html")
     ] = None,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="accept rows that were added at the end of the input")
-    ] = False,
+    extend: Annotated[bool, typer.Option("--extend", help="accept rows added at the end of the input")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a few rows of a job, and forecast all of it: tokens, time, cost, rejects. The run folder is not touched."""
@@ -65,9 +63,7 @@ def demo(path: Annotated[str, typer.Option("--to", help="folder for the run")] =
 def augment(
     job: Job,
     overrides: Set = None,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="accept rows that were added at the end of the input")
-    ] = False,
+    extend: Annotated[bool, typer.Option("--extend", help="accept rows added at the end of the input")] = False,
     as_json: Json = False,
 ) -> None:
     """Run or resume an augmentation job."""

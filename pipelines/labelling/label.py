@@ -15,7 +15,7 @@ from pipelines.inputs.sources import FileSource
 from pipelines.jobfile import as_job
 from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_manifest
-from pipelines.labelling.progress import Progress
+from pipelines.labelling.progress import LabelProgress
 from pipelines.labelling.ranges import LineRange, plan_ranges
 from pipelines.labelling.record import LabelRecord, read_record, write_record
 from pipelines.labelling.scoring import labelled
@@ -128,7 +128,7 @@ def _own(manifest: ContextManifest, run: LabelRecord, store: ShardStore) -> Cont
 def _label(
     store: ShardStore, job: LabelJob, run: LabelRecord, left: list[LineRange], tally: Tally, lease: Lease
 ) -> None:
-    progress = Progress(run.name, tally, len(run.ranges))
+    progress = LabelProgress(run.name, tally, len(run.ranges))
     with connect_to_ray(job.cluster.address), _interruptible(), progress.shown() as advance:
         for manifest, contexts in labelled(left, job, run.fingerprint):
             lease.check()

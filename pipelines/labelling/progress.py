@@ -12,7 +12,7 @@ from services.observability.terminal import LINE_SECONDS, Bar, clock
 _log = logging.getLogger("kindling")
 
 
-class Progress:
+class LabelProgress:
     """Tells what the tally of a run holds.
 
     Args:

@@ -12,7 +12,7 @@ from schemas.errors import RunError, UnreadableError
 from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
 
-def faults_of(store: ShardStore, run: LabelRecord, each: LineRange, kept: Counter[str]) -> Iterator[str]:
+def shard_faults(store: ShardStore, run: LabelRecord, each: LineRange, kept: Counter[str]) -> Iterator[str]:
     """What is wrong with a committed shard; adds its rows to `kept`, by their source.
 
     Raises:

@@ -75,7 +75,7 @@ def preview(
     Args:
         job: a job, the same as a dict, or the path of a job file.
         rows: how many to run; where fewer are left, all of them.
-        seed: draws them: the same seed, the same rows.
+        seed: seed of the draw; the same seed draws the same rows.
         extend: accept an input that has more rows at its end than the run began with.
 
     Raises:

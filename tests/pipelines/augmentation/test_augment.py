@@ -377,7 +377,7 @@ def test_verify_finds_what_is_wrong(fake_job, tmp_path):
     data.write_bytes((run / "data" / "part-00000.parquet").read_bytes())
     assert "holds shard 0" in faults()["data/part-00002.parquet"]
     data.unlink()
-    assert "no terminal state" in faults()["data/part-00002.parquet"]
+    assert "no final state" in faults()["data/part-00002.parquet"]
     data.write_bytes(whole)
     (run / "rejected").mkdir()
     (run / "rejected" / "part-00001.parquet").write_bytes(sibling.read_bytes())

@@ -14,7 +14,7 @@ from pipelines import label, verify
 from pipelines.inputs.files import input_files
 from pipelines.labelling import sentences as rules
 from pipelines.labelling.contexts import Tally
-from pipelines.labelling.progress import Progress
+from pipelines.labelling.progress import LabelProgress
 from pipelines.labelling.ranges import lines_of, plan_ranges
 from pipelines.labelling.scoring import keep
 from pipelines.labelling.sentences import Segmenter
@@ -180,7 +180,7 @@ def test_a_line_a_minute_comes_whether_a_shard_does_or_not(monkeypatch, caplog):
     caplog.set_level("INFO", "kindling")
     tally = Tally()
     tally.counts.update(shards=3, kept=30, sentences=90)  # of earlier starts, which say nothing of today's pace
-    progress = Progress("talk", tally, 10)
+    progress = LabelProgress("talk", tally, 10)
 
     def next_line():
         caplog.clear()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import augment
-from pipelines.augmentation.progress import Progress
+from pipelines.augmentation.progress import AugmentProgress
 from pipelines.inputs.reader import InputReader
 from pipelines.recipes import alpaca, make_recipe
 from pipelines.recipes.alpaca import AlpacaRewrite
@@ -373,7 +373,7 @@ def test_rejects_are_counted_by_their_rule():
     rules = ["url", "near_duplicate of row 1 of a", "near_duplicate of row 2 of a"]
     unsent = [failed_record(row, settings, 1, rule, REJECTED) for row, rule in zip(rows, rules, strict=True)]
     metrics = AugmentMetrics("a")
-    Progress(run, metrics).on_rows(to_batch([*unsent, record_of("")]))
+    AugmentProgress(run, metrics).on_rows(to_batch([*unsent, record_of("")]))
 
     def sample(name, **labels):
         return metrics.registry.get_sample_value(name, {"run": "a", "start": metrics.start_id, **labels})
