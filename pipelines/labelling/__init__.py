@@ -1,12 +1,12 @@
-"""`kindling label`: raw text to sentences to contexts with emotions.
+"""`kindling label`: splits raw text into sentences, and keeps those with a clear emotion, called contexts.
 
 label.py         the verb
-ranges.py        the input as ranges of bytes, one range a shard, and the lines in a range
-sentences.py     from a line to clean sentences; sentences that are dropped, by rule
-scoring.py       the pool of classifier actors, and which sentences are kept
-contexts.py      what is committed: the schema, the manifest of a shard, the counts
-progress.py      a progress bar, or a line a minute
+ranges.py        the input as ranges of bytes, one range for each shard, and the lines in a range
+sentences.py     cleans a line, splits it into sentences, and drops sentences by rules
+scoring.py       the pool of classifier actors, and the choice of the sentences that are kept
+contexts.py      the schema of the shards, their manifest, and the counts of a run
+progress.py      a progress bar, or a log line each minute
 record.py        run.json of a label run
-card.py          its dataset card
+card.py          the dataset card of a label run
 verification.py  `kindling verify` of a label run
 """

@@ -8,11 +8,11 @@ from pipelines.labelling.contexts import CONTEXT_SCHEMA
 
 
 def contexts_card(run: dict[str, Any], summary: dict[str, Any]) -> str:
-    """The card as Markdown.
+    """Makes the card as Markdown.
 
     Args:
-        run: what run.json says.
-        summary: what the committed shards come to.
+        run: content of run.json.
+        summary: counts of the committed shards, as in `LabelSummary`.
     """
     header = {
         "pretty_name": run["name"],
@@ -22,7 +22,7 @@ def contexts_card(run: dict[str, Any], summary: dict[str, Any]) -> str:
     counts, job = summary["counts"], run["job"]
     columns = "\n".join(f"| `{f.name}` | {f.type} | {f.metadata[b'description'].decode()} |" for f in CONTEXT_SCHEMA)
     sources = "\n".join(
-        f"| `{name}` | {each['sentences']} | {each['kept']} |" for name, each in summary["sources"].items()
+        f"| `{name}` | {source['sentences']} | {source['kept']} |" for name, source in summary["sources"].items()
     )
     emotions = "\n".join(f"| {name} | {number} |" for name, number in summary["emotions"].items())
     dropped = "\n".join(f"| {rule} | {number} |" for rule, number in summary["dropped"].items())
@@ -32,8 +32,8 @@ def contexts_card(run: dict[str, Any], summary: dict[str, Any]) -> str:
 
 # {run["name"]}
 
-Sentences of raw text with the emotions that `{job["classifier"]["id"]}` found in them. A sentence is here where its
-best label is not neutral and reaches the threshold ({job["threshold"]}); it has every label that does.
+Sentences of raw text with the emotions that `{job["classifier"]["id"]}` found in them. A sentence is kept where its
+best label is not neutral and reaches the threshold ({job["threshold"]}); it has every label that reaches it.
 
 | | |
 | --- | --- |

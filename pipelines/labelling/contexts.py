@@ -1,4 +1,4 @@
-"""What `label` commits: sentences with their emotions, and in each shard's footer what became of its lines."""
+"""The shards of `label`: sentences with their emotions, and in the footer of each shard counts of its lines."""
 
 from collections import Counter
 
@@ -28,18 +28,22 @@ CONTEXT_SCHEMA = pa.schema(
 
 
 class ContextManifest(BaseModel):
-    """The footer of a shard.
+    """Content of the footer of a shard.
 
     Attributes:
-        fingerprint: of the run; another one marks a foreign shard.
-        end: of the range of bytes; None: the end of the file.
-        lines: that begin in the range.
-        sentences: of them that were scored.
-        kept: that are in the shard.
-        dropped: lines and sentences that were not scored, by rule.
-        neutral: scored sentences whose best label was neutral.
-        unsure: scored sentences whose best label scored too little.
-        emotions: kept sentences by label; one with two labels counts in both.
+        format: version of this format.
+        fingerprint: fingerprint of the run; a shard with another one belongs to another run.
+        shard: number of the shard.
+        source: the raw file, as run.json names it.
+        start: first byte of the range.
+        end: byte after the range; None: the range ends with the file.
+        lines: number of lines that begin in the range.
+        sentences: number of their sentences that were scored.
+        kept: number of sentences in the shard.
+        dropped: number of lines and sentences that were not scored, by rule.
+        neutral: number of scored sentences whose best label was neutral.
+        unsure: number of scored sentences whose best label had a score below the threshold.
+        emotions: number of kept sentences by label; a sentence with two labels counts for both.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,22 +64,23 @@ class ContextManifest(BaseModel):
 
 
 def commit(store: ShardStore, manifest: ContextManifest, contexts: pa.Table) -> None:
-    """Writes a shard: there whole, or not at all."""
+    """Writes a shard in one atomic step."""
     data = parquet_bytes(contexts, CONTEXT_SCHEMA, {_KEY: manifest.model_dump_json().encode()})
     write_atomic(store.fs, store.path(shard_path("data", manifest.shard)), data)
 
 
 def read_manifest(store: ShardStore, shard: int) -> ContextManifest:
-    """The footer of a committed shard.
+    """Reads the footer of a committed shard.
 
     Raises:
-        RunError: as `ShardStore.read_footer`.
+        RunError: the shard is damaged, or another program wrote it.
+        UnreadableError: the file system failed.
     """
     return store.read_footer(shard, _KEY, ContextManifest)
 
 
-class Tally:
-    """What all shards of a run come to."""
+class LabelCounts:
+    """Sums of the counts of all committed shards of a run."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -85,7 +90,7 @@ class Tally:
         self.emotions: Counter[str] = Counter()
 
     def add(self, manifest: ContextManifest) -> None:
-        """Adds one shard."""
+        """Adds the counts of one shard."""
         self.counts.update(
             shards=1, lines=manifest.lines, sentences=manifest.sentences, kept=manifest.kept,
             neutral=manifest.neutral, unsure=manifest.unsure,

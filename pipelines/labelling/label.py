@@ -1,4 +1,4 @@
-"""`kindling label`: raw text to sentences to contexts with emotions, as committed Parquet shards."""
+"""`kindling label`: splits raw text into sentences, and commits those with a clear emotion as Parquet shards."""
 
 import logging
 import signal
@@ -14,11 +14,11 @@ from pipelines.inputs.files import input_files
 from pipelines.inputs.sources import FileSource
 from pipelines.jobfile import as_job
 from pipelines.labelling.card import contexts_card
-from pipelines.labelling.contexts import ContextManifest, Tally, commit, read_manifest
+from pipelines.labelling.contexts import ContextManifest, LabelCounts, commit, read_manifest
 from pipelines.labelling.progress import LabelProgress
 from pipelines.labelling.ranges import LineRange, plan_ranges
 from pipelines.labelling.record import LabelRecord, read_record, write_record
-from pipelines.labelling.scoring import labelled
+from pipelines.labelling.scoring import label_ranges
 from pipelines.run_folder import claimed, has_record, refuse_other_job, versions, write_errors
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint, identity_of
@@ -34,13 +34,15 @@ _log = logging.getLogger("kindling")
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What a label run came to.
+    """Result of a label run.
 
     Attributes:
-        counts: shards, lines, sentences scored, kept, neutral (best label), unsure (best label scored too little).
-        dropped: lines and sentences that were not scored, by rule.
-        sources: sentences scored and kept, by raw file.
-        emotions: kept sentences by label.
+        run: the run folder.
+        counts: numbers of `shards`, `lines`, scored `sentences`, and of these `kept`, `neutral` (the best label is
+            neutral) and `unsure` (the best label has a score below the threshold).
+        dropped: number of lines and sentences that were not scored, by rule.
+        sources: number of `sentences` scored and `kept`, by raw file.
+        emotions: number of kept sentences by label.
     """
 
     run: str
@@ -55,35 +57,39 @@ class LabelSummary:
 
 
 def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
-    """Runs or resumes a label job: what is committed is kept, and the rest is done.
+    """Runs or resumes a label job: committed shards are kept, and the others are made.
 
     Args:
         job: a job, the same as a dict, or the path of a job file.
 
     Raises:
-        KindlingError: the job, its input, its classifier or the run folder is at fault.
+        JobError: the job or its input is at fault.
+        EngineError: the classifier cannot be loaded.
+        RunError: the run folder holds something else, or cannot be written.
+        StoppedError: a worker failed, or the disk is full; committed shards are kept, and the same call resumes.
     """
     job = as_job(job, LabelJob)
     files = input_files(Input(path=job.input.path, format="text"))
     store = ShardStore(job.output.path)
-    has_record(store, "label")  # before the input is read: somebody else's folder is left as it is
+    has_record(store, "label")  # refuses the folder of another job before the input is read, which takes long
     run = _new_run(job, files)
     with claimed(store, "label") as lease, write_errors(store.url, resumable=True):
         run = _resumed(store, run)
-        tally, done = Tally(), store.committed_shards() & {each.shard for each in run.ranges}
-        for shard in sorted(done):
-            tally.add(_own(read_manifest(store, shard), run, store))
-        _write_card(store, run, tally)
-        if left := [each for each in run.ranges if each.shard not in done]:
-            _label(store, job, run, left, tally, lease)
-            _write_card(store, run, tally)
+        totals = LabelCounts()
+        committed = store.committed_shards() & {line_range.shard for line_range in run.ranges}
+        for shard in sorted(committed):
+            totals.add(_checked(read_manifest(store, shard), run, store))
+        _write_card(store, run, totals)
+        if left := [line_range for line_range in run.ranges if line_range.shard not in committed]:
+            _label(store, job, run, left, totals, lease)
+            _write_card(store, run, totals)
         else:
             _log.info("%s is complete: nothing to do", store.url)
-        return _summary(store.url, tally)
+        return _summary(store.url, totals)
 
 
-def _write_card(store: ShardStore, run: LabelRecord, tally: Tally) -> None:
-    store.write_text("README.md", contexts_card(run.model_dump(), _summary(store.url, tally).as_json()))
+def _write_card(store: ShardStore, run: LabelRecord, totals: LabelCounts) -> None:
+    store.write_text("README.md", contexts_card(run.model_dump(), _summary(store.url, totals).as_json()))
 
 
 def _new_run(job: LabelJob, files: list[FileSource]) -> LabelRecord:
@@ -100,12 +106,12 @@ def _new_run(job: LabelJob, files: list[FileSource]) -> LabelRecord:
         versions=versions(),
     )
     if not run.ranges:
-        raise JobError("input.path", job.input.path, "there is no text", "name files that hold some")
+        raise JobError("input.path", job.input.path, "the files have no text", "name files that have some")
     return run
 
 
 def _resumed(store: ShardStore, run: LabelRecord) -> LabelRecord:
-    """The run in the folder, where it is the same job's; else the new one, written there.
+    """Returns the record of the run in the folder; where the folder has no shard yet, writes the new record.
 
     Raises:
         RunError: the folder holds shards of another job.
@@ -118,36 +124,41 @@ def _resumed(store: ShardStore, run: LabelRecord) -> LabelRecord:
     return run
 
 
-def _own(manifest: ContextManifest, run: LabelRecord, store: ShardStore) -> ContextManifest:
+def _checked(manifest: ContextManifest, run: LabelRecord, store: ShardStore) -> ContextManifest:
+    """Returns the manifest of a shard of this run.
+
+    Raises:
+        RunError: the shard belongs to another run.
+    """
     if manifest.fingerprint != run.fingerprint:
         path = store.path(shard_path("data", manifest.shard))
-        raise RunError(path, None, "this shard is of another run", "move it away to have it made again")
+        raise RunError(path, None, "this shard belongs to another run", "move it away; it is then made again")
     return manifest
 
 
 def _label(
-    store: ShardStore, job: LabelJob, run: LabelRecord, left: list[LineRange], tally: Tally, lease: Lease
+    store: ShardStore, job: LabelJob, run: LabelRecord, left: list[LineRange], totals: LabelCounts, lease: Lease
 ) -> None:
-    progress = LabelProgress(run.name, tally, len(run.ranges))
+    progress = LabelProgress(run.name, totals, len(run.ranges))
     with connect_to_ray(job.cluster.address), _interruptible(), progress.shown() as advance:
-        for manifest, contexts in labelled(left, job, run.fingerprint):
-            lease.check()
+        for manifest, contexts in label_ranges(left, job, run.fingerprint):
+            lease.check()  # another driver may have taken the folder over in the meantime
             commit(store, manifest, contexts)
-            tally.add(manifest)
+            totals.add(manifest)
             advance()
             facts = {
-                "event": "shard", "run": run.name, "shard": manifest.shard, "shards": tally.counts["shards"],
+                "event": "shard", "run": run.name, "shard": manifest.shard, "shards": totals.counts["shards"],
                 "shards_total": len(run.ranges), "kept": manifest.kept, "sentences": manifest.sentences,
             }  # fmt: skip
             _log.info(
-                "shard %d of %d: %d of %d sentences kept", tally.counts["shards"], len(run.ranges), manifest.kept,
+                "shard %d of %d: %d of %d sentences kept", totals.counts["shards"], len(run.ranges), manifest.kept,
                 manifest.sentences, extra={"facts": facts},
             )  # fmt: skip
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Inside the block SIGTERM ends the job as Ctrl-C does; Ray would end the process, and tell nobody."""
+    """Inside the block SIGTERM ends the job as Ctrl-C does; the handler of Ray would end the process without a word."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -158,14 +169,14 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _summary(url: str, tally: Tally) -> LabelSummary:
+def _summary(url: str, totals: LabelCounts) -> LabelSummary:
     return LabelSummary(
         run=url,
-        counts=dict(tally.counts),
-        dropped=dict(tally.dropped.most_common()),
+        counts=dict(totals.counts),
+        dropped=dict(totals.dropped.most_common()),
         sources={
-            source: {"sentences": sentences, "kept": tally.kept_of_source[source]}
-            for source, sentences in tally.sentences_of_source.items()
+            source: {"sentences": sentences, "kept": totals.kept_of_source[source]}
+            for source, sentences in totals.sentences_of_source.items()
         },
-        emotions=dict(tally.emotions.most_common()),
+        emotions=dict(totals.emotions.most_common()),
     )

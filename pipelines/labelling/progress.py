@@ -1,4 +1,4 @@
-"""How far a label job is: a bar on a terminal, and a line a minute in a log, however long a shard takes."""
+"""Progress of a label job: a bar on a terminal, or else a log line each minute, however long a shard takes."""
 
 import logging
 import threading
@@ -6,32 +6,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from pipelines.labelling.contexts import Tally
+from pipelines.labelling.contexts import LabelCounts
 from services.observability.terminal import LINE_SECONDS, Bar, clock
 
 _log = logging.getLogger("kindling")
 
 
 class LabelProgress:
-    """Tells what the tally of a run holds.
+    """Shows the counts of a run.
 
     Args:
-        run: its name.
-        tally: its shards are added to it as they are committed, those of earlier starts before.
-        total: shards of the run.
+        run: name of the run.
+        totals: counts of the committed shards; the job adds each shard that it commits.
+        shards: number of shards of the run.
     """
 
-    def __init__(self, run: str, tally: Tally, total: int) -> None:
-        self._run, self._tally, self._total = run, tally, total
+    def __init__(self, run: str, totals: LabelCounts, shards: int) -> None:
+        self._run, self._totals, self._total = run, totals, shards
         self._first: tuple[int, float] | None = None
 
     @contextmanager
     def shown(self) -> Iterator[Callable[[], None]]:
-        """Inside the block the progress is shown; yields what is to be called when a shard was committed."""
-        with Bar("shards", self._total) as bar, _each_minute(lambda: None if bar.shown else self._tell_line()):
+        """Inside the block the progress is shown; yields a callable to be called after each commit of a shard."""
+        with Bar("shards", self._total) as bar, _each_minute(lambda: None if bar.shown else self._log_line()):
 
             def advance() -> None:
-                # What the first ones took is the start of the actors for the most part.
+                # Time counts from the first commit on: before it, most of the time is the start of the actors.
                 self._first = self._first or (self._shards, monotonic())
                 left = self.seconds_left()
                 bar.update(completed=self._shards, note="" if left is None else f"{clock(left)} left")
@@ -41,17 +41,17 @@ class LabelProgress:
 
     @property
     def _shards(self) -> int:
-        return self._tally.counts["shards"]
+        return self._totals.counts["shards"]
 
     def seconds_left(self) -> float | None:
-        """At the pace since this start's first shard; None until there is a second."""
+        """Estimates the seconds left, at the pace since the first shard of this start; None before the second shard."""
         if self._first is None or self._shards == self._first[0]:
             return None
         shards, at = self._first
         return (monotonic() - at) / (self._shards - shards) * (self._total - self._shards)
 
-    def _tell_line(self) -> None:
-        counts, left = self._tally.counts, self.seconds_left()
+    def _log_line(self) -> None:
+        counts, left = self._totals.counts, self.seconds_left()
         facts = {
             "event": "progress", "run": self._run, "shards": self._shards, "shards_total": self._total,
             "kept": counts["kept"], "sentences": counts["sentences"],
@@ -64,15 +64,15 @@ class LabelProgress:
 
 
 @contextmanager
-def _each_minute(tell: Callable[[], None]) -> Iterator[None]:
-    """Inside the block `tell` is called each minute, by a thread: the job itself waits for its next shard."""
+def _each_minute(call: Callable[[], None]) -> Iterator[None]:
+    """Inside the block a thread calls `call` each minute: the main thread waits for the next shard."""
     ended = threading.Event()
 
-    def keep_telling() -> None:
+    def keep_calling() -> None:
         while not ended.wait(LINE_SECONDS):
-            tell()
+            call()
 
-    thread = threading.Thread(target=keep_telling, daemon=True)
+    thread = threading.Thread(target=keep_calling, daemon=True)
     thread.start()
     try:
         yield

@@ -1,4 +1,7 @@
-"""The input as ranges of bytes: each is one shard, read and labelled for itself, wherever there is room."""
+"""Cuts the input into ranges of bytes; each range becomes one shard, and any actor can read it on its own.
+
+Invariant: each line belongs to exactly one range, the one in which its first byte lies.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,18 +14,19 @@ from schemas.errors import JobError
 from services.storage.filesystem import is_local, resolve
 
 _BLOCK_BYTES = 1 << 20
-# A compressed file has no way in but its beginning, so it is one shard, whose sentences are held in memory.
-_MOST_COMPRESSED_BYTES = 64 << 20
+# A compressed file can only be read from its beginning, so it is one shard, whose sentences are held in memory.
+_MAX_COMPRESSED_BYTES = 64 << 20
 
 
 class LineRange(BaseModel):
     """The lines of a file that begin in a range of its bytes; all of a compressed file.
 
     Attributes:
-        shard: number of the range among all.
+        shard: number of the range among all ranges, which is the number of its shard.
         source: the file, as the job names it.
-        url: where it lies.
-        end: past the last byte; None: the end of the file.
+        url: path or URL of the file.
+        start: first byte of the range.
+        end: byte after the range; None: the range ends with the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +39,7 @@ class LineRange(BaseModel):
 
 
 def plan_ranges(files: list[FileSource], bytes_per_shard: int) -> list[LineRange]:
-    """The ranges of all files, in order; an empty file has none.
+    """Returns the ranges of all files, in order; an empty file has none.
 
     Raises:
         JobError: a compressed file is too large to be one shard.
@@ -45,10 +49,8 @@ def plan_ranges(files: list[FileSource], bytes_per_shard: int) -> list[LineRange
         size, step = file.fs.size(file.path), bytes_per_shard
         if is_compressed(file.path):
             check_compression(file.name, file.path)
-            if size > _MOST_COMPRESSED_BYTES:
-                cause = (
-                    f"a compressed file is one shard, and this one is larger than {_MOST_COMPRESSED_BYTES >> 20} MiB"
-                )
+            if size > _MAX_COMPRESSED_BYTES:
+                cause = f"a compressed file is one shard, and this one is larger than {_MAX_COMPRESSED_BYTES >> 20} MiB"
                 raise JobError("input.path", file.name, cause, "decompress it, or split it before it is compressed")
             step = max(size, 1)
         url = file.path if is_local(file.fs) else file.fs.unstrip_protocol(file.path)
@@ -58,38 +60,40 @@ def plan_ranges(files: list[FileSource], bytes_per_shard: int) -> list[LineRange
     return ranges
 
 
-def lines_of(each: LineRange) -> Iterator[tuple[int, bytes | None]]:
-    """Offset and content of each line that begins in the range; None in place of one longer than a row may be."""
-    fs, path = resolve(each.url, "input.path")
+def lines_of(line_range: LineRange) -> Iterator[tuple[int, bytes | None]]:
+    """Yields offset and content of each line that begins in the range; None for a line of more than MAX_ROW_BYTES."""
+    fs, path = resolve(line_range.url, "input.path")
+    end = line_range.end
     with fs.open(path, "rb", compression="infer") as file:
-        # The line that runs into the range belongs to the one before it.
-        others = each.start > 0
-        first = each.start - 1 if others else 0
-        if others:
+        # A line that begins before the range belongs to an earlier range, so it is skipped. Reading starts one byte
+        # early: where that byte is a line end, the first line of the range begins exactly at its start.
+        skipping = line_range.start > 0
+        first = line_range.start - 1 if skipping else 0
+        if skipping:
             file.seek(first)
-        begins, size, line = first, 0, bytearray()
+        line_start, size, line = first, 0, bytearray()
         for at, piece in _pieces(file, first):
-            past_end = each.end is not None and at + len(piece) > each.end
+            past_end = end is not None and at + len(piece) > end
             if not size:
-                if not others and each.end is not None and at >= each.end:
+                if not skipping and end is not None and at >= end:
                     return
-                begins = at
+                line_start = at
             size += len(piece)
             if size <= MAX_ROW_BYTES:
                 line += piece
             if piece.endswith(b"\n"):
-                if not others:
-                    yield begins, bytes(line) if size <= MAX_ROW_BYTES else None
-                others, size = False, 0
+                if not skipping:
+                    yield line_start, bytes(line) if size <= MAX_ROW_BYTES else None
+                skipping, size = False, 0
                 line.clear()
-            elif others and past_end:
+            elif skipping and past_end:
                 return  # no line begins in the range
-        if size and not others:
-            yield begins, bytes(line) if size <= MAX_ROW_BYTES else None
+        if size and not skipping:
+            yield line_start, bytes(line) if size <= MAX_ROW_BYTES else None
 
 
 def _pieces(file: Any, at: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and content of what lies between two line ends, or the borders of two blocks."""
+    """Yields offset and content of pieces of a file; a piece ends with a line end, or with a block of the file."""
     while block := file.read(_BLOCK_BYTES):
         low = 0
         while low < len(block):

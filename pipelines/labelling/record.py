@@ -1,4 +1,4 @@
-"""run.json of a label run: the job as resolved, what identifies it, and which bytes are which shard."""
+"""run.json of a label run: the resolved job, its identity, and the range of bytes of each shard."""
 
 import json
 from typing import Any, Literal
@@ -13,7 +13,19 @@ _NAME = "run.json"
 
 
 class LabelRecord(BaseModel):
-    """See the module."""
+    """Content of run.json.
+
+    Attributes:
+        format: version of this format.
+        kind: the verb, which tells the file apart from that of an `augment` run.
+        name: name of the job.
+        created_at: time of the first start, ISO 8601 in UTC.
+        job: the job with all defaults.
+        fingerprint: sha256 of the identity.
+        identity: everything that can change the output, flat.
+        ranges: range of the input for each shard.
+        versions: versions of Python and of packages.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,10 +46,10 @@ def write_record(store: ShardStore, run: LabelRecord) -> None:
 
 
 def read_record(store: ShardStore) -> LabelRecord | None:
-    """run.json; None where there is none, or it is of a run of another kind.
+    """Reads run.json; returns None where there is none, or where it belongs to a run of another kind.
 
     Raises:
-        RunError: it says that it is a label run's, and cannot be read as one.
+        RunError: run.json belongs to a label run, and this version cannot read it.
     """
     path = store.path(_NAME)
     if not store.fs.exists(path):

@@ -1,4 +1,4 @@
-"""Ray Data's two steps: a range of lines to sentences, and sentences to the contexts that are kept."""
+"""Labels ranges of raw text with Ray Data, in two steps: tasks read sentences, and actors score them."""
 
 import logging
 import pickle
@@ -22,34 +22,36 @@ from services.models.classifier import load_classifier, with_absolute_path
 from services.observability import logs
 
 _NEUTRAL = EMOTIONS.index("neutral")
-# A message between the steps: one row of one column, so that Ray Data has nothing to convert.
+# Steps send each other one pickled message, as a row of one column, so that Ray Data converts nothing.
 _COLUMN = "message"
 _READERS_PER_ACTOR = 2
 
 Sentence = tuple[str, int, int]
-"""text, offset of its line, number in its line"""
+"""text, offset of its line in bytes, number of the sentence in its line"""
 
 
-def labelled(
+def label_ranges(
     ranges: Sequence[LineRange], job: LabelJob, fingerprint: str
 ) -> Iterator[tuple[ContextManifest, pa.Table]]:
-    """The shards of these ranges as they are done, in no order.
+    """Yields manifest and rows of each range as soon as it is labelled, in no fixed order.
 
     Must be used inside `services.cluster.connect_to_ray`.
 
     Raises:
-        KindlingError: a worker failed; the shards that are not done stay undone.
+        KindlingError: a worker failed, with the error of the worker where it is one of Kindling's.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
     if not logs.dependencies_are_logged():
         logging.getLogger("ray.data").setLevel(logging.ERROR)
     gpus, cpus = job.cluster.gpus_per_actor, _cores(job.cluster)
-    # On a joined cluster an actor's working directory is another.
+    # An actor may have another working directory than this process.
     placed = job.model_copy(update={"classifier": with_absolute_path(job.classifier)})
-    messages = ray.data.from_items([{_COLUMN: pickle.dumps(each)} for each in ranges], override_num_blocks=len(ranges))
-    # Reading lines is little work, and an actor may want every core there is.
+    messages = ray.data.from_items(
+        [{_COLUMN: pickle.dumps(line_range)} for line_range in ranges], override_num_blocks=len(ranges)
+    )
+    # Tasks that read ask for no core: reading is little work, and the actors may have asked for all cores.
     read = messages.map(
-        _step(lambda each: read_range(each, job)), num_cpus=0,
+        _step(lambda line_range: read_range(line_range, job)), num_cpus=0,
         compute=ray.data.TaskPoolStrategy(size=_READERS_PER_ACTOR * job.cluster.actors),
     )  # fmt: skip
     done = read.map_batches(
@@ -61,33 +63,33 @@ def labelled(
         for row in done.iter_rows():
             yield pickle.loads(row[_COLUMN])
     except ray.exceptions.RayError as error:
-        raise _told(error) from None
+        raise _worker_error(error) from None
 
 
 def _cores(cluster: LabelCluster) -> int:
-    """Of each actor that scores on CPUs.
+    """Returns the number of cores for each actor that scores on CPUs.
 
     Raises:
-        JobError: no node has so many, or all actors together want more than there are.
+        JobError: no node has as many cores, or all actors together need more cores than the cluster has.
     """
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     largest, total = max(nodes), sum(nodes)
     cpus = cluster.cpus_per_actor or max(min(largest, total // cluster.actors), 1)
     if not cluster.gpus_per_actor and (cpus > largest or cpus * cluster.actors > total):
         cause = f"{cluster.actors} actors of {cpus} cores do not fit; the cluster has {total}, {largest} on one node"
-        raise JobError("cluster.actors", cluster.actors, cause, "ask for fewer actors, or fewer cores of each")
+        raise JobError("cluster.actors", cluster.actors, cause, "ask for fewer actors, or fewer cores for each")
     return cpus
 
 
-def _told(error: BaseException) -> KindlingError:
-    """What failed in a worker, out of what Ray wraps round it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, KindlingError):
-            return seen
-        error, seen = seen, getattr(seen, "cause", None) or seen.__cause__
+def _worker_error(error: BaseException) -> KindlingError:
+    """Returns the error of a worker, which Ray wraps in errors of its own."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, KindlingError):
+            return inner
+        error, inner = inner, getattr(inner, "cause", None) or inner.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    remedy = "what is committed is kept; see the log in Ray's session folder, then run the same command"
+    remedy = "committed shards are kept; see the log in Ray's session folder, then run the same command"
     return StoppedError("label", None, f"a worker failed: {shorten(lines[-1])}", remedy)
 
 
@@ -95,17 +97,18 @@ def _step(work: Callable[[Any], Any]) -> Callable[[dict[str, bytes]], dict[str, 
     return lambda row: {_COLUMN: pickle.dumps(work(pickle.loads(row[_COLUMN])))}
 
 
-def read_range(each: LineRange, job: LabelJob) -> tuple[LineRange, int, list[Sentence], Counter[str]]:
-    """The range, the number of its lines, its sentences, and what was dropped by which rule."""
-    segmenter, lines, found = Segmenter(job.segmentation, job.input.encoding), 0, []
-    for offset, line in lines_of(each):
+def read_range(line_range: LineRange, job: LabelJob) -> tuple[LineRange, int, list[Sentence], Counter[str]]:
+    """Returns the range, the number of its lines, its sentences, and the number of dropped ones by rule."""
+    segmenter, lines = Segmenter(job.segmentation, job.input.encoding), 0
+    sentences: list[Sentence] = []
+    for offset, line in lines_of(line_range):
         lines += 1
-        found += [(text, offset, number) for number, text in enumerate(segmenter.sentences(line))]
-    return each, lines, found, segmenter.dropped
+        sentences += [(text, offset, number) for number, text in enumerate(segmenter.sentences(line))]
+    return line_range, lines, sentences, segmenter.dropped
 
 
 class _Scorer:
-    """The actor."""
+    """Actor that scores the sentences of one range after the other, and keeps those with a clear emotion."""
 
     def __init__(self, job: LabelJob, fingerprint: str, cpus: int) -> None:
         if not job.cluster.gpus_per_actor:
@@ -117,13 +120,13 @@ class _Scorer:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         (message,) = batch[_COLUMN]
-        each, lines, sentences, dropped = pickle.loads(message)
+        line_range, lines, sentences, dropped = pickle.loads(message)
         scores = self._classifier.score([text for text, _, _ in sentences])
-        contexts, neutral, unsure = keep(sentences, each.source, scores, self._thresholds)
+        contexts, neutral, unsure = keep(sentences, line_range.source, scores, self._thresholds)
         emotions = Counter(label for labels in contexts["emotions"].to_pylist() for label in labels)
         manifest = ContextManifest(
-            fingerprint=self._fingerprint, shard=each.shard, source=each.source, start=each.start, end=each.end,
-            lines=lines, sentences=len(sentences), kept=contexts.num_rows, dropped=dict(dropped),
+            fingerprint=self._fingerprint, shard=line_range.shard, source=line_range.source, start=line_range.start,
+            end=line_range.end, lines=lines, sentences=len(sentences), kept=contexts.num_rows, dropped=dict(dropped),
             neutral=neutral, unsure=unsure, emotions=dict(emotions),
         )  # fmt: skip
         return {_COLUMN: [pickle.dumps((manifest, contexts))]}
@@ -132,14 +135,18 @@ class _Scorer:
 def keep(
     sentences: Sequence[Sentence], source: str, scores: np.ndarray, thresholds: np.ndarray
 ) -> tuple[pa.Table, int, int]:
-    """The sentences whose best label is not neutral and reaches its threshold, with every label that does.
+    """Keeps sentences whose best label is not neutral and reaches its threshold, with every label that reaches its own.
 
     Args:
-        scores: shape (sentences, 28).
-        thresholds: shape (28,).
+        sentences: the sentences of a range.
+        source: the raw file, as run.json names it.
+        scores: score of each sentence and label, shape (sentences, 28).
+        thresholds: threshold of each label, shape (28,).
 
     Returns:
-        the contexts, of CONTEXT_SCHEMA; sentences whose best label is neutral; those whose best scores too little.
+        contexts: rows of CONTEXT_SCHEMA.
+        neutral: number of sentences whose best label is neutral.
+        unsure: number of sentences whose best label has a score below its threshold.
     """
     best = scores.argmax(1) if len(scores) else np.zeros(0, dtype=np.int64)
     neutral = best == _NEUTRAL

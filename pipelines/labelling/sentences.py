@@ -1,4 +1,4 @@
-"""From a raw line to clean sentences. What is taken off and what is dropped, rule by rule, is said here and counted."""
+"""Cleans raw lines and splits them into sentences. Each rule that drops a line or a sentence has a name and a count."""
 
 import html
 import re
@@ -9,20 +9,20 @@ from sentencex import segment
 
 from schemas.label import Segmentation
 
-# Child-directed speech (CHILDES) and telephone talk (Switchboard) say who speaks: *MOT:, CHI:, A:
+# Speaker at the start of a line, in child-directed speech (CHILDES) and telephone talk (Switchboard): *MOT:, CHI:, A:
 _SPEAKER = re.compile(r"^\*?[A-Z][A-Z0-9]{0,4}:\s+")
-# What a transcriber heard beside words: [laughs], &=coughs, 0 [=! nods].
-_HEARD = re.compile(r"(?:(?<!\w)0\s*)?\[[^\][]{1,80}\]|(?<!\w)&[=~+-]\w+")
-# Emphasis as plain-text books set it: _so_, *so*.
+# Sounds and gestures in a transcript: [laughs], &=coughs, 0 [=! nods].
+_SOUND = re.compile(r"(?:(?<!\w)0\s*)?\[[^\][]{1,80}\]|(?<!\w)&[=~+-]\w+")
+# Emphasis in plain-text books: _so_, *so*.
 _EMPHASIS = re.compile(r"(?<!\w)([*_])(\S(?:[^*_\n]{0,200}\S)?)\1(?!\w)")
-# A book's CHAPTER IV. or "Act 2, scene 1"; Wikipedia's titles stand between equals signs.
+# Headings in books: CHAPTER IV., or "Act 2, scene 1". (Titles in Wikipedia stand between equals signs; see below.)
 _HEADING = re.compile(
     r"^\W*(?i:chapter|book|part|volume|section|canto|act|scene|appendix)\s+(?:[IVXLC]+|[ivxlc]+|\d+)\b"
     r"(?:\W*$|\s*[.:,\u2013\u2014-].{0,60}$)"
 )
 _MARKUP = re.compile(r"https?://|www\.\w|</?\w[^<>]*>|\{\{|\}\}|\[\[|\]\]")
 _ENDS_SENTENCE = re.compile(r"[.!?]\W*$")
-# Of a line's end; how long a line is does not matter.
+# Number of characters searched at the end of a line: a search of a very long line would take quadratic time.
 _END_CHARACTERS = 40
 
 NOT_TEXT, LONG_LINE, BLANK, HEADING, MARKUP = "bytes are no text", "line too long", "blank", "heading", "markup"
@@ -30,10 +30,10 @@ NO_LETTERS, SHORT, LONG = "no letters", "too few words", "too many words"
 
 
 class Segmenter:
-    """Cuts lines into sentences, and counts what is dropped by which rule.
+    """Splits lines into sentences, and counts dropped lines and sentences.
 
     Attributes:
-        dropped: lines and sentences by rule.
+        dropped: number of dropped lines and sentences by rule.
     """
 
     def __init__(self, section: Segmentation, encoding: str) -> None:
@@ -41,7 +41,7 @@ class Segmenter:
         self.dropped: Counter[str] = Counter()
 
     def sentences(self, line: bytes | None) -> Iterator[str]:
-        """The clean sentences of a line, in order; None stands for a line that was too long to read."""
+        """Yields the clean sentences of a line, in order; None stands for a line that was too long to read."""
         text = self._clean(line)
         for sentence in segment(self._section.language, text) if text else ():
             sentence = sentence.strip()
@@ -62,7 +62,7 @@ class Segmenter:
         if _is_heading(text):
             return self._drop(HEADING)
         if "[[" not in text:
-            text = _HEARD.sub(" ", text)
+            text = _SOUND.sub(" ", text)
         text = " ".join(_EMPHASIS.sub(r"\2", _SPEAKER.sub("", text)).split())
         return text or self._drop(BLANK)
 
@@ -82,7 +82,7 @@ class Segmenter:
 
 
 def _is_heading(text: str) -> bool:
-    """Also a title set in capitals; a shout ends as a sentence does."""
+    """Returns whether a line is a heading or a title in capitals; a shout in capitals ends with a punctuation mark."""
     if _HEADING.match(text) or (text.startswith("=") and text.endswith("=")):
         return True
     return text.isupper() and not _ENDS_SENTENCE.search(text[-_END_CHARACTERS:]) and not _SPEAKER.match(text)

@@ -1,4 +1,4 @@
-"""`kindling verify` of a label run: every shard is there, whole, this run's, and holds what its footer says."""
+"""`kindling verify` of a label run: each shard belongs to the run, is undamaged, and agrees with its own footer."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from schemas.errors import RunError, UnreadableError
 from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
 
-def shard_faults(store: ShardStore, run: LabelRecord, each: LineRange, kept: Counter[str]) -> Iterator[str]:
-    """What is wrong with a committed shard; adds its rows to `kept`, by their source.
+def shard_faults(store: ShardStore, run: LabelRecord, line_range: LineRange, kept: Counter[str]) -> Iterator[str]:
+    """Yields the faults of a committed shard; adds the number of its rows to `kept`, by source.
 
     Raises:
-        UnreadableError, OSError: that cannot be told.
+        UnreadableError, OSError: the file system failed, so the shard may be good or damaged.
     """
-    path = shard_path("data", each.shard)
+    path = shard_path("data", line_range.shard)
     try:
-        manifest = read_manifest(store, each.shard)
+        manifest = read_manifest(store, line_range.shard)
         rows = store.read_table(path)
     except UnreadableError:
         raise
@@ -33,27 +33,28 @@ def shard_faults(store: ShardStore, run: LabelRecord, each: LineRange, kept: Cou
         yield f"cannot be read: {error}"
         return
     if manifest.fingerprint != run.fingerprint:
-        yield "it is of another run"
+        yield "it belongs to another run"
         return
-    kept[each.source] += rows.num_rows
-    yield from _differences(manifest, rows, each)
+    kept[line_range.source] += rows.num_rows
+    yield from _differences(manifest, rows, line_range)
 
 
-def _differences(manifest: ContextManifest, rows: pa.Table, each: LineRange) -> Iterator[str]:
-    planned = (each.shard, each.source, each.start, each.end)
+def _differences(manifest: ContextManifest, rows: pa.Table, line_range: LineRange) -> Iterator[str]:
+    planned = (line_range.shard, line_range.source, line_range.start, line_range.end)
     if (manifest.shard, manifest.source, manifest.start, manifest.end) != planned:
-        yield "its footer tells of another range than run.json does"
+        yield "its footer names another range than run.json does"
     if not rows.schema.equals(CONTEXT_SCHEMA):
         yield "its columns are not those of contexts"
         return
     emotions = Counter(label for labels in rows["emotions"].to_pylist() for label in labels)
     if rows.num_rows != manifest.kept or emotions != manifest.emotions:
-        yield f"it holds {rows.num_rows} rows, and its footer tells of {manifest.kept}, or of other emotions"
+        yield f"it holds {rows.num_rows} rows, and its footer counts {manifest.kept}, or other emotions"
     if manifest.kept + manifest.neutral + manifest.unsure != manifest.sentences:
         yield "the counts of its footer do not add up"
     offsets = rows["offset"].to_pylist()
     places = list(zip(offsets, rows["sentence"].to_pylist(), strict=True))
     if places != sorted(set(places)):
-        yield "a sentence is there twice, or out of its order"
-    if any(offset < each.start or (each.end is not None and offset >= each.end) for offset in offsets):
-        yield "a sentence is of a line that does not begin in its range"
+        yield "a sentence is repeated, or out of order"
+    start, end = line_range.start, line_range.end
+    if any(offset < start or (end is not None and offset >= end) for offset in offsets):
+        yield "a sentence belongs to a line that does not begin in its range"

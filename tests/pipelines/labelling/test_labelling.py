@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipelines import label, verify
 from pipelines.inputs.files import input_files
 from pipelines.labelling import sentences as rules
-from pipelines.labelling.contexts import Tally
+from pipelines.labelling.contexts import LabelCounts
 from pipelines.labelling.progress import LabelProgress
 from pipelines.labelling.ranges import lines_of, plan_ranges
 from pipelines.labelling.scoring import keep
@@ -178,9 +178,9 @@ def test_a_raw_corpus_becomes_contexts(labelled_run):
 def test_a_line_a_minute_comes_whether_a_shard_does_or_not(monkeypatch, caplog):
     monkeypatch.setattr("pipelines.labelling.progress.LINE_SECONDS", 0.01)
     caplog.set_level("INFO", "kindling")
-    tally = Tally()
-    tally.counts.update(shards=3, kept=30, sentences=90)  # of earlier starts, which say nothing of today's pace
-    progress = LabelProgress("talk", tally, 10)
+    totals = LabelCounts()
+    totals.counts.update(shards=3, kept=30, sentences=90)  # of earlier starts, which say nothing of today's pace
+    progress = LabelProgress("talk", totals, 10)
 
     def next_line():
         caplog.clear()
@@ -193,7 +193,7 @@ def test_a_line_a_minute_comes_whether_a_shard_does_or_not(monkeypatch, caplog):
         assert text == "3 of 10 shards, 30 of 90 sentences kept"
         assert facts["event"] == "progress" and facts["eta_seconds"] is None
         for _ in range(2):
-            tally.counts.update(shards=1, kept=10, sentences=30)
+            totals.counts.update(shards=1, kept=10, sentences=30)
             time.sleep(0.1)
             advance()
         _, facts = next_line()
@@ -258,7 +258,7 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path):
     corpus(tmp_path / "raw")
     with pytest.raises(JobError, match="no such file"):
         label(job_of(tmp_path, input={"path": str(tmp_path / "nothing.txt")}))
-    with pytest.raises(JobError, match="there is no text"):
+    with pytest.raises(JobError, match="the files have no text"):
         label(job_of(tmp_path, input={"path": str(tmp_path / "raw" / "empty.txt")}))
     with pytest.raises(EngineError, match=r"classifier\.id"):
         label(job_of(tmp_path, classifier={"id": str(tmp_path / "no-such-model")}))
