@@ -1,4 +1,4 @@
-"""`kindling export`: the accepted rows of a run as a dataset of their own, ready for load_dataset and the Hub."""
+"""`kindling export`: writes the accepted rows of a run as a dataset, ready for load_dataset and the Hub."""
 
 import io
 import json
@@ -17,13 +17,20 @@ from services.storage.filesystem import resolve, write_atomic
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, shard_path
 
-# About 100 MB of stories a file: few files for the Hub, and one fits in memory.
+# About 100 MB of stories in a file: few files for the Hub, and each fits in memory.
 _ROWS_PER_FILE = 65_536
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote: the folder, its data files relative to it, and their rows."""
+    """Result of `export`.
+
+    Attributes:
+        to: the folder.
+        files: data files, relative to the folder.
+        rows: number of rows in all files.
+        complete: True where the run had finished all its rows.
+    """
 
     to: str
     files: list[str]
@@ -40,18 +47,20 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
 
     Args:
         url: the run folder.
-        to: a folder that is empty or not there yet; local or a URL.
+        to: a new or empty folder; a local path or a URL.
+        file_format: format of the data files.
 
     Raises:
-        RunError: no run there, a damaged shard, or a destination that holds something.
+        RunError: the folder `url` holds no run, a shard is damaged, or `to` is not empty or cannot be written.
     """
     store = ShardStore(url)
     run = open_run(store)
     fs, root = resolve(to, "--to")
     if fs.exists(root) and (not fs.isdir(root) or fs.ls(root)):
-        raise RunError("--to", to, "there is something there already", "name a folder that is empty or not there yet")
+        raise RunError("--to", to, "it exists already, and is not an empty folder", "name a new or empty folder")
     counts = read_index(store, run).totals().counts
-    files, rows = [], 0
+    files: list[str] = []
+    rows = 0
     with write_errors(to, "--to"):
         for number, table in enumerate(_tables(store)):
             name = f"data/train-{number:05d}.{file_format}"
@@ -64,9 +73,12 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
 
 
 def _tables(store: ShardStore) -> Iterator[pa.Table]:
-    """Committed accepted rows in files' worth; at least one, maybe empty, so that load_dataset finds the columns."""
+    """Yields the committed accepted rows, one table for each file.
+
+    A run without rows gives one empty table, so that load_dataset finds the columns.
+    """
     batches: list[pa.RecordBatch] = []
-    waiting, given = 0, 0
+    waiting, tables = 0, 0
     for shard in sorted(store.committed_shards()):
         part = read_part(store, shard_path(FOLDER_OF_STATE["accepted"], shard)).to_batches()
         batches += part
@@ -74,10 +86,10 @@ def _tables(store: ShardStore) -> Iterator[pa.Table]:
         while waiting >= _ROWS_PER_FILE:
             table = pa.Table.from_batches(batches, ROW_SCHEMA)
             yield table.slice(0, _ROWS_PER_FILE)
-            given += 1
+            tables += 1
             batches = table.slice(_ROWS_PER_FILE).to_batches()
             waiting -= _ROWS_PER_FILE
-    if waiting or not given:
+    if waiting or not tables:
         yield pa.Table.from_batches(batches, ROW_SCHEMA)
 
 

@@ -1,4 +1,4 @@
-"""`kindling export --format prompts`: one set of evaluation prompts of all lists that a run made."""
+"""`kindling export --format prompts`: collects one set of evaluation prompts from all task lists of a run."""
 
 import json
 from collections import Counter
@@ -17,15 +17,15 @@ from services.storage.store import ShardStore, shard_path
 
 @dataclass
 class EmotionPrompts:
-    """What became of the tasks for one emotion.
+    """Prompts for one emotion, and counts of the tasks that were not taken.
 
     Attributes:
-        prompts: those that were kept, in row order.
-        duplicates: tasks that say what an earlier one says, or almost.
-        spare: others that came when there were enough.
-        unparsed: lines and items that could not be read as a task.
-        refused: answers in which no task was found.
-        short: prompts that are missing.
+        prompts: kept prompts, in row order.
+        duplicates: number of tasks that are the same as an earlier one, or nearly.
+        spare: number of further tasks, after enough prompts were kept.
+        unparsed: number of lines and items that could not be read as a task.
+        refused: number of responses without any task.
+        short: number of prompts that are missing.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -38,16 +38,22 @@ class EmotionPrompts:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """What `export_prompts` wrote: the file, and how it came about, by emotion."""
+    """Result of `export_prompts`.
+
+    Attributes:
+        to: the file.
+        emotions: prompts and counts by emotion.
+        complete: True where all shards of the run were committed.
+    """
 
     to: str
     emotions: dict[str, EmotionPrompts]
     complete: bool
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`; the prompts are counted, and not repeated."""
-        found = {name: {**asdict(each), "prompts": len(each.prompts)} for name, each in self.emotions.items()}
-        return {**asdict(self), "emotions": found}
+        """Plain values, for `--json`, with the number of prompts in place of the prompts."""
+        counts = {name: {**asdict(emotion), "prompts": len(emotion.prompts)} for name, emotion in self.emotions.items()}
+        return {**asdict(self), "emotions": counts}
 
 
 def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
@@ -55,11 +61,12 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
 
     Args:
         url: the run folder.
-        to: a file that is not there yet, local or a URL: `{emotion: [prompt, ...]}` as JSON.
-        per_emotion: prompts to keep of each emotion, the first ones in row order.
+        to: a new file, a local path or a URL; it will hold `{emotion: [prompt, ...]}` as JSON.
+        per_emotion: number of prompts to keep for each emotion, the first ones in row order.
 
     Raises:
-        RunError: no such run, a run of another recipe, no prompt in it, a damaged shard, or something is there already.
+        RunError: the folder holds no run, a run of another recipe, or no prompt yet; a shard is damaged; or `to` exists
+            already or cannot be written.
     """
     store = ShardStore(url)
     run = open_run(store)
@@ -68,30 +75,31 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
         raise RunError("--format", "prompts", cause, "name a run of evaluation_prompts; see docs/job-file.md")
     fs, path = resolve(to, "--to")
     if fs.exists(path):
-        raise RunError("--to", to, "there is something there already", "name a file that is not there yet")
+        raise RunError("--to", to, "it exists already", "name a new file")
     committed = sorted(store.committed_shards())
-    found = {emotion: EmotionPrompts() for emotion in EMOTIONS}
+    emotions = {emotion: EmotionPrompts() for emotion in EMOTIONS}
     texts = {emotion: NearDuplicates() for emotion in EMOTIONS}
     for shard in committed:
         refused = Counter(emotion for emotion, _, _ in _rows(store, REJECTED, shard))
         for emotion, rows in refused.items():
-            found[emotion].refused += rows
+            emotions[emotion].refused += rows
         for emotion, text, rest in _rows(store, ACCEPTED, shard):
-            found[emotion].unparsed += len(rest.split("\n")) if rest else 0
+            emotions[emotion].unparsed += len(rest.split("\n")) if rest else 0
             for task in json.loads(text):
-                _add(found[emotion], texts[emotion], task, per_emotion)
-    for each in found.values():
-        each.short = per_emotion - len(each.prompts)
-    prompts = {emotion: each.prompts for emotion, each in found.items() if each.prompts}
+                _add(emotions[emotion], texts[emotion], task, per_emotion)
+    for collected in emotions.values():
+        collected.short = per_emotion - len(collected.prompts)
+    prompts = {emotion: collected.prompts for emotion, collected in emotions.items() if collected.prompts}
     if not prompts:
-        raise RunError("RUN", url, "it has no prompt yet", "`kindling status` tells how far it is, and what it refused")
+        remedy = "`kindling status` shows the progress of the run, and its rejected rows"
+        raise RunError("RUN", url, "it has no prompt yet", remedy)
     with write_errors(to, "--to"):
         write_atomic(fs, path, f"{json.dumps(prompts, ensure_ascii=False, indent=1)}\n".encode())
-    return PromptSet(to, found, len(committed) == run.shards)
+    return PromptSet(to, emotions, len(committed) == run.shards)
 
 
 def _rows(store: ShardStore, state: str, shard: int) -> Iterator[tuple[str, str, str]]:
-    """(emotion, text, reason) of a committed shard's rows in one state."""
+    """Yields (emotion, text, reason) of the rows of a committed shard in one state."""
     path = shard_path(FOLDER_OF_STATE[state], shard)
     if state != ACCEPTED and path not in store.read_manifest(shard).siblings:
         return
@@ -100,12 +108,12 @@ def _rows(store: ShardStore, state: str, shard: int) -> Iterator[tuple[str, str,
     yield from zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
-def _add(found: EmotionPrompts, texts: NearDuplicates, task: dict[str, str], most: int) -> None:
-    instruction, given = task["instruction"], task["input"]
-    number = len(found.prompts) + found.spare
-    if texts.find_or_add(f"{instruction} {given}", number) is not None:
-        found.duplicates += 1
-    elif len(found.prompts) < most:
-        found.prompts.append(f"Instruction: {instruction}" + (f" Input: {given}" if given else ""))
+def _add(collected: EmotionPrompts, texts: NearDuplicates, task: dict[str, str], max_prompts: int) -> None:
+    instruction, task_input = task["instruction"], task["input"]
+    number = len(collected.prompts) + collected.spare
+    if texts.find_or_add(f"{instruction} {task_input}", number) is not None:
+        collected.duplicates += 1
+    elif len(collected.prompts) < max_prompts:
+        collected.prompts.append(f"Instruction: {instruction}" + (f" Input: {task_input}" if task_input else ""))
     else:
-        found.spare += 1
+        collected.spare += 1

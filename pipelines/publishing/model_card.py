@@ -4,14 +4,14 @@ from typing import Any
 
 import yaml
 
-_WHAT = {"frozen": "left as they are", "trained": "trained with it"}
+_ENCODER_NOTES = {"frozen": "left as they are", "trained": "trained with it"}
 
 
 def classifier_card(record: dict[str, Any]) -> str:
-    """The card of an emotion classifier as Markdown.
+    """Makes the card of an emotion classifier as Markdown.
 
     Args:
-        record: what train.json says.
+        record: content of train.json.
     """
     job, report = record["job"], record["report"]
     (stage,) = job["stages"]
@@ -36,7 +36,7 @@ def classifier_card(record: dict[str, Any]) -> str:
 
 An emotion classifier with GoEmotions' 28 labels: a head of {stage["hidden"]} hidden units over mean and maximum of the
 token states in the last {stage["layers"]} layers of {_encoder(job["model"])}, whose own weights were
-{_WHAT[stage["encoder"]]}. A text may have several labels, or none: a label holds where its score reaches its
+{_ENCODER_NOTES[stage["encoder"]]}. A text may have several labels, or none: a label holds where its score reaches its
 threshold.{_credit(stage["data"])}
 
 | | |
@@ -75,10 +75,10 @@ def _credit(data: dict[str, Any]) -> str:
 
 
 def language_model_card(record: dict[str, Any]) -> str:
-    """The card of a trained language model as Markdown.
+    """Makes the card of a trained language model as Markdown.
 
     Args:
-        record: what train.json says.
+        record: content of train.json.
     """
     job = record["job"]
     header = {
@@ -103,8 +103,9 @@ def language_model_card(record: dict[str, Any]) -> str:
 | --- | --- | --- | --- | --- | --- |
 {nl.join(_stage_line(stage) for stage in record["stages"])}
 
-The loss is the mean negative log-likelihood a token, in nats, averaged over the held-out examples; in an `sft` stage of
-what the assistant says alone. The interval is of the change, paired by example. {_left_out(record["stages"])}
+The loss is the mean negative log-likelihood of a token, in nats, averaged over the held-out examples; an `sft` stage
+counts the tokens of the assistant alone. The interval is that of the change, paired by example. \
+{_incomplete_examples(record["stages"])}
 {_blimp(record["stages"])}
 Made from:
 
@@ -137,18 +138,18 @@ def _stage_line(stage: dict[str, Any]) -> str:
 
 
 def _blimp(stages: list[dict[str, Any]]) -> str:
-    told = [f"`{s['folder']}`: {blimp_line(s['best_step'], s['blimp'])}." for s in stages if s.get("blimp")]
-    return "".join(f"\n{line}\n" for line in told)
+    lines = [f"`{s['folder']}`: {blimp_line(s['best_step'], s['blimp'])}." for s in stages if s.get("blimp")]
+    return "".join(f"\n{line}\n" for line in lines)
 
 
 def blimp_line(best_step: int, blimp: dict[str, Any]) -> str:
-    """What a stage came to on its minimal pairs."""
+    """Formats the accuracy of a stage on its minimal pairs, before and after the training."""
     before, after = blimp["accuracy"]["0"], blimp["accuracy"][str(best_step)]
     sample = f"{blimp['pairs']} minimal pairs of {len(blimp['paradigms'])} BLiMP paradigms"
     lost = blimp["most_lost"][str(best_step)]
     return f"accuracy on {sample} {before:.3f} -> {after:.3f}, at most {lost:.3f} lost (95%)"
 
 
-def _left_out(stages: list[dict[str, Any]]) -> str:
-    told = [f"{n} {what} in `{s['folder']}`" for s in stages for what, n in s["not_whole"].items()]
-    return f"Not whole: {', '.join(told)}." if told else "No example was cut or left out."
+def _incomplete_examples(stages: list[dict[str, Any]]) -> str:
+    counts = [f"{n} {reason} in `{s['folder']}`" for s in stages for reason, n in s["not_whole"].items()]
+    return f"Examples that were cut or left out: {', '.join(counts)}." if counts else "No example was cut or left out."

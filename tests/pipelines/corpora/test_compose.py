@@ -101,13 +101,15 @@ def test_a_part_that_runs_dry_is_told(job, tmp_path, kindling):
     done = kindling("compose", path)
     assert done.returncode == 0, done.stderr
     assert "700 words of 1,000" in done.stdout
-    assert "stories ran dry: 500 words were asked of it, and it has 400" in done.stdout
+    assert "stories is too small: the job asks for 500 words of it, and it has 400" in done.stdout
     assert [line.split() for line in done.stdout.splitlines()[2:5]] == [
         ["stories", "40", "400", "57.1%", "10.0"], ["facts", "60", "300", "42.9%", "5.0"],
         ["all", "100", "700", "100.0%", "7.0"],
     ]  # fmt: skip
     card = (tmp_path / "corpus" / "README.md").read_text()
-    assert "| stories | 40 | 400 | 57.1% | 10.0 |" in card and "- stories ran dry: 500 words" in card
+    assert (
+        "| stories | 40 | 400 | 57.1% | 10.0 |" in card and "- stories is too small: the job asks for 500 words" in card
+    )
     told = json.loads(kindling("compose", path, "--json").stdout)
     assert told["parts"]["stories"]["words_asked"] == 500 and told["parts"]["stories"]["words_there"] == 400
     assert round(sum(part["share"] for part in told["parts"].values()), 6) == 1
@@ -198,7 +200,7 @@ def test_a_file_without_a_document_is_refused(job, content, key, words):
 def test_documents_longer_than_what_is_asked_are_not_cut(job, tmp_path):
     made = compose({**job, "words": 14})
     assert (made.parts["stories"].documents, made.parts["facts"].words) == (0, 5)
-    assert "stories gave nothing" in (tmp_path / "corpus" / "README.md").read_text()
+    assert "stories gives nothing" in (tmp_path / "corpus" / "README.md").read_text()
     error = refused({**job, "words": 4, "output": {"path": str(tmp_path / "other")}})
     assert error.key == "words" and "no document is short enough" in error.cause
 
