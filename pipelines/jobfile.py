@@ -185,22 +185,23 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Counts the values of each node; an alias counts as all the values that it repeats."""
-        event: Any = self.peek_event()
+        event = self.peek_event()
+        mark: Any = event.start_mark
         before = self._values
         self._depth += 1
         if self._depth > _MAX_NESTING:
-            raise ComposerError(None, None, f"nested more than {_MAX_NESTING} deep", event.start_mark)
+            raise ComposerError(None, None, f"nested more than {_MAX_NESTING} deep", mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if not isinstance(event, yaml.AliasEvent):
             self._values += 1
             self._values_in[id(node)] = self._values - before
         elif id(node) not in self._values_in:
-            raise ComposerError(None, None, "an alias inside its own value", event.start_mark)
+            raise ComposerError(None, None, "an alias inside its own value", mark)
         else:
             self._values += self._values_in[id(node)]
         if self._values > _MAX_VALUES:
-            raise ComposerError(None, None, f"more than {_MAX_VALUES:,} values", event.start_mark)
+            raise ComposerError(None, None, f"more than {_MAX_VALUES:,} values", mark)
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

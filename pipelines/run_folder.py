@@ -169,9 +169,9 @@ def unwritable(place: str, error: Exception, key: str = _KEY, resumable: bool = 
     """Makes the error for a place that cannot be written; the arguments are those of `write_errors`."""
     cause = f"cannot be written: {getattr(error, 'strerror', None) or error}"
     if resumable:
-        remedy = "make room or repair the folder, then run the same command: it resumes, and nothing finished is lost"
+        remedy = "free space or repair the folder, then run the same command: it resumes, and nothing finished is lost"
         return StoppedError(key, place, cause, remedy)
-    return RunError(key, place, cause, "make room, or name a place that you may write to")
+    return RunError(key, place, cause, "free space, or name a place that you may write to")
 
 
 def versions(*more: str) -> dict[str, str]:

@@ -157,7 +157,7 @@ def _new_run(
         inputs=inputs,
         segments=[sum(source.rows for source in inputs)],
         samples=job.samples,
-        variants=[RunVariant(name=each.name, values=each.values) for each in job.variants() if job.sweep is not None],
+        variants=[RunVariant(name=v.name, values=v.values) for v in job.variants() if job.sweep is not None],
         rows_per_shard=job.output.rows_per_shard,
         versions=versions(),
     )

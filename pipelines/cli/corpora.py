@@ -1,4 +1,4 @@
-"""The verbs about what runs have written: stats, compare, export, compose."""
+"""The verbs about the output of runs: stats, compare, export, compose."""
 
 from enum import StrEnum
 from typing import Annotated

@@ -1,12 +1,12 @@
-"""Corpora of runs and files: counted, compared, composed into a training corpus.
+"""Corpora of runs and files: `stats` counts them, `compare` shows them side by side, `compose` makes a training corpus.
 
-rows.py             rows of runs and of other files, as `stats` and `compare` read them
+rows.py             opens runs and other files, and reads their rows for `stats` and `compare`
 stats.py            `kindling stats`
 tally.py            counts of stories, words and openings in bounded memory
 stats_page.py       the tables of `stats`
 comparison.py       `kindling compare`
 comparison_page.py  its pages: terminal, Markdown, HTML
 composition.py      `kindling compose`
-documents.py        the parts of a corpus as documents
-word_budget.py      how many words each part gives, and which documents are taken
+documents.py        the documents of each part of a corpus
+word_budget.py      the number of words of each part, and the choice of its documents
 """

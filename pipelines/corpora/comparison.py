@@ -1,4 +1,4 @@
-"""`kindling compare`: the same input rows across runs, and across the variants and samples of each."""
+"""`kindling compare`: finds the outputs of the same input rows in several runs, variants and samples."""
 
 import json
 import random
@@ -19,10 +19,10 @@ from schemas.run import InputSource
 from schemas.text import shorten
 from services.storage.store import shard_path
 
-# The states of a row that no shard holds: it is not committed yet, or it is and lacks the row.
+# States of a row that no shard holds: its shard is not committed yet, or is committed and lacks the row.
 NOT_DONE, LOST = "not done", "lost"
-# So many rows are drawn to find some that all runs have done.
-_DRAWN = 1000
+# Number of rows that are drawn, to find some among them that all runs have finished.
+_MAX_DRAWN = 1000
 # Keys of a run's identity that name files and hashes, not settings.
 _NOT_SETTINGS = ("inputs.", "input.path", "prompt_hash")
 _COLUMNS = [
@@ -31,20 +31,25 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-# Of an input source: its content, and how many sources of the same content come before it.
 SourceKey = tuple[str, int]
+"""content hash of an input source, and the number of sources with the same content before it"""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What became of one input row in one run: of one variant and sample there, or of the whole row.
+    """The output of one input row in one run, for one variant and sample; or the state of a row without outputs.
 
     Attributes:
         run: short name of the run.
         state: accepted, rejected or error; NOT_DONE or LOST.
-        reason: why it is not accepted, or what was cut off round its text; may be empty.
-        inputs: what it was made from, as far as the other outputs of the row were made from something else.
-        duration_seconds: None where nothing was generated.
+        reason: the reason why it is not accepted, or the text that was cut off; may be empty.
+        variant: name of the variant.
+        sample: number of the sample.
+        text: the text.
+        inputs: values in the prompt that differ between the outputs of the row.
+        finish_reason: `stop`, `length` and the like, as the engine reports it.
+        output_tokens: number of generated tokens.
+        duration_seconds: seconds that the generation took; None where nothing was generated.
     """
 
     run: str
@@ -64,9 +69,11 @@ class ComparedRow:
     """One input row with its outputs, in the order of the runs.
 
     Attributes:
-        number: the row's, counted over the sources that all runs have.
-        source: as the first run names it.
-        inputs: what all its outputs were made from.
+        number: number of the row, counted over the sources that all runs have.
+        source: name of the source in the first run.
+        row_index: index of the row in the source.
+        inputs: values in the prompts of all its outputs.
+        outputs: the outputs.
     """
 
     number: int
@@ -81,9 +88,10 @@ class Comparison:
     """The same rows of one or more runs.
 
     Attributes:
-        runs: their short names.
-        differences: of each job key that differs between them, its values in the order of the runs.
-        left_out: sources, as runs name them, that not all runs have.
+        runs: short names of the runs.
+        differences: values of each job key that differs between the runs, in the order of the runs.
+        left_out: names of sources that not all runs have.
+        rows: the rows.
     """
 
     runs: list[str]
@@ -97,16 +105,18 @@ class Comparison:
 
 
 def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count: int = 4, seed: int = 0) -> Comparison:
-    """Finds the outputs of the same input rows in each run. Inputs are the same where their content is.
+    """Finds the outputs of the same input rows in each run. Two sources are the same where their content is.
 
     Args:
         runs: run folders.
-        rows: numbers of input rows that all runs have, counted from 0 over their common sources in the first run's
-            order; by default `count` of them are drawn by `seed`, of those that all runs have done if there are any.
+        rows: numbers of input rows that all runs have, counted from 0 over their common sources in the order of the
+            first run; by default rows are drawn, if possible among those that all runs have finished.
+        count: number of rows to draw.
+        seed: seed of the draw.
 
     Raises:
         RunError: a folder holds no run, or none of its shards is committed; a shard is damaged; the runs have no input
-            in common; or they have no such row.
+            in common; or a row number is too high.
     """
     urls = [runs] if isinstance(runs, str) else runs
     opened = [_Run(url, name) for url, name in zip(urls, short_names(urls), strict=True)]
@@ -119,7 +129,7 @@ def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count:
         return key, number - ends[at] + rows
 
     if rows is None:
-        drawn = random.Random(seed).sample(range(ends[-1]), min(ends[-1], _DRAWN))
+        drawn = random.Random(seed).sample(range(ends[-1]), min(ends[-1], _MAX_DRAWN))
         rows = sorted(sorted(drawn, key=lambda number: not all(run.done(*place(number)) for run in opened))[:count])
     for number in rows:
         if not 0 <= number < ends[-1]:
@@ -131,11 +141,11 @@ def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count:
 
 
 class _Run:
-    """A run with what is committed of it.
+    """A run and its committed shards.
 
     Attributes:
-        sources: the number of the first row of each source, and the source. The key is its content, which two files
-            of a run may have in common: then they are told apart by their order.
+        sources: (number of its first row, source) of each input source. Files with the same content have the same hash,
+            so their order is part of the key.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -152,33 +162,33 @@ class _Run:
             first += source.rows
 
     def done(self, key: SourceKey, index: int) -> bool:
-        """Whether a row of a source has its terminal states."""
+        """Returns whether the shard of a row is committed."""
         return self._shard(key, index) in self._committed
 
     def rows(self, key: SourceKey, index: int) -> list[dict[str, Any]]:
-        """What became of a row that is done: one row of _COLUMNS for each of its variants and samples.
+        """Reads the outputs of a finished row: a dict of _COLUMNS for each variant and sample.
 
         Raises:
             RunError: the shard is damaged.
         """
         shard = self._shard(key, index)
         name = self.sources[key][1].source
-        found: list[dict[str, Any]] = []
+        outputs: list[dict[str, Any]] = []
         for path in (shard_path(FOLDER_OF_STATE[ACCEPTED], shard), *self._store.read_manifest(shard).siblings):
             try:
                 table = self._store.read_table(path, _COLUMNS)
             except (OSError, pa.ArrowException) as error:
                 raise damaged(self._store.path(path), error) from None
             is_it = pc.and_(pc.equal(table["source"], name), pc.equal(table["row_index"], index))
-            found += table.filter(is_it).to_pylist()
-        return sorted(found, key=lambda row: (row["variant"], row["sample"]))
+            outputs += table.filter(is_it).to_pylist()
+        return sorted(outputs, key=lambda row: (row["variant"], row["sample"]))
 
     def _shard(self, key: SourceKey, index: int) -> int:
         return self._shards[bisect_right(self._starts, self.sources[key][0] + index) - 1]
 
 
 def _common_sources(runs: list[_Run]) -> list[tuple[SourceKey, int]]:
-    """The sources that all runs have, and how many rows of each they all take."""
+    """Returns the sources that all runs have, each with the number of rows that all runs take from it."""
     keys = [key for key in runs[0].sources if all(key in run.sources for run in runs)]
     if not keys:
         made_from = {run.url: ", ".join(source.source for source in run.record.inputs) for run in runs}
@@ -190,9 +200,11 @@ def _common_sources(runs: list[_Run]) -> list[tuple[SourceKey, int]]:
 
 def _compared(runs: list[_Run], number: int, key: SourceKey, index: int) -> ComparedRow:
     outputs = [output for run in runs for output in _outputs(run, key, index)]
-    given = [output.inputs for output in outputs if output.inputs]
+    all_inputs = [output.inputs for output in outputs if output.inputs]
     common = {
-        name: value for name, value in (given or [{}])[0].items() if all(each.get(name) == value for each in given)
+        name: value
+        for name, value in (all_inputs or [{}])[0].items()
+        if all(inputs.get(name) == value for inputs in all_inputs)
     }
     own = [
         replace(output, inputs={name: value for name, value in output.inputs.items() if name not in common})
@@ -215,7 +227,7 @@ def _outputs(run: _Run, key: SourceKey, index: int) -> list[Output]:
 
 
 def _inputs(row: dict[str, Any]) -> dict[str, Any]:
-    """What the row's prompt was made from; where its emotion was drawn, that too."""
+    """Returns the values that the prompt was made from, and the emotion where the recipe drew one."""
     inputs = json.loads(row["inputs"])
     return {**inputs, **({"emotion": row["emotion"]} if row["emotion"] and "emotion" not in inputs else {})}
 
@@ -223,4 +235,4 @@ def _inputs(row: dict[str, Any]) -> dict[str, Any]:
 def _differences(runs: list[_Run]) -> dict[str, list[Any]]:
     keys = sorted({key for run in runs for key in run.record.identity if not key.startswith(_NOT_SETTINGS)})
     values = {key: [run.record.identity.get(key) for run in runs] for key in keys}
-    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+    return {key: of_runs for key, of_runs in values.items() if any(value != of_runs[0] for value in of_runs)}

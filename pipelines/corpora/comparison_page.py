@@ -1,4 +1,4 @@
-"""What `kindling compare` shows: in a terminal, as Markdown, as HTML.
+"""Pages of `kindling compare`: for a terminal, as Markdown, as HTML.
 
 Texts come from data and models, so none may be more than text: no control character reaches a terminal, no markup
 reaches a page, and the HTML has no script and has the browser load nothing.
@@ -23,23 +23,28 @@ from schemas.rows import ACCEPTED
 from schemas.text import printable
 from services.storage.filesystem import resolve, write_atomic
 
-# In a terminal, as many outputs stand beside each other as have room for short lines.
-_LEAST_WIDTH = 32
-# Longer texts are cut there; the other forms have them whole.
-_LONGEST_SHOWN = 4000
-# What may begin markup in Markdown, besides what HTML escapes.
+# Width of an output in a terminal; as many outputs stand beside each other as fit.
+_MIN_OUTPUT_WIDTH = 32
+# Longer texts are cut in a terminal; the other pages show all of them.
+_MAX_SHOWN_CHARACTERS = 4000
+# Characters that may begin markup in Markdown, besides those that HTML escapes.
 _MARKUP = re.compile(r"([\\`*_\[\]|~$#])")
-# The name of the one variant of a job that has no others.
+# Name of the only variant of a job without a sweep.
 _ONLY_VARIANT = "default"
 
 
 def comparison_page(comparison: Comparison, width: int) -> Group:
-    """Each row with its outputs beside each other, for a terminal of that many columns."""
+    """Makes the page for a terminal: each row with its outputs beside each other.
+
+    Args:
+        comparison: the comparison.
+        width: width of the terminal in characters.
+    """
     parts: list[RenderableType] = [Text(line) for line in _heading(comparison)]
     for row in comparison.rows:
         parts += [Text(), Rule(Text(_title(row), style="bold"), align="left", style="dim")]
         parts += [Text(_cut(f"{name}: {value}")) for name, value in _inputs(row.inputs)]
-        beside = max(width // _LEAST_WIDTH, 1)
+        beside = max(width // _MIN_OUTPUT_WIDTH, 1)
         parts += [_beside(row.outputs[at : at + beside]) for at in range(0, len(row.outputs), beside)]
     return Group(*parts)
 
@@ -60,19 +65,19 @@ def save_comparison(comparison: Comparison, to: str) -> None:
 
 
 def page_of(to: str) -> Callable[[Comparison], str]:
-    """What makes the page that the ending of a file name asks for.
+    """Returns the function that makes the page for the ending of a file name.
 
     Raises:
-        JobError: there is none.
+        JobError: the name does not end with .md or .html.
     """
     ending = next((ending for ending in _PAGES if to.endswith(ending)), None)
     if ending is None:
-        raise JobError("--to", to, "its ending does not tell the format", "let it end with .md or .html")
+        raise JobError("--to", to, "its ending names no format", "let it end with .md or .html")
     return _PAGES[ending]
 
 
 def markdown_page(comparison: Comparison) -> str:
-    """One table a row, as the paper's appendices have them."""
+    """Makes a Markdown page with one table for each row, as in the appendices of the paper."""
     lines = [f"# {_markdown(_name(comparison))}", "", *(f"- {_markdown(line)}" for line in _heading(comparison))]
     for row in comparison.rows:
         lines += ["", f"## {_markdown(_title(row))}", ""]
@@ -86,7 +91,7 @@ def markdown_page(comparison: Comparison) -> str:
 
 
 def html_page(comparison: Comparison) -> str:
-    """One page that needs no other file."""
+    """Makes an HTML page that needs no other file."""
     rows = [
         {
             "title": _title(row),
@@ -115,11 +120,11 @@ def _name(comparison: Comparison) -> str:
 
 
 def _heading(comparison: Comparison) -> Iterator[str]:
-    """What differs between the runs, and what they do not have in common."""
+    """Yields lines with the job keys that differ between the runs, and with the sources that are not compared."""
     for key, values in comparison.differences.items():
         yield printable(f"{key}: {' | '.join(map(_text, values))}")
     for source in comparison.left_out:
-        yield printable(f"not compared: {source}, which not all of these runs were made from")
+        yield printable(f"not compared: {source}, which is not an input of all these runs")
 
 
 def _title(row: ComparedRow) -> str:
@@ -141,14 +146,14 @@ def _beside(outputs: list[Output]) -> Table:
 
 
 def _label(output: Output) -> str:
-    """The run's name, and what tells its outputs of one row apart."""
+    """Formats the name of the run, with variant and sample where the row has several."""
     variant = [output.variant] if output.variant not in ("", _ONLY_VARIANT) else []
     sample = [f"sample {output.sample}"] if output.sample else []
     return printable(", ".join([output.run, *variant, *sample]))
 
 
 def _facts(output: Output) -> Iterator[str]:
-    """What became of the row, how long it took, and what only this output was made from."""
+    """Yields the state of an output, its duration, and the inputs that it alone has."""
     refused = output.state != ACCEPTED and output.reason
     yield printable(f"{output.state}: {output.reason}" if refused else output.state)
     if output.duration_seconds is not None:
@@ -163,10 +168,10 @@ def _text(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    left = len(text) - _LONGEST_SHOWN
-    return text if left <= 0 else f"{text[:_LONGEST_SHOWN]} ... and {left} characters more"
+    left = len(text) - _MAX_SHOWN_CHARACTERS
+    return text if left <= 0 else f"{text[:_MAX_SHOWN_CHARACTERS]} ... and {left} characters more"
 
 
 def _markdown(text: str) -> str:
-    """As it stands in a heading, a list or a cell of a table."""
+    """Escapes text for a heading, a list or a cell of a table."""
     return _MARKUP.sub(r"\\\1", html.escape(text, quote=False)).replace("\n", "<br>")

@@ -1,4 +1,4 @@
-"""`kindling compose`: a training corpus from parts, to a budget of words."""
+"""`kindling compose`: makes a training corpus from parts, up to a budget of words."""
 
 import hashlib
 import io
@@ -26,37 +26,39 @@ from services.storage.store import ShardStore
 _log = logging.getLogger("kindling")
 
 _RECORD = RECORD_NAMES["compose"]
-# What a data file holds at most, and with it memory: some 30 MB of text, or many short lines.
-_FILE_CHARACTERS = 32 << 20
-_FILE_DOCUMENTS = 1 << 18
+# Limits of a data file, which is held in memory: about 30 MB of text, or many short lines.
+_MAX_FILE_CHARACTERS = 32 << 20
+_MAX_FILE_DOCUMENTS = 1 << 18
 
 
 def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
-    """Writes the corpus of a job, or finds it there.
+    """Writes the corpus of a job; returns the record of the corpus, also where it is in the folder already.
 
-    Its parts take turns, so that any beginning of it is made up as the whole is. The same job over the same parts gives
-    the same documents in the same order.
+    The documents of the parts alternate, so that any beginning of the corpus has the same shares as the whole. The same
+    job over the same parts gives the same documents in the same order.
 
     Args:
-        job: the job, the same as a dict, or the path of a job file.
+        job: a job, the same as a dict, or the path of a job file.
 
     Raises:
-        KindlingError: the job, a part or the output folder is at fault; of a local folder nothing is left then.
+        JobError: the job or a part is at fault.
+        RunError: a run is damaged, or the output folder holds something else or cannot be written. A local output
+            folder is not made in this case.
     """
     job = as_job(job, ComposeJob)
-    words_asked(job, {})
+    words_asked(job, {})  # refuses an impossible budget before the parts are read
     store = ShardStore(job.output.path)
     refuse_lost_path(store.url, store.fs)
     parts = {name: documents_of(name, part) for name, part in job.parts.items()}
     record = _planned(job, parts)
-    if there := _earlier(store, record):
-        _log.info("%s is there already: nothing to do", job.output.path)
-        return there
+    if existing := _existing(store, record):
+        _log.info("%s is complete: nothing to do", job.output.path)
+        return existing
     surveys = {name: _surveyed(name, part, job.seed) for name, part in parts.items()}
-    asked = words_asked(job, {name: found.words for name, found in surveys.items()})
-    choices = {name: Choice(found, asked[name], job.seed) for name, found in surveys.items()}
+    asked = words_asked(job, {name: counts.words for name, counts in surveys.items()})
+    choices = {name: Choice(counts, asked[name], job.seed) for name, counts in surveys.items()}
     chosen = {name: filter(choices[name].takes, part) for name, part in parts.items()}
-    record.parts = {name: _part_record(parts[name], found, asked[name]) for name, found in surveys.items()}
+    record.parts = {name: _part_record(parts[name], counts, asked[name]) for name, counts in surveys.items()}
     with write_errors(store.url), atomic_folder(store.fs, store.root) as folder:
         for number, table in enumerate(_tables(_in_turn(chosen, record.parts), record)):
             name, data = f"data/train-{number:05d}.parquet", _parquet(table)
@@ -68,11 +70,11 @@ def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
 
 
 def _planned(job: ComposeJob, parts: Mapping[str, Documents]) -> Composition:
-    """The record of the corpus before anything is counted."""
+    """Makes the record of the corpus, without counts and files."""
     resolved = job.model_dump(mode="json")
     for section in resolved["parts"].values():
         if section["input"]:
-            del section["input"]["storage_options"]  # what reaches a file system may be a secret
+            del section["input"]["storage_options"]  # its values may be secrets
     identity = identity_of(resolved, content={name: part.content for name, part in parts.items()})
     return Composition(
         name=job.name,
@@ -89,8 +91,8 @@ def _planned(job: ComposeJob, parts: Mapping[str, Documents]) -> Composition:
     )
 
 
-def _earlier(store: ShardStore, new: Composition) -> Composition | None:
-    """The record of the same corpus, where it lies in the folder already; None where the folder is new.
+def _existing(store: ShardStore, new: Composition) -> Composition | None:
+    """Returns the record of the same corpus from the output folder; None where the folder is new.
 
     Raises:
         RunError: the folder holds something else.
@@ -107,34 +109,39 @@ def _earlier(store: ShardStore, new: Composition) -> Composition | None:
 
 
 def _surveyed(name: str, part: Documents, seed: int) -> Survey:
-    found = survey(part, seed)
-    if not found.words:
-        cause = f"none of its {found.unreadable} documents can be read; {found.first_unreadable}"
-        if not found.unreadable:
+    """Counts the documents of a part.
+
+    Raises:
+        JobError: the part has no document that can be read.
+    """
+    counts = survey(part, seed)
+    if not counts.words:
+        cause = f"none of its {counts.unreadable} documents can be read; {counts.first_unreadable}"
+        if not counts.unreadable:
             cause = "it has no documents"
-        raise JobError(f"parts.{name}", None, cause, "mend it (text must be UTF-8), or leave the part out")
-    return found
+        raise JobError(f"parts.{name}", None, cause, "repair it (text must be UTF-8), or leave the part out")
+    return counts
 
 
-def _part_record(part: Documents, found: Survey, asked: int) -> PartRecord:
+def _part_record(part: Documents, counts: Survey, asked: int) -> PartRecord:
     return PartRecord(
         content=part.content,
         complete=part.complete,
-        documents_there=found.documents,
-        words_there=found.words,
+        documents_there=counts.documents,
+        words_there=counts.words,
         words_asked=asked,
         documents=0,
         words=0,
         share=0.0,
-        unreadable=found.unreadable,
-        first_unreadable=found.first_unreadable,
+        unreadable=counts.unreadable,
+        first_unreadable=counts.first_unreadable,
     )
 
 
 def _in_turn(
     chosen: Mapping[str, Iterator[Document]], parts: Mapping[str, PartRecord]
 ) -> Iterator[tuple[str, Document]]:
-    """The documents of all parts, each time of the one that is furthest from its end; counts them into `parts`."""
+    """Yields the documents of all parts, next from the part with the smallest share done; counts into `parts`."""
     wanted = {name: min(parts[name].words_asked, parts[name].words_there) for name in sorted(parts)}
     while wanted:
         name = min(wanted, key=lambda name: parts[name].words / wanted[name])
@@ -148,20 +155,20 @@ def _in_turn(
 
 
 def _tables(documents: Iterator[tuple[str, Document]], record: Composition) -> Iterator[pa.Table]:
-    """The documents in files' worth; fills in the sums of the record on the way."""
+    """Yields the documents as one table for each file; afterwards the sums of the record are filled in."""
     rows: list[tuple[str, Document]] = []
     characters = 0
     for name, document in documents:
         rows.append((name, document))
         characters += len(document.text)
-        if characters >= _FILE_CHARACTERS or len(rows) >= _FILE_DOCUMENTS:
+        if characters >= _MAX_FILE_CHARACTERS or len(rows) >= _MAX_FILE_DOCUMENTS:
             yield _table(rows)
             rows, characters = [], 0
     if rows:
         yield _table(rows)
     record.words = sum(part.words for part in record.parts.values())
     if not record.words:
-        cause = "no document is short enough for what is asked of its part"
+        cause = "each document is longer than the words that its part is asked for"
         raise JobError("words", record.words_budget, cause, "raise the budget")
     record.documents = sum(part.documents for part in record.parts.values())
     for part in record.parts.values():

@@ -1,4 +1,4 @@
-"""The parts of a corpus as streams of documents: accepted rows of a run, or rows of any input."""
+"""Streams the documents of each part of a corpus: accepted rows of a run, or rows of any input."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +19,17 @@ from services.storage.store import ShardStore, shard_path
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document, and where it lies; see CORPUS_SCHEMA.
+    """One document and its place; the columns of CORPUS_SCHEMA.
 
     Attributes:
-        fault: why it cannot be read; it has no text then.
+        text: the text; empty where the document cannot be read.
+        words: number of words, as `str.split` counts them.
+        fingerprint: fingerprint of the run, or content hash of the file.
+        source: name of the input source.
+        row_index: index of the row in its source.
+        sample: number of the sample, in a run.
+        variant: name of the variant, in a run.
+        fault: reason why the document cannot be read; empty where it can.
     """
 
     text: str
@@ -36,38 +43,52 @@ class Document:
 
 
 class Documents(Protocol):
-    """A part that is there.
+    """The documents of a part.
 
     Attributes:
-        content: the name of each thing that it is read from, and what identifies that.
-        complete: whether all is there that will be.
+        content: identity of each run or file that the part is read from, by its name.
+        complete: False for a run that has not finished all its shards.
     """
 
     content: dict[str, str]
     complete: bool
 
     def __iter__(self) -> Iterator[Document]:
-        """All of them, in the order of their input; may be asked for again."""
+        """Yields all documents in the order of their input; may be called again."""
         ...
 
 
 def documents_of(name: str, part: Part) -> Documents:
-    """The documents of a part.
+    """Opens the documents of a part.
+
+    Args:
+        name: name of the part.
+        part: the part: a run or an input.
 
     Raises:
-        KindlingError: nothing is there, or it cannot be read.
+        JobError: the run or the input does not exist, or cannot be read.
+        RunError: run.json is damaged.
     """
     return RunDocuments(name, part) if part.run is not None else _InputDocuments(name, part)
 
 
 class RunDocuments:
-    """The accepted rows of the shards that are committed now."""
+    """The accepted rows of the shards that are committed at this moment.
+
+    Args:
+        name: name of the part, for errors.
+        part: a part with a run.
+
+    Raises:
+        JobError: the folder holds no run, no shard of it is committed, or it lacks the variant.
+    """
 
     def __init__(self, name: str, part: Part) -> None:
+        assert part.run is not None  # the schema: a part has either a run or an input
         self._store, self._variant = ShardStore(part.run), part.variant
         run = self._store.read_run()
         if run is None:
-            cause, remedy = "no run.json there", "name the output.path of an augmentation job"
+            cause, remedy = "the folder has no run.json", "name the output.path of an augmentation job"
             raise JobError(f"parts.{name}.run", part.run, cause, remedy)
         if part.variant not in (None, *run.variant_names):
             remedy = f"its variants are {shorten('; '.join(run.variant_names))}"
@@ -77,17 +98,19 @@ class RunDocuments:
             raise JobError(f"parts.{name}.run", part.run, "it has no shard yet", "run its job, or leave the part out")
         self._shards, self._fingerprint = sorted(sizes), run.fingerprint
         self.complete = len(sizes) == run.shards
-        # What is committed is never rewritten but by a repair; its times tell that.
+        # The digest identifies the committed rows: a shard changes only where a repair made it again, and then its
+        # time differs.
         times = [(shard, size, self._store.read_manifest(shard).finished_at) for shard, size in sorted(sizes.items())]
         digest = blake2b(repr(times).encode(), digest_size=16).hexdigest()
         self.content = {part.run: f"run {run.fingerprint}, {len(sizes)} shards, {digest}"}
 
     def __iter__(self) -> Iterator[Document]:
+        """Yields all documents in the order of their input."""
         for row in self.rows(["text", "source", "row_index", "sample", "variant"]):
             yield _document(self._fingerprint, **row)
 
     def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
-        """Its rows; `variant` must be among the columns.
+        """Yields the rows as dicts; `variant` must be among the columns.
 
         Raises:
             RunError: a shard cannot be read.
@@ -106,18 +129,21 @@ class RunDocuments:
 
 
 class _InputDocuments:
-    complete = True
+    """The rows of an input, whose column `text` holds the documents."""
+
+    complete: bool = True
 
     def __init__(self, name: str, part: Part) -> None:
+        assert part.input is not None  # the schema: a part has either a run or an input
         self._name = name
-        with self._told():
+        with self._named_errors():
             self._reader = InputReader(part.input, ["text"])
         self._contents = {source.source: source.content for source in self._reader.inputs}
         self.content = {source.source: f"{source.rows} rows, {source.content}" for source in self._reader.inputs}
 
     def __iter__(self) -> Iterator[Document]:
         end = sum(source.rows for source in self._reader.inputs)
-        with self._told():
+        with self._named_errors():
             for source, index, row in self._reader.rows(0, end):
                 fingerprint = self._contents[source]
                 if row.values is None:
@@ -126,8 +152,8 @@ class _InputDocuments:
                     yield _document(fingerprint, row.values["text"], source, index)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """An error of the input names the part that it is of."""
+    def _named_errors(self) -> Iterator[None]:
+        """Inside the block an error of the input names its part."""
         try:
             yield
         except JobError as error:

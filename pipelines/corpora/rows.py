@@ -1,4 +1,4 @@
-"""The corpora that `stats` reads and the runs that `compare` reads: what a name stands for, and the rows in it."""
+"""Opens the corpora of `stats` and the runs of `compare` by name, and reads the rows of a corpus."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,21 +18,23 @@ from schemas.text import shorten
 from services.storage.filesystem import resolve
 from services.storage.store import ShardStore, shard_path
 
-# What the rows of a run are told apart by, unless other columns are asked for.
+# Columns by which `stats` groups the rows of a run, unless --by names others.
 RUN_BREAKDOWNS = ("prompt_id", "variant", "emotion", "source")
 _RUN_TEXT = "text"
 
 
 @dataclass
 class CorpusRows:
-    """The rows of a run or of files, each as its text and what it is told apart by.
+    """The rows of a run or of files: the text of each row, and the values by which it is grouped.
 
     Attributes:
-        name: as the corpus was named.
-        by: the columns that rows are told apart by.
-        complete: whether a run has all its shards; None for what is no run.
-        without_text: rows so far whose text is null or no text.
-        unreadable: rows so far that cannot be read (broken JSON).
+        name: name of the corpus, as it was given.
+        by: columns by which rows are grouped.
+        complete: whether a run has all its shards; None for files.
+        text_column: column with the text.
+        sources: the files.
+        without_text: number of rows read so far whose text is null or not a string.
+        unreadable: number of rows read so far that cannot be parsed (broken JSON).
     """
 
     name: str
@@ -44,7 +46,7 @@ class CorpusRows:
     unreadable: int = field(default=0, init=False)
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
-        """(text, value of each column of `by`) of the rows that have text.
+        """Yields (text, value of each column of `by`) of the rows that have text.
 
         Raises:
             RunError: a file is damaged or lacks a column.
@@ -68,27 +70,27 @@ class CorpusRows:
                 raise damaged(source.name, error) from None
 
     def _columns_in(self, source: Source) -> list[str]:
-        there = source.columns()
+        existing = source.columns()
         columns = []
         for option, name in [("--text-column", self.text_column), *(("--by", name) for name in self.by)]:
-            column = name if name in there else name.partition(".")[0]
-            if there and column not in there:
-                cause = f"{source.name} has no such column; it has {shorten(', '.join(there))}"
+            column = name if name in existing else name.partition(".")[0]
+            if existing and column not in existing:
+                cause = f"{source.name} has no such column; it has {shorten(', '.join(existing))}"
                 raise RunError(option, name, cause, "name one of these")
             columns.append(column)
         return list(dict.fromkeys(columns))
 
 
 def corpus_rows(name: str, text_column: str, by: Sequence[str] | None) -> CorpusRows:
-    """The rows of a run folder (committed and accepted ones), or of files.
+    """Opens the accepted rows in the committed shards of a run, or the rows of files.
 
     Args:
-        name: a run folder; a file, folder or glob of Parquet, JSONL, CSV or text; local or a URL.
-        text_column: of what is no run.
-        by: None stands for RUN_BREAKDOWNS in a run and for nothing elsewhere.
+        name: a run folder; or a file, folder or glob of Parquet, JSONL, CSV or text; a local path or a URL.
+        text_column: column with the text, in files.
+        by: columns by which rows are grouped; None: RUN_BREAKDOWNS for a run, no column for files.
 
     Raises:
-        RunError: nothing is there, or a run has no committed shard yet.
+        RunError: the name leads to no run and no file, or the run has no committed shard yet.
     """
     fs, root = resolve(name, "RUN")
     if not fs.exists(f"{root}/run.json"):
@@ -96,34 +98,34 @@ def corpus_rows(name: str, text_column: str, by: Sequence[str] | None) -> Corpus
     store, run, committed = open_committed(name)
     paths = (store.path(shard_path(FOLDER_OF_STATE[ACCEPTED], shard)) for shard in sorted(committed))
     sources: list[Source] = [ParquetSource(path, store.fs, path) for path in paths]
-    by = RUN_BREAKDOWNS if by is None else dict.fromkeys(by)
-    return CorpusRows(name, list(by), len(committed) == run.shards, _RUN_TEXT, sources)
+    columns = list(RUN_BREAKDOWNS if by is None else dict.fromkeys(by))
+    return CorpusRows(name, columns, len(committed) == run.shards, _RUN_TEXT, sources)
 
 
 def open_committed(name: str) -> tuple[ShardStore, RunRecord, set[int]]:
-    """A run folder, its run.json, and the numbers of its committed shards.
+    """Opens a run folder, and returns it with its run.json and the numbers of its committed shards.
 
     Raises:
-        RunError: it holds no run, or no shard of it is committed.
+        RunError: the folder holds no run, or no shard of it is committed.
     """
     store = ShardStore(name)
     run = open_run(store)
     committed = store.committed_shards()
     if not committed:
-        remedy = "wait for its first one: `kindling status` tells how far it is"
+        remedy = "wait for the first shard: `kindling status` shows the progress"
         raise RunError("RUN", name, "no shard of this run is committed yet", remedy)
     return store, run, committed
 
 
 def damaged(path: str, error: Exception) -> RunError:
-    """The error of a file that cannot be read."""
+    """Makes the error for a file that cannot be read."""
     first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
     remedy = "`kindling verify` lists all damage of a run; repair any other file, or leave it out"
     return RunError(path, None, f"cannot be read: {shorten(first_line)}", remedy)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The last part of each path; where these are not all different, the paths as they are."""
+    """Returns the last part of each path; or the paths themselves, where two last parts are the same."""
     last = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
     return last if len(set(last)) == len(last) else list(names)
 
@@ -133,18 +135,19 @@ def _files(name: str) -> list[Source]:
     if runs := fs.glob(f"{root}/*/run.json"):
         named = " ".join(f"{name.rstrip('/')}/{path.split('/')[-2]}" for path in sorted(runs))
         raise RunError("RUN", name, "it is a folder of runs", f"name the runs: {shorten(named)}")
-    section = Input.model_construct(path=name)  # unvalidated: a secret in a URL is refused in what is kept alone
+    # Not validated: the schema refuses a secret in a URL, because jobs are stored; nothing is stored here.
+    section = Input.model_construct(path=name)
     try:
         return list(input_files(section))
     except JobError as error:
-        remedy = "name a run folder, or files whose endings tell that they are Parquet, JSONL, CSV or text"
+        remedy = "name a run folder, or files with an ending of Parquet, JSONL, CSV or text"
         raise RunError("RUN", name, f"it is no run, and no corpus: {error.cause}", remedy) from None
 
 
 def _value(values: Mapping[str, Any], name: str) -> str:
-    """The value of a column, or of a key in a struct or JSON object, as text.
+    """Returns the value of a column, or of a key in a struct or JSON object, as text.
 
-    Of a list it is the first element, as recipes ask for the first emotion.
+    A list counts as its first element, since recipes ask for the first emotion of a list.
     """
     value = values.get(name)
     if name not in values:
@@ -164,5 +167,5 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 
 def _encodable(text: str) -> str:
-    # JSON can smuggle in half of a surrogate pair, which no frame can hold.
+    # JSON can contain half of a surrogate pair, which no data frame can hold.
     return text if text.isascii() else text.encode(errors="replace").decode()

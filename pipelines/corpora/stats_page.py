@@ -1,4 +1,4 @@
-"""What `kindling stats` shows in a terminal: corpora side by side, as a whole and in parts, and how stories begin."""
+"""The page of `kindling stats` for a terminal: counts of corpora side by side, of their parts, and of openings."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -11,21 +11,22 @@ from pipelines.corpora.rows import short_names
 from pipelines.corpora.stats import Composition, Corpus, Stats
 from schemas.text import shorten
 
-# In a narrower terminal the commonest opening of each part would be folded into a tower.
-_WIDE = 100
-# A table of more parts is no longer read; --json has them all.
-_MOST_PARTS = 30
-_LONGEST_NAME = 40
+# In a narrower terminal the openings of the parts would be folded into many short lines.
+_MIN_WIDTH_OF_OPENINGS = 100
+# Nobody reads a longer table of parts; --json has them all.
+_MAX_PARTS = 30
+_MAX_NAME_CHARACTERS = 40
 
 
 def stats_page(stats: Stats, width: int) -> Group:
-    """A table of the corpora; one for each column that tells rows apart, where it has several values; the openings.
+    """Makes a table of the corpora, one for each column that groups rows and has several values, and the openings.
 
     Args:
-        width: of the terminal, in characters.
+        stats: the counts.
+        width: width of the terminal in characters.
     """
     corpora = stats.corpora
-    names = [shorten(name, _LONGEST_NAME) for name in short_names([corpus.corpus for corpus in corpora])]
+    names = [shorten(name, _MAX_NAME_CHARACTERS) for name in short_names([corpus.corpus for corpus in corpora])]
     whole = _table("corpus", openings=True)
     for name, corpus in zip(names, corpora, strict=True):
         whole.add_row(Text(name), *_figures(corpus.whole), _opening(corpus.whole))
@@ -34,7 +35,7 @@ def stats_page(stats: Stats, width: int) -> Group:
     return Group(
         whole,
         *(Text(note) for note in notes),
-        *chain.from_iterable(_parts(column, names, corpora, width >= _WIDE) for column in columns),
+        *chain.from_iterable(_parts(column, names, corpora, width >= _MIN_WIDTH_OF_OPENINGS) for column in columns),
         _openings(names, corpora),
     )
 
@@ -71,7 +72,7 @@ def _notes(name: str, corpus: Corpus) -> Iterable[str]:
 
 
 def _parts(column: str, names: Sequence[str], corpora: Sequence[Corpus], openings: bool) -> Iterable[Table | Text]:
-    """One line for each value and corpus; nothing where there is one value, which is the whole again."""
+    """Yields a table with a line for each value and corpus; nothing for a column with one value, the whole corpus."""
     values: dict[str, int] = {}
     for corpus in corpora:
         for value, part in corpus.by.get(column, {}).items():
@@ -79,14 +80,14 @@ def _parts(column: str, names: Sequence[str], corpora: Sequence[Corpus], opening
     if len(values) < 2:
         return
     table = _table(column, *(["corpus"] if len(corpora) > 1 else []), openings=openings)
-    largest = sorted(values, key=lambda value: (-values[value], value))[:_MOST_PARTS]
+    largest = sorted(values, key=lambda value: (-values[value], value))[:_MAX_PARTS]
     for value in largest:
-        shown = Text(shorten(value, _LONGEST_NAME) or "(none)")
+        shown = Text(shorten(value, _MAX_NAME_CHARACTERS) or "(none)")
         for name, corpus in zip(names, corpora, strict=True):
-            if part := corpus.by.get(column, {}).get(value):
+            if counts := corpus.by.get(column, {}).get(value):
                 table.add_row(
-                    shown, *([Text(name)] if len(corpora) > 1 else []), *_figures(part),
-                    *([_opening(part)] if openings else []),
+                    shown, *([Text(name)] if len(corpora) > 1 else []), *_figures(counts),
+                    *([_opening(counts)] if openings else []),
                 )  # fmt: skip
                 shown = Text()
     yield from (Text(), table)

@@ -1,24 +1,28 @@
-"""Counts by key over a corpus of any size: exact, and in bounded memory."""
+"""Counts by key over a corpus of any size, exact and in bounded memory.
+
+Invariant: the counts of a key are always summed in full. Keys are split into parts on disk by their hash, so all counts
+of one key lie in the same part, and a part is small enough to be summed in memory.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
-# Of what is on disk one part at a time is held: this many times as much as memory takes is still counted.
+# Number of parts on disk. One part at a time is read, so the limit is this many times the counts held in memory.
 _PARTS = 64
 
 
 class Tally:
-    """Sums the counts of equal keys. What memory does not take goes to disk, split by the keys' hashes.
+    """Sums the counts of equal keys. Counts beyond the limit go to disk, split by the hashes of their keys.
 
     Args:
-        folder: a local folder that is not there yet; whoever owns the one above removes it.
-        most_held: counts of keys that are held in memory.
+        folder: a new local folder, which this makes; the owner of the folder above removes it.
+        max_held: largest number of counts that are held in memory.
     """
 
-    def __init__(self, folder: Path, most_held: int) -> None:
-        self._folder, self._most_held = folder, most_held
+    def __init__(self, folder: Path, max_held: int) -> None:
+        self._folder, self._max_held = folder, max_held
         folder.mkdir()
         self._new: list[pl.DataFrame] = []
         self._new_rows = 0
@@ -26,20 +30,21 @@ class Tally:
         self._spills = 0
 
     def add(self, counts: pl.DataFrame) -> None:
-        """Takes counts: columns `key`, any others that tell what it is counted for, and `rows`, the count.
+        """Adds counts: a frame with a column `key`, further columns that are part of the key, and the count `rows`.
 
         Raises:
             OSError: the folder cannot be written.
         """
         self._new.append(counts)
         self._new_rows += counts.height
-        if self._new_rows > self._most_held:
+        # New frames are merged only now and then: merging for each frame would take quadratic time.
+        if self._new_rows > self._max_held:
             self._merge()
-            if self._held is not None and self._held.height > self._most_held:
+            if self._held is not None and self._held.height > self._max_held:
                 self._spill()
 
     def parts(self) -> Iterator[pl.DataFrame]:
-        """All counts in one or more frames, each key in one of them alone.
+        """Yields all counts in one or more frames; each key is in exactly one frame.
 
         Raises:
             OSError: the folder cannot be written.

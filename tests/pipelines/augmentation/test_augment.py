@@ -335,7 +335,7 @@ def test_a_disk_that_fills_stops_the_job_and_loses_nothing(fake_job, tmp_path, s
     run = fake_job["output"]["path"]
     process = start(fake_job, tmp_path, ray_cluster)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 75 and "No space left" in errors and "make room" in errors, errors
+    assert process.returncode == 75 and "No space left" in errors and "free space" in errors, errors
     assert "Traceback" not in errors
     kept = finished_rows(run)
     subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)

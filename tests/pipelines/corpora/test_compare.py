@@ -112,7 +112,7 @@ def test_compare_of_what_cannot_be_compared(tmp_path):
     unborn = make_run(tmp_path / "c", [{}] * 8, committed=())
     with pytest.raises(RunError, match=r"no input in common(.|\n)*/a: in.jsonl\n.*/b: other.jsonl"):
         compare([run, other])
-    with pytest.raises(RunError, match=r"no run\.json there"):
+    with pytest.raises(RunError, match=r"the folder has no run\.json"):
         compare([run, str(tmp_path)])
     with pytest.raises(RunError, match="no shard of this run is committed yet"):
         compare([run, unborn])

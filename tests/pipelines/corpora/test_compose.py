@@ -107,9 +107,7 @@ def test_a_part_that_runs_dry_is_told(job, tmp_path, kindling):
         ["all", "100", "700", "100.0%", "7.0"],
     ]  # fmt: skip
     card = (tmp_path / "corpus" / "README.md").read_text()
-    assert (
-        "| stories | 40 | 400 | 57.1% | 10.0 |" in card and "- stories is too small: the job asks for 500 words" in card
-    )
+    assert "| stories | 40 | 400 | 57.1% | 10.0 |" in card and "- stories is too small: the job asks for 500" in card
     told = json.loads(kindling("compose", path, "--json").stdout)
     assert told["parts"]["stories"]["words_asked"] == 500 and told["parts"]["stories"]["words_there"] == 400
     assert round(sum(part["share"] for part in told["parts"].values()), 6) == 1
@@ -202,7 +200,7 @@ def test_documents_longer_than_what_is_asked_are_not_cut(job, tmp_path):
     assert (made.parts["stories"].documents, made.parts["facts"].words) == (0, 5)
     assert "stories gives nothing" in (tmp_path / "corpus" / "README.md").read_text()
     error = refused({**job, "words": 4, "output": {"path": str(tmp_path / "other")}})
-    assert error.key == "words" and "no document is short enough" in error.cause
+    assert error.key == "words" and "each document is longer" in error.cause
 
 
 # Runs
@@ -228,7 +226,7 @@ def test_a_run_without_shards_or_that_is_none_is_refused(job, tmp_path):
     assert "no shard yet" in refused(job).cause
     job["parts"]["stories"]["run"] = str(tmp_path / "nothing")
     error = refused(job)
-    assert (error.key, error.cause) == ("parts.stories.run", "no run.json there")
+    assert (error.key, error.cause) == ("parts.stories.run", "the folder has no run.json")
 
 
 def test_a_damaged_shard_is_refused_and_nothing_is_left_there(job):
@@ -307,7 +305,7 @@ def test_a_corpus_elsewhere_has_its_record_last(job):
 def test_several_files_load_as_one_dataset(job, tmp_path, monkeypatch):
     import datasets  # takes two seconds
 
-    monkeypatch.setattr("pipelines.corpora.composition._FILE_DOCUMENTS", 30)
+    monkeypatch.setattr("pipelines.corpora.composition._MAX_FILE_DOCUMENTS", 30)
     made = compose(job)
     assert len(made.files) == 4
     loaded = datasets.load_dataset(str(tmp_path / "corpus"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -352,5 +350,5 @@ def test_the_command_line_overrides_a_part(job, tmp_path, kindling):
     done = kindling("compose", path, "--set", "parts.stories.words=50", "--set", "words=80", "--json")
     assert json.loads(done.stdout)["parts"]["stories"]["words"] == 50
     done = kindling("compose", path, "--set", "parts.stories.run=nowhere")
-    assert done.returncode == 2 and "parts.stories.run = nowhere: no run.json there" in done.stderr
+    assert done.returncode == 2 and "parts.stories.run = nowhere: the folder has no run.json" in done.stderr
     assert "Traceback" not in done.stderr

@@ -70,10 +70,10 @@ def plain(part):
     return part.stories, part.words, part.unique_words, part.average_words, openings
 
 
-@pytest.mark.parametrize("held", [1, 50, corpus_stats.MOST_HELD])
+@pytest.mark.parametrize("held", [1, 50, corpus_stats.MAX_HELD])
 def test_counts_are_the_same_whatever_goes_to_disk(tmp_path, monkeypatch, held):
-    monkeypatch.setattr(corpus_stats, "MOST_HELD", held)
-    monkeypatch.setattr(corpus_stats, "_FRAME_ROWS", 40)
+    monkeypatch.setattr(corpus_stats, "MAX_HELD", held)
+    monkeypatch.setattr(corpus_stats, "_MAX_FRAME_ROWS", 40)
     draw = random.Random(0)
     vocabulary = ["a", "b", "C", "c", "don't", "well-known", "d,", "--", "e.", *(f"w{i}" for i in range(60))]
     rows = [
@@ -150,7 +150,7 @@ def test_stats_of_what_cannot_be_counted(tmp_path, monkeypatch):
     ]:
         with pytest.raises(RunError, match=message):
             stats(str(wrong), **options)
-    monkeypatch.setattr(corpus_stats, "_MOST_VALUES", 10)
+    monkeypatch.setattr(corpus_stats, "_MAX_VALUES", 10)
     with pytest.raises(RunError, match="--by = row: it has more than 10 values"):
         stats(str(tmp_path / "a.jsonl"), "story", ["row"])
 

@@ -123,7 +123,7 @@ def test_a_hub_that_refuses_or_is_not_there_is_one_clear_error(pushed):
 
 def test_what_is_no_trained_model_is_not_sent(model, tmp_path):
     (model / "train.json").write_text(json.dumps({"job": {"stages": [{}, {}]}, "stages": [{}]}))
-    with pytest.raises(RunError, match="not done"):
+    with pytest.raises(RunError, match="not finished"):
         push(str(model), "me/tiny")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")

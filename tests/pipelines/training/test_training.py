@@ -278,7 +278,11 @@ def test_adapters_are_merged(tmp_path, tiny, answers):
         ({"stages": [{"prompt": ["question"]}]}, "stages.0.parts.rows.input.columns.question", "no such column"),
         ({"stages": [{"completion": "answer"}]}, "stages.0.parts.rows.input.columns.answer", "no such column"),
         ({"stages": [{"max_length": 4}]}, "stages.0.parts", "0 examples to train on"),
-        ({"stages": [{"parts": {"rows": {"run": "nowhere"}}}]}, "stages.0.parts.rows.run", "no run.json there"),
+        (
+            {"stages": [{"parts": {"rows": {"run": "nowhere"}}}]},
+            "stages.0.parts.rows.run",
+            "the folder has no run.json",
+        ),
         ({"stages": [{"kind": "rlhf"}]}, "stages.0.kind", "no such kind"),
         ({"output": {"path": "s3://bucket/o"}}, "output", "local or mounted folder"),
         ({"model": {"quantization": "gptq"}}, "model", "of serving"),
