@@ -1,8 +1,22 @@
-"""Hands rows to replicas one by one as room appears, and takes finished rows back. Lives in the driver.
+"""Sends rows to replicas as soon as they have capacity, and takes finished rows back. Runs in the driver.
 
-There is no batch anywhere: each replica has about 1.1 x `max_num_seqs` requests in flight at all times, whatever lease
-or shard they belong to, so that its engine never drains. What a pool is, Ray's actors or a simulation's events, is not
-known here.
+Invariant: every row taken from the window reaches the sink exactly once, whatever dies. Until then it is in exactly one
+place: with a replica (`Member.rows`), in one of the queues of rows that wait to be sent again, or in quarantine. Only a
+job that stops leaves rows behind, and those were not given to the sink: the next start does them.
+
+There are no synchronous batches. Each replica has about 1.1 x `max_num_seqs` requests in flight at all times, from
+whatever shards, so that its engine is never idle between batches.
+
+Rows under which replicas die
+    A prompt can kill an engine, and the driver cannot see which of the rows in flight did. So the rows of a dead
+    replica are narrowed down. After the first death they are suspect: they run again, a few at a time beside other
+    rows. After a second death a row is isolated: it runs alone on one replica. A good row is finished on the way. Where
+    replicas die under a row that runs alone, that row is the cause and fails.
+    Engines can also die of a broken machine, under any row. Therefore a failed row stays in quarantine until any other
+    row is finished, which proves that engines can work. If many rows fail one after the other with no finished row
+    between them, the job ends with an error and no row is blamed.
+
+The coordinator works on any `Pool`: Ray actors in production, simulated replicas in `kindling bench scale`.
 """
 
 import math
@@ -18,36 +32,36 @@ from services.replicas.dispatch_window import DispatchWindow
 from services.replicas.replica_pool import Lost, Member, Ready, Returned
 from services.replicas.row_records import VariantSettings, failed_record
 
-# Rows in one message to a replica, at most.
-_LEASE_ROWS = 64
-# How long the loop sleeps when nothing happens; bounds how late a signal is seen.
+# Largest batch of rows, that is, rows in one message to a replica.
+_MAX_BATCH_ROWS = 64
+# Longest time that the loop sleeps while nothing happens; a stop signal is noticed after that time at the latest.
 _TICK_SECONDS = 0.2
-# Rows under which a replica died run beside others so many at a time, and those of a second death alone. What dies
-# alone then is the reason: at once where its engine told of its death; later where the whole process vanished, which
-# more often is the machine's doing than a row's.
-_SUSPECTS_TOGETHER = 8
-_DEATHS_TO_ALONE = 2
-_MOST_DEATHS = {"engine": 3, "process": 5}
-# Where engines die under so many rows alone, one after the other, and none is finished between them, the rows are not
-# the reason.
-_MOST_IN_SEQUENCE = 8
-# Rows to look ahead for prompts that begin alike, for each request in flight, and at most: what waits here is what the
-# driver holds in memory, and spreads over that many more open shards.
-_AHEAD_PER_REQUEST = 8
-_MOST_AHEAD = 16_384
+# Suspect rows that a replica may have at the same time: enough to be quick, few enough to isolate few good rows when it
+# dies again.
+_MAX_SUSPECT_ROWS = 8
+_DEATHS_TO_ISOLATE = 2
+# Deaths after which an isolated row fails, by what ended the replica. An engine that reported its own death died of the
+# row. A process that vanished is more often killed by the machine (out of memory), so it takes more of those.
+_DEATHS_TO_FAIL = {"engine": 3, "process": 5}
+# Rows in quarantine at which engines are taken for broken.
+_MAX_QUARANTINED_ROWS = 8
+# Rows that the window looks ahead, per request in flight and in all. A larger window finds longer runs of one prefix,
+# but holds more rows in memory and spreads rows in flight over more open shards.
+_WINDOW_ROWS_PER_REQUEST = 8
+_MAX_WINDOW_ROWS = 16_384
 
 
 class Pool(Protocol):
-    """What the coordinator needs of a pool; see `services.replicas.replica_pool.ReplicaPool`."""
+    """The part of a pool that the coordinator uses; see `services.replicas.replica_pool.ReplicaPool`."""
 
     members: list[Member]
 
     def send(self, member: Member, rows: list[WorkRow]) -> None:
-        """Gives rows to a serving replica."""
+        """Sends a batch of rows to a serving replica."""
         ...
 
     def wait(self, timeout: float) -> list[Ready | Returned | Lost]:
-        """What happened, at once or within `timeout` seconds."""
+        """Returns the events since the last call, or the first within `timeout` seconds."""
         ...
 
     def replace(self, member: Member, cause: str, count_death: bool = True) -> None:
@@ -55,26 +69,26 @@ class Pool(Protocol):
         ...
 
     def reopen_session(self, member: Member) -> None:
-        """Opens a new session with a replica that took this job for dead."""
+        """Opens a new session with a live replica that closed this job's session."""
         ...
 
     def clear_deaths(self, member: Member) -> None:
-        """Tells that a replica returned rows."""
+        """Forgets the deaths in a replica's place, because the replica returned rows."""
         ...
 
 
 class Coordinator:
-    """Runs rows through a pool until none is left or it is told to stop.
+    """Runs rows through a pool until none is left or the job is to stop.
 
     Args:
-        pool: the replicas.
+        pool: replicas that run the rows.
         variants: settings of each variant that rows have, by its name.
-        rows: the rows to do, planned lazily.
-        total: how many rows those are, at most; near the end they are shared out evenly.
-        sink: takes finished rows; called from this thread.
-        stop_within: polled several times a second; seconds in which rows in flight may still come to their end, or
-            None while nobody wants an end.
-        on_ready: called when a replica is up.
+        rows: rows to do, planned lazily.
+        total: upper bound of their number; used to share out the last rows evenly.
+        sink: takes finished rows; called from the thread in `run`.
+        stop_within: None until a stop signal came, then the seconds in which rows in flight may still finish; called
+            several times a second.
+        on_ready: called with each replica that begins to serve.
     """
 
     def __init__(
@@ -89,166 +103,188 @@ class Coordinator:
     ) -> None:
         self._pool, self._variants = pool, variants
         self._window = DispatchWindow(rows)
-        self._left = total
+        self._unfinished = total
         self._sink, self._stop_within, self._on_ready = sink, stop_within, on_ready
-        self._suspects: deque[WorkRow] = deque()
-        self._accused: deque[WorkRow] = deque()
-        self._condemned: list[FinishedRows] = []
-        self._stopping = False
-        self._rows: Counter[int] = Counter()
+        self._suspect_rows: deque[WorkRow] = deque()
+        self._isolated_rows: deque[WorkRow] = deque()
+        self._quarantine: list[FinishedRows] = []
+        self._is_stopping = False
+        self._finished_rows: Counter[int] = Counter()
         self._deaths: Counter[int] = Counter()
-        self._rows_at: dict[int, float] = {}
+        self._last_rows_at: dict[int, float] = {}
         self.cpu_seconds = 0.0
-        """processor time of the thread in `run`"""
+        """processor time of the thread in `run`, known when it returned"""
 
     @property
     def in_flight(self) -> int:
-        """Rows that are with replicas now."""
+        """Number of rows that replicas have now."""
         return sum(len(member.rows) for member in self._pool.members)
 
     def replicas(self) -> list[ReplicaStatus]:
-        """How each replica is; may be asked from another thread."""
+        """Returns the status of each replica; may be called from any thread."""
         return [
             ReplicaStatus(
-                member.number, member.phase, len(member.rows), self._rows[member.number], self._deaths[member.number],
-                self._rows_at.get(member.number),
+                number=member.number,
+                state=member.phase,
+                in_flight=len(member.rows),
+                rows=self._finished_rows[member.number],
+                deaths=self._deaths[member.number],
+                last_rows_at=self._last_rows_at.get(member.number),
             )
             for member in list(self._pool.members)
-        ]  # fmt: skip
+        ]
 
     def run(self) -> bool:
-        """Returns True when every row was finished, False when it was told to stop.
+        """Runs the rows.
+
+        Returns:
+            True when every row was finished, False when the job was stopped before.
 
         Raises:
-            EngineError: the model or engine cannot be started, or keeps dying.
-            StoppedError: replicas' processes do, for a reason that nobody told; or the cluster is gone.
+            EngineError: the model or engine cannot be started, or engines keep dying.
+            StoppedError: processes of replicas keep vanishing without a reason, or the cluster is gone.
         """
-        began = time.thread_time()
+        start = time.thread_time()
         try:
             while self._stop_within() is None:
                 self._dispatch()
                 if self._all_finished():
                     return True
-                self._collect(_TICK_SECONDS)
+                self._handle_events(_TICK_SECONDS)
             return self._drain()
         finally:
-            self.cpu_seconds = time.thread_time() - began
+            self.cpu_seconds = time.thread_time() - start
 
     def _drain(self) -> bool:
-        """Waits for rows in flight as long as it may, and takes what replicas had finished: that is a message away."""
-        self._stopping = True
-        while self.in_flight and (left := self._stop_within()):
-            self._collect(min(left, _TICK_SECONDS))
+        """Waits for rows in flight as long as the stop signal allows, and sends no more."""
+        self._is_stopping = True
+        while self.in_flight and (seconds_left := self._stop_within()):
+            self._handle_events(min(seconds_left, _TICK_SECONDS))
         if self.in_flight:
-            self._collect(_TICK_SECONDS)
+            # Rows that replicas had already finished are one message away; without this look they would be lost.
+            self._handle_events(_TICK_SECONDS)
         return self._all_finished()
 
     def _all_finished(self) -> bool:
-        if not self._window.empty or self.in_flight or self._suspects or self._accused:
+        if not self._window.is_empty or self.in_flight or self._suspect_rows or self._isolated_rows:
             return False
-        self._tell_condemned()
+        # All other rows are done. Fewer rows are in quarantine than would prove the engines broken, so they failed.
+        self._release_quarantine()
         return True
 
     def _dispatch(self) -> None:
+        """Fills every serving replica up to its share."""
         serving = [member for member in self._pool.members if member.phase == "serving"]
-        court = self._court(serving)
+        isolation_replica = self._isolation_replica(serving)
         for member in serving:
-            if member is court:
-                if self._accused and not member.rows:
-                    self._pool.send(member, [self._accused.popleft()])
+            if member is isolation_replica:
+                # It takes no other rows, and so runs empty before it gets the first isolated one.
+                if self._isolated_rows and not member.rows:
+                    self._pool.send(member, [self._isolated_rows.popleft()])
                 continue
-            # At least one: the planner may have less left than was thought, and only asking it tells.
-            fair = max(math.ceil(self._left / len(serving)), 1)
-            room = min(member.share, fair) - len(member.rows)
-            if self._suspects and room > 0:
-                room -= self._hand_suspects(member, room)
-            while room > 0 and (lease := self._window.take(member.number, min(room, _LEASE_ROWS))):
-                self._pool.send(member, lease)
-                room -= len(lease)
+            # Near the end the rows that are left are shared out evenly. At least one row is asked for: `total` is only
+            # an upper bound, and the window learns that the planner has no more rows only by asking.
+            even_share = max(math.ceil(self._unfinished / len(serving)), 1)
+            capacity = min(member.share, even_share) - len(member.rows)
+            if self._suspect_rows and capacity > 0:
+                capacity -= self._send_suspect_rows(member, capacity)
+            while capacity > 0 and (batch := self._window.take(member.number, min(capacity, _MAX_BATCH_ROWS))):
+                self._pool.send(member, batch)
+                capacity -= len(batch)
 
-    def _court(self, serving: list[Member]) -> Member | None:
-        """The replica that runs the accused alone, where there are some; it takes no other rows meanwhile."""
+    def _isolation_replica(self, serving: list[Member]) -> Member | None:
+        """Returns the replica that runs isolated rows, one at a time; None while there are no such rows."""
         for member in serving:
-            if len(member.rows) == 1 and all(row.attempt >= _DEATHS_TO_ALONE for row in member.rows.values()):
+            if len(member.rows) == 1 and all(row.attempt >= _DEATHS_TO_ISOLATE for row in member.rows.values()):
                 return member
-        return min(serving, key=lambda member: len(member.rows), default=None) if self._accused else None
+        # The least busy replica is empty first.
+        return min(serving, key=lambda member: len(member.rows), default=None) if self._isolated_rows else None
 
-    def _hand_suspects(self, member: Member, room: int) -> int:
-        there = sum(row.attempt > 0 for row in member.rows.values())
-        number = min(_SUSPECTS_TOGETHER - there, room, len(self._suspects))
-        if number > 0:
-            self._pool.send(member, [self._suspects.popleft() for _ in range(number)])
-        return max(number, 0)
+    def _send_suspect_rows(self, member: Member, capacity: int) -> int:
+        """Sends a replica as many suspect rows as it may have, and returns their number."""
+        in_flight = sum(row.attempt > 0 for row in member.rows.values())
+        count = max(min(_MAX_SUSPECT_ROWS - in_flight, capacity, len(self._suspect_rows)), 0)
+        if count:
+            self._pool.send(member, [self._suspect_rows.popleft() for _ in range(count)])
+        return count
 
-    def _collect(self, timeout: float) -> None:
-        for news in self._pool.wait(timeout):
-            if isinstance(news, Returned):
-                self._take(news.member, news.finished)
-            elif isinstance(news, Ready):
+    def _handle_events(self, timeout: float) -> None:
+        for event in self._pool.wait(timeout):
+            if isinstance(event, Returned):
+                self._take_finished(event.member, event.finished)
+            elif isinstance(event, Ready):
                 share = sum(member.share for member in self._pool.members)
-                self._window.size = min(_AHEAD_PER_REQUEST * share, _MOST_AHEAD)
-                self._on_ready(news.member)
+                self._window.size = min(_WINDOW_ROWS_PER_REQUEST * share, _MAX_WINDOW_ROWS)
+                self._on_ready(event.member)
             else:
-                self._lose(news)
+                self._take_back(event)
 
-    def _take(self, member: Member, finished: FinishedRows) -> None:
+    def _take_finished(self, member: Member, finished: FinishedRows) -> None:
         if not finished.output_ids:
             return
         for output_id in finished.output_ids:
             member.rows.pop(output_id, None)
-        self._left -= len(finished.output_ids)
-        self._rows[member.number] += len(finished.output_ids)
-        self._rows_at[member.number] = time.time()
+        self._unfinished -= len(finished.output_ids)
+        self._finished_rows[member.number] += len(finished.output_ids)
+        self._last_rows_at[member.number] = time.time()
         self._pool.clear_deaths(member)
-        self._tell_condemned()
+        self._release_quarantine()
         self._sink(finished)
 
-    def _lose(self, lost: Lost) -> None:
-        """Takes a dead replica's rows back, and a row that proved to be the reason out of the job."""
+    def _take_back(self, lost: Lost) -> None:
+        """Queues the rows of a lost replica again, or fails the row that killed it; then replaces the replica."""
         member, rows = lost.member, list(lost.member.rows.values())
-        alone = len(rows) == 1 and rows[0].attempt >= _DEATHS_TO_ALONE
-        self._window.forget(member.number)
+        was_isolated = len(rows) == 1 and rows[0].attempt >= _DEATHS_TO_ISOLATE
+        self._window.release(member.number)
         self._deaths[member.number] += lost.what_ended != "session"
-        if lost.what_ended in _MOST_DEATHS:
+        if lost.what_ended in _DEATHS_TO_FAIL:
             self._suspect(rows, lost)
         else:
+            # A lost node or session says nothing about rows, so no attempt is counted.
             self._window.put_back([row for row in rows if not row.attempt])
-            self._suspects += [row for row in rows if row.attempt]
-        if self._stopping:
+            self._suspect_rows += [row for row in rows if row.attempt]
+        if self._is_stopping:
             member.rows.clear()
             member.phase = "lost"
         elif lost.what_ended == "session":
             self._pool.reopen_session(member)
         else:
-            self._pool.replace(member, lost.cause, count_death=not alone and lost.what_ended != "node")
+            # A death under an isolated row is the row's doing, and a lost node is not the replica's.
+            self._pool.replace(member, lost.cause, count_death=not was_isolated and lost.what_ended != "node")
 
     def _suspect(self, rows: list[WorkRow], lost: Lost) -> None:
+        """Counts a death for the rows that ran, and queues each by its number of deaths; fails a row that ran alone."""
         for row in rows:
             row.attempt += 1
-        if len(rows) == 1 and rows[0].attempt >= _MOST_DEATHS[lost.what_ended]:
-            self._left -= 1
-            reason = f"an engine died {rows[0].attempt} times under this row, and at last under it alone: {lost.cause}"
-            return self._condemn(self._failed(rows, reason), lost)
-        self._suspects += [row for row in rows if row.attempt < _DEATHS_TO_ALONE]
-        self._accused += [row for row in rows if row.attempt >= _DEATHS_TO_ALONE]
-
-    def _condemn(self, failed: FinishedRows, lost: Lost) -> None:
-        """Keeps a verdict until a row is finished, which shows that engines can do their work."""
-        self._condemned.append(failed)
-        if len(self._condemned) < _MOST_IN_SEQUENCE:
+        if len(rows) == 1 and rows[0].attempt >= _DEATHS_TO_FAIL[lost.what_ended]:
+            self._fail(rows[0], lost)
             return
-        cause = f"engines died under each of {len(self._condemned)} rows alone, and finished none between: {lost.cause}"
+        self._suspect_rows += [row for row in rows if row.attempt < _DEATHS_TO_ISOLATE]
+        self._isolated_rows += [row for row in rows if row.attempt >= _DEATHS_TO_ISOLATE]
+
+    def _fail(self, row: WorkRow, lost: Lost) -> None:
+        """Puts a row that killed its replica into quarantine.
+
+        Raises:
+            EngineError: so many rows in sequence killed their engines that the engines must be broken.
+            StoppedError: the same, but processes vanished; the machine is the likelier cause.
+        """
+        self._unfinished -= 1
+        reason = f"an engine died {row.attempt} times under this row, the last time under this row alone: {lost.cause}"
+        settings = self._variants[row.variant]
+        record = failed_record(row, settings, settings.seed_of(row), reason)
+        self._quarantine.append(FinishedRows.of([row], to_batch([record])))
+        if len(self._quarantine) < _MAX_QUARANTINED_ROWS:
+            return
+        cause = (
+            f"engines died under each of {len(self._quarantine)} rows alone, and no row was finished between: "
+            f"{lost.cause}"
+        )
         remedy = "see the replica's log in Ray's session folder; no row is blamed, and the same command tries again"
         raise (EngineError if lost.what_ended == "engine" else StoppedError)("cluster", None, cause, remedy)
 
-    def _tell_condemned(self) -> None:
-        for failed in self._condemned:
+    def _release_quarantine(self) -> None:
+        """Gives the rows in quarantine to the sink: another row was finished, so engines work and those rows failed."""
+        for failed in self._quarantine:
             self._sink(failed)
-        self._condemned.clear()
-
-    def _failed(self, rows: list[WorkRow], reason: str) -> FinishedRows:
-        records = []
-        for row in rows:
-            settings = self._variants[row.variant]
-            records.append(failed_record(row, settings, settings.seed_of(row), reason))
-        return FinishedRows.of(rows, to_batch(records))
+        self._quarantine.clear()

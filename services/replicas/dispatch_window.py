@@ -1,7 +1,13 @@
-"""The rows next to run, ordered so that prompts that begin alike follow each other on one replica.
+"""Chooses which rows run next, so that prompts with the same beginning follow each other on one replica.
 
-Where the KV cache cannot hold all few-shot blocks of a corpus, a block is computed again each time it comes round. So
-rows of one block run one after another, while they wait for dispatch; shards and their order know nothing of it.
+Invariant: every planned row is taken exactly once, unless it is put back; and a row waits at most for one turn of each
+other prefix.
+
+Why: the prompts of a corpus begin with one of a few blocks of examples (one block for each emotion, say). A KV cache
+may be too small for all of them. In input order each block would then be computed again each time it occurs. With the
+rows of one block together, the engine computes it once and finds it in its prefix cache afterwards.
+
+Rows are reordered only while they wait here. Shards, and the order of rows in them, do not depend on it.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -14,88 +20,105 @@ from schemas.rows import WorkRow
 
 @dataclass
 class _Turn:
-    """The prefix that a replica is at, and how many more rows of it are its own to take."""
+    """The prefix that a replica works on now.
+
+    Attributes:
+        prefix: key in the window's queues.
+        rows_left: how many more rows the replica may take before the turn ends.
+    """
 
     prefix: str
-    rows: int
+    rows_left: int
 
 
 class DispatchWindow:
-    """Looks ahead over the planned rows; holds at most `size` of them.
+    """Looks ahead over the planned rows, and holds up to `size` of them.
 
-    A replica takes turns: all rows of one prefix that wait at that moment, then those of the prefix that has waited
-    longest and that no other replica is at. So no row waits for more than one turn of each other prefix. Rows of one
-    prefix, or of none, come in input order.
+    A replica takes turns. In one turn it gets all rows of one prefix that wait when the turn begins. Its next prefix is
+    the one that has waited longest and that no other replica works on. Rows of the same prefix keep their input order;
+    so do all rows where the recipe knows no prefixes.
 
     Args:
-        rows: the rows to do, planned lazily.
+        rows: rows to do, planned lazily.
+        size: number of rows to look ahead.
 
     Attributes:
-        size: rows to look ahead; may be changed at any time.
+        size: number of rows to look ahead; may be changed at any time.
     """
 
     def __init__(self, rows: Iterator[WorkRow], size: int = 1) -> None:
         self.size = size
         self._rows = rows
-        self._planned = True
-        self._waiting: OrderedDict[str, deque[WorkRow]] = OrderedDict()
-        self._count = 0
+        self._may_have_more = True
+        # One queue for each prefix; the first prefix has waited longest.
+        self._queues: OrderedDict[str, deque[WorkRow]] = OrderedDict()
+        self._queued = 0
         self._turns: dict[int, _Turn] = {}
-        self._held: Counter[str] = Counter()
+        self._replicas_at: Counter[str] = Counter()
         self._returned: list[WorkRow] = []
 
-    def take(self, replica: int, most: int) -> list[WorkRow]:
-        """The next rows for a replica, in the order to run them; fewer than `most` only where no more are left."""
-        taken = self._returned[:most]
+    def take(self, replica: int, max_rows: int) -> list[WorkRow]:
+        """Returns the next rows for a replica, in the order in which it should run them.
+
+        Args:
+            replica: number of the replica.
+            max_rows: number of rows wanted; fewer are returned only where no more are left.
+        """
+        # Rows of dead replicas go first: their shards have waited longest.
+        taken = self._returned[:max_rows]
         del self._returned[: len(taken)]
-        self._fill(most - len(taken))
-        while len(taken) < most and self._waiting:
-            turn = self._turn(replica)
-            waiting = self._waiting[turn.prefix]
-            rows = min(turn.rows, len(waiting), most - len(taken))
-            taken += [waiting.popleft() for _ in range(rows)]
-            turn.rows -= rows
-            self._count -= rows
-            if not waiting:
-                del self._waiting[turn.prefix]
-            elif not turn.rows:
-                self._waiting.move_to_end(turn.prefix)
+        self._fill(max_rows - len(taken))
+        while len(taken) < max_rows and self._queues:
+            turn = self._turn_of(replica)
+            queue = self._queues[turn.prefix]
+            count = min(turn.rows_left, len(queue), max_rows - len(taken))
+            taken += [queue.popleft() for _ in range(count)]
+            turn.rows_left -= count
+            self._queued -= count
+            if not queue:
+                del self._queues[turn.prefix]
+            elif not turn.rows_left:
+                # Rows of this prefix that were planned during the turn wait until every other prefix had its turn.
+                # Otherwise a very common prefix would starve the others, and their shards would stay open.
+                self._queues.move_to_end(turn.prefix)
         return taken
 
     def put_back(self, rows: list[WorkRow]) -> None:
-        """Takes rows of a dead replica back; they go first."""
+        """Takes back rows of a dead replica; they are the first to be taken again."""
         self._returned += rows
 
-    def forget(self, replica: int) -> None:
-        """The replica is gone, and with it its cache: its prefix is free for others."""
+    def release(self, replica: int) -> None:
+        """Ends the turn of a replica that died: its cache is gone, and another replica may work on its prefix."""
         if turn := self._turns.pop(replica, None):
-            self._held[turn.prefix] -= 1
-            if not self._held[turn.prefix]:
-                del self._held[turn.prefix]  # a corpus may have as many prefixes as rows
+            self._replicas_at[turn.prefix] -= 1
+            if not self._replicas_at[turn.prefix]:
+                del self._replicas_at[turn.prefix]  # a corpus may have as many prefixes as rows
 
     @property
-    def empty(self) -> bool:
-        """Whether there is no row to give, and none to come."""
-        return not self._planned and not self._waiting and not self._returned
+    def is_empty(self) -> bool:
+        """True where every planned row was taken and no more will be planned."""
+        return not self._may_have_more and not self._queues and not self._returned
 
     def _fill(self, wanted: int) -> None:
-        missing = max(self.size, wanted) - self._count
-        if not self._planned or missing <= 0:
+        missing = max(self.size, wanted) - self._queued
+        if not self._may_have_more or missing <= 0:
             return
-        fresh = 0
+        planned = 0
         for row in islice(self._rows, missing):
-            fresh += 1
-            self._waiting.setdefault(row.prefix, deque()).append(row)
-        self._count += fresh
-        self._planned = fresh == missing
+            planned += 1
+            self._queues.setdefault(row.prefix, deque()).append(row)
+        self._queued += planned
+        self._may_have_more = planned == missing
 
-    def _turn(self, replica: int) -> _Turn:
+    def _turn_of(self, replica: int) -> _Turn:
+        """Returns the turn that the replica is in, or begins its next one; some row must be queued."""
         turn = self._turns.get(replica)
-        if turn and turn.rows and turn.prefix in self._waiting:
+        if turn and turn.rows_left and turn.prefix in self._queues:
             return turn
-        self.forget(replica)
-        free = (prefix for prefix in self._waiting if not self._held[prefix])
-        prefix = next(free, next(iter(self._waiting)))
-        self._turns[replica] = turn = _Turn(prefix, len(self._waiting[prefix]))
-        self._held[prefix] += 1
+        self.release(replica)
+        free = (prefix for prefix in self._queues if not self._replicas_at[prefix])
+        # Where other replicas are at every prefix (all rows may have the same one), the oldest prefix is shared.
+        prefix = next(free, next(iter(self._queues)))
+        self._turns[replica] = turn = _Turn(prefix, len(self._queues[prefix]))
+        self._replicas_at[prefix] += 1
         return turn

@@ -168,8 +168,8 @@ def test_rows_of_one_prompt_and_emotion_run_together_whatever_their_sampling(swe
     _, rows = planned(swept)
     assert len({row.prefix for row in rows}) == 4  # two prompts by two emotions
     window, order = DispatchWindow(iter(rows), size=len(rows)), []
-    while lease := window.take(0, 7):
-        order += [(row.variant.partition(",")[0], row.row_index % 2) for row in lease]
+    while batch := window.take(0, 7):
+        order += [(row.variant.partition(",")[0], row.row_index % 2) for row in batch]
     changes = sum(one != other for one, other in pairwise(order))
     assert changes == 3 and set(Counter(order).values()) == {12}
 

@@ -88,7 +88,7 @@ def test_poison_rows_alone_fail_and_each_row_ends_once(replicas, poison, seed):
     done, finished, failed = run(DyingPool(replicas, random.Random(seed), poison), 300)
     assert done and sorted(finished) == sorted(set(range(300)) - poison)
     assert set(failed) == poison
-    assert all("boom" in reason and "under it alone" in reason for reason in failed.values())
+    assert all("boom" in reason and "under this row alone" in reason for reason in failed.values())
 
 
 def test_a_poison_row_costs_three_engines():

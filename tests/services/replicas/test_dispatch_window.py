@@ -15,21 +15,21 @@ def rows(prefixes):
     return iter([WorkRow(number, 0, "s", number, 0, {}, prefix=prefix) for number, prefix in enumerate(prefixes)])
 
 
-def drained(window, replica=0, most=1):
+def drained(window, replica=0, max_rows=1):
     taken = []
-    while lease := window.take(replica, most):
-        taken += lease
+    while batch := window.take(replica, max_rows):
+        taken += batch
     return taken
 
 
 def test_rows_of_one_prefix_follow_each_other():
     window = DispatchWindow(rows("abcabcabc"), size=9)
-    assert [row.prefix for row in drained(window, most=2)] == list("aaabbbccc")
-    assert window.empty
+    assert [row.prefix for row in drained(window, max_rows=2)] == list("aaabbbccc")
+    assert window.is_empty
 
 
 def test_without_prefixes_rows_come_in_input_order():
-    assert [row.output_id for row in drained(DispatchWindow(rows([""] * 100), size=16), most=7)] == list(range(100))
+    assert [row.output_id for row in drained(DispatchWindow(rows([""] * 100), size=16), max_rows=7)] == list(range(100))
 
 
 def test_replicas_take_different_prefixes():
@@ -51,12 +51,12 @@ def test_a_common_prefix_does_not_starve_the_others():
 
 def test_rows_of_a_dead_replica_come_first_and_its_prefix_is_free():
     window = DispatchWindow(rows("aabb"), size=4)
-    lease = window.take(0, 1)
-    window.put_back(lease)
-    window.forget(0)
-    assert not window.empty
-    assert window.take(1, 2)[0] is lease[0]
-    assert {row.prefix for row in drained(window, 1)} == {"a", "b"} or window.empty
+    batch = window.take(0, 1)
+    window.put_back(batch)
+    window.release(0)
+    assert not window.is_empty
+    assert window.take(1, 2)[0] is batch[0]
+    assert {row.prefix for row in drained(window, 1)} == {"a", "b"} or window.is_empty
 
 
 def test_no_more_rows_are_planned_than_it_looks_ahead():
@@ -76,17 +76,17 @@ def test_no_more_rows_are_planned_than_it_looks_ahead():
 def test_every_row_is_given_exactly_once(prefixes, size, steps):
     window = DispatchWindow(rows(prefixes), size)
     given_out = []
-    for replica, most, dies in steps:
-        lease = window.take(replica, most)
-        assert len(lease) <= most
+    for replica, max_rows, dies in steps:
+        batch = window.take(replica, max_rows)
+        assert len(batch) <= max_rows
         if dies:
-            window.put_back(lease)
-            window.forget(replica)
+            window.put_back(batch)
+            window.release(replica)
         else:
-            given_out += lease
+            given_out += batch
     given_out += drained(window, 9, 5)
     assert sorted(row.output_id for row in given_out) == list(range(len(prefixes)))
-    assert window.empty
+    assert window.is_empty
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,5 @@ def test_recipes_tell_prompts_apart_by_what_they_begin_with():
 
 def test_prefixes_that_are_done_are_forgotten():
     window = DispatchWindow(rows(map(str, range(1000))), size=8)
-    assert len(drained(window, most=2)) == 1000
+    assert len(drained(window, max_rows=2)) == 1000
     assert len(window._held) <= 1
