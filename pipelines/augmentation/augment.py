@@ -23,7 +23,8 @@ from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target, serve_metrics
 from services.observability.series import AugmentMetrics
 from services.replicas.coordinator import Coordinator
-from services.replicas.replica_pool import Member, ReplicaPool
+from services.replicas.members import Member
+from services.replicas.replica_pool import ReplicaPool
 from services.replicas.row_records import Recipe, VariantSettings
 from services.storage.lease import Lease
 from services.storage.shard_index import ShardIndex, read_index

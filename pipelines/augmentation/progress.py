@@ -16,7 +16,8 @@ from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
 from services.observability.series import AugmentMetrics
 from services.observability.terminal import LINE_SECONDS, Bar, clock
-from services.replicas.replica_pool import Member, ReplicaPool
+from services.replicas.members import Member
+from services.replicas.replica_pool import ReplicaPool
 from services.storage.shard_index import Totals
 
 _log = logging.getLogger("kindling")

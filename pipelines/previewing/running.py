@@ -16,10 +16,11 @@ from services.cluster import connect_to_ray
 from services.engines.engine import EngineInfo
 from services.observability.terminal import Bar
 from services.replicas.coordinator import Coordinator
+from services.replicas.members import Member
 from services.replicas.placement import cpus_per_actor, replica_spec
-from services.replicas.replica import OVERSUBSCRIPTION
-from services.replicas.replica_pool import Member, ReplicaPool
+from services.replicas.replica_pool import ReplicaPool
 from services.replicas.row_records import VariantSettings
+from services.replicas.sessions import OVERSUBSCRIPTION
 from services.replicas.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")

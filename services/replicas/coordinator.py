@@ -29,7 +29,7 @@ from schemas.errors import EngineError, StoppedError
 from schemas.rows import FinishedRows, WorkRow, to_batch
 from services.observability.metrics import ReplicaStatus
 from services.replicas.dispatch_window import DispatchWindow
-from services.replicas.replica_pool import Lost, Member, Ready, Returned
+from services.replicas.members import Lost, Member, Ready, Returned
 from services.replicas.row_records import VariantSettings, failed_record
 
 # Largest batch of rows, that is, rows in one message to a replica.

@@ -1,4 +1,4 @@
-"""What a replica or a training gets of a Ray cluster: GPUs, CPU cores, and where its actor goes."""
+"""Resources of a Ray cluster that a replica, an actor or a training requests: GPUs, CPU cores, and a place."""
 
 import logging
 from typing import Any
@@ -14,61 +14,70 @@ _log = logging.getLogger("kindling")
 
 
 def replica_actor(spec: EngineSpec, **options: Any) -> Any:
-    """The actor class of replicas with this spec, as Ray is to place it."""
+    """Returns the Ray actor class of replicas with this spec.
+
+    Args:
+        spec: the engine, with its GPUs or cores.
+        options: further options of the actor, as in `ActorClass.options`.
+    """
     resources = {"num_gpus": spec.gpus} if spec.gpus else {"num_cpus": spec.cpus}
-    # A stuck engine must not keep the driver from hearing of it, so calls run side by side; 1000 is Ray's default.
+    # Calls run concurrently, so that the driver can ask a replica whose engine is stuck. Ray's own default is 1000.
     return ray.remote(Replica).options(scheduling_strategy="SPREAD", max_concurrency=1000, **resources, **options)
 
 
 def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: bool = True) -> EngineSpec:
-    """What each replica of a job gets on this cluster.
+    """Returns the spec of each replica of a job, with the GPUs or cores that it gets on this cluster.
 
     Args:
-        warn: say where the cluster has too little for all of them.
+        model: model section of the job.
+        engine: vLLM engine arguments, as in the job file.
+        cluster: number of replicas, and their GPUs and cores; keys that are not set are derived.
+        warn: log a warning where the cluster has too little for all replicas.
 
     Raises:
-        EngineError: a replica is to have a part of a GPU and more than one.
+        EngineError: `cluster.gpus_per_replica` is above 1 and not a whole number.
     """
     gpus = cluster.gpus_per_replica
     if gpus is None:
         ranks = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
         gpus = float(ranks) if ray.cluster_resources().get("GPU") and model.id != "fake" else 0.0
     if gpus > 1 and gpus != int(gpus):
-        raise EngineError("cluster.gpus_per_replica", gpus, "above one GPU only whole ones can be given", "round it")
+        cause = "above one GPU, a replica can have only whole GPUs"
+        raise EngineError("cluster.gpus_per_replica", gpus, cause, "round it")
     cpus = cluster.cpus_per_replica or cpus_per_actor(cluster.replicas)
     if warn:
-        _warn_of_too_little(cluster.replicas, "GPU" if gpus else "CPU", gpus or cpus)
+        _warn_if_too_little(cluster.replicas, "GPU" if gpus else "CPU", gpus or cpus)
     return EngineSpec(model, engine, gpus, cpus)
 
 
 def cpus_per_actor(number: int) -> int:
-    """Cores of each, where so many share the cluster's nodes evenly."""
-    # A head that runs no work has no CPU to give.
-    nodes = [cpu for resources in _nodes() if (cpu := resources.get("CPU"))] or [1]
+    """Returns the number of CPU cores for each actor, where so many actors share the cluster's nodes evenly."""
+    # A head node that runs no work offers no CPU.
+    nodes = [cpus for resources in _node_resources() if (cpus := resources.get("CPU"))] or [1]
     return max(int(min(nodes) // -(-number // len(nodes))), 1)
 
 
 def fits_on_a_node(gpus: float, cpus: int) -> bool:
-    """Whether any node, were it idle, has so much."""
-    return any(there.get("GPU", 0) >= gpus and there.get("CPU", 0) >= cpus for there in _nodes())
+    """Returns whether any node has so many GPUs and cores, if nothing else runs on it."""
+    return any(node.get("GPU", 0) >= gpus and node.get("CPU", 0) >= cpus for node in _node_resources())
 
 
-def _nodes() -> list[dict[str, float]]:
+def _node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _warn_of_too_little(replicas: int, what: str, wanted: float) -> None:
-    there, free = (resources().get(what, 0) for resources in (ray.cluster_resources, ray.available_resources))
-    if wanted * replicas > there:
+def _warn_if_too_little(replicas: int, resource: str, per_replica: float) -> None:
+    total, free = (resources().get(resource, 0) for resources in (ray.cluster_resources, ray.available_resources))
+    if per_replica * replicas > total:
         _log.warning(
-            "the job wants %g x %g %ss and the cluster has %g: the rest of the replicas waits for nodes. Add some, "
-            "or lower cluster.replicas",
-            replicas, wanted, what, there,
+            "the job requests %g x %g %ss, but the cluster has %g: the other replicas wait for nodes. Add nodes, or "
+            "lower cluster.replicas",
+            replicas, per_replica, resource, total,
         )  # fmt: skip
-    elif wanted * replicas > free:
+    elif per_replica * replicas > free:
         _log.warning(
-            "the job wants %g x %g %ss and %g of the cluster's %g are free: the rest of the replicas waits for other "
-            "jobs, or for warm pools with other settings, to end. End them (`kindling pool list`), or lower "
+            "the job requests %g x %g %ss, but only %g of the cluster's %g are free: the other replicas wait until "
+            "other jobs, or warm pools with other settings, end. End them (`kindling pool list`), or lower "
             "cluster.replicas",
-            replicas, wanted, what, free, there,
+            replicas, per_replica, resource, free, total,
         )  # fmt: skip

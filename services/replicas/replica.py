@@ -1,10 +1,12 @@
-"""A replica: one Ray actor round one engine. Rows go in, Arrow batches of finished rows come out.
+"""A replica: one Ray actor around one engine. Rows go in, Arrow batches of finished rows come out.
 
-Several jobs may use one replica at once, each in a session of its own: a warm pool's replicas outlive their jobs.
+Invariant: each row of an open session ends as exactly one record in that session, whatever its recipe or the engine
+raises; only a dead engine leaves rows without records, and `exchange` then reports the death after the last record.
+
+Several jobs may use a replica at the same time, each in its own session: replicas of a warm pool outlive their jobs.
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import os
@@ -12,7 +14,7 @@ import pickle
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -24,96 +26,30 @@ from services.engines.engine import Engine, EngineDeadError, EngineInfo, EngineS
 from services.engines.fake_engine import FakeEngine
 from services.models.checkpoints import locate
 from services.replicas.row_records import VariantSettings, failed_record, finished_record
+from services.replicas.sessions import (
+    OVERSUBSCRIPTION,
+    OpenedSession,
+    RenderBarrier,
+    Session,
+    SessionLostError,
+    full_message_rows,
+)
 
 _log = logging.getLogger("kindling")
 
-# Requests that wait inside the engine, so that a finished one is followed at once: prompts are tokenized ahead there.
-OVERSUBSCRIPTION = 1.1
-# A finished row waits this long at least, and that long at most while there are few, for others to travel with: what a
-# message costs the driver is many times what a row costs it.
-MIN_WAIT_SECONDS = 0.02
-MAX_WAIT_SECONDS = 1.0
-_MOST_OF_WAITING = 0.7
-# A call that waits for rows returns empty-handed after this, so that the driver hears from every replica.
-_LONGEST_WAIT_SECONDS = 2.0
-# A job that was not heard of for so long is dead: its requests are dropped, and others get its share.
-_SILENCE_SECONDS = 20.0
 _WATCH_SECONDS = 1.0
-# How long a dead engine's replica stays to tell its jobs why.
-_LAST_WORDS_SECONDS = 3.0
-
-
-class SessionLostError(Exception):
-    """The replica took this job for dead, and dropped its rows; a new session takes them again."""
-
-
-@dataclass(frozen=True)
-class OpenedSession:
-    """What a replica answers to a job that opens a session.
-
-    Attributes:
-        node: id of the Ray node that it is on.
-        cores: CPU cores that its engine computes on; empty on GPUs.
-        cores_missing: those that it was to have, and other engines have.
-        share: requests that the job may have in flight.
-        uptime_seconds: time since the replica was created, the start of its engine included.
-    """
-
-    info: EngineInfo
-    node: str
-    cores: tuple[int, ...]
-    cores_missing: int
-    share: int
-    uptime_seconds: float
-
-
-@dataclass
-class _Session:
-    """One job's rows in this replica.
-
-    Attributes:
-        variants: settings of each variant that rows have, by its name.
-        news: set where there are records, or the engine is dead.
-        many: set where there are so many that they should not wait for more, or none is to come.
-        heard_at: when the job last called, on the monotonic clock; infinity while a call of it waits here.
-    """
-
-    variants: dict[str, VariantSettings]
-    records: list[tuple[WorkRow, dict[str, Any]]] = field(default_factory=list)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    many: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    heard_at: float = field(default_factory=monotonic)
-
-
-class _Together:
-    """The rows of one message leave this block together, when the last of them has come to its end.
-
-    An engine computes on all its cores from its first request on, and prompts that are rendered beside that come to it
-    late, in small batches. A row that takes long holds the others no longer than MAX_WAIT_SECONDS.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self._left, self._done = rows, asyncio.Event()
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._done.set()
-        if error is None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._done.wait(), MAX_WAIT_SECONDS)
+# A job that made no call for so long is taken for dead: its session is closed, and other jobs get its share.
+_JOB_SILENCE_SECONDS = 20.0
+# Time that a replica stays up after its engine died, so that its jobs can ask for the cause.
+_REPORT_DEATH_SECONDS = 3.0
 
 
 class Replica:
-    """The actor. Light to create; the first `open`, or `start`, is what takes time.
+    """The actor. It is created at once; the first `open` (or `start`) starts the engine and takes long.
 
     Args:
-        spec: of the engine.
-        idle_seconds: ends itself after so long without a job, and lets go of jobs that fell silent; None for a
+        spec: the engine to start.
+        idle_seconds: time without a job after which the actor ends itself; silent jobs are then closed too. None for a
             replica that belongs to one job and ends with it.
     """
 
@@ -122,24 +58,25 @@ class Replica:
         self._claim: CoreClaim | None = None
         self._engine: Engine | None = None
         self._starting = asyncio.Lock()
-        self._sessions: dict[str, _Session] = {}
-        self._dead: EngineDeadError | None = None
+        self._sessions: dict[str, Session] = {}
+        self._death: EngineDeadError | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._began = self._idle_since = monotonic()
+        self._created_at = self._idle_since = monotonic()
         if idle_seconds is not None:
-            threading.Thread(target=self._end_unless_started, args=(idle_seconds,), daemon=True).start()
+            threading.Thread(target=self._end_if_never_started, args=(idle_seconds,), daemon=True).start()
 
     async def start(self) -> EngineInfo:
-        """Starts the engine, if it is not up.
+        """Starts the engine, if it is not up yet.
 
         Raises:
-            EngineError: the model is not there, or the engine refuses its settings.
+            EngineError: the model does not exist, or the engine refuses its settings.
+            EngineDeadError: the engine died while it started.
         """
         async with self._starting:
             if self._engine is None:
                 if not self._spec.gpus:
                     self._claim = CoreClaim(self._spec.cpus)
-                # The first batch makes pyarrow import pandas, a second in which no row would be handed to the engine.
+                # The first Arrow batch makes pyarrow import pandas, which takes a second. Done here, no row waits.
                 to_batch([])
                 self._engine = await _start_engine(replace(self._spec, cores=self._cores))
                 self._idle_since = monotonic()
@@ -148,92 +85,87 @@ class Replica:
         return self._engine.info
 
     @ray.method(max_task_retries=-1)
-    async def open(self, job: str, variants: Mapping[str, VariantSettings]) -> OpenedSession:
-        """Begins a job's session; asked again while Ray restarts this actor.
+    async def open(self, job_id: str, variants: Mapping[str, VariantSettings]) -> OpenedSession:
+        """Opens a session for a job. Ray repeats the call where it restarts this actor.
 
         Args:
+            job_id: id of the job's pool.
             variants: settings of each variant that rows have, by its name.
 
         Raises:
-            EngineError: as `start`.
+            EngineError: the model does not exist, or the engine refuses its settings.
         """
         info = await self.start()
-        if self._dead is not None and self._idle_seconds is not None:
-            await asyncio.sleep(math.inf)  # this process is ending; Ray asks its successor
-        await self.close(job)  # where this is asked again, the driver knows nothing of the rows of the first time
+        if self._death is not None and self._idle_seconds is not None:
+            # This process is about to end. Ray then repeats the call in the restarted actor.
+            await asyncio.sleep(math.inf)
+        # Where the call is repeated, the driver knows nothing of the first session.
+        await self.close(job_id)
         revision = info.model_revision
-        session = _Session({name: replace(settings, model_revision=revision) for name, settings in variants.items()})
-        self._sessions[job] = session
-        node, missing = ray.get_runtime_context().get_node_id(), self._claim.missing if self._claim is not None else 0
-        return OpenedSession(info, node, self._cores, missing, self._share(session), monotonic() - self._began)
+        session = Session({name: replace(settings, model_revision=revision) for name, settings in variants.items()})
+        self._sessions[job_id] = session
+        node = ray.get_runtime_context().get_node_id()
+        missing = self._claim.missing if self._claim is not None else 0
+        return OpenedSession(info, node, self._cores, missing, self._share(session), monotonic() - self._created_at)
 
     async def submit(self, message: bytes) -> None:
-        """Hands rows to the engine and returns at once; `exchange` brings them back.
+        """Takes rows and returns at once; `exchange` returns them when they are finished.
 
         Args:
-            message: pickled (job, rows).
+            message: pickled (job_id, rows).
         """
-        job, rows = pickle.loads(message)
-        self._submit(job, rows)
+        job_id, rows = pickle.loads(message)
+        self._submit(job_id, rows)
 
-    def _submit(self, job: str, rows: list[WorkRow]) -> None:
-        if session := self._sessions.get(job):
-            together = _Together(len(rows))
+    def _submit(self, job_id: str, rows: list[WorkRow]) -> None:
+        if session := self._sessions.get(job_id):
+            barrier = RenderBarrier(len(rows))
             for row in rows:
-                task = asyncio.create_task(self._run(session, row, together))
-                # The loop only keeps weak references to tasks.
+                task = asyncio.create_task(self._run(session, row, barrier))
+                # The event loop keeps only weak references to tasks; without this one they could be collected.
                 session.tasks.add(task)
                 task.add_done_callback(session.tasks.discard)
 
     async def exchange(self, message: bytes) -> bytes:
-        """Hands rows to the engine, waits for finished ones, and returns all there are; none if a while passed without.
+        """Takes rows, waits for finished ones, and returns all there are; returns none after a while without any.
 
-        Both ways one bytes object: Ray encodes each argument, and each column of an Arrow batch, for itself, which
-        would be most of what a row costs the driver.
+        Both directions use one bytes object: Ray encodes each argument, and each column of an Arrow batch, separately,
+        and that would be most of what a row costs the driver.
 
         Args:
-            message: pickled (job, rows).
+            message: pickled (job_id, rows); the rows may be none.
 
         Returns:
             A pickled `FinishedRows`.
 
         Raises:
-            EngineDeadError: the engine is gone, and all that it finished was taken.
+            EngineDeadError: the engine died, and all records that it left were returned before.
             SessionLostError: this job was silent for too long.
         """
-        job, rows = pickle.loads(message)
-        session = self._sessions.get(job)
+        job_id, rows = pickle.loads(message)
+        session = self._sessions.get(job_id)
         if session is None:
             raise SessionLostError
-        self._submit(job, rows)
-        session.heard_at = math.inf
-        try:
-            if self._dead is None:
-                await asyncio.wait_for(session.news.wait(), _LONGEST_WAIT_SECONDS)
-                await asyncio.sleep(MIN_WAIT_SECONDS)
-                await asyncio.wait_for(session.many.wait(), MAX_WAIT_SECONDS - MIN_WAIT_SECONDS)
-        except TimeoutError:
-            pass
-        finally:
-            session.heard_at = monotonic()
-        if self._dead is not None and not session.records:
-            raise self._dead
-        session.news.clear()
-        session.many.clear()
-        records, session.records = session.records, []
+        self._submit(job_id, rows)
+        if self._death is None:
+            await session.wait()
+        if self._death is not None and not session.records:
+            raise self._death
+        records = session.take()
         batch = to_batch([record for _, record in records])
-        rows = [row for row, _ in records]
-        return pickle.dumps(FinishedRows.of(rows, batch, self._share(session), self._engine.kv_cache_usage()))
+        finished = [row for row, _ in records]
+        usage = self._running_engine.kv_cache_usage()
+        return pickle.dumps(FinishedRows.of(finished, batch, self._share(session), usage))
 
-    async def close(self, job: str) -> None:
-        """Ends a job's session; rows that are still running are dropped."""
-        if session := self._sessions.pop(job, None):
+    async def close(self, job_id: str) -> None:
+        """Closes a job's session; rows that are still running are dropped."""
+        if session := self._sessions.pop(job_id, None):
             for task in session.tasks:
                 task.cancel()
             self._idle_since = monotonic()
 
     async def describe(self) -> dict[str, Any]:
-        """What `kindling pool list` shows of a replica that is up."""
+        """Returns the status that `kindling pool list` shows."""
         return {
             "up": self._engine is not None,
             "jobs": len(self._sessions),
@@ -243,92 +175,101 @@ class Replica:
         }
 
     async def reset_prefix_cache(self) -> bool:
-        """See `Engine.reset_prefix_cache`; for benchmarks, whose runs must not profit from each other."""
-        return await self._engine.reset_prefix_cache()
+        """Empties the engine's prefix cache, so that runs of a benchmark do not profit from each other."""
+        return await self._running_engine.reset_prefix_cache()
 
     async def stop(self) -> None:
-        """Ends the engine; the rows it was at are dropped."""
-        for job in list(self._sessions):
-            await self.close(job)
+        """Ends the engine; rows that are still running are dropped."""
+        for job_id in list(self._sessions):
+            await self.close(job_id)
         if self._engine is not None:
             await self._engine.stop()
+
+    @property
+    def _running_engine(self) -> Engine:
+        """The engine, which is up: rows and calls come only from jobs that opened a session."""
+        assert self._engine is not None
+        return self._engine
 
     @property
     def _cores(self) -> tuple[int, ...]:
         return self._claim.cores if self._claim is not None else ()
 
-    def _share(self, session: _Session) -> int:
-        """An equal share of the engine, and what the others leave of theirs."""
-        total = math.ceil(self._engine.info.max_num_seqs * OVERSUBSCRIPTION)
-        others = sum(len(each.tasks) for each in self._sessions.values() if each is not session)
+    def _share(self, session: Session) -> int:
+        """Returns the number of requests that a job may have here.
+
+        It is an equal share of the engine, or more where the other jobs use less than theirs.
+        """
+        total = math.ceil(self._running_engine.info.max_num_seqs * OVERSUBSCRIPTION)
+        others = sum(len(other.tasks) for other in self._sessions.values() if other is not session)
         return max(math.ceil(total / max(len(self._sessions), 1)), total - others)
 
-    def _end_unless_started(self, idle_seconds: float) -> None:
-        """Ray makes an actor anew that died, also where no job asks for it; without an engine nothing else ends it."""
+    def _end_if_never_started(self, idle_seconds: float) -> None:
+        """Ends the actor where no job makes it start its engine; runs in a thread of its own.
+
+        Ray restarts an actor that died even if no job needs it. Such an actor has no engine and no watcher, so nothing
+        else would end it.
+        """
         while self._watcher is None:
             time.sleep(_WATCH_SECONDS)
             if not self._starting.locked() and monotonic() - self._idle_since > idle_seconds:
                 ray.kill(ray.get_runtime_context().current_actor)
 
     async def _watch(self, idle_seconds: float) -> None:
+        """Closes sessions of silent jobs, and ends the actor where its engine died or no job came for long."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             now = monotonic()
-            silent = [job for job, session in self._sessions.items() if now - session.heard_at > _SILENCE_SECONDS]
-            for job in silent:
+            silent = [
+                job_id for job_id, each in self._sessions.items() if now - each.last_call_at > _JOB_SILENCE_SECONDS
+            ]
+            for job_id in silent:
                 _log.warning(
-                    "a job was not heard of for %.0f s, and its rows are dropped; nothing needs doing: if it lives, "
-                    "it will hand them out again", _SILENCE_SECONDS,
+                    "a job made no call for %.0f s, and its rows are dropped. Nothing needs to be done: if the job is "
+                    "alive, it sends them again", _JOB_SILENCE_SECONDS,
                 )  # fmt: skip
-                await self.close(job)
-            if self._dead is not None:
-                await asyncio.sleep(_LAST_WORDS_SECONDS)
-                os._exit(1)  # Ray starts this actor anew
+                await self.close(job_id)
+            if self._death is not None:
+                await asyncio.sleep(_REPORT_DEATH_SECONDS)
+                # A clean exit would count as intended; after this one Ray restarts the actor.
+                os._exit(1)
             if not self._sessions and now - self._idle_since > idle_seconds:
                 await self.stop()
                 ray.kill(ray.get_runtime_context().current_actor)
 
-    async def _run(self, session: _Session, row: WorkRow, together: "_Together") -> None:
+    async def _run(self, session: Session, row: WorkRow, barrier: RenderBarrier) -> None:
+        """Runs one row from its prompt to its record."""
         settings = session.variants[row.variant]
         seed = settings.seed_of(row)
         try:
-            async with together:
+            async with barrier:
                 if row.values is None:
                     raise RowError(row.fault)
                 if row.refused:
                     raise RowRejection(row.refused)
                 prompt = settings.recipe.render(row.values, seed)
-                prepared = await self._engine.prepare(prompt.messages)
-            generation = await self._engine.generate(prepared, settings.sampling, seed)
+                prepared = await self._running_engine.prepare(prompt.messages)
+            generation = await self._running_engine.generate(prepared, settings.sampling, seed)
             record = finished_record(row, settings, seed, prompt, generation)
         except EngineDeadError as error:
-            self._dead = error
-            for each in self._sessions.values():
-                each.news.set()
-                each.many.set()
+            # No record: the row did nothing wrong as far as anybody knows. The driver takes it back.
+            self._death = error
+            for affected in self._sessions.values():
+                affected.wake()
             return
         except RowRejection as rejection:
             record = failed_record(row, settings, seed, str(rejection), REJECTED)
         except RowError as error:
             record = failed_record(row, settings, seed, str(error))
-        except Exception as error:  # a row that is never answered would hang its job
+        except Exception as error:  # a row without a record would be awaited forever
             record = failed_record(row, settings, seed, f"{type(error).__name__}: {error}")
-        session.records.append((row, record))
-        session.news.set()
-        # The task that runs this is still among them.
-        if len(session.tasks) <= 1 or len(session.records) >= full_message_rows(self._share(session)):
-            session.many.set()
-
-
-def full_message_rows(share: int) -> int:
-    """Finished rows that must not wait for others: most of those that an engine holds beyond what it runs."""
-    return max(int(share * (1 - 1 / OVERSUBSCRIPTION) * _MOST_OF_WAITING), 1)
+        session.add(row, record, full_message_rows(self._share(session)))
 
 
 async def _start_engine(spec: EngineSpec) -> Engine:
     if spec.model.id == "fake":
         return FakeEngine(spec)
-    # Found before vllm is imported, which takes 15 s: a misspelt model is told at once.
+    # Before vllm is imported, which takes 15 s: a misspelt model is reported at once.
     path, revision = locate(spec.model)
     from services.engines.vllm_engine import VllmEngine
 

@@ -1,7 +1,11 @@
-"""Warm pools: replicas that outlive their job, as named detached Ray actors, for the next job to adopt.
+"""Warm pools: replicas that outlive their job, for the next job to use. Starting an engine takes minutes.
 
-Starting an engine takes a minute on a CPU and several on GPUs. A pool is nothing but its actors: their names tell its
-name, what its engines are, and their numbers, so that any driver of the cluster finds them and nothing can go stale.
+Invariant: a job adopts a pool only if the pool's model, engine arguments, version of Kindling and messages are all the
+job's own.
+
+A pool is a set of named, detached Ray actors and nothing else. The name of an actor is a JSON list: the prefix, the
+pool's name, a hash of its settings, its model, and the replica's number. So every driver of the cluster finds all pools
+by listing actors, and no file or registry can be out of date.
 """
 
 import hashlib
@@ -12,17 +16,18 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import ray
+from ray import ObjectRef
 
 from schemas.errors import EngineError, KindlingError
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
 from services.replicas.placement import replica_actor, replica_spec
-from services.replicas.replica import OpenedSession
 from services.replicas.row_records import VariantSettings
+from services.replicas.sessions import OpenedSession
 
 _NAMESPACE = "kindling"
 _PREFIX = "pool"
-# A replica that does not answer within this time is busy starting its engine, which holds its only thread.
+# A replica that does not answer within this time is starting its engine, which blocks its only thread.
 _ANSWER_SECONDS = 3.0
 _STOP_SECONDS = 15.0
 # What a driver and a replica send each other, pickled.
@@ -31,13 +36,16 @@ _MESSAGES = (WorkRow, FinishedRows, VariantSettings, OpenedSession)
 
 @dataclass(frozen=True)
 class PoolState:
-    """What `kindling pool list` shows of one pool.
+    """Status of one pool, as `kindling pool list` shows it.
 
     Attributes:
-        starting: replicas whose engine is not up.
-        jobs: jobs that use it now, at most, on one of its replicas.
-        in_flight: requests of all jobs in all its replicas.
-        idle_seconds: since its last job ended; 0 while it has one.
+        name: name of the pool.
+        model: model id, as in the job file.
+        replicas: number of replicas.
+        starting: number of replicas whose engine is not up.
+        jobs: number of jobs that use it now: the largest number on one of its replicas.
+        in_flight: requests of all jobs in all replicas.
+        idle_seconds: time since its last job ended; 0 while it has one.
     """
 
     name: str
@@ -57,43 +65,48 @@ def start_pool(
     idle_seconds: float,
     on_ready: Callable[[int], None] = lambda number: None,
 ) -> None:
-    """Starts a pool and waits until all its engines are up.
+    """Starts a pool and waits until all its engines are up. If one does not start, the whole pool is ended.
 
     Args:
-        on_ready: called with how many are up.
+        name: name of the pool.
+        model: model section of a job.
+        engine: vLLM engine arguments, as in a job file.
+        cluster: number of replicas, and their GPUs and cores.
+        idle_seconds: time without a job after which a replica ends itself.
+        on_ready: called with the number of engines that are up, each time that it grows.
 
     Raises:
-        EngineError: there is a pool of that name, or an engine cannot be started; then none is left.
+        EngineError: a pool of that name runs already, or an engine cannot be started.
     """
     if _actors_of(name):
-        raise EngineError("pool", name, "a pool of this name runs", f"stop it first: kindling pool stop {name}")
+        raise EngineError("pool", name, "a pool of this name runs already", f"stop it first: kindling pool stop {name}")
     spec = replica_spec(model, engine, cluster)
-    settings = _settings(model, engine)
+    settings = _settings_hash(model, engine)
     actors = []
     try:
         for number in range(cluster.replicas):
             actor_name = _actor_name(name, settings, model.id, number)
             options = {"name": actor_name, "namespace": _NAMESPACE, "lifetime": "detached", "max_restarts": -1}
             actors.append(replica_actor(spec, **options).remote(spec, idle_seconds))
-        left = [actor.start.remote() for actor in actors]
-        while left:
-            ready, left = ray.wait(left)
-            ray.get(ready)
-            on_ready(len(actors) - len(left))
+        starting = [actor.start.remote() for actor in actors]
+        while starting:
+            started, starting = ray.wait(starting)
+            ray.get(started)
+            on_ready(len(actors) - len(starting))
     except BaseException as error:
-        _end(actors)
+        _end(actors)  # also after Ctrl-C: detached actors would keep their GPUs
         if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, KindlingError):
             raise error.cause from None
         if isinstance(error, ray.exceptions.RayError):
             cause = f"an engine died while it started: {str(error).splitlines()[-1]}"
             raise EngineError("pool", name, cause, "see the replica's log in Ray's session folder") from None
         if isinstance(error, ValueError):
-            raise EngineError("pool", name, f"Ray refuses it: {error}", "choose another name") from None
+            raise EngineError("pool", name, f"Ray refuses this name: {error}", "choose another name") from None
         raise
 
 
 def list_pools() -> list[PoolState]:
-    """All pools of this cluster, by name."""
+    """Returns all pools of this cluster, sorted by name."""
     pools: dict[str, list[tuple[str, Any]]] = {}
     for actor_name in _actor_names():
         _, name, _, model, _ = json.loads(actor_name)
@@ -103,10 +116,13 @@ def list_pools() -> list[PoolState]:
 
 
 def stop_pool(name: str) -> int:
-    """Ends a pool, whatever jobs use it (they go on with replicas of their own), and returns how many replicas it had.
+    """Ends a pool. Jobs that use it go on with replicas of their own.
+
+    Returns:
+        Number of replicas that it had.
 
     Raises:
-        EngineError: there is no pool of that name.
+        EngineError: no pool has that name.
     """
     actors = _actors_of(name)
     if not actors:
@@ -117,15 +133,16 @@ def stop_pool(name: str) -> int:
 
 
 def find_pool(model: Model, engine: dict[str, Any]) -> tuple[str, list[Any]]:
-    """(name, actors) of a pool whose engines are what a job asks for; ("", []) where there is none."""
-    settings = _settings(model, engine)
+    """Returns (name, actors) of a pool with the engines that a job needs; ("", []) where there is none."""
+    settings = _settings_hash(model, engine)
     matching = [json.loads(actor)[1] for actor in _actor_names() if json.loads(actor)[2] == settings]
     return (min(matching), _actors_of(min(matching))) if matching else ("", [])
 
 
-def _settings(model: Model, engine: dict[str, Any]) -> str:
-    # A pool runs the code that started it, so another version of ours is another engine. Between two releases the
-    # version stays as it is, so the fields of the messages count as well: other ones could not be unpickled.
+def _settings_hash(model: Model, engine: dict[str, Any]) -> str:
+    """Returns a hash of everything in which a pool and a job must agree."""
+    # A pool runs the code that started it, so a pool of another version has other engines. Between two releases the
+    # version does not change. So the fields of the messages count as well: the two sides could not read each other's.
     version = importlib.metadata.version("kindling")
     messages = {f"{kind.__module__}.{kind.__name__}": [field.name for field in fields(kind)] for kind in _MESSAGES}
     facts = json.dumps([model.model_dump(), engine, version, messages], sort_keys=True, default=str)
@@ -138,13 +155,13 @@ def _actor_name(pool: str, settings: str, model: str, number: int) -> str:
 
 def _actor_names() -> list[str]:
     named = ray.util.list_named_actors(all_namespaces=True)
-    found = [each["name"] for each in named if each["namespace"] == _NAMESPACE]
-    return sorted(name for name in found if name.startswith(f'["{_PREFIX}"'))
+    names = [actor["name"] for actor in named if actor["namespace"] == _NAMESPACE]
+    return sorted(name for name in names if name.startswith(f'["{_PREFIX}"'))
 
 
 def _actors_of(pool: str) -> list[Any]:
-    named = (_actor(name) for name in _actor_names() if json.loads(name)[1] == pool)
-    return [actor for actor in named if actor is not None]
+    actors = (_actor(name) for name in _actor_names() if json.loads(name)[1] == pool)
+    return [actor for actor in actors if actor is not None]
 
 
 def _actor(name: str) -> Any:
@@ -155,9 +172,9 @@ def _actor(name: str) -> Any:
 
 
 def _state(name: str, model: str, actors: list[Any]) -> PoolState:
-    asked = [actor.describe.remote() for actor in actors]
-    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
-    answers = [answer for ref in ready if (answer := _answer(ref))]
+    calls = [actor.describe.remote() for actor in actors]
+    answered, _ = ray.wait(calls, num_returns=len(calls), timeout=_ANSWER_SECONDS)
+    answers = [answer for ref in answered if (answer := _answer(ref))]
     return PoolState(
         name=name,
         model=model,
@@ -169,11 +186,11 @@ def _state(name: str, model: str, actors: list[Any]) -> PoolState:
     )
 
 
-def _answer(ref: ray.ObjectRef) -> dict[str, Any] | None:
+def _answer(ref: ObjectRef[Any]) -> dict[str, Any] | None:
     try:
         return ray.get(ref)
     except ray.exceptions.RayError:
-        return None  # it is being restarted
+        return None  # the replica is being restarted
 
 
 def _end(actors: list[Any]) -> None:

@@ -28,8 +28,8 @@ import pyarrow as pa
 
 from schemas.rows import ACCEPTED, ROW_SCHEMA, FinishedRows, WorkRow, to_batch
 from services.engines.fake_engine import MAX_WORDS, MIN_WORDS, LatencyModel
-from services.replicas.replica import MAX_WAIT_SECONDS, MIN_WAIT_SECONDS, OVERSUBSCRIPTION, full_message_rows
-from services.replicas.replica_pool import Lost, Member, Ready, Returned
+from services.replicas.members import Lost, Member, Ready, Returned
+from services.replicas.sessions import MAX_WAIT_SECONDS, MIN_WAIT_SECONDS, OVERSUBSCRIPTION, full_message_rows
 
 # One way between driver and replica, on one machine or in one cluster: Ray's own cost of a small call.
 _MESSAGE_SECONDS = 0.001

@@ -20,7 +20,7 @@ from pipelines.previewing.serving_time import Sample
 from pipelines.previewing.step_costs import Wave, step_costs, work_done
 from schemas.rows import WorkRow
 from services.engines.engine import EngineInfo
-from services.replicas.replica import OVERSUBSCRIPTION
+from services.replicas.sessions import OVERSUBSCRIPTION
 from tests.support.replayed_engine import ReplayedEngine
 
 RECORDINGS = Path(__file__).parent / "recordings"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemas.errors import EngineError
 from schemas.rows import FinishedRows, WorkRow
 from services.replicas.coordinator import Coordinator
-from services.replicas.replica_pool import Lost, Member, Ready, Returned
+from services.replicas.members import Lost, Member, Ready, Returned
 from services.replicas.row_records import VariantSettings
 
 RECIPE = SimpleNamespace(prompt_id="p", prompt_hash="h")

@@ -7,12 +7,13 @@ import pytest
 from schemas.job import Model
 from services.engines.engine import EngineSpec
 from services.engines.fake_engine import FakeEngine
-from services.replicas import replica
+from services.replicas import sessions
 from services.replicas.replica import Replica
+from services.replicas.sessions import RenderBarrier, Session
 
 
-async def through(together, seconds, left, error=None):
-    async with together:
+async def through(barrier, seconds, left, error=None):
+    async with barrier:
         await asyncio.sleep(seconds)
         if error:
             raise error
@@ -21,9 +22,9 @@ async def through(together, seconds, left, error=None):
 
 def test_rows_of_a_message_go_on_together_and_a_failed_one_holds_none():
     async def run():
-        together, left = replica._Together(4), []
-        failed = asyncio.create_task(through(together, 0, left, ValueError("no such row")))
-        rows = [asyncio.create_task(through(together, seconds, left)) for seconds in (0.3, 0, 0)]
+        barrier, left = RenderBarrier(4), []
+        failed = asyncio.create_task(through(barrier, 0, left, ValueError("no such row")))
+        rows = [asyncio.create_task(through(barrier, seconds, left)) for seconds in (0.3, 0, 0)]
         await asyncio.sleep(0.1)
         assert left == [] and isinstance(failed.exception(), ValueError)
         await asyncio.gather(*rows)
@@ -33,11 +34,11 @@ def test_rows_of_a_message_go_on_together_and_a_failed_one_holds_none():
 
 
 def test_a_slow_row_holds_the_others_for_a_while_alone(monkeypatch):
-    monkeypatch.setattr(replica, "MAX_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(sessions, "MAX_WAIT_SECONDS", 0.05)
 
     async def run():
-        together, left = replica._Together(3), []
-        rows = [asyncio.create_task(through(together, seconds, left)) for seconds in (30, 0, 0)]
+        barrier, left = RenderBarrier(3), []
+        rows = [asyncio.create_task(through(barrier, seconds, left)) for seconds in (30, 0, 0)]
         await asyncio.wait_for(asyncio.gather(*rows[1:]), 5)
         rows[0].cancel()
         assert left == [0, 0]
@@ -50,6 +51,6 @@ def test_a_job_has_its_equal_share_and_what_the_others_leave(others, share):
     spec = EngineSpec(Model(id="fake"), {"max_num_seqs": 20})
     one = Replica(spec)
     one._engine = FakeEngine(spec)
-    sessions = [replica._Session(variants={}, tasks=set(range(tasks))) for tasks in [0, *others]]
-    one._sessions = dict(enumerate(sessions))
-    assert one._share(sessions[0]) == share
+    open_sessions = [Session(variants={}, tasks=set(range(tasks))) for tasks in [0, *others]]
+    one._sessions = dict(enumerate(open_sessions))
+    assert one._share(open_sessions[0]) == share

@@ -15,7 +15,7 @@ MODEL, ENGINE = Model(id="fake"), {"max_num_seqs": 8}
 @pytest.fixture
 def pool_of_two(monkeypatch):
     """The actors of a pool `warm` that this code started; each stands for its own name."""
-    settings = warm_pool._settings(MODEL, ENGINE)
+    settings = warm_pool._settings_hash(MODEL, ENGINE)
     names = [warm_pool._actor_name("warm", settings, MODEL.id, number) for number in range(2)]
     monkeypatch.setattr(warm_pool, "_actor_names", lambda: names)
     monkeypatch.setattr(warm_pool, "_actor", lambda name: name)
