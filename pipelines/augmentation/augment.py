@@ -131,7 +131,7 @@ def _generate(
     if job.classifier is not None:
         reader = _with_emotions(reader, job.classifier, run, index.committed, stop_within)
     recipe = next(iter(variants.values())).recipe  # inputs are compared, and all variants have the same inputs
-    duplicates = near_duplicates_of(reader, recipe) if recipe.compares else {}
+    duplicates = near_duplicates_of(reader, recipe) if recipe.rejects_near_duplicates else {}
     with (
         connect_to_ray(job.cluster.address) as ray_metrics,
         register_target(ray_metrics, job.metrics, job="ray"),
@@ -190,7 +190,7 @@ def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
         from services.models.classifier import classifier_revision  # it imports transformers, which takes seconds
 
         facts["classifier_revision"] = classifier_revision(job.classifier)
-    if any(recipe.compares for recipe in recipes.values()):
+    if any(recipe.rejects_near_duplicates for recipe in recipes.values()):
         from pipelines.inputs.near_duplicates import RULES
 
         facts["near_duplicates"] = RULES

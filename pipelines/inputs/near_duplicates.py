@@ -88,7 +88,7 @@ def find_near_duplicates(rows: InputRows, recipe: Recipe) -> dict[int, int]:
     texts = NearDuplicates()
     first_numbers = {}
     for number, (_, _, row) in enumerate(rows.all_rows()):
-        text, second_text = recipe.compared(row.values) if row.values is not None else ("", "")
+        text, second_text = recipe.comparison_texts(row.values) if row.values is not None else ("", "")
         if text and (first := texts.find_or_add(text, number, second_text)) is not None:
             first_numbers[number] = first
     return first_numbers

@@ -99,7 +99,7 @@ def preview(
         remedy = "name another output.path to preview the job from its start"
         raise JobError("output.path", store.url, "the run there is complete: no row is left", remedy)
     recipe = next(iter(recipes.values()))
-    duplicates = near_duplicates_of(reader, recipe) if recipe.compares else {}
+    duplicates = near_duplicates_of(reader, recipe) if recipe.rejects_near_duplicates else {}
     population = look_at(planned, _with_emotions(job, reader, numbers), variants, numbers, left, duplicates)
     drawn = population.draw(rows, seed)
     others = [each.work for each in population.others(drawn, seed)]

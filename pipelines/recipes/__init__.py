@@ -73,5 +73,5 @@ def all_fields(recipes: Mapping[str, Recipe]) -> list[str]:
 
 def optional_fields(recipes: Mapping[str, Recipe]) -> list[str]:
     """Returns the fields that no recipe requires: an input may have no column for them."""
-    required = {field for recipe in recipes.values() for field in recipe.fields if field not in recipe.optional}
+    required = {field for recipe in recipes.values() for field in recipe.fields if field not in recipe.optional_fields}
     return [field for field in all_fields(recipes) if field not in required]

@@ -35,8 +35,8 @@ class AlpacaRewrite(JobRecipe):
         JobError: the prompt is missing or not valid Jinja, or uses a variable that this recipe does not give.
     """
 
-    optional = ("input",)
-    compares = True
+    optional_fields = ("input",)
+    rejects_near_duplicates = True
     takes_classifier = True
 
     @classmethod
@@ -76,7 +76,7 @@ class AlpacaRewrite(JobRecipe):
         text = self._prompt.render(variables)
         return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
 
-    def compared(self, values: dict[str, Any]) -> tuple[str, str]:
+    def comparison_texts(self, values: dict[str, Any]) -> tuple[str, str]:
         """Returns instruction and input; ("", "") for a row that is rejected anyway."""
         try:
             instruction, input_text, _, _ = self._checked(values, seed=0)

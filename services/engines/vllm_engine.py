@@ -302,11 +302,11 @@ def vllm_arguments(spec: EngineSpec, path: str) -> AsyncEngineArgs:
 def _disable_chunked_prefill(settings: dict[str, Any]) -> None:
     """Turns chunked prefill off on a CPU, where splitting the prompt of a seeded request kills the engine.
 
-    Seen in vLLM 0.32: `CPU Generator does not use offset`, then EngineDeadError. Without chunks a batch must have room
-    for the longest prompt.
+    Seen in vLLM 0.32: `CPU Generator does not use offset`, then EngineDeadError. Without chunks a batch must be large
+    enough for the longest prompt.
 
     Raises:
-        EngineError: the job turns chunked prefill on, or its batches have too little room.
+        EngineError: the job turns chunked prefill on, or its batches are too small for the longest prompt.
     """
     if settings.get("enable_chunked_prefill"):
         raise EngineError(

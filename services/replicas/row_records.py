@@ -1,4 +1,4 @@
-"""What a finished row says of itself: one row of ROW_SCHEMA, with its whole lineage."""
+"""The record of a finished row: one row of ROW_SCHEMA with its lineage; and the interface of the recipe behind it."""
 
 import json
 import math
@@ -13,59 +13,75 @@ from services.engines.engine import Generation
 
 
 class Recipe(Protocol):
-    """Makes a prompt of a row, and a text of what the model wrote; pickled to every replica.
+    """Makes a prompt from an input row, and the text to keep from the model's response; pickled to every replica.
 
-    The recipes in `pipelines.recipes` derive from this.
+    The recipes in `pipelines.recipes` implement it.
+
+    Attributes:
+        prompt_id: recipe and prompt, as `babylm_story/p3`.
+        prompt_hash: hash of the prompt's template and examples.
+        fields: names of the values that `render` needs.
+        optional_fields: those of them for which an input may have no column.
+        rejects_near_duplicates: reject a row that is nearly the same as an earlier one; see `comparison_texts`.
     """
 
     prompt_id: str
     prompt_hash: str
     fields: Sequence[str]
-    """names of the values that `render` needs"""
-    optional: tuple[str, ...] = ()
-    """fields that an input may have no column for"""
-    compares: bool = False
-    """whether a row is rejected that is almost what an earlier one is; see `compared`"""
+    optional_fields: tuple[str, ...] = ()
+    rejects_near_duplicates: bool = False
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
-        """The row's prompt.
+        """Makes the row's prompt.
 
         Args:
             values: the recipe's fields.
-            seed: the row's own; whatever is drawn for its prompt is drawn by it.
+            seed: the row's own seed; every random choice for its prompt is drawn with it.
 
         Raises:
-            RowError: this row has no prompt: a null or non-text cell, say.
-            RowRejection: a rule of the recipe refuses it.
+            RowError: the row has no prompt (a cell is null or no text, say).
+            RowRejection: a rule of the recipe rejects the row.
         """
         ...
 
     def prefix(self, values: dict[str, Any]) -> str:
-        """What tells rows apart whose prompts begin differently (the emotion, where its examples come first); never
-        raises, and "" says that nothing is known."""
+        """Returns a key that rows have in common whose prompts begin with the same text (the emotion, say, whose
+        examples come first). Returns "" where nothing is known, and never raises.
+        """
         ...
 
-    def compared(self, values: dict[str, Any]) -> tuple[str, str]:
-        """Two texts that both have to be like another row's for it to be a near-duplicate; the first is "" for a row
-        that is not compared. Never raises."""
+    def comparison_texts(self, values: dict[str, Any]) -> tuple[str, str]:
+        """Returns two texts; a row is a near-duplicate where both are nearly the same as another row's.
+
+        The first text is "" for a row that is not compared. Never raises.
+        """
         return "", ""
 
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
-        """What to keep of the model's text, and what was cut off round it, as `Answer: [...]`; "" for nothing.
+        """Returns the part of a response to keep, and what was removed around it (`Answer: [...]`; "" for nothing).
 
         Args:
-            text: what the model wrote.
-            cut_off: it was stopped before its end, by `max_tokens` or the model's own limit.
+            text: the response.
+            cut_off: it was stopped by `max_tokens` or the model's own limit, before its end.
 
         Raises:
-            RowRejection: a rule of the recipe refuses the text.
+            RowRejection: a rule of the recipe rejects the text.
         """
         return text, ""
 
 
 @dataclass(frozen=True)
 class VariantSettings:
-    """Settings that all rows of one variant of a run have in common."""
+    """Settings that all rows of one variant of a run have in common.
+
+    Attributes:
+        recipe: makes prompts and texts.
+        sampling: keys of `schemas.job.Sampling`.
+        run_seed: seed of the job.
+        model: model id or path, as in the job file.
+        model_revision: commit or content hash of the model; known once an engine is up.
+        variant: name of the variant.
+    """
 
     recipe: Recipe
     sampling: dict[str, Any]
@@ -75,14 +91,24 @@ class VariantSettings:
     variant: str = DEFAULT_VARIANT
 
     def seed_of(self, row: WorkRow) -> int:
-        """The row's own seed."""
+        """Returns the row's own sampling seed."""
         return row_seed(self.run_seed, row.source, row.row_index, row.sample)
 
 
 def finished_record(
     row: WorkRow, settings: VariantSettings, seed: int, prompt: Prompt, generation: Generation
 ) -> dict[str, Any]:
-    """One row of ROW_SCHEMA from what the engine wrote; a text that the recipe refuses is kept as it stands."""
+    """Makes one row of ROW_SCHEMA from a response.
+
+    Where the recipe rejects the response, the row is rejected and keeps the whole response.
+
+    Args:
+        row: the row that was generated.
+        settings: settings of its variant.
+        seed: its sampling seed.
+        prompt: its prompt.
+        generation: the engine's response.
+    """
     state = ACCEPTED
     try:
         text, reason = settings.recipe.finish(generation.text, cut_off=generation.finish_reason == "length")
@@ -90,7 +116,7 @@ def finished_record(
         text, state, reason = generation.text, REJECTED, str(rejection)
     return {
         **_lineage(row, settings, seed),
-        # A recipe may have decoded what the model wrote, half a surrogate pair as well.
+        # A recipe may decode JSON, in which a model may have written half of a surrogate pair.
         "text": _encodable(text),
         "state": state,
         "reason": _encodable(reason),
@@ -110,7 +136,15 @@ def finished_record(
 def failed_record(
     row: WorkRow, settings: VariantSettings, seed: int, reason: str, state: str = ERROR
 ) -> dict[str, Any]:
-    """One row of ROW_SCHEMA for a row that could not be generated, or (REJECTED) was not to be."""
+    """Makes one row of ROW_SCHEMA for a row without a response.
+
+    Args:
+        row: the row.
+        settings: settings of its variant.
+        seed: its sampling seed.
+        reason: what went wrong, or the rule that rejected it.
+        state: ERROR where it could not be generated, REJECTED where a rule rejected it before.
+    """
     return {
         **_lineage(row, settings, seed),
         "text": "",
@@ -147,12 +181,13 @@ def _json(values: dict[str, Any]) -> str:
     try:
         text = json.dumps(values, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
-        # JSON has no NaN and no infinity, and most readers refuse a document that holds one.
+        # JSON has neither NaN nor infinity, and most readers refuse a document with one of them.
         text = json.dumps(_finite(values), ensure_ascii=False, default=str)
     return _encodable(text)
 
 
 def _finite(value: Any) -> Any:
+    """Returns the value with NaN and infinity replaced by their names."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -161,5 +196,5 @@ def _finite(value: Any) -> Any:
 
 
 def _encodable(text: str) -> str:
-    # JSON can smuggle in half of a surrogate pair, which Arrow cannot store.
+    # JSON input can contain half of a surrogate pair, which Arrow cannot store.
     return text.encode(errors="replace").decode()

@@ -336,7 +336,7 @@ def test_alpacas_own_file_is_read_with_and_without_the_column_input(tmp_path):
         facts = {"name": "a", "input": {"path": str(path)}, "recipe": "alpaca_rewrite", "output": {"path": "r"}}
         job = parse_job(facts, AugmentJob)
         recipe = make_recipe(job)
-        rows = [row for _, _, row in InputReader(job.input, list(recipe.fields), recipe.optional).rows(0, 2)]
+        rows = [row for _, _, row in InputReader(job.input, list(recipe.fields), recipe.optional_fields).rows(0, 2)]
         assert [row.values["input"] for row in rows] == inputs
         assert ["Input: It swims." in text_of(recipe.render(row.values, 0)) for row in rows] == list(map(bool, inputs))
 

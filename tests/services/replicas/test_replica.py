@@ -1,4 +1,4 @@
-"""What a replica decides by itself: when rows go to the engine, and how many each job may have there."""
+"""Decisions of a replica: when rows go to the engine, and how many each job may have there."""
 
 import asyncio
 
