@@ -1,3 +1,5 @@
+"""Reservations of CPU cores, and the environment of a CPU engine."""
+
 import os
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Which tokens `top_p` leaves: held against the definition, one token after the other."""
+"""The nucleus that top_p leaves, compared with its definition, one token after the other."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which row is to blame when engines die: the coordinator over replicas that a test kills, on no clock at all."""
+"""The coordinator over replicas that a test kills, without a clock: rows that kill engines are found, others finish."""
 
 import random
 from types import SimpleNamespace

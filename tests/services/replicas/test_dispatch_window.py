@@ -1,3 +1,5 @@
+"""The order in which the dispatch window gives out rows, and the prefixes of recipes."""
+
 from itertools import count
 
 import pytest

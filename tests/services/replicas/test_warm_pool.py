@@ -1,4 +1,4 @@
-"""Which warm pool a job adopts, by the names of its actors alone. Pools with engines: tests/pipelines/test_pools.py."""
+"""The warm pool that a job adopts, by the names of its actors. Pools with engines: tests/pipelines/test_pools.py."""
 
 import importlib.metadata
 from dataclasses import make_dataclass
