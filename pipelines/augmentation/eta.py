@@ -29,7 +29,7 @@ _MIN_LONGEST_ROWS = 2
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of the last minute: rows, output tokens, and output tokens of accepted rows, each in one second."""
+    """Rates of the last minute, per second: rows, output tokens, and output tokens of accepted rows."""
 
     rows: float = 0.0
     output_tokens: float = 0.0

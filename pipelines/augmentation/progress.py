@@ -55,7 +55,7 @@ class AugmentProgress:
 
     @property
     def finished(self) -> int:
-        """Rows that reached a terminal state, in all starts of the run."""
+        """Number of rows that reached a final state, in all starts of the run."""
         return sum(self.rows.values())
 
     def on_committed_before(self, totals: Totals) -> None:
