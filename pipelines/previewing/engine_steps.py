@@ -1,7 +1,9 @@
-"""What a continuously batching engine does step by step, without the time that it takes.
+"""Steps of a continuously batching engine: the requests that each step runs, without the seconds that it takes.
 
-In each step every running request gets one token, and waiting ones are begun where a slot is free and the step has room
-for their prompts. Nothing of it depends on how fast the engine is.
+Invariant: every request is begun once, in its order, and gets one token in each step until its last one.
+
+In each step every running request gets one token. Waiting requests begin where a slot is free and the step's token
+budget has space for their prompts. The schedule does not depend on the speed of the engine.
 """
 
 import heapq
@@ -10,14 +12,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Steps that follow each other and are alike.
+class StepGroup:
+    """Consecutive steps that run the same requests.
 
     Attributes:
-        steps: their number.
-        running: requests that get a token in each.
-        prompt_tokens: computed in them; only a stretch of one step has any.
-        finished: numbers of the requests whose last token this stretch writes.
+        steps: number of steps.
+        running: number of requests that get a token in each step.
+        prompt_tokens: prompt tokens computed in the group; only a group of one step computes any.
+        finished: numbers of the requests whose last token is written in the last step.
     """
 
     steps: int
@@ -26,29 +28,35 @@ class Stretch:
     finished: list[int]
 
 
-def stretches(
-    prompt_tokens: Sequence[int], output_tokens: Sequence[int], slots: int, batched_tokens: int
-) -> Iterator[Stretch]:
-    """Runs requests that all wait from the start, in their order.
+def simulate_steps(
+    prompt_tokens: Sequence[int], output_tokens: Sequence[int], slots: int, tokens_per_step: int
+) -> Iterator[StepGroup]:
+    """Simulates an engine that gets all requests at once and begins them in their order.
 
     Args:
-        prompt_tokens: of each request, those that are not in the prefix cache.
-        output_tokens: of each, at least 1.
-        slots: requests that run at once.
-        batched_tokens: that one step computes. A prompt that finds less room left waits for the next step.
+        prompt_tokens: prompt tokens of each request that are not in the prefix cache.
+        output_tokens: output tokens of each request, at least 1.
+        slots: number of requests that run at once.
+        tokens_per_step: token budget of one step. A prompt that does not fit into the rest of it waits for the next
+            step, unless it is the first prompt of its step.
     """
-    ends: list[tuple[int, int]] = []  # of what runs: step of the last token, and number
+    running: list[tuple[int, int]] = []  # heap of (step of the last token, number of the request)
     step = waiting = 0
-    while ends or waiting < len(output_tokens):
-        room, begun = batched_tokens - len(ends), 0
-        while waiting < len(output_tokens) and len(ends) < slots and (prompt_tokens[waiting] <= room or not begun):
-            begun += prompt_tokens[waiting]
-            room -= prompt_tokens[waiting]
-            heapq.heappush(ends, (step + output_tokens[waiting], waiting))
+    while running or waiting < len(output_tokens):
+        budget, begun_tokens = tokens_per_step - len(running), 0
+        while (
+            waiting < len(output_tokens)
+            and len(running) < slots
+            and (prompt_tokens[waiting] <= budget or not begun_tokens)
+        ):
+            begun_tokens += prompt_tokens[waiting]
+            budget -= prompt_tokens[waiting]
+            heapq.heappush(running, (step + output_tokens[waiting], waiting))
             waiting += 1
-        more = waiting < len(output_tokens) and len(ends) < slots
-        steps = 1 if begun or more else ends[0][0] - step
-        step, running, finished = step + steps, len(ends), []
-        while ends and ends[0][0] <= step:
-            finished.append(heapq.heappop(ends)[1])
-        yield Stretch(steps, running, begun, finished)
+        can_begin_more = waiting < len(output_tokens) and len(running) < slots
+        # Nothing changes until the next request ends, unless prompts were computed or wait for the next step.
+        steps = 1 if begun_tokens or can_begin_more else running[0][0] - step
+        step, requests, finished = step + steps, len(running), []
+        while running and running[0][0] <= step:
+            finished.append(heapq.heappop(running)[1])
+        yield StepGroup(steps, requests, begun_tokens, finished)

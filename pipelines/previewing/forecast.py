@@ -1,40 +1,45 @@
-"""What a whole job comes to: counts, tokens, time and cost, each an interval."""
+"""Forecast of a whole job: counts of rows, tokens, time and cost, each with an interval."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from pipelines.previewing.estimates import CONFIDENCE, Interval, Known, Total, count_of
-from pipelines.previewing.rows import Candidate, Population
-from pipelines.previewing.running import Ran, ends
-from pipelines.previewing.serving_time import EngineSize, Sample, serving_time
-from pipelines.previewing.step_costs import Wave
+from pipelines.previewing.estimates import (
+    CONFIDENCE,
+    Estimate,
+    Interval,
+    estimate_count,
+    estimate_total,
+    resample_weights,
+)
+from pipelines.previewing.output_lengths import OutputLengths
+from pipelines.previewing.rows import Population, RenderedRow
+from pipelines.previewing.running import EngineRun, end_seconds
+from pipelines.previewing.serving_time import EngineSize, SampledRows, estimate_serving_time
+from pipelines.previewing.step_costs import ServedRequests
 from schemas.rows import ACCEPTED, ERROR, REJECTED
 
 _SECONDS_PER_HOUR = 3600.0
-_TOKENS = ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
-_COUNTED = {"accepted": ACCEPTED, "rejected": REJECTED, "errors": ERROR}
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is left of a job will come to; None is what nothing seen can tell.
+    """Figures of the rows that a job has left; None where the rows that ran say nothing about a figure.
 
     Attributes:
-        rows: that are left, of which the forecast is.
-        done: rows that have a terminal state already.
-        confidence: with which each interval holds the true figure.
+        rows: number of rows that are left, which the forecast is for.
+        done: number of rows that have a terminal state already.
+        confidence: probability with which each interval holds the true figure.
         errors: rows that cannot be generated.
-        start_seconds: until an engine is up, as it took here.
-        serving_seconds: from then until the last row is done.
-        stop_seconds: from then until the command ends, as it took here.
-        wall_seconds: all three.
+        start_seconds: time until an engine is up, as measured here.
+        serving_seconds: time from then until the last row is done.
+        stop_seconds: time from then until the command ends, as measured here.
+        wall_seconds: sum of these three times.
         gpu_hours: None where the replicas have no GPUs.
         cost: None where the job file has no price.
-        notes: what is to be known of these figures.
+        notes: sentences on the limits of these figures.
     """
 
     rows: int
@@ -56,134 +61,165 @@ class Forecast:
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
+        """Returns plain values, for `--json`."""
         return asdict(self)
 
 
-def forecast_of(
-    population: Population, drawn: Sequence[Candidate], ran: Ran | None, replicas: int, price: float | None, seed: int
+def make_forecast(
+    population: Population,
+    sample: Sequence[RenderedRow],
+    run: EngineRun | None,
+    replicas: int,
+    price: float | None,
+    seed: int,
 ) -> Forecast:
-    """The forecast from the rows that were run.
+    """Makes the forecast from the rows that ran.
 
     Args:
-        drawn: the rows that were run.
-        ran: what came of them; None where there was no row to run.
-        replicas: of the job, where `ran` does not tell.
-        price: of an hour of a replica.
+        population: rows that the job has left.
+        sample: rows of the population that ran to their end.
+        run: records of the sample and measurements of the engine; None where no row could run.
+        replicas: number of replicas of the job, used where there is no run.
+        price: price of a replica for one hour, or None.
+        seed: seed of the resampling.
     """
-    counts = {
-        "rows": population.left,
-        "done": population.done,
-        "replicas": ran.replicas if ran else replicas,
-        "confidence": CONFIDENCE,
-        **{name: _rows_of(state, population, ran) for name, state in _COUNTED.items()},
-    }
-    if ran is None or not any(record["output_tokens"] for record in ran.records):
-        return Forecast(**counts, notes=["none of the rows that were tried was generated: tokens and time are unknown"])
-    if len(ran.records) == 1 < population.to_generate:
-        return Forecast(**counts, notes=["only one row was generated, which tells nothing of how rows differ"])
-    sample = _sample(population, drawn, ran)
-    # How many rows are generated is a sample's word too, where not all were looked at.
-    share = len(population.generated()) / len(population.looked_at)
-    doubt = (1 - share) / share * (1 / len(population.looked_at) - 1 / population.left)
-
-    def interval(total: Total) -> Interval:
-        return replace(total, error=math.hypot(total.error, total.value * math.sqrt(doubt))).interval()
-
-    size = EngineSize.of(ran.info.max_num_seqs, ran.info.settings)
-    time = serving_time(sample, _wave(ran), ran.replicas, size, seed) if ran.undisturbed else None
-    serving = time and interval(time).plus(ran.overhead_seconds)
-    wall = serving and serving.plus(ran.start_seconds + ran.stop_seconds)
-    hours = wall and wall.times(ran.replicas / _SECONDS_PER_HOUR)
-    return Forecast(
-        **counts,
-        prompt_tokens=interval(sample.total(sample.prompt_tokens)),
-        output_tokens=interval(sample.total_by_output()).at_most(population.left * ran.most_tokens),
-        start_seconds=ran.start_seconds,
-        serving_seconds=serving,
-        stop_seconds=ran.stop_seconds,
-        wall_seconds=wall,
+    forecast = Forecast(
+        rows=population.rows_left,
+        done=population.rows_done,
+        replicas=run.replicas if run else replicas,
+        confidence=CONFIDENCE,
+        accepted=_estimate_state(ACCEPTED, population, run),
+        rejected=_estimate_state(REJECTED, population, run),
+        errors=_estimate_state(ERROR, population, run),
+    )
+    if run is None or not any(record["output_tokens"] for record in run.records):
+        note = "none of the rows that were tried was generated: tokens and time are unknown"
+        return replace(forecast, notes=[note])
+    if len(run.records) == 1 < population.rows_to_generate:
+        return replace(forecast, notes=["only one row was generated, which tells nothing of how rows differ"])
+    random = np.random.default_rng(seed)
+    is_generated = np.array([not row.refused_state for row in population.rendered])
+    rows = estimate_total(is_generated, population.rows_left, random)
+    output_tokens = rows.times(_output_lengths(sample, run).estimate_mean(rows.value, random))
+    serving = None
+    if run.undisturbed:
+        size = EngineSize.of(run.info.max_num_seqs, run.info.settings)
+        requests = _served_requests(run)
+        sampled = _sampled_rows(sample, run)
+        serving = estimate_serving_time(sampled, rows, output_tokens, requests, run.replicas, size, random)
+    forecast = replace(
+        forecast,
+        prompt_tokens=_estimate_prompt_tokens(population, sample, run, random).interval(),
+        output_tokens=output_tokens.interval().at_most(population.rows_left * run.max_tokens),
+        start_seconds=run.start_seconds,
+        stop_seconds=run.stop_seconds,
+        notes=list(_notes(population, run, serving)),
+    )
+    if serving is None:
+        return forecast
+    serving_seconds = serving.interval().plus(run.overhead_seconds)
+    wall_seconds = serving_seconds.plus(run.start_seconds + run.stop_seconds)
+    hours = wall_seconds.times(run.replicas / _SECONDS_PER_HOUR)
+    return replace(
+        forecast,
+        serving_seconds=serving_seconds,
+        wall_seconds=wall_seconds,
         replica_hours=hours,
-        gpu_hours=hours.times(ran.gpus) if hours and ran.gpus else None,
-        cost=hours.times(price) if hours and price is not None else None,
-        notes=list(_notes(population, ran, serving)),
+        gpu_hours=hours.times(run.gpus_per_replica) if run.gpus_per_replica else None,
+        cost=hours.times(price) if price is not None else None,
     )
 
 
-def _rows_of(state: str, population: Population, ran: Ran | None) -> Interval:
-    """Rows that end in a state, before they are generated or after.
+def _estimate_state(state: str, population: Population, run: EngineRun | None) -> Interval:
+    """Estimates the rows that end in a state, before they are generated or after.
 
-    Both intervals hold with the probability that is promised, so their sum holds with more.
+    Both intervals hold with probability `CONFIDENCE`, so the interval of the sum holds with a higher one.
     """
-    looked_at = len(population.looked_at)
-    before = count_of(sum(each.refused == state for each in population.looked_at), looked_at, population.left)
-    if ran is None:
+    rendered = len(population.rendered)
+    refused = sum(row.refused_state == state for row in population.rendered)
+    before = estimate_count(refused, rendered, population.rows_left)
+    if run is None:
         return before
     if state == ACCEPTED:
         before = Interval(0, 0, 0)
-    tried, ended = len(ran.records), sum(record["state"] == state for record in ran.records)
-    generated = count_of(len(population.generated()), looked_at, population.left)
-    fewest, usual, most = (
-        count_of(ended, tried, max(round(rows), tried)) for rows in (generated.low, generated.value, generated.high)
+    ran, ended = len(run.records), sum(record["state"] == state for record in run.records)
+    generated = estimate_count(len(population.generated_rows()), rendered, population.rows_left)
+    low, value, high = (
+        estimate_count(ended, ran, max(round(rows), ran)) for rows in (generated.low, generated.value, generated.high)
     )
-    high = min(before.high + most.high, population.left)
-    return Interval(before.value + usual.value, before.low + fewest.low, high)
-
-
-def _sample(population: Population, drawn: Sequence[Candidate], ran: Ran) -> Sample:
-    """What was seen of the rows."""
-    generated = population.generated()
-    # Of each variant the tokens at which others were cut off: up to there the length of theirs is known as well.
-    longest: dict[str, int] = {}
-    variants = {each.work.output_id: each.work.variant for each in generated}
-    for begun in ran.begun:
-        variant = variants[begun.output_id]
-        longest[variant] = max(longest.get(variant, 0), begun.tokens)
-    characters = {each.work.output_id: each.characters for each in generated}
-    known = [
-        _known(each.characters, record["output_tokens"], longest.get(each.work.variant, 0))
-        for each, record in zip(drawn, ran.records, strict=True)
-    ]
-    begun = [
-        _known(characters[each.output_id], each.record["output_tokens"], each.tokens)
-        for each in ran.begun
-        if each.tokens == longest[variants[each.output_id]]
-    ]
-    return Sample(
-        np.array([each.characters for each in drawn]),
-        np.array([each.shared for each in drawn]),
-        *(_column(ran.records, name) for name in _TOKENS),
-        most_tokens=ran.most_tokens,
-        known=Known.of(known),
-        begun=Known.of(known + begun),
-        mean_characters=float(np.mean([each.characters for each in generated])),
-        rows=population.to_generate,
+    return Interval(
+        before.value + value.value, before.low + low.low, min(before.high + high.high, population.rows_left)
     )
 
 
-def _known(characters: int, tokens: int, cut_off_at: int) -> tuple[int, bool, int]:
-    return characters, tokens >= cut_off_at, min(tokens, cut_off_at)
+def _estimate_prompt_tokens(
+    population: Population, sample: Sequence[RenderedRow], run: EngineRun, random: np.random.Generator
+) -> Estimate:
+    """Estimates tokens per character from all rows that were begun; all rendered prompts say how many characters."""
+    characters_of = {row.work.output_id: row.characters for row in population.rendered}
+    records = run.records + [row.record for row in run.cut_off]
+    tokens = _column(records, "prompt_tokens")
+    characters = np.array(
+        [row.characters for row in sample] + [characters_of[row.output_id] for row in run.cut_off], dtype=float
+    )
+    # The characters of refused rows are 0, so the doubt about the number of generated rows is part of the total.
+    total = estimate_total(np.array(list(characters_of.values())), population.rows_left, random)
+    if not characters.sum():
+        return total
+    weights = resample_weights(len(records), random)
+    ratios = (weights @ tokens) / np.maximum(weights @ characters, 1e-9)
+    ratio = Estimate(float(tokens.sum() / characters.sum()), ratios, ratios)
+    return ratio.of_finite(len(records), population.rows_to_generate).times(total)
 
 
-def _wave(ran: Ran) -> Wave:
-    """All requests in the order in which the engine got them, without those that it refused."""
-    records = ran.records + [each.record for each in ran.begun]
-    finished, started = np.array(ends(records)), _column(records, "started_at")
-    order = [number for number in np.argsort(started, kind="stable") if records[number]["output_tokens"]]
-    prompt, cached, output = (_column(records, name)[order] for name in _TOKENS)
-    return Wave(prompt - cached, output, finished[order])
+def _output_lengths(sample: Sequence[RenderedRow], run: EngineRun) -> OutputLengths:
+    """Collects what is known of output lengths. Variants may have other `max_tokens`, and so other limits."""
+    limits: dict[str, int] = {}
+    for row in run.cut_off:
+        limits[row.variant] = max(limits.get(row.variant, 0), row.limit)
+    # A row that was cut off sooner than others of its variant says less than its limit: it is left out.
+    cut_off = [row for row in run.cut_off if row.limit == limits[row.variant]]
+    limit = np.array([limits.get(row.work.variant, 0) for row in sample] + [row.limit for row in cut_off])
+    tokens = _column(run.records + [row.record for row in cut_off], "output_tokens")
+    beginning = np.minimum(tokens, limit)
+    return OutputLengths(
+        beginning,
+        is_long=tokens >= limit,
+        rest=(tokens - beginning)[: len(sample)],
+        limit=max(limits.values(), default=0),
+        max_tokens=run.max_tokens,
+    )
 
 
-def _column(records: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+def _sampled_rows(sample: Sequence[RenderedRow], run: EngineRun) -> SampledRows:
+    return SampledRows(
+        characters=np.array([row.characters for row in sample]),
+        shared_characters=np.array([row.shared_characters for row in sample]),
+        prompt_tokens=_column(run.records, "prompt_tokens"),
+        cached_tokens=_column(run.records, "cached_prompt_tokens"),
+        output_tokens=_column(run.records, "output_tokens"),
+    )
+
+
+def _served_requests(run: EngineRun) -> ServedRequests:
+    """Collects all requests in the order in which the engine got them, without those that it refused."""
+    records = run.records + [row.record for row in run.cut_off]
+    ends = np.array(end_seconds(records))
+    order = [n for n in np.argsort(_column(records, "started_at"), kind="stable") if records[n]["output_tokens"]]
+    uncached = _column(records, "prompt_tokens") - _column(records, "cached_prompt_tokens")
+    return ServedRequests(uncached[order], _column(records, "output_tokens")[order], ends[order])
+
+
+def _column(records: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.array([record[name] for record in records])
 
 
-def _notes(population: Population, ran: Ran, serving: Interval | None) -> Iterator[str]:
-    if len(population.looked_at) == population.left and len(population.generated()) == len(ran.records):
+def _notes(population: Population, run: EngineRun, serving: Estimate | None) -> Iterator[str]:
+    if len(population.rendered) == population.rows_left and len(population.generated_rows()) == len(run.records):
         yield "all rows that are left were run: counts and tokens are theirs, and no estimates"
     if serving is None:
         yield "too little was seen to tell the time, or an engine died meanwhile: run more rows, -n 32"
-    if ran.shared:
+    if run.shared:
         yield "other jobs used the same engine meanwhile: alone the job is faster"
-    if ran.replicas > 1 and not ran.gpus:
-        yield f"one of {ran.replicas} replicas was measured: on one machine they share its memory, and are slower"
+    if run.replicas > 1 and not run.gpus_per_replica:
+        yield f"one of {run.replicas} replicas was measured: on one machine they share its memory, and are slower"

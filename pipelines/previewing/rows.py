@@ -1,13 +1,15 @@
-"""The rows that a preview runs: a seeded random sample of those that a job has left, even over prompts of all lengths.
+"""The rows that a preview runs: a seeded random sample of the rows left, spread over prompts of all lengths.
 
-Many rows are looked at, which costs no engine: rendered, they say how long prompts are, how they begin alike, and which
-rows are refused before they are generated. Of those, few are drawn to be generated.
+Invariant: the rendered rows are a random sample of the rows that are left, and none of these has a terminal state.
+
+Rendering a row needs no engine. It shows the length of the prompt, which beginning it has in common with other prompts,
+and whether the row is refused before it is generated. So many rows are rendered, and few of them are run.
 """
 
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -20,116 +22,118 @@ from services.storage.row_log import RowLog
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore
 
-# So many that the mean of what is known of them is that of the whole job, within a percent or two.
-_MOST_LOOKED_AT = 2000
-# Held of each prompt, to be compared with the others; the beginnings that prompts have in common are shorter.
-_HELD_CHARACTERS = 16_384
+# With so many rows the means of their prompts' figures are within a percent or two of those of the whole job.
+_MAX_RENDERED = 2000
+# Characters of each prompt that are compared with other prompts; common beginnings are shorter.
+_COMPARED_CHARACTERS = 16_384
 
 
 @dataclass
-class Candidate:
-    """A row that was looked at.
+class RenderedRow:
+    """A row whose prompt was rendered.
 
     Attributes:
-        number: of its input row, counted over all sources.
-        refused: the state that it ends in before it is generated; "" for a row that is generated.
-        reason: why.
-        characters: of its prompt.
-        shared: leading characters of its prompt that another one has as well; all prompts of the job tell, so those
-            that were looked at.
+        number: number of its input row, counted over all sources.
+        refused_state: the state in which it ends before it is generated; "" for a row that is generated.
+        reason: why it is refused.
+        characters: length of its prompt; 0 for a row that is refused.
+        shared_characters: leading characters that another rendered prompt has as well.
     """
 
     work: WorkRow
     number: int
-    refused: str = ""
+    refused_state: str = ""
     reason: str = ""
     characters: int = 0
-    shared: int = 0
+    shared_characters: int = 0
 
 
 @dataclass(frozen=True)
 class Population:
-    """What a job has left, and some of it looked at.
+    """Rows that a job has left, of which some or all were rendered.
 
     Attributes:
-        left: rows without a terminal state.
-        done: the others.
-        looked_at: a random sample of those that are left, or all of them.
+        rows_left: number of rows without a terminal state.
+        rows_done: number of rows with one.
+        rendered: a random sample of the rows that are left, or all of them.
     """
 
-    left: int
-    done: int
-    looked_at: list[Candidate]
+    rows_left: int
+    rows_done: int
+    rendered: list[RenderedRow]
 
-    def generated(self) -> list[Candidate]:
-        """Those looked at that are not refused before they are generated."""
-        return [candidate for candidate in self.looked_at if not candidate.refused]
+    def generated_rows(self) -> list[RenderedRow]:
+        """Returns the rendered rows that are not refused before they are generated."""
+        return [row for row in self.rendered if not row.refused_state]
 
     @property
-    def to_generate(self) -> float:
-        """Rows of all that are left that are generated, as far as those looked at tell."""
-        return self.left * len(self.generated()) / len(self.looked_at)
+    def rows_to_generate(self) -> float:
+        """Number of the rows left that are generated, by the share of the rendered ones."""
+        return self.rows_left * len(self.generated_rows()) / len(self.rendered)
 
-    def refused(self) -> dict[str, int]:
-        """Those looked at that are, by reason, the commonest first."""
-        reasons = Counter(rule_of(each.reason) for each in self.looked_at if each.refused)
+    def refusals(self) -> dict[str, int]:
+        """Returns how many rendered rows are refused for each reason, the most frequent reason first."""
+        reasons = Counter(rule_of(row.reason) for row in self.rendered if row.refused_state)
         return dict(reasons.most_common())
 
-    def draw(self, rows: int, seed: int) -> list[Candidate]:
-        """So many of those that are generated, or all there are: one from each stretch of their order by length."""
-        ordered = sorted(self.generated(), key=lambda each: (each.work.variant, each.characters, each.work.output_id))
+    def draw(self, rows: int, seed: int) -> list[RenderedRow]:
+        """Draws so many of the rows that are generated, or all of them: one of each stretch in the order by length."""
+        ordered = sorted(self.generated_rows(), key=lambda row: (row.work.variant, row.characters, row.work.output_id))
         rows = min(rows, len(ordered))
-        ends = [len(ordered) * number // rows for number in range(rows + 1)] if rows else [0]
+        bounds = [len(ordered) * number // rows for number in range(rows + 1)] if rows else [0]
         draw = random.Random(seed)
-        drawn = [ordered[draw.randrange(start, end)] for start, end in pairwise(ends)]
-        return sorted(drawn, key=lambda each: each.work.output_id)
+        drawn = [ordered[draw.randrange(start, end)] for start, end in pairwise(bounds)]
+        return sorted(drawn, key=lambda row: row.work.output_id)
 
-    def others(self, drawn: list[Candidate], seed: int) -> list[Candidate]:
-        """Those that are generated and not among the drawn ones, in random order."""
-        output_ids = {each.work.output_id for each in drawn}
-        others = [each for each in self.generated() if each.work.output_id not in output_ids]
-        random.Random(seed).shuffle(others)
-        return others
+    def fillers(self, drawn: Sequence[RenderedRow], seed: int) -> list[RenderedRow]:
+        """Returns the rows that are generated and were not drawn, in random order."""
+        output_ids = {row.work.output_id for row in drawn}
+        fillers = [row for row in self.generated_rows() if row.work.output_id not in output_ids]
+        random.Random(seed).shuffle(fillers)
+        return fillers
 
 
-def look_at(
+def render_rows(
     run: RunRecord,
     reader: InputRows,
     variants: Mapping[str, VariantSettings],
-    numbers: list[tuple[int, int]],
-    left: int,
+    outputs: Sequence[tuple[int, int]],
+    rows_left: int,
     duplicates: Mapping[int, int],
 ) -> Population:
-    """Renders rows.
+    """Renders the prompts of some outputs of a run.
 
     Args:
+        reader: the input of the run.
         variants: settings of each variant of the run, by its name, in the run's order.
-        numbers: input rows and which of their outputs, from `drawn_numbers`.
-        duplicates: rows that are refused as near-duplicates.
+        outputs: input rows and which of their outputs, from `draw_outputs`.
+        rows_left: number of outputs that the run has left.
+        duplicates: numbers of the input rows that are refused as near-duplicates.
     """
-    outputs = [(sample, variant) for sample in range(run.samples) for variant in variants]
+    samples_and_variants = [(sample, variant) for sample in range(run.samples) for variant in variants]
     cursor = reader.cursor()
-    looked_at, beginnings = [], []
+    rendered, beginnings = [], []
     read = -1
-    for number, output in numbers:
+    for number, output in outputs:
         if read != number:
             ((source, index, row),) = cursor.rows(number, number + 1)
             read = number
-        sample, variant = outputs[output]
-        work = WorkRow(number * len(outputs) + output, 0, source, index, sample, row.values, row.fault, variant=variant)
-        candidate = Candidate(work, number)
+        sample, variant = samples_and_variants[output]
+        output_id = number * len(samples_and_variants) + output
+        work = WorkRow(output_id, 0, source, index, sample, row.values, row.fault, variant=variant)
+        candidate = RenderedRow(work, number)
         text = _render(candidate, variants[variant], number in duplicates)
-        looked_at.append(candidate)
-        beginnings.append(text[:_HELD_CHARACTERS])
-    _compare(looked_at, beginnings)
-    return Population(left, run.outputs - left, looked_at)
+        rendered.append(candidate)
+        beginnings.append(text[:_COMPARED_CHARACTERS])
+    _compare_beginnings(rendered, beginnings)
+    return Population(rows_left, run.outputs - rows_left, rendered)
 
 
-def drawn_numbers(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tuple[int, int]], int]:
-    """Some of the rows that are left, drawn by the seed, or all of them.
+def draw_outputs(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tuple[int, int]], int]:
+    """Draws some of the outputs that a run has left, or takes all of them.
 
     Returns:
-        (number of the input row, number of its output) of each, in order; and how many are left in all.
+        (number of the input row, number of its output) of each, in order; and the number of outputs that are left.
     """
     log, output_ids = RowLog(store), OutputIds(run)
     logged = {shard: output_ids.of(log.recover(shard)) for shard in log.shards()}
@@ -139,55 +143,59 @@ def drawn_numbers(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tu
     ends = list(accumulate((end - start) * run.outputs_per_row for start, end in ranges))
     uncommitted = ends[-1] if ends else 0
 
-    def place(at: int) -> int:
-        shard = bisect_right(ends, at)
-        return ranges[shard][1] * run.outputs_per_row - ends[shard] + at
+    def output_id_at(place: int) -> int:
+        """Returns the output at a place in the order of all uncommitted ones."""
+        shard = bisect_right(ends, place)
+        return ranges[shard][1] * run.outputs_per_row - ends[shard] + place
 
-    wanted = min(uncommitted, _MOST_LOOKED_AT + len(done))
+    # Logged rows drop out after the draw, which leaves the rest a random sample; so as many more are drawn.
+    wanted = min(uncommitted, _MAX_RENDERED + len(done))
     places = sorted(random.Random(seed).sample(range(uncommitted), wanted))
-    # Those that the log has fall out: what stays is as random.
-    drawn = [divmod(output_id, run.outputs_per_row) for output_id in map(place, places) if output_id not in done]
-    if len(drawn) > _MOST_LOOKED_AT:
-        drawn = sorted(random.Random(seed).sample(drawn, _MOST_LOOKED_AT))
+    drawn = [divmod(output_id, run.outputs_per_row) for output_id in map(output_id_at, places) if output_id not in done]
+    if len(drawn) > _MAX_RENDERED:
+        drawn = sorted(random.Random(seed).sample(drawn, _MAX_RENDERED))
     return drawn, uncommitted - len(done)
 
 
-def _render(candidate: Candidate, settings: VariantSettings, duplicate: bool) -> str:
-    """The prompt's text; "" for a row that is refused."""
-    work = candidate.work
+def _render(row: RenderedRow, settings: VariantSettings, is_duplicate: bool) -> str:
+    """Renders a prompt and notes its length in the row; returns its text, or "" for a row that is refused."""
+    work = row.work
     try:
         if work.values is None:
             raise RowError(work.fault)
-        if duplicate:
+        if is_duplicate:
             raise RowRejection("near_duplicate")
         prompt = settings.recipe.render(work.values, settings.seed_of(work))
     except RowRejection as rejection:
-        candidate.refused, candidate.reason = REJECTED, str(rejection)
+        row.refused_state, row.reason = REJECTED, str(rejection)
         return ""
     except RowError as error:
-        candidate.refused, candidate.reason = ERROR, str(error)
+        row.refused_state, row.reason = ERROR, str(error)
         return ""
     text = "\n".join(message["content"] for message in prompt.messages)
-    candidate.characters = len(text)
+    row.characters = len(text)
     return text
 
 
-def _compare(looked_at: list[Candidate], beginnings: list[str]) -> None:
-    """Of each prompt, what it has in common with the one that is most like it: that is its neighbour in their order."""
-    order = sorted((n for n, each in enumerate(looked_at) if not each.refused), key=lambda n: beginnings[n])
+def _compare_beginnings(rows: list[RenderedRow], beginnings: list[str]) -> None:
+    """Notes in each row how many leading characters of its prompt another prompt has as well.
+
+    The prompt with the longest common beginning is a neighbour in alphabetical order.
+    """
+    order = sorted((n for n, row in enumerate(rows) if not row.refused_state), key=lambda n: beginnings[n])
     for one, two in pairwise(order):
-        shared = _in_common(beginnings[one], beginnings[two])
+        shared = _common_characters(beginnings[one], beginnings[two])
         for number in (one, two):
-            looked_at[number].shared = max(looked_at[number].shared, shared)
+            rows[number].shared_characters = max(rows[number].shared_characters, shared)
 
 
-def _in_common(one: str, two: str) -> int:
-    """Characters with which both begin."""
-    least, most = 0, min(len(one), len(two))
-    while least < most:
-        middle = (least + most + 1) // 2
+def _common_characters(one: str, two: str) -> int:
+    """Returns the number of leading characters that both texts have, by bisection."""
+    low, high = 0, min(len(one), len(two))
+    while low < high:
+        middle = (low + high + 1) // 2
         if one[:middle] == two[:middle]:
-            least = middle
+            low = middle
         else:
-            most = middle - 1
-    return least
+            high = middle - 1
+    return low

@@ -1,165 +1,152 @@
-"""How long the engines of a job take for rows of which some were run.
+"""Seconds in which the engines of a job serve all rows, estimated from rows that one engine ran.
 
-Time is what the engine's steps cost, as learned from the ends of its requests (step_costs.py), for the steps that the
-job takes with its engines full; and what those do not explain is an interval.
+The seconds are the costs of the work (`step_costs`): the job's output tokens and prompt tokens, and the steps of full
+engines that these tokens take, plus the steps in which an engine fills up at its start and empties at its end.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipelines.previewing.estimates import Known, Total, total_of, unless_too_few_differ
-from pipelines.previewing.step_costs import Wave, shares, step_costs, work_done
+from pipelines.previewing.engine_steps import simulate_steps
+from pipelines.previewing.estimates import RESAMPLES, Estimate
+from pipelines.previewing.step_costs import ServedRequests, learn_step_costs
 
-# A job's begin and end are simulated this often, with this many rows for each slot; what lies between is a sum.
-_SIMULATED, _ROWS_PER_SLOT = 8, 4
+# Start and end of a job are simulated so often, with so many rows for each slot: between them the engine is full.
+_SIMULATIONS, _ROWS_PER_SLOT = 8, 4
+_UNLIMITED = 1 << 30
 
 
 @dataclass(frozen=True)
 class EngineSize:
-    """What bounds an engine's batches.
+    """Limits of an engine's batches.
 
     Attributes:
-        slots: requests that it runs at once.
-        batched_tokens: of one step.
-        block: tokens in a block of its prefix cache; 0: it has none.
-        cache_tokens: that all requests together may hold; None where nothing bounds them.
+        slots: number of requests that it runs at once.
+        tokens_per_step: token budget of one step.
+        block_tokens: tokens in a block of its prefix cache; 0 where it has none.
+        cache_tokens: tokens that the cache holds for all requests together; None where that is unlimited.
     """
 
     slots: int
-    batched_tokens: int
-    block: int = 0
+    tokens_per_step: int
+    block_tokens: int = 0
     cache_tokens: int | None = None
 
     @classmethod
     def of(cls, slots: int, settings: dict[str, Any]) -> "EngineSize":
-        """What a started engine tells of itself; one that tells less is bounded by its slots alone."""
-        caches = settings.get("enable_prefix_caching")
-        block = settings.get("block_size", 0) if caches else 0
-        return cls(slots, settings.get("max_num_batched_tokens", _UNBOUNDED), block, settings.get("kv_cache_tokens"))
-
-
-_UNBOUNDED = 1 << 30
+        """Reads the settings that a started engine reports; a setting that it does not report limits nothing."""
+        has_cache = settings.get("enable_prefix_caching")
+        return cls(
+            slots,
+            settings.get("max_num_batched_tokens", _UNLIMITED),
+            settings.get("block_size", 0) if has_cache else 0,
+            settings.get("kv_cache_tokens"),
+        )
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Rows of a job: those that were run to their end, as arrays of equal length, and what is known of others.
+class SampledRows:
+    """Sampled rows that ran to their end, as arrays of equal length.
 
     Attributes:
-        characters: of their prompts.
-        shared: leading ones that the prompt of another row of the job has as well.
-        cached: prompt tokens that were in the prefix cache.
-        most_tokens: that an output may have.
-        known: of the same rows, and `begun` of all rows that were begun, these among them.
-        mean_characters: of all prompts of the job.
-        rows: of the whole job.
+        characters: length of each prompt in characters.
+        shared_characters: leading characters that the prompt of another row of the job has as well.
+        prompt_tokens: tokens of each prompt.
+        cached_tokens: prompt tokens that were in the prefix cache.
+        output_tokens: tokens of each output.
     """
 
     characters: np.ndarray
-    shared: np.ndarray
+    shared_characters: np.ndarray
     prompt_tokens: np.ndarray
-    cached: np.ndarray
+    cached_tokens: np.ndarray
     output_tokens: np.ndarray
-    most_tokens: float
-    known: Known
-    begun: Known
-    mean_characters: float
-    rows: float
-
-    def total(self, values: np.ndarray, of_token: float = 0.0) -> Total:
-        """The sum of a figure over the whole job; see `total_of`."""
-        return total_of(values, self.known, self.begun, self.mean_characters, self.rows, of_token)
-
-    def total_by_output(self, of_token: float = 1.0, besides: np.ndarray | float = 0.0) -> Total:
-        """The sum of a figure that is so much for each output token, and something besides.
-
-        The next row has the longest output of all with the probability 1 / (n + 1), so the doubt is that of one row
-        more: as much longer than the longest as long ones went on, on average, when others were cut off.
-        """
-        tokens, n = self.output_tokens, len(self.output_tokens)
-        total = unless_too_few_differ(self.total(tokens * of_token + besides, of_token), tokens, self.rows)
-        if n >= self.rows:
-            return total
-        long, went_on = self.known.facts[:, 1] > 0, tokens - self.known.first_tokens
-        if not long.any():
-            long, went_on = np.full(n, True), tokens
-        more = min(tokens.max() + went_on[long].mean(), self.most_tokens) - tokens[long].mean()
-        return replace(total, error=math.hypot(total.error, self.rows * of_token * more / n))
 
 
-def serving_time(sample: Sample, wave: Wave, replicas: int, size: EngineSize, seed: int) -> Total | None:
-    """Seconds in which the replicas run all rows; None where too little was seen to tell.
+def estimate_serving_time(
+    sample: SampledRows,
+    rows: Estimate,
+    output_tokens: Estimate,
+    requests: ServedRequests,
+    replicas: int,
+    size: EngineSize,
+    random: np.random.Generator,
+) -> Estimate | None:
+    """Estimates the seconds until the last of the job's replicas has served its last row.
 
     Args:
-        wave: all requests of the engine that was watched.
-        seed: of what is drawn to simulate the job's end.
+        sample: rows of the job.
+        rows: number of rows that the job generates.
+        output_tokens: output tokens of the whole job.
+        requests: all requests that the engine served while it was measured.
+
+    Returns:
+        The estimate, or None where the requests say too little about the engine's costs.
     """
-    costs = step_costs(wave, size.slots, size.batched_tokens)
+    costs = learn_step_costs(requests, size.slots, size.tokens_per_step)
     if costs is None:
         return None
     uncached = uncached_tokens(sample, size)
     slots = usual_slots(sample, uncached, size)
-    of_token = costs.step(slots) / slots
-    work = sample.total_by_output(of_token, uncached * costs.seconds[-1])
-    ramps = not_full(sample, uncached, replicas, slots, size.batched_tokens, costs.knots, seed)
-    extra = ramps @ costs.seconds[:-1]
-    late = _latest(extra, replicas)
-    tokens, prompts = (each.value / replicas for each in (sample.total_by_output(), sample.total(uncached)))
-    use = np.append(tokens / slots * shares(costs.knots, slots) + ramps.mean(0), prompts)
-    of_rows = (work.error / replicas) ** 2
-    of_steps = use @ costs.covariance @ use + costs.noise * max(use[:-1].sum(), 0.0)
-    variance = of_rows + of_steps + extra.var()
-    # Welch and Satterthwaite's, of a sum of variances that are known with different certainty.
-    certainty = of_rows**2 / work.degrees + of_steps**2 / costs.degrees
-    degrees = variance**2 / certainty if certainty else work.degrees
-    return Total(float(work.value / replicas + late), math.sqrt(variance), degrees)
+    rows_of_replica = max(round(rows.value / replicas), 1)
+    extra = _extra_steps(sample.output_tokens, uncached, rows_of_replica, slots, size.tokens_per_step, random)
+    # The job ends when its slowest replica does.
+    extra_resamples = random.choice(extra, (RESAMPLES, replicas)).max(1)
+
+    def work(rows: Any, tokens: Any, extra_steps: Any) -> np.ndarray:
+        """Returns the work of one replica."""
+        prompts = rows * uncached.mean()
+        return np.stack([tokens / slots / replicas + extra_steps, tokens / replicas, prompts / replicas], axis=-1)
+
+    usual = work(np.float64(rows.value), np.float64(output_tokens.value), extra_resamples.mean())
+    speed = 1 + costs.relative_error(usual) * random.standard_t(costs.degrees_of_freedom, RESAMPLES)
+    low, high = (
+        speed * (work(number, tokens, extra_resamples) @ costs.seconds)
+        for number, tokens in (
+            (rows.low_resamples, output_tokens.low_resamples),
+            (rows.high_resamples, output_tokens.high_resamples),
+        )
+    )
+    return Estimate(float(usual @ costs.seconds), low, high)
 
 
-def uncached_tokens(sample: Sample, size: EngineSize) -> np.ndarray:
-    """Prompt tokens of each row that an engine computes once it has seen prompts of all kinds."""
-    if not size.block:
+def uncached_tokens(sample: SampledRows, size: EngineSize) -> np.ndarray:
+    """Returns the prompt tokens of each row that an engine computes once its cache has prompts of all kinds."""
+    if not size.block_tokens:
         return sample.prompt_tokens
-    shared = sample.shared * sample.prompt_tokens / np.maximum(sample.characters, 1)
-    blocks = np.minimum(shared // size.block, (sample.prompt_tokens - 1) // size.block)
-    return sample.prompt_tokens - np.maximum(blocks * size.block, sample.cached).astype(int)
+    tokens_per_character = sample.prompt_tokens / np.maximum(sample.characters, 1)
+    # An engine computes at least the last token of a prompt, and caches whole blocks only.
+    blocks = np.minimum(
+        sample.shared_characters * tokens_per_character // size.block_tokens,
+        (sample.prompt_tokens - 1) // size.block_tokens,
+    )
+    return sample.prompt_tokens - np.maximum(blocks * size.block_tokens, sample.cached_tokens).astype(int)
 
 
-def usual_slots(sample: Sample, uncached: np.ndarray, size: EngineSize) -> int:
-    """Requests that run at once: as many as may, or as have room in the cache for what no other one has."""
+def usual_slots(sample: SampledRows, uncached: np.ndarray, size: EngineSize) -> int:
+    """Returns the number of requests that run at once: the engine's limit, or fewer where its cache holds fewer."""
     if size.cache_tokens is None:
         return size.slots
-    held = float((uncached + sample.output_tokens / 2).mean())
-    return max(min(size.slots, int(size.cache_tokens / held)), 1)
+    # A running request has half of its output on average, and shares the cached part of its prompt.
+    held_tokens = float((uncached + sample.output_tokens / 2).mean())
+    return max(min(size.slots, int(size.cache_tokens / held_tokens)), 1)
 
 
-def not_full(
-    sample: Sample,
+def _extra_steps(
+    output_tokens: np.ndarray,
     uncached: np.ndarray,
-    replicas: int,
+    rows: int,
     slots: int,
-    batched: int,
-    knots: Sequence[int],
-    seed: int,
+    tokens_per_step: int,
+    random: np.random.Generator,
 ) -> np.ndarray:
-    """Steps by knot that an engine does beyond those of one that is always full: as it fills, and as its last rows run.
-
-    Drawn values, a row each.
-    """
-    draw, full = np.random.default_rng(seed), shares(knots, slots) / slots
-    number = max(min(round(sample.rows / replicas), _ROWS_PER_SLOT * slots), 1)
-    found = []
-    for _ in range(_SIMULATED):
-        drawn = draw.integers(len(sample.output_tokens), size=number)
-        tokens = sample.output_tokens[drawn]
-        done = work_done(uncached[drawn].tolist(), tokens.tolist(), slots, batched, knots)[-1]
-        found.append(done[:-1] - tokens.sum() * full)
-    return np.array(found)
-
-
-def _latest(extra: np.ndarray, replicas: int) -> float:
-    """Of several replicas the last one to end counts."""
-    return float(extra.mean() if replicas == 1 else np.quantile(extra, replicas / (replicas + 1)))
+    """Returns steps beyond those of an engine that is always full, one number for each simulation of one replica."""
+    extra = []
+    for _ in range(_SIMULATIONS):
+        picked = random.integers(len(output_tokens), size=min(rows, _ROWS_PER_SLOT * slots))
+        tokens = output_tokens[picked]
+        groups = simulate_steps(uncached[picked].tolist(), tokens.tolist(), slots, tokens_per_step)
+        extra.append(sum(group.steps for group in groups) - tokens.sum() / slots)
+    return np.array(extra)

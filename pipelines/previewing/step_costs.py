@@ -1,117 +1,124 @@
-"""What an engine's steps cost, learned from when its requests came to their end.
+"""Seconds that an engine spends on a step, an output token and a prompt token.
 
-How many steps an engine did by then, with how many requests, and what prompts it computed in them, is known without a
-clock (`pipelines.previewing.engine_steps`). A prompt token is taken to cost so much, and a step so much as a line tells
-over the requests that run in it: an engine that is kept full shows little of how it bends, and little hangs on that.
+Invariant: the work done until a request ends follows from the schedule alone (`engine_steps`); the clock gives only the
+seconds in which it was done.
+
+The work is a vector: (steps, output tokens, prompt tokens). Three costs that are not negative explain the seconds
+between the ends of requests, by least squares. A step has a cost of its own, so emptying engines are not taken to be as
+efficient as full ones. Prompts have a cost of their own, because a preview, whose outputs are partly cut off, computes
+more prompt tokens for each output token than the job.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
 
-from pipelines.previewing.engine_steps import stretches
+from pipelines.previewing.engine_steps import simulate_steps
 
-# Spans of time that are looked at, at most: what is slow for some steps is mostly slow for the next ones as well, and
-# only between long spans that shows. Where too few ends lie far enough apart, shorter ones have to do.
-_MOST_SPANS = (8, 16, 32)
-_LEAST_DEGREES = 3
+# Number of time spans that the costs are learned from. The speed of a machine varies slowly, so neighbouring short
+# spans are alike, and only long spans show this variation. Where too few ends of requests lie a span apart (most
+# outputs have the same length), more and shorter spans are tried.
+_MAX_SPANS = (12, 24, 48)
+_MIN_DEGREES_OF_FREEDOM = 3
 
 
 @dataclass(frozen=True)
-class Wave:
-    """Requests that came to one idle engine together, in their order.
+class ServedRequests:
+    """Requests that one idle engine got at once, in the order in which it got them.
 
     Attributes:
-        prompt_tokens: of each, those that were not in the prefix cache.
-        output_tokens: of each.
-        finished: seconds from the first one's start to the last token of each.
+        prompt_tokens: prompt tokens of each request that were not in the prefix cache.
+        output_tokens: output tokens of each request.
+        end_seconds: seconds from the start of the first request to the last token of each.
     """
 
-    prompt_tokens: Sequence[int]
-    output_tokens: Sequence[int]
-    finished: Sequence[float]
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    end_seconds: np.ndarray
 
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Seconds of a step at each knot of the line, and of a prompt token.
+    """Costs of an engine's work.
 
     Attributes:
-        knots: running requests, where the line begins and ends; beyond them it is level.
-        seconds: at each knot, and last those of a prompt token.
-        covariance: of these estimates.
-        noise: variance of the time of one step, beyond what the costs say.
-        degrees: of freedom of these variances.
+        seconds: seconds of a step, an output token and a prompt token, shape (3,).
+        without_span: the same costs learned without one of the spans, for each span; shape (spans, 3).
     """
 
-    knots: tuple[int, ...]
     seconds: np.ndarray
-    covariance: np.ndarray
-    noise: float
-    degrees: int
+    without_span: np.ndarray
 
-    def step(self, running: int) -> float:
-        """Seconds of a step with so many requests, without prompts."""
-        return float(shares(self.knots, running) @ self.seconds[:-1])
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Degrees of freedom of `relative_error`."""
+        return len(self.without_span) - len(self.seconds)
+
+    def relative_error(self, work: np.ndarray) -> float:
+        """Returns the standard error of the seconds of some work, divided by them: the jackknife over spans.
+
+        A cost that only one span shows is unknown without this span, so the error is then large.
+        """
+        spans, seconds = len(self.without_span), self.without_span @ work
+        error = math.sqrt((spans - 1) / spans * float(((seconds - seconds.mean()) ** 2).sum()))
+        return error / float(self.seconds @ work)
 
 
-def shares(knots: Sequence[int], running: float) -> np.ndarray:
-    """By how much each knot tells what a step with so many requests costs; adds up to 1."""
-    return np.array([np.interp(running, knots, row) for row in np.eye(len(knots))])
-
-
-def work_done(
-    prompt_tokens: Sequence[int], output_tokens: Sequence[int], slots: int, batched: int, knots: Sequence[int]
+def work_until_ends(
+    prompt_tokens: Sequence[int], output_tokens: Sequence[int], slots: int, tokens_per_step: int
 ) -> np.ndarray:
-    """What an engine did until each request's end, in the order of these: steps by knot, and prompt tokens.
+    """Returns the work that an engine did until each request ended, in the order of the ends; shape (requests, 3).
 
-    The arguments but for `knots` are those of `pipelines.previewing.engine_steps.stretches`.
+    The arguments are those of `pipelines.previewing.engine_steps.simulate_steps`.
     """
-    by_running = [shares(knots, running) for running in range(slots + 1)]
-    done, ends = np.zeros(len(knots) + 1), []
-    for each in stretches(prompt_tokens, output_tokens, slots, batched):
-        done = done.copy()
-        done[:-1] += each.steps * by_running[each.running]
-        done[-1] += each.prompt_tokens
-        ends += [done] * len(each.finished)
-    return np.array(ends)
+    done, until_ends = np.zeros(3), []
+    for group in simulate_steps(prompt_tokens, output_tokens, slots, tokens_per_step):
+        done = done + np.array([group.steps, group.steps * group.running, group.prompt_tokens])
+        until_ends += [done] * len(group.finished)
+    return np.array(until_ends)
 
 
-def step_costs(wave: Wave, slots: int, batched_tokens: int) -> StepCosts | None:
-    """The costs that explain best when the requests ended; None where there is too little to learn from."""
-    knots = tuple(sorted({1, min(len(wave.output_tokens), slots)}))
-    ends = work_done(wave.prompt_tokens, wave.output_tokens, slots, batched_tokens, knots)
-    finished = np.sort(wave.finished)
-    fits = (_fitted(knots, *_between(ends, finished, spans)) for spans in _MOST_SPANS)
-    found = [costs for costs in fits if costs is not None]
-    enough = (costs for costs in found if costs.degrees >= _LEAST_DEGREES)
-    return next(enough, max(found, key=lambda costs: costs.degrees, default=None))
+def learn_step_costs(requests: ServedRequests, slots: int, tokens_per_step: int) -> StepCosts | None:
+    """Learns the costs that explain best when the requests ended.
+
+    Returns:
+        The costs, or None where there are too few ends of requests to learn from.
+    """
+    work = work_until_ends(requests.prompt_tokens.tolist(), requests.output_tokens.tolist(), slots, tokens_per_step)
+    end_seconds = np.sort(requests.end_seconds)
+    best = None
+    for max_spans in _MAX_SPANS:
+        span_work, span_seconds = _spans(work, end_seconds, max_spans)
+        spans = len(span_seconds)
+        if spans <= work.shape[1]:
+            continue
+        seconds = _fit(span_work, span_seconds)
+        if not seconds.any():
+            continue
+        without_span = [_fit(np.delete(span_work, span, 0), np.delete(span_seconds, span)) for span in range(spans)]
+        best = StepCosts(seconds, np.array(without_span))
+        if best.degrees_of_freedom >= _MIN_DEGREES_OF_FREEDOM:
+            break
+    return best
 
 
-def _fitted(knots: tuple[int, ...], work: np.ndarray, seconds: np.ndarray) -> StepCosts | None:
-    # The variance of a span's time goes with its steps.
-    weights = 1 / np.sqrt(work[:, :-1].sum(1))
-    x, y = work * weights[:, None], seconds * weights
-    costs, _ = nnls(x, y)
-    used = np.flatnonzero(costs)
-    degrees = len(y) - len(used)
-    if not used.size or degrees < 1:
-        return None
-    covariance = np.zeros((len(costs), len(costs)))
-    noise = float(((y - x @ costs) ** 2).sum()) / degrees
-    covariance[np.ix_(used, used)] = noise * np.linalg.pinv(x[:, used].T @ x[:, used])
-    return StepCosts(knots, costs, covariance, noise, degrees)
+def _fit(work: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Returns the non-negative least-squares costs; the variance of a span's seconds grows with its steps."""
+    weights = 1 / np.sqrt(work[:, 0])
+    costs, _ = nnls(work * weights[:, None], seconds * weights)
+    return costs
 
 
-def _between(ends: np.ndarray, seconds: np.ndarray, spans: int) -> tuple[np.ndarray, np.ndarray]:
-    """What was done, and how long it took, between ends that are far enough apart."""
-    all_steps = ends[:, :-1].sum(1).round()
-    least, kept, at = all_steps[-1] / spans, [], 0.0
-    for number, steps in enumerate(all_steps):
-        last_of_step = number + 1 == len(ends) or all_steps[number + 1] > steps
-        if last_of_step and steps - at >= least:
-            kept.append(number)
-            at = steps
-    return np.diff(ends[kept], axis=0, prepend=0), np.diff(seconds[kept], prepend=0)
+def _spans(work: np.ndarray, end_seconds: np.ndarray, max_spans: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns work and seconds of each span between ends of requests that lie far enough apart."""
+    steps = work[:, 0]
+    min_steps, span_ends, begin = steps[-1] / max_spans, [], 0.0
+    for number, step in enumerate(steps):
+        is_last_of_step = number + 1 == len(steps) or steps[number + 1] > step
+        if is_last_of_step and step - begin >= min_steps:
+            span_ends.append(number)
+            begin = step
+    return np.diff(work[span_ends], axis=0, prepend=0), np.diff(end_seconds[span_ends], prepend=0)
