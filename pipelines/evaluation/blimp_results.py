@@ -142,7 +142,7 @@ def blimp_tables(report: BlimpReport) -> list[Table]:
     ]
     names = [model.name for model in report.models]
     note = (
-        "Accuracy, 0 to 1. n: pairs. Intervals: 95%, Wilson. Ties count as right, as in lm-eval. docs/evaluate.md "
+        "Accuracy, 0 to 1. n: pairs. Intervals: 95%, Wilson. Ties count as right, as in lm-eval. docs/blimp.md "
         "says how the paper's figures differ."
     )
     places = {name: f"{name} ({PARADIGMS[name].phenomenon})" if name in PARADIGMS else name
