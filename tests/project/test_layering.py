@@ -208,6 +208,11 @@ def test_ruff_has_nothing_to_say(arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_mypy_has_nothing_to_say():
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def loaded_after(code):
     script = f"import json, sys\n{code}\nprint('MODULES', json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
