@@ -2,6 +2,7 @@
 
 train.json     the record: job as resolved, fingerprint, versions, reports of finished stages, address of the metrics
 README.md      the model card
+train.lock     held by the one process that trains here (see run_folder.claimed)
 train.log      log lines of the training, all its starts one after another
 stages/0-clm/  the model after each stage, as a checkpoint with its tokenizer
 tensorboard/   loss curves of each stage

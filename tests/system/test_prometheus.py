@@ -216,7 +216,7 @@ def check_every_query_of_the_dashboard(prometheus, tmp_path):
         serve_metrics(training, section),
         serve_metrics(evaluation, section),
         StageProgress("0-sft", training, tmp_path) as stage,
-        EvaluationProgress(evaluation).shown("blimp", "pairs", {"student": 10}) as advance,
+        EvaluationProgress(evaluation).show("blimp", "pairs", {"student": 10}) as advance,
     ):
         stage.begin(100)
         stage.on_step(tokens=512)

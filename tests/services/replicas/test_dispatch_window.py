@@ -117,4 +117,4 @@ def test_recipes_tell_prompts_apart_by_what_they_begin_with():
 def test_prefixes_that_are_done_are_forgotten():
     window = DispatchWindow(rows(map(str, range(1000))), size=8)
     assert len(drained(window, max_rows=2)) == 1000
-    assert len(window._held) <= 1
+    assert len(window._replicas_at) <= 1
