@@ -52,40 +52,51 @@ def kind_of(store: ShardStore) -> str | None:
         OSError: the folder cannot be read.
     """
     names = set(store.list_names(""))
-    for kind in ("train", "evaluate", "compose"):
-        if RECORD_NAMES[kind] in names:
-            return kind
-    if RECORD_NAMES["augment"] not in names:
-        return None
+    if RECORD_NAMES["label"] in names and _is_label_run(store):
+        return "label"
+    return next((kind for kind in ("train", "evaluate", "compose", "augment") if RECORD_NAMES[kind] in names), None)
+
+
+def _is_label_run(store: ShardStore) -> bool:
     try:
-        record = json.loads(store.fs.cat_file(store.path(RECORD_NAMES["augment"])))
+        record = json.loads(store.fs.cat_file(store.path(RECORD_NAMES["label"])))
     except (ValueError, RecursionError):  # the file is damaged; the error is reported where it is read as a run
-        return "augment"
-    return "label" if isinstance(record, dict) and record.get("kind") == "label" else "augment"
+        return False
+    return isinstance(record, dict) and record.get("kind") == "label"
 
 
-def has_record(store: ShardStore, kind: str) -> bool:
+def has_record(store: ShardStore, kind: str, must_be_bare: bool = False) -> bool:
     """Returns whether the folder holds a record of a job of this kind; False where it is new or empty.
+
+    Args:
+        kind: kind of the job: a key of RECORD_NAMES.
+        must_be_bare: a folder without a record must not even hold a lock or half-written files: the output of this
+            job is renamed to its place at the end, which fails where anything lies.
 
     Raises:
         RunError: the folder holds something else, which must not be mixed with the output of this job.
     """
-    other = kind_of(store)
-    if other == kind:
+    if (other := kind_of(store)) == kind:
         return True
     if other is not None:
         raise RunError(_KEY, store.url, f"the folder belongs to a job of `kindling {other}`", _OTHER_FOLDER)
-    if not store.is_empty() or store.fs.isfile(store.root):
+    # The lock of a job of another kind counts: its job may not have come to write its record yet.
+    is_empty = not store.list_names("") if must_be_bare else store.is_empty(_lock_name(kind))
+    if not is_empty or store.fs.isfile(store.root):
         cause = f"the folder is not empty, or is a file, and holds no {RECORD_NAMES[kind]}"
         raise RunError(_KEY, store.url, cause, "name a folder of its own")
     return False
+
+
+def _lock_name(kind: str) -> str:
+    return TRAIN_LOCK_NAME if kind == "train" else LOCK_NAME
 
 
 @contextmanager
 def claimed(store: ShardStore, kind: str) -> Iterator[Lease]:
     """Inside the block this process alone writes to the folder, which is new or belongs to a job of this kind.
 
-    Files that a killed process left half written are removed at the beginning.
+    Files of shards that a killed process left half written are removed at the beginning.
 
     Yields:
         The lease of the folder.
@@ -98,8 +109,9 @@ def claimed(store: ShardStore, kind: str) -> Iterator[Lease]:
     with ExitStack() as held:
         with write_errors(store.url):
             has_record(store, kind)
-            lease = held.enter_context(hold_lease(store, TRAIN_LOCK_NAME if kind == "train" else LOCK_NAME))
-            store.remove_leftovers()
+            lease = held.enter_context(hold_lease(store, _lock_name(kind)))
+            if kind in ("augment", "label"):
+                store.remove_leftovers()
         yield lease
 
 

@@ -84,6 +84,8 @@ class EvaluationSection(Section):
 
     for_all_models: ClassVar[bool] = False
     """the evaluation has one result for all models together, and none where a model failed"""
+    has_tasks: ClassVar[bool] = False
+    """the evaluation has a result for each of several tasks of a model, which `status` counts"""
 
     def result_files(self, evaluation: str, models: list[str]) -> dict[str, list[str]]:
         """Files whose presence says that an evaluation is done, by model; relative to the evaluation's folder.
@@ -128,6 +130,8 @@ class Blimp(MinimalPairs, EvaluationSection):
 
 class LmEval(EvaluationSection):
     """Evaluation `lm_eval`: tasks of lm-evaluation-harness."""
+
+    has_tasks: ClassVar[bool] = True
 
     tasks: list[str | dict[str, Any]] = Field(min_length=1)
     """names of tasks and groups of lm-evaluation-harness, or tasks as its YAML files define them, with their name as

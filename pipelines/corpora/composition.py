@@ -97,7 +97,7 @@ def _existing(store: ShardStore, new: Composition) -> Composition | None:
     Raises:
         RunError: the folder holds something else.
     """
-    if not has_record(store, "compose"):
+    if not has_record(store, "compose", must_be_bare=True):
         return None
     path = store.path(_RECORD)
     try:

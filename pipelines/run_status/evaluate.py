@@ -126,12 +126,11 @@ def evaluate_status(store: ShardStore) -> EvaluateStatus:
 def _parts(store: ShardStore, job: EvaluateJob) -> Iterator[EvaluatedPart]:
     models = [model.label for model in job.models] or [job.responses.label if job.responses else ""]
     for evaluation in job.evaluations:
-        for model, files in getattr(job, evaluation).result_files(evaluation, models).items():
+        section: EvaluationSection = getattr(job, evaluation)
+        for model, files in section.result_files(evaluation, models).items():
             done = sum(store.fs.exists(store.path(path)) for path in files)
-            if len(files) == 1:
-                yield EvaluatedPart(evaluation, model, done == 1)
-            else:
-                yield EvaluatedPart(evaluation, model, done == len(files), done, len(files))
+            counts = (done, len(files)) if section.has_tasks else (None, None)
+            yield EvaluatedPart(evaluation, model, done == len(files), *counts)
 
 
 def _section(job: EvaluateJob, part: EvaluatedPart) -> EvaluationSection:

@@ -81,7 +81,7 @@ def _finished_report(store: ShardStore, identity: dict[str, Any]) -> ClassifierR
     Raises:
         RunError: the folder holds something else, or its record cannot be read.
     """
-    if not has_record(store, "train"):
+    if not has_record(store, "train", must_be_bare=True):
         return None
     path = store.path(RECORD_NAME)
     try:

@@ -71,10 +71,10 @@ class ShardStore:
         """Names of the files and folders in a folder of the run ("" is the run folder); empty if it is missing."""
         return sorted(name for name, _ in _list_folder(self.fs, self.path(folder).rstrip("/")))
 
-    def is_empty(self) -> bool:
-        """Returns whether the folder is missing or holds no file but a lock and half-written files."""
+    def is_empty(self, lock_name: str = LOCK_NAME) -> bool:
+        """Returns whether the folder is missing or holds no file but its lock and half-written files."""
         names = {name for name in self.list_names("") if not _is_leftover(name)}
-        return not names - {LOCK_NAME, TRAIN_LOCK_NAME, ""}  # "": some object stores list a folder in itself
+        return not names - {lock_name, ""}  # "": some object stores list a folder in itself
 
     def file_size(self, relative: str) -> int:
         """Size of one file, in bytes."""

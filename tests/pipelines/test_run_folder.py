@@ -65,6 +65,21 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path, kind)
     assert os.listdir(tmp_path / "folder") == ["thesis.tex"]
 
 
+@pytest.mark.parametrize(("kind", "other"), [("train", "augment"), ("augment", "train"), ("train", "evaluate")])
+def test_a_job_of_another_kind_that_has_not_written_its_record_yet_is_in_the_way(tmp_path, kind, other):
+    store = ShardStore(str(tmp_path))
+    with claimed(store, other), pytest.raises(RunError), claimed(store, kind):
+        pass
+
+
+@pytest.mark.parametrize("name", ["run.lock", "train.lock", ".train.json.7.tmp"])
+def test_what_is_renamed_to_its_place_at_the_end_needs_a_bare_folder_at_the_start(tmp_path, name):
+    (tmp_path / name).touch()
+    for kind in ("train", "compose"):
+        with pytest.raises(RunError):
+            has_record(ShardStore(str(tmp_path)), kind, must_be_bare=True)
+
+
 @pytest.mark.parametrize("kind", RECORD_NAMES)
 def test_a_new_folder_is_claimed_by_one_process_at_a_time(tmp_path, kind):
     store = ShardStore(str(tmp_path / "new"))
