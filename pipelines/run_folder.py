@@ -49,9 +49,13 @@ def kind_of(store: ShardStore) -> str | None:
     """Returns the kind of job that the folder belongs to: a key of RECORD_NAMES, or None where it holds no record.
 
     Raises:
-        OSError: the folder cannot be read.
+        RunError: the folder cannot be read.
     """
-    names = set(store.list_names(""))
+    try:
+        names = set(store.list_names(""))
+    except OSError as error:
+        cause = f"cannot be read: {error.strerror or error}"
+        raise RunError(_KEY, store.url, cause, "name a folder that you may read") from None
     if RECORD_NAMES["label"] in names and _is_label_run(store):
         return "label"
     return next((kind for kind in ("train", "evaluate", "compose", "augment") if RECORD_NAMES[kind] in names), None)
@@ -93,10 +97,14 @@ def _lock_name(kind: str) -> str:
 
 
 @contextmanager
-def claimed(store: ShardStore, kind: str) -> Iterator[Lease]:
+def claimed(store: ShardStore, kind: str, resumable: bool = False) -> Iterator[Lease]:
     """Inside the block this process alone writes to the folder, which is new or belongs to a job of this kind.
 
     Files of shards that a killed process left half written are removed at the beginning.
+
+    Args:
+        kind: kind of the job: a key of RECORD_NAMES.
+        resumable: see `write_errors`.
 
     Yields:
         The lease of the folder.
@@ -104,12 +112,14 @@ def claimed(store: ShardStore, kind: str) -> Iterator[Lease]:
     Raises:
         JobError: the output path is relative, and a resumed job would not find it.
         RunError: the folder holds something else, another process writes to it, or it cannot be written.
+        StoppedError: the folder cannot be written, and the job is resumable.
     """
     refuse_lost_path(store.url, store.fs)
     with ExitStack() as held:
-        with write_errors(store.url):
-            has_record(store, kind)
-            lease = held.enter_context(hold_lease(store, _lock_name(kind)))
+        with write_errors(store.url, resumable=resumable):
+            if has_record(store, kind) and kind == "augment":
+                store.read_run()  # a record that cannot be read is refused before anything is written or removed
+            lease = held.enter_context(hold_lease(store, _lock_name(kind), empty_after=kind == "train"))
             if kind in ("augment", "label"):
                 store.remove_leftovers()
         yield lease
@@ -132,8 +142,9 @@ def refuse_other_job(
     Raises:
         RunError: the identities differ; the error has a line for each key with different values.
     """
-    if fingerprint(old) != fingerprint(new):
-        cause = "the folder holds the output of another job:" + lines_of(difference(old, new))
+    # Both: JSON makes lists of tuples, which differ, and 1 of 1.0, which do not.
+    if fingerprint(old) != fingerprint(new) and (changes := difference(old, new)):
+        cause = "the folder holds the output of another job:" + lines_of(changes)
         raise RunError(_KEY, url, cause, remedy)
 
 

@@ -73,7 +73,7 @@ def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
     store = ShardStore(job.output.path)
     has_record(store, "label")  # refuses the folder of another job before the input is read, which takes long
     run = _new_run(job, files)
-    with claimed(store, "label") as lease, write_errors(store.url, resumable=True):
+    with claimed(store, "label", resumable=True) as lease, write_errors(store.url, resumable=True):
         run = _resumed(store, run)
         totals = LabelCounts()
         committed = store.committed_shards() & {line_range.shard for line_range in run.ranges}

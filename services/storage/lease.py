@@ -50,18 +50,19 @@ class Lease(Protocol):
 
 
 @contextlib.contextmanager
-def hold_lease(store: ShardStore, lock_name: str = LOCK_NAME) -> Iterator[Lease]:
+def hold_lease(store: ShardStore, lock_name: str = LOCK_NAME, empty_after: bool = False) -> Iterator[Lease]:
     """Holds the lease inside the block: only this process may write to the run folder.
 
     Args:
         lock_name: file name of the lock.
+        empty_after: leave an empty lock file: the folder is a checkpoint, whose content hash must stay the same.
 
     Raises:
         RunError: another driver holds the lease; the message names it.
         OSError: the folder cannot be written.
     """
     require_atomic_writes(store.fs, store.url)
-    lease = _FileLock(store, lock_name) if is_local(store.fs) else _RenewedObject(store, lock_name)
+    lease = _FileLock(store, lock_name, empty_after) if is_local(store.fs) else _RenewedObject(store, lock_name)
     try:
         yield lease
     finally:
@@ -71,8 +72,8 @@ def hold_lease(store: ShardStore, lock_name: str = LOCK_NAME) -> Iterator[Lease]
 class _FileLock:
     """Lock on a local file. It works on network file systems that support `flock`, such as NFS from version 4 on."""
 
-    def __init__(self, store: ShardStore, name: str) -> None:
-        self._path = store.path(name)
+    def __init__(self, store: ShardStore, name: str, empty_after: bool) -> None:
+        self._path, self._empty_after = store.path(name), empty_after
         make_folder(store.root)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -105,6 +106,8 @@ class _FileLock:
 
         The file stays. If it were removed, one driver could lock the removed file and another a new one.
         """
+        if self._empty_after:
+            os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
 

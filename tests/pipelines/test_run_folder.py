@@ -90,10 +90,28 @@ def test_a_new_folder_is_claimed_by_one_process_at_a_time(tmp_path, kind):
     assert not has_record(store, kind)  # a lock alone is nothing
     with claimed(store, kind):
         pass
+    # The folder of a finished training is a checkpoint: a lock that changed would change its revision.
+    assert kind != "train" or (tmp_path / "new" / "train.lock").read_bytes() == b""
+
+
+@pytest.mark.parametrize(("resumable", "error"), [(False, RunError), (True, StoppedError)])
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path, resumable, error):
+    (tmp_path / "file").touch()
+    with pytest.raises(error), claimed(ShardStore(str(tmp_path / "file" / "run")), "label", resumable):
+        pass
+
+
+def test_a_record_that_cannot_be_read_is_refused_before_anything_is_removed(tmp_path):
+    (tmp_path / "run.json").write_text('{"format": 99}')
+    (tmp_path / ".run.json.7.tmp").touch()
+    with pytest.raises(RunError), claimed(ShardStore(str(tmp_path)), "augment"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".run.json.7.tmp", "run.json"]
 
 
 def test_another_job_is_told_by_the_keys_that_differ():
-    refuse_other_job("runs/a", {"seed": 0, "b": [1]}, {"b": [1], "seed": 0})
+    refuse_other_job("runs/a", {"seed": 0, "b": [1]}, {"b": [1], "seed": 0.0})
+    refuse_other_job("runs/a", {"b": [1]}, {"b": (1,)})
     with pytest.raises(RunError) as raised:
         refuse_other_job("runs/a", {"seed": 0}, {"seed": 1})
     assert raised.value.cause.endswith(":\n    seed: 0 -> 1") and "output.path" in str(raised.value)
