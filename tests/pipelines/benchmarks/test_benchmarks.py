@@ -134,6 +134,7 @@ def test_the_cost_of_metrics_follows_from_the_samples():
     assert (speed.value, speed.met) == (1, True)
 
 
+@pytest.mark.slow
 def test_arms_that_are_started_anew_serve_the_same_rows(ray_cluster, tmp_path):
     engine = {"max_num_seqs": 8, "step_seconds": 0.05}
     workloads = workloads_of(20, story_tokens=60, rewrite_tokens=8)
