@@ -6,6 +6,7 @@ and the number of asked-for retries, so an output that is generated again after 
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +137,11 @@ class Prompt:
 def rule_of(reason: str) -> str:
     """Returns the rule that rejected a row: `near_duplicate` for the reason `near_duplicate of row 7 of a.json`."""
     return reason.partition(" of row ")[0]
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Formats counts by state as `510 accepted, 2 error`, without the states that no row has."""
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state)) or "no rows"
 
 
 def row_seed(run_seed: int, source: str, row_index: int, sample: int, *, attempt: int = 0) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.augmentation.plan import plan_run, work_rows
-from pipelines.augmentation.progress import AugmentProgress, Display, counts_text
+from pipelines.augmentation.progress import AugmentProgress, Display
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import dataset_card
@@ -18,6 +18,7 @@ from pipelines.stopping import stop_signals
 from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
+from schemas.rows import counts_text
 from schemas.run import RunRecord
 from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target, serve_metrics

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.augmentation.eta import Eta, Pace, Rates
-from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, rule_of
+from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, counts_text, rule_of
 from schemas.run import Manifest, RunRecord
 from services.observability.series import AugmentMetrics
 from services.observability.terminal import LINE_SECONDS, Bar, clock
@@ -233,8 +233,3 @@ class Display:
             self._logged_at = monotonic()
             facts = progress.facts() if serving else {"event": "starting", "run": progress.run.name}
             _log.info("%s", progress.line() if serving else "engines are starting", extra={"facts": facts})
-
-
-def counts_text(counts: Any) -> str:
-    """Formats counts by state as `510 accepted, 2 error`, without the states that no row has."""
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state)) or "no rows"

@@ -114,12 +114,14 @@ def export(
 @logged
 def compose(job: Job, overrides: Set = None, as_json: Json = False) -> None:
     """Compose a training corpus from runs and text files, up to a budget of words; prints what it is made of."""
-    from pipelines.corpora.composition import compose
     from pipelines.jobfile import load_job
-    from pipelines.publishing.dataset_card import composition_notes, composition_table
     from schemas.compose import ComposeJob
 
-    record = compose(load_job(job, overrides, ComposeJob))
+    loaded = load_job(job, overrides, ComposeJob)  # before the imports that take seconds
+    from pipelines.corpora.composition import compose
+    from pipelines.publishing.dataset_card import composition_notes, composition_table
+
+    record = compose(loaded)
     if as_json:
         return print_json(record.model_dump(mode="json"))
     print(f"{record.job['output']['path']}: {record.words:,} words of {record.words_budget:,}")

@@ -111,14 +111,16 @@ def push(
 @logged
 def evaluate(job: Job, overrides: Set = None, as_json: Json = False) -> None:
     """Measure models, or responses that are written already; see docs/evaluate.md."""
+    from pipelines.jobfile import load_job
+    from schemas.evaluate import EvaluateJob
+
+    loaded = load_job(job, overrides, EvaluateJob)  # before the imports that take seconds
     from rich.console import Console
 
     from pipelines.evaluation.evaluate import evaluate
     from pipelines.evaluation.tables import rendered
-    from pipelines.jobfile import load_job
-    from schemas.evaluate import EvaluateJob
 
-    report = evaluate(load_job(job, overrides, EvaluateJob))
+    report = evaluate(loaded)
     if as_json:
         print_json(report.as_json())
     else:

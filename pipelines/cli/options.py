@@ -3,8 +3,10 @@
 import functools
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from enum import StrEnum
+from importlib.abc import MetaPathFinder
 from typing import Annotated, Any
 
 import typer
@@ -70,3 +72,20 @@ def logged(verb: Callable[..., Any]) -> Callable[..., Any]:
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON."""
     print(json.dumps(value, ensure_ascii=False))
+
+
+class _PandasHider(MetaPathFinder):
+    """Makes `import pandas` fail as if it were not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("this command does without pandas", name=name)
+
+
+def hide_pandas() -> None:
+    """Keeps pyarrow from importing pandas, which takes longer than all the rest of a verb that only reads a run.
+
+    pyarrow imports pandas, where it is installed, when an array of Python values is made. It is for verbs that end with
+    their process.
+    """
+    sys.meta_path.insert(0, _PandasHider())

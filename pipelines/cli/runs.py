@@ -1,4 +1,7 @@
-"""The verbs about runs: demo, label, preview, augment, status, verify, pool."""
+"""The verbs about runs: demo, label, preview, augment, status, verify, pool.
+
+A verb reads its job file before it imports Ray and Arrow, which takes seconds: a mistake there is reported at once.
+"""
 
 import shutil
 import sys
@@ -6,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import Address, Job, Json, Run, Set, logged, print_json
+from pipelines.cli.options import Address, Job, Json, Run, Set, hide_pandas, logged, print_json
 from schemas.errors import EXIT_FAULTS
 
 pool_app = typer.Typer(help="Engines that stay up between jobs: start, list, stop.", no_args_is_help=True)
@@ -33,16 +36,18 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """Run a few rows of a job, and forecast all of it: tokens, time, cost, rejects. The run folder is not touched."""
+    from pipelines.jobfile import load_job
+
+    loaded = load_job(job, overrides)
     from rich.console import Console
 
     from pipelines.corpora.comparison_page import page_of
-    from pipelines.jobfile import load_job
     from pipelines.previewing.page import preview_page, save_preview
     from pipelines.previewing.preview import preview
 
     if to is not None:
         page_of(to)  # refuses a wrong ending before the work is done
-    forecast = preview(load_job(job, overrides), count, seed, extend)
+    forecast = preview(loaded, count, seed, extend)
     if to is not None:
         save_preview(forecast, to)
     if as_json:
@@ -67,11 +72,13 @@ def augment(
     as_json: Json = False,
 ) -> None:
     """Run or resume an augmentation job."""
-    from pipelines.augmentation.augment import augment
-    from pipelines.augmentation.progress import counts_text
     from pipelines.jobfile import load_job
 
-    summary = augment(load_job(job, overrides), extend=extend)
+    loaded = load_job(job, overrides)
+    from pipelines.augmentation.augment import augment
+    from schemas.rows import counts_text
+
+    summary = augment(loaded, extend=extend)
     if as_json:
         return print_json(summary.as_json())
     print(f"{summary.run}: {counts_text(summary.rows)}, {summary.shards} shards, {summary.output_tokens} output tokens")
@@ -84,10 +91,12 @@ def augment(
 def label(job: Job, overrides: Set = None, as_json: Json = False) -> None:
     """Split raw text into sentences, and keep those with a clear emotion (contexts)."""
     from pipelines.jobfile import load_job
-    from pipelines.labelling.label import label
     from schemas.label import LabelJob
 
-    summary = label(load_job(job, overrides, LabelJob))
+    loaded = load_job(job, overrides, LabelJob)
+    from pipelines.labelling.label import label
+
+    summary = label(loaded)
     if as_json:
         return print_json(summary.as_json())
     counts = summary.counts
@@ -105,8 +114,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check that every output has exactly one final state and no shard is damaged; exits with 1 otherwise."""
-    from pipelines.augmentation.progress import counts_text
+    hide_pandas()
     from pipelines.verification import verify
+    from schemas.rows import counts_text
 
     verdict = verify(run, repair)
     if as_json:
@@ -132,9 +142,11 @@ def pool_start(
 ) -> None:
     """Start the engines of a job's model, engine and cluster sections, and keep them running for later jobs."""
     from pipelines.jobfile import load_job
+
+    loaded = load_job(job, overrides)
     from pipelines.pools import start_pool
 
-    start_pool(load_job(job, overrides), name, idle_minutes)
+    start_pool(loaded, name, idle_minutes)
 
 
 @pool_app.command("list")
@@ -168,6 +180,7 @@ def pool_stop(
 
 def status(run: AnyRun, watch: Watch = False, as_json: WatchJson = False) -> None:
     """Show progress, goodput, ETA, replicas and rejects, from the run folder and from the endpoint of a running job."""
+    hide_pandas()
     if watch:
         from pipelines.run_status.watch import watch as watch_run
 

@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pipelines.augmentation.progress import counts_text
 from pipelines.run_status.page import age, progress_bar, time_left, titled_list
+from schemas.rows import counts_text
 from schemas.text import shorten
 from services.observability.terminal import clock
 

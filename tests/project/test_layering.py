@@ -220,19 +220,43 @@ def loaded_after(code):
     return done.stdout, {name.split(".")[0] for name in json.loads(done.stdout.partition("MODULES ")[2])}
 
 
-def test_help_loads_no_heavy_library():
-    code = """
+def loaded_by(*commands):
+    """What commands print, one after the other in a process, their exit codes, and the packages that they load."""
+    code = f"""
 import runpy
-sys.argv = ["kindling", "--help"]
-try:
-    runpy.run_module("pipelines", run_name="__main__", alter_sys=False)
-except SystemExit as stopped:
-    assert not stopped.code, stopped.code
+for command in {commands!r}:
+    sys.argv = ["kindling", *command.split()]
+    try:
+        runpy.run_module("pipelines", run_name="__main__", alter_sys=False)
+    except SystemExit as stopped:
+        print("CODE", stopped.code or 0)
 """
     output, loaded = loaded_after(code)
+    return output, [int(code) for code in re.findall(r"CODE (\d+)", output)], loaded
+
+
+def test_help_loads_no_heavy_library():
+    output, codes, loaded = loaded_by("--help")
+    assert codes == [0]
     assert "augment" in output
     assert "typer" in loaded
     assert loaded & HEAVY == set()
+
+
+def test_a_verb_that_only_reads_a_run_loads_neither_ray_nor_pandas():
+    run = "tests/pipelines/old_runs/augment"
+    output, codes, loaded = loaded_by(f"status {run}", f"verify {run}")
+    assert codes == [0, 0]
+    assert output.count("12 accepted") == 2
+    assert loaded & {"ray", "pandas", "polars", "torch"} == set()
+
+
+def test_a_wrong_job_file_is_reported_before_anything_slow_is_loaded(tmp_path):
+    (tmp_path / "job.yaml").write_text("nmae: x\n")
+    verbs = ["augment", "preview", "label", "compose", "train", "evaluate", "pool start"]
+    _, codes, loaded = loaded_by(*(f"{verb} {tmp_path}/job.yaml" for verb in verbs))
+    assert codes == [2] * len(verbs)
+    assert loaded & HEAVY <= {"pyarrow"}
 
 
 def test_importing_every_package_alone_loads_no_heavy_library():
