@@ -7,6 +7,7 @@ Rows come in input order, as dicts of the fields that the recipe needs, and each
 """
 
 import difflib
+import logging
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
@@ -29,6 +30,8 @@ _MAX_NESTING = 64
 _MAX_COLUMNS_COMPARED, _MAX_COLUMNS_SHOWN = 1000, 20
 
 Answer = TypeVar("Answer")
+
+_log = logging.getLogger("kindling")
 
 
 class RowCursor(Protocol):
@@ -89,6 +92,7 @@ class InputReader(InputRows):
         required = {field: c for field, c in self._columns.items() if field in named or field not in optional}
         for source in self._sources:
             _check_columns(source, required)
+        _log_absent(self._sources, {field: c for field, c in self._columns.items() if field not in required})
         self.inputs = _limited([_describe(source) for source in self._sources], section.limit)
         if not sum(source.rows for source in self.inputs):
             key, value = ("dataset", section.dataset) if section.dataset else ("path", section.path)
@@ -165,14 +169,33 @@ def _check_columns(source: Source, columns: dict[str, str]) -> None:
         raise JobError("input.path", source.name, cause, "rename one of the two")
     for field, column in columns.items():
         if column not in counts:
-            close = difflib.get_close_matches(column, names[:_MAX_COLUMNS_COMPARED], n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = _close_name(column, names)
             listed = shorten(", ".join(names[:_MAX_COLUMNS_SHOWN]))
             more = f" and {len(names) - _MAX_COLUMNS_SHOWN} more" if len(names) > _MAX_COLUMNS_SHOWN else ""
             raise JobError(
                 f"input.columns.{field}", column, f"{source.name} has no such column; it has {listed}{more}",
                 f"{hint}map the field to a column: input.columns: {{{field}: <column>}}",
             )  # fmt: skip
+
+
+def _log_absent(sources: list[Source], optional: dict[str, str]) -> None:
+    """Warns of optional columns that a source lacks: a misspelt name would be blank in every row without a word."""
+    for field, column in optional.items():
+        absent = [
+            (source, names) for source in sources if (names := _ask(source, source.columns)) and column not in names
+        ]
+        if absent:
+            source, names = absent[0]
+            more = f" (and in {len(absent) - 1} other files)" if len(absent) > 1 else ""
+            _log.warning(
+                "%s has no column %r, so %s is blank there%s: %sif that is not meant, map it to a column: "
+                "input.columns: {%s: <column>}", source.name, column, field, more, _close_name(column, names), field,
+            )  # fmt: skip
+
+
+def _close_name(column: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(column, names[:_MAX_COLUMNS_COMPARED], n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _describe(source: Source) -> InputSource:

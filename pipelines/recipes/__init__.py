@@ -10,6 +10,7 @@ template.py            the user's own Jinja file over any columns
 messages.py            a column of chat messages, sent unchanged
 job_recipe.py          the base class of recipes
 jinja_prompt.py        prompts as Jinja templates: loaded and hashed
+jinja_blanks.py        the variables that a template tests or defaults, and that may therefore be blank
 jinja_sandbox.py       the template sandbox: a render does bounded work and runs no code
 jinja_allowed.py       the filters and methods that a template may use, and the cost of each
 shipped_prompts.py     examples that shipped prompts show, and variables that a prompt may use

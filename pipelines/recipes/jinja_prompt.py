@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
 
+from pipelines.recipes.jinja_blanks import BLANK, is_blank, required_variables
 from pipelines.recipes.jinja_sandbox import Sandbox
 from schemas.errors import JobError
 from schemas.rows import RowError
@@ -34,6 +35,7 @@ class JinjaPrompt:
         name: name of the template: its file's name without the ending.
         hash: hash of template and data, 16 hexadecimal digits.
         variables: names of the variables that the template uses, sorted.
+        optional: those of them that may be blank, because the template tests or defaults them wherever it uses them.
         first_variable: the variable that the template uses first; "" for a template without variables.
 
     Raises:
@@ -52,6 +54,8 @@ class JinjaPrompt:
             if sum(1 for _ in islice(tree.find_all(nodes.Node), _MAX_NODES + 1)) > _MAX_NODES:
                 raise ValueError(f"it has more than {_MAX_NODES:,} tags and expressions")
             self.variables = sorted(meta.find_undeclared_variables(tree))
+            required = required_variables(tree)
+            self.optional = tuple(name for name in self.variables if name not in required)
             names = (node.name for node in tree.find_all(nodes.Name))
             self.first_variable = next((name for name in names if name in self.variables), "")
             other_file = next(tree.find_all(_NODES_OF_OTHER_FILES), None)
@@ -78,8 +82,9 @@ class JinjaPrompt:
             RowError: the template failed on these values, did too much work, or gave a text that cannot be sent.
         """
         self._render = self._render or _compile(self._text)
+        blanks = {name: BLANK for name in self.optional if is_blank(variables.get(name))}
         try:
-            text = self._render(variables).strip()
+            text = self._render({**variables, **blanks}).strip()
         except UndefinedError as error:
             raise RowError(f"the template {self.name} uses a value that the row lacks: {shorten(str(error))}") from None
         except Exception as error:  # an expression can raise anything

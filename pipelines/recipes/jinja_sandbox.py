@@ -16,7 +16,8 @@ import functools
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from typing import Any, cast
 
-from jinja2 import StrictUndefined, Template, TemplateRuntimeError, nodes
+from jinja2 import StrictUndefined, Template, TemplateRuntimeError, Undefined, nodes
+from jinja2.filters import do_default
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
 from jinja2.utils import Namespace
@@ -31,6 +32,7 @@ from pipelines.recipes.jinja_allowed import (
     size_of,
     sum_of_numbers,
 )
+from pipelines.recipes.jinja_blanks import BLANK
 
 MAX_STEPS = 100_000
 MAX_CHARACTERS = 8 << 20
@@ -48,11 +50,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         # Jinja's optimizer would compute constant expressions when it compiles, where nothing is counted.
-        super().__init__(undefined=StrictUndefined, trim_blocks=True, optimized=False)
+        super().__init__(undefined=StrictUndefined, trim_blocks=True, optimized=False, finalize=_refuse_null)
         self._steps_left, self._characters_left = MAX_STEPS, MAX_CHARACTERS
+        self.filters.update(dict.fromkeys(("default", "d"), _default))
         self.filters = {name: self._counted(self.filters[name], FILTER_COSTS.get(name)) for name in FILTERS}
         self.filters.update({_COUNT_VALUE: self.count_value, _COUNT_TURNS: self._count_turns})
-        tests = cast("dict[str, Callable[..., Any]]", self.tests)
+        tests = cast("dict[str, Callable[..., Any]]", {**self.tests, **_TESTS})
         self.tests = {name: self._counted(test) for name, test in tests.items()}
         self.globals = {"range": lambda *bounds: list(safe_range(*bounds)), "dict": dict, "namespace": _Namespace}
 
@@ -154,6 +157,25 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for item in items:
             self.spend(1, 0)
             yield item
+
+
+def _refuse_null(value: Any) -> Any:
+    """Returns a value that a template writes. Jinja would write a null as the word None."""
+    if value is None:
+        raise TemplateRuntimeError("it writes a value that is null; test it with `if`, or give it a `default`")
+    return value
+
+
+def _default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:
+    return do_default(Undefined() if value is BLANK else value, default_value, boolean)
+
+
+# A blank variable counts as one that is not there.
+_TESTS: dict[str, Callable[..., bool]] = {
+    "defined": lambda value: value is not BLANK and not isinstance(value, Undefined),
+    "undefined": lambda value: value is BLANK or isinstance(value, Undefined),
+    "none": lambda value: value is BLANK or value is None,
+}
 
 
 class _CountingTransformer(NodeTransformer):

@@ -3,6 +3,7 @@
 import json
 from typing import Any, Self
 
+from pipelines.recipes.jinja_blanks import is_blank
 from pipelines.recipes.jinja_prompt import JinjaPrompt
 from pipelines.recipes.job_recipe import JobRecipe
 from schemas.augment import AugmentJob
@@ -17,7 +18,8 @@ _PREFIX_CHARACTERS = 200
 class Template(JobRecipe):
     """Renders a Jinja file with the input columns as its variables, as one user message.
 
-    A row with a null or blank cell is an error: its prompt would have a hole.
+    A row with a null or blank cell is an error: its prompt would have a hole. The variables that the template itself
+    tests or defaults (`{% if input %}`) may be blank, and need no column.
 
     Args:
         prompt: the Jinja file.
@@ -50,16 +52,14 @@ class Template(JobRecipe):
         self._prompt = JinjaPrompt(prompt, json.dumps(schema) if self._is_structured else "")
         self.prompt_id = f"template/{self._prompt.name}"
         self.prompt_hash = self._prompt.hash
-        self.fields = self._prompt.variables
+        self.fields, self.optional_fields = self._prompt.variables, self._prompt.optional
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """Renders a row's prompt; see `Recipe.render`."""
         for field in self.fields:
             value = values.get(field)
-            if value is None:
-                raise RowError(f"{field} is null")
-            if isinstance(value, str) and not value.strip():
-                raise RowError(f"{field} is blank")
+            if field not in self.optional_fields and is_blank(value):
+                raise RowError(f"{field} is {'null' if value is None else 'blank'}")
         text = self._prompt.render(values)
         return Prompt([{"role": "user", "content": text}], values)
 
