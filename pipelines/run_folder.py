@@ -22,7 +22,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from schemas.errors import JobError, KindlingError, RunError, StoppedError
+from schemas.errors import JobError, KindlingError, RunError, StoppedError, StoreError
 from schemas.fingerprint import difference, fingerprint
 from schemas.run import RunRecord
 from services.storage.filesystem import is_local
@@ -50,9 +50,12 @@ def kind_of(store: ShardStore) -> str | None:
 
     Raises:
         RunError: the folder cannot be read.
+        StoreError: the object store fails.
     """
     try:
         names = set(store.list_names(""))
+    except StoreError:
+        raise
     except OSError as error:
         cause = f"cannot be read: {error.strerror or error}"
         raise RunError(_KEY, store.url, cause, "name a folder that you may read") from None
@@ -112,16 +115,20 @@ def claimed(store: ShardStore, kind: str, resumable: bool = False) -> Iterator[L
     Raises:
         JobError: the output path is relative, and a resumed job would not find it.
         RunError: the folder holds something else, another process writes to it, or it cannot be written.
-        StoppedError: the folder cannot be written, and the job is resumable.
+        StoppedError: the folder cannot be written, and the job is resumable; or its object store cannot be reached.
     """
     refuse_lost_path(store.url, store.fs)
     with ExitStack() as held:
-        with write_errors(store.url, resumable=resumable):
+        try:
             if has_record(store, kind) and kind == "augment":
                 store.read_run()  # a record that cannot be read is refused before anything is written or removed
             lease = held.enter_context(hold_lease(store, _lock_name(kind), empty_after=kind == "train"))
             if kind in ("augment", "label"):
                 store.remove_leftovers()
+        except OSError as error:
+            # An object store that cannot be reached now may hold the run, which the same command then resumes.
+            is_away = isinstance(error, StoreError) and error.is_transient
+            raise unwritable(store.url, error, resumable=resumable or is_away) from error
         yield lease
 
 
@@ -190,6 +197,9 @@ def write_errors(place: str, key: str = _KEY, resumable: bool = False) -> Iterat
 
 def unwritable(place: str, error: Exception, key: str = _KEY, resumable: bool = False) -> KindlingError:
     """Makes the error for a place that cannot be written; the arguments are those of `write_errors`."""
+    if isinstance(error, StoreError):
+        cause = f"{'cannot be reached' if error.is_transient else 'cannot be used'}: {error.strerror}"
+        return (StoppedError if resumable else RunError)(key, place, cause, error.remedy)
     cause = f"cannot be written: {getattr(error, 'strerror', None) or error}"
     if resumable:
         remedy = "free space or repair the folder, then run the same command: it resumes, and nothing finished is lost"

@@ -1,5 +1,6 @@
 """Errors that a person sees. Each names the key, the value, the cause and the remedy, and fits on one screen."""
 
+import errno
 from typing import Any
 
 from schemas.text import shorten
@@ -9,6 +10,10 @@ EXIT_DONE = 0
 EXIT_FAULTS = 1  # the command ended, and found faults or could not do a part of its work
 EXIT_USAGE = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes
+
+_DENIED = (errno.EACCES, errno.EPERM)
+# Failures of the request itself: the same request fails again.
+_PERMANENT = (*_DENIED, errno.EINVAL, errno.ENOSYS, errno.ENAMETOOLONG)
 
 
 class KindlingError(Exception):
@@ -59,3 +64,29 @@ class StoppedError(KindlingError):
     """Stop of a job before its end. Finished work is kept, and the same command resumes."""
 
     exit_code = EXIT_STOPPED
+
+
+class StoreError(OSError):
+    """Failure of a remote file system: it cannot be reached, refuses the request, or fails.
+
+    Attributes:
+        is_transient: whether the same request may succeed later.
+        remedy: steps that repair it, in one sentence.
+    """
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.errno not in _PERMANENT
+
+    @property
+    def remedy(self) -> str:
+        """Steps that repair it, in one sentence."""
+        if self.errno in _DENIED:
+            return (
+                "give credentials that may read and write there (on S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY in the environment), or name another place"
+            )
+        if self.is_transient:
+            return "see that this machine reaches it (an S3 server of your own: AWS_ENDPOINT_URL), and run it again"
+        return "correct the URL or the storage options, or name another place"

@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from pipelines.cli import bench, corpora, models, runs
-from schemas.errors import EXIT_STOPPED, KindlingError
+from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoreError
 from services.observability import logs
 
 # Exit code with which Typer ends after Ctrl-C.
@@ -53,15 +53,22 @@ def main() -> None:
     try:
         app()
     except KindlingError as error:
-        outcome = "stopped" if error.exit_code == EXIT_STOPPED else "error"
-        logs.report(f"{outcome}: {error}", event=outcome, **error.log_fields())
-        _exit(error.exit_code)
+        _end(error)
+    except StoreError as error:  # while something was read; an error of writing names its place
+        _end(RunError("", None, f"an object store failed: {error.strerror}", error.remedy))
     except SystemExit as ended:
         # Typer turns Ctrl-C into the first code; Ray turns SIGTERM into the second.
         if ended.code not in (_TYPER_INTERRUPTED, signal.SIGTERM):
             raise
         logs.report("stopped", event="stopped")
         _exit(EXIT_STOPPED)
+
+
+def _end(error: KindlingError) -> NoReturn:
+    """Shows an error, and ends the process with its exit code."""
+    outcome = "stopped" if error.exit_code == EXIT_STOPPED else "error"
+    logs.report(f"{outcome}: {error}", event=outcome, **error.log_fields())
+    _exit(error.exit_code)
 
 
 def _exit(code: int) -> NoReturn:

@@ -8,5 +8,6 @@ lease.py         lets one driver at a time write to a run folder
 output_ids.py    number of each output of a run: input row, sample, variant
 time_spans.py    time in which rows were with an engine, without pauses between starts
 filesystem.py    local and remote file systems, durable writing
+remote.py        one error for all failures of remote file systems
 failpoints.py    points at which a test kills the process
 """

@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from schemas.errors import JobError
 from services.storage.failpoints import failpoint
+from services.storage.remote import RemoteFileSystem, put
 
 # File systems on which one PUT makes a whole file visible; "memory" belongs to one process and serves tests.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
@@ -39,16 +40,17 @@ def resolve(
         storage_options: arguments of the file system, such as an endpoint.
 
     Returns:
-        (file system, path in it).
+        (file system, path in it). A remote file system fails with `remote.StoreError` alone.
 
     Raises:
         JobError: the scheme is unknown, its package is missing, or it does not accept the options.
     """
     try:
-        return fsspec.core.url_to_fs(url, **(storage_options or {}))
+        fs, path = fsspec.core.url_to_fs(url, **(storage_options or {}))
     except (ValueError, ImportError, TypeError) as error:
         remedy = "use a local path, or install the fsspec package of that scheme (s3fs, gcsfs, adlfs, ...)"
         raise JobError(key, url, str(error), remedy) from None
+    return fs if is_local(fs) else RemoteFileSystem(fs, key), path
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
@@ -94,7 +96,8 @@ def write_atomic(
         OSError: the file system refuses; no temporary file stays.
     """
     if not is_local(fs):
-        fs.pipe_file(path, data, **({"mode": "create"} if must_be_new else {}))
+        put(fs, path, data, must_be_new)
+        failpoint(f"{failpoint_prefix}.renamed")  # as on a local disk: the content has its final name
         return
     folder, name = os.path.split(path)
     make_folder(folder)

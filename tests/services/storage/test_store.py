@@ -409,7 +409,7 @@ def test_a_hundred_thousand_rows_have_seeds_of_their_own():
 def test_a_committed_shard_is_never_replaced(store):
     first = store.commit(manifest(accepted=1, end=1), table(batch(0)))
     with pytest.raises(FileExistsError):
-        store.commit(manifest(accepted=1, end=1), table(batch(0)))
+        store.commit(manifest(accepted=1, end=1), table(batch(1)))
     assert store.read_manifest(0) == first
 
 
