@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from schemas.augment import AugmentJob
 from schemas.compose import ComposeJob
 from schemas.evaluate import EvaluateJob
-from schemas.job import Section, kind_of, sections_in
+from schemas.job import Section, kind_key, sections_in
 from schemas.label import LabelJob
 from schemas.train import TrainJob
 
@@ -98,7 +98,7 @@ def section_places() -> dict[type[Section], Place]:
             jobs.setdefault(section, []).append(job)
             paths.setdefault(section, path)
     return {
-        section: Place(path, jobs[section][0] if len(set(jobs[section])) == 1 else "", kind_of(section))
+        section: Place(path, jobs[section][0] if len(set(jobs[section])) == 1 else "", kind_key(section))
         for section, path in paths.items()
     }
 

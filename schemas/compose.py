@@ -85,7 +85,7 @@ class PartRecord(Record):
     """place and fault of the first of them; empty where there is none"""
 
 
-class Composition(Record):
+class CompositionRecord(Record):
     """Record of a corpus, composition.json: its parts, and its identity."""
 
     format: int = 1

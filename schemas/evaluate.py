@@ -153,8 +153,13 @@ class LmEval(EvaluationSection):
 
     def result_files(self, evaluation: str, models: list[str]) -> dict[str, list[str]]:
         """Files of each model, one for each task."""
-        tasks = [quote(task_name(task), safe="") for task in self.tasks]
-        return {model: [result_path(evaluation, f"{model}/{task}") for task in tasks] for model in models}
+        tasks = [task_name(task) for task in self.tasks]
+        return {model: [result_path(evaluation, task_result(model, task)) for task in tasks] for model in models}
+
+
+def task_result(model: str, task: str) -> str:
+    """Returns the name of the result of one model and task; a task's name may hold characters that no file name has."""
+    return f"{model}/{quote(task, safe='')}"
 
 
 def task_name(task: str | dict[str, Any]) -> str:

@@ -219,7 +219,7 @@ def _job_error(error: ValidationError, job_class: type[Section]) -> JobError:
     key = ".".join(str(part) for part in path if not _is_union_tag(part)) or "job file"
     if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
         tag, field = first["ctx"].get("tag"), next(part for part in reversed(path) if part in section.model_fields)
-        kinds = ", ".join(kind_of(option) for option in sections_in(section.model_fields[field].annotation))
+        kinds = ", ".join(kind_key(option) for option in sections_in(section.model_fields[field].annotation))
         return JobError(f"{key}.kind", tag, "no such kind" if tag else "this key is missing", f"give one of {kinds}")
     if first["type"] == "missing":
         return JobError(key, None, "this key is required and missing", f"add `{key}` to the job file")
@@ -253,7 +253,7 @@ def _key_path(loc: tuple[int | str, ...], job_class: type[Section]) -> tuple[lis
             path += [name for name in [next(keys, None)] if name is not None]
         if len(sections) > 1:
             tag = next(keys, None)
-            sections = [option for option in sections if kind_of(option) == tag]
+            sections = [option for option in sections if kind_key(option) == tag]
         if not sections:
             break
         (section,) = sections
@@ -276,7 +276,7 @@ def sections_in(annotation: Any) -> list[type[Section]]:
     return [section for inner in get_args(annotation) for section in sections_in(inner)]
 
 
-def kind_of(section: type[Section]) -> str:
+def kind_key(section: type[Section]) -> str:
     """Returns the value of `kind` that selects this section; "" where it has no such key."""
     field = section.model_fields.get("kind")
     return str(get_args(field.annotation)[0]) if field else ""

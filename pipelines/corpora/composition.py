@@ -17,7 +17,7 @@ from pipelines.corpora.word_budget import Choice, Survey, survey, words_asked
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import corpus_card
 from pipelines.run_folder import RECORD_NAMES, has_record, refuse_lost_path, refuse_other_job, versions, write_errors
-from schemas.compose import CORPUS_SCHEMA, ComposeJob, Composition, PartRecord
+from schemas.compose import CORPUS_SCHEMA, ComposeJob, CompositionRecord, PartRecord
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint, identity_of
 from services.storage.filesystem import atomic_folder, write_atomic
@@ -31,7 +31,7 @@ _MAX_FILE_CHARACTERS = 32 << 20
 _MAX_FILE_DOCUMENTS = 1 << 18
 
 
-def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
+def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> CompositionRecord:
     """Writes the corpus of a job; returns the record of the corpus, also where it is in the folder already.
 
     The documents of the parts alternate, so that any beginning of the corpus has the same shares as the whole. The same
@@ -69,14 +69,14 @@ def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> Composition:
     return record
 
 
-def _planned(job: ComposeJob, parts: Mapping[str, Documents]) -> Composition:
+def _planned(job: ComposeJob, parts: Mapping[str, Documents]) -> CompositionRecord:
     """Makes the record of the corpus, without counts and files."""
     resolved = job.model_dump(mode="json")
     for section in resolved["parts"].values():
         if section["input"]:
             del section["input"]["storage_options"]  # its values may be secrets
     identity = identity_of(resolved, content={name: part.content for name, part in parts.items()})
-    return Composition(
+    return CompositionRecord(
         name=job.name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         job=resolved,
@@ -91,7 +91,7 @@ def _planned(job: ComposeJob, parts: Mapping[str, Documents]) -> Composition:
     )
 
 
-def _existing(store: ShardStore, new: Composition) -> Composition | None:
+def _existing(store: ShardStore, new: CompositionRecord) -> CompositionRecord | None:
     """Returns the record of the same corpus from the output folder; None where the folder is new.
 
     Raises:
@@ -101,7 +101,7 @@ def _existing(store: ShardStore, new: Composition) -> Composition | None:
         return None
     path = store.path(_RECORD)
     try:
-        old = Composition.model_validate_json(store.fs.cat_file(path))
+        old = CompositionRecord.model_validate_json(store.fs.cat_file(path))
     except (OSError, ValidationError):
         raise RunError(path, None, "it is no record of a composed corpus", "name another output.path") from None
     refuse_other_job(store.url, old.identity, new.identity)
@@ -154,7 +154,7 @@ def _in_turn(
         yield name, document
 
 
-def _tables(documents: Iterator[tuple[str, Document]], record: Composition) -> Iterator[pa.Table]:
+def _tables(documents: Iterator[tuple[str, Document]], record: CompositionRecord) -> Iterator[pa.Table]:
     """Yields the documents as one table for each file; afterwards the sums of the record are filled in."""
     rows: list[tuple[str, Document]] = []
     characters = 0

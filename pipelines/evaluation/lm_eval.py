@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from eval.lm_eval_harness import TaskScore, evaluate_task, refuse_unknown_tasks
 from pipelines.evaluation.record import read_result, write_result
 from pipelines.evaluation.session import Evaluation, Loaded, Report, Session, model_facts, spread_over_model
 from pipelines.evaluation.tables import Table
 from schemas.errors import EngineError
-from schemas.evaluate import EvaluatedModel, EvaluateJob, LmEval, task_name
+from schemas.evaluate import EvaluatedModel, EvaluateJob, LmEval, task_name, task_result
 from schemas.fingerprint import identity_of
 from services.cluster import connect_to_ray
 
@@ -62,8 +61,10 @@ def evaluate_lm_eval(session: Session) -> LmEvalReport:
         name: {task_name(task): _identity(section, task, model, revision) for task in section.tasks}
         for name, (model, revision) in session.models.items()
     }
-    done = {name: {task: read_result(store, LM_EVAL, _path(name, task), identity) for task, identity in tasks.items()}
-            for name, tasks in identities.items()}  # fmt: skip
+    done = {
+        name: {task: read_result(store, LM_EVAL, task_result(name, task), identity) for task, identity in tasks.items()}
+        for name, tasks in identities.items()
+    }
     left = {name: todo for name, tasks in done.items() if (todo := [task for task in tasks if tasks[task] is None])}
     if left:
         with connect_to_ray(session.job.cluster.address):
@@ -72,7 +73,7 @@ def evaluate_lm_eval(session: Session) -> LmEvalReport:
                     for task, task_scores in _scores(session, name, tasks):
                         plain = [asdict(score) for score in task_scores]
                         done[name][task] = write_result(
-                            store, LM_EVAL, _path(name, task), identities[name][task], scores=plain
+                            store, LM_EVAL, task_result(name, task), identities[name][task], scores=plain
                         )
     scores = {
         name: {task: [TaskScore(**score) for score in result["scores"]] for task, result in results.items() if result}
@@ -120,10 +121,6 @@ def _score_text(score: TaskScore | None) -> str:
     if score is None:
         return "-"
     return f"{score.value:.4f}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
-
-
-def _path(name: str, task: str) -> str:
-    return f"{name}/{quote(task, safe='')}"  # as in LmEval.result_files
 
 
 def _section(job: EvaluateJob) -> LmEval:

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from schemas.compose import CORPUS_SCHEMA, Composition
+from schemas.compose import CORPUS_SCHEMA, CompositionRecord
 from schemas.rows import ROW_SCHEMA
 from schemas.run import RunRecord
 
@@ -44,7 +44,7 @@ Made from:
 """
 
 
-def corpus_card(record: Composition) -> str:
+def corpus_card(record: CompositionRecord) -> str:
     """Makes the card of a composed corpus, with its composition table, as Markdown."""
     rows = "\n".join(f"| {' | '.join(cells)} |" for cells in composition_table(record))
     notes = "".join(f"\n- {note}" for note in composition_notes(record))
@@ -72,7 +72,7 @@ Made from:
 """
 
 
-def composition_table(record: Composition) -> list[tuple[str, str, str, str, str]]:
+def composition_table(record: CompositionRecord) -> list[tuple[str, str, str, str, str]]:
     """Returns rows of (part, documents, words, share of the words, words a document); the last row is the sum."""
     counts = [(name, part.documents, part.words) for name, part in record.parts.items()]
     rows = []
@@ -82,7 +82,7 @@ def composition_table(record: Composition) -> list[tuple[str, str, str, str, str
     return rows
 
 
-def composition_notes(record: Composition) -> list[str]:
+def composition_notes(record: CompositionRecord) -> list[str]:
     """Returns a line for each way in which the corpus differs from what its job asked for."""
     notes = []
     for name, part in record.parts.items():

@@ -9,7 +9,7 @@ from typing import get_args
 import schemas.train
 from pipelines.evaluation.evaluate import EVALUATIONS
 from schemas.evaluate import EvaluateJob
-from schemas.job import kind_of, sections_in
+from schemas.job import kind_key, sections_in
 from tests.support.files import ROOT
 
 
@@ -18,7 +18,7 @@ def kinds_taken(path, function):
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name == function:
             (annotation,) = (argument.annotation for argument in node.args.args if argument.arg == "stage")
-            return {kind_of(getattr(schemas.train, n.id)) for n in ast.walk(annotation) if isinstance(n, ast.Name)}
+            return {kind_key(getattr(schemas.train, n.id)) for n in ast.walk(annotation) if isinstance(n, ast.Name)}
     raise LookupError(f"{path} has no function {function}")
 
 
@@ -29,7 +29,7 @@ def test_every_evaluation_of_the_job_file_is_implemented_and_has_a_section():
 
 
 def test_every_kind_of_stage_has_a_trainer_and_rows():
-    offered = {kind_of(section) for section in sections_in(schemas.train.TrainJob.model_fields["stages"].annotation)}
+    offered = {kind_key(section) for section in sections_in(schemas.train.TrainJob.model_fields["stages"].annotation)}
     language = kinds_taken("trainers/language_model.py", "train_language_model")
     assert offered == language | kinds_taken("trainers/emotion_classifier.py", "train_classifier")
     assert language == kinds_taken("pipelines/training/rows.py", "row_sources")

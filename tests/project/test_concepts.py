@@ -12,7 +12,7 @@ import pytest
 from docs.job_file_reference import JOBS
 from schemas.augment import AugmentJob
 from schemas.evaluate import EvaluateJob
-from schemas.job import kind_of, sections_in
+from schemas.job import kind_key, sections_in
 from schemas.rows import ROW_SCHEMA
 from schemas.train import TrainJob
 from services.observability.metrics import ReplicaStatus
@@ -72,7 +72,7 @@ def test_every_name_on_the_page_exists():
     [
         get_args(AugmentJob.model_fields["recipe"].annotation),
         get_args(get_args(EvaluateJob.model_fields["evaluations"].annotation)[0]),
-        [kind_of(stage) for stage in sections_in(TrainJob.model_fields["stages"].annotation)],
+        [kind_key(stage) for stage in sections_in(TrainJob.model_fields["stages"].annotation)],
     ],
     ids=["recipes", "evaluations", "kinds of stages"],
 )
