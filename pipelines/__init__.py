@@ -1,7 +1,9 @@
 """Top layer: the jobs a person submits, each a verb of `kindling` and a Python call. Imports all other layers.
 
-The calls below are loaded when they are first used, so that `kindling --help` imports neither Ray nor Arrow.
+`dir(pipelines)` lists the calls and the errors that they raise. Each is loaded when it is first used, so that
+`kindling --help` imports neither Ray nor Arrow.
 
+checking/         the verb doctor: what can be known before a job starts
 cli/              the command line: `kindling VERB`, the same as `python -m pipelines VERB`
 labelling/        the verb label
 previewing/       the verb preview
@@ -35,6 +37,7 @@ _CALLS = {
     "train_all": "pipelines.training.on_ray",
     "evaluate": "pipelines.evaluation.evaluate",
     "demo": "pipelines.demonstration",
+    "doctor": "pipelines.checking.doctor",
     "verify": "pipelines.verification",
     "status": "pipelines.run_status.status",
     "export": "pipelines.publishing.export",
@@ -48,30 +51,17 @@ _CALLS = {
     "stop_pool": "pipelines.pools",
 }
 
-__all__ = [
-    "augment",
-    "compare",
-    "compose",
-    "demo",
-    "evaluate",
-    "export",
-    "export_prompts",
-    "label",
-    "list_pools",
-    "preview",
-    "push",
-    "save_comparison",
-    "start_pool",
-    "stats",
-    "status",
-    "stop_pool",
-    "train",
-    "train_all",
-    "verify",
-]
+_ERRORS = ("EngineError", "JobError", "KindlingError", "RunError", "StoppedError")
+
+__all__ = [*_CALLS, *_ERRORS]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _CALLS:
+    module = "schemas.errors" if name in _ERRORS else _CALLS.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_CALLS[name]), name)
+    return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -70,13 +70,13 @@ class StoreError(OSError):
     """Failure of a remote file system: it cannot be reached, refuses the request, or fails.
 
     Attributes:
-        is_transient: whether the same request may succeed later.
+        is_transient: true where the same request may succeed later.
         remedy: steps that repair it, in one sentence.
     """
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same request may succeed later."""
+        """True where the same request may succeed later."""
         return self.errno not in _PERMANENT
 
     @property

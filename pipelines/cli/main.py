@@ -3,7 +3,7 @@
 import shlex
 import signal
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,13 +18,31 @@ app = typer.Typer(
     name="kindling",
     help="Distributed batch generation: a corpus in, committed Parquet shards out, through vLLM on Ray.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        print(f"kindling {importlib.metadata.version('kindling')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    """Options of `kindling` itself, before any verb."""
+
+
 # `--help` lists the verbs in this order, the order in which a person needs them.
 _VERBS = (
+    runs.doctor,
     runs.demo,
     runs.label,
     runs.preview,

@@ -37,10 +37,15 @@ def set_cpu_environment(spec: EngineSpec) -> None:
         parts = [cores[rank * per_rank : (rank + 1) * per_rank] for rank in range(ranks)]
         os.environ[_BIND] = "|".join(",".join(map(str, part)) for part in parts)
     preloaded = os.environ.get(_PRELOAD, "")
-    allocator = next((path for pattern in _ALLOCATORS for path in sorted(glob.glob(pattern))), None)
+    allocator = find_allocator()
     # An allocator that the user preloads already (jemalloc, say) stays.
     if allocator and "malloc" not in preloaded:
         os.environ[_PRELOAD] = f"{allocator}:{preloaded}" if preloaded else allocator
+
+
+def find_allocator() -> str | None:
+    """Returns the path of tcmalloc on this machine, or None where it is not installed."""
+    return next((path for pattern in _ALLOCATORS for path in sorted(glob.glob(pattern))), None)
 
 
 def cpu_environment() -> dict[str, str]:

@@ -251,6 +251,12 @@ def test_a_verb_that_only_reads_a_run_loads_neither_ray_nor_pandas():
     assert loaded & {"ray", "pandas", "polars", "torch"} == set()
 
 
+def test_doctor_and_the_version_load_no_heavy_library():
+    _, codes, loaded = loaded_by("doctor", "--version")
+    assert codes == [0, 0]
+    assert loaded & HEAVY == set()
+
+
 def test_a_wrong_job_file_is_reported_before_anything_slow_is_loaded(tmp_path):
     (tmp_path / "job.yaml").write_text("nmae: x\n")
     verbs = ["augment", "preview", "label", "compose", "train", "evaluate", "pool start"]
