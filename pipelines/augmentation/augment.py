@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.augmentation.plan import plan_run, work_rows
+from pipelines.augmentation.plan import facts_of, near_duplicates_of, plan_run, variant_settings, work_rows
 from pipelines.augmentation.progress import AugmentProgress, Display
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
@@ -26,7 +26,7 @@ from services.observability.series import AugmentMetrics
 from services.replicas.coordinator import Coordinator
 from services.replicas.members import Member
 from services.replicas.replica_pool import ReplicaPool
-from services.replicas.row_records import Recipe, VariantSettings
+from services.replicas.row_records import VariantSettings
 from services.storage.lease import Lease
 from services.storage.shard_index import ShardIndex, read_index
 from services.storage.shard_writer import ShardWriter, read_logged_rows
@@ -172,38 +172,6 @@ def _generate(
             "", None, f"by a signal, after {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
-
-
-def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
-    """Makes the settings that the rows of one variant have in common, by the name of the variant."""
-    return {
-        variant.name: VariantSettings(
-            recipes[variant.name], variant.sampling.model_dump(), job.seed, job.model.id, variant=variant.name
-        )
-        for variant in job.variants()
-    }
-
-
-def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
-    """Returns facts outside the job that change the outputs, for the fingerprint of the run."""
-    facts = {}
-    if job.classifier is not None:
-        from services.models.classifier import classifier_revision  # it imports transformers, which takes seconds
-
-        facts["classifier_revision"] = classifier_revision(job.classifier)
-    if any(recipe.rejects_near_duplicates for recipe in recipes.values()):
-        from pipelines.inputs.near_duplicates import RULES
-
-        facts["near_duplicates"] = RULES
-    return facts
-
-
-def near_duplicates_of(reader: InputRows, recipe: Recipe) -> dict[int, int]:
-    """Returns the number of the first similar row for each near-duplicate row; reads the whole input."""
-    from pipelines.inputs.near_duplicates import find_near_duplicates  # scipy comes with it, which takes a second
-
-    _log.info("comparing %d rows with each other", sum(source.rows for source in reader.inputs))
-    return find_near_duplicates(reader, recipe)
 
 
 def _with_emotions(

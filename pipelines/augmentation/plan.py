@@ -4,6 +4,7 @@ Invariant: a folder that holds rows is resumed only by a job with the same ident
 output), or extended by rows at the end; and `work_rows` yields each output without a final state exactly once.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -18,9 +19,11 @@ from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.rows import WorkRow
 from schemas.run import InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
-from services.replicas.row_records import Recipe
+from services.replicas.row_records import Recipe, VariantSettings
 from services.storage.shard_writer import ShardWriter
 from services.storage.store import ShardStore
+
+_log = logging.getLogger("kindling")
 
 _MAX_PREFIX_CHARACTERS = 64
 # Job keys that may differ when a run is extended.
@@ -114,6 +117,38 @@ def work_rows(
                         output_id, shard, source, index, sample, row.values, row.fault, prefix=prefixes[recipes[name]],
                         variant=name, refused=refused,
                     )  # fmt: skip
+
+
+def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
+    """Makes the settings that the rows of one variant have in common, by the name of the variant."""
+    return {
+        variant.name: VariantSettings(
+            recipes[variant.name], variant.sampling.model_dump(), job.seed, job.model.id, variant=variant.name
+        )
+        for variant in job.variants()
+    }
+
+
+def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
+    """Returns facts outside the job that change the outputs, for the fingerprint of the run."""
+    facts = {}
+    if job.classifier is not None:
+        from services.models.classifier import classifier_revision  # it imports transformers, which takes seconds
+
+        facts["classifier_revision"] = classifier_revision(job.classifier)
+    if any(recipe.rejects_near_duplicates for recipe in recipes.values()):
+        from pipelines.inputs.near_duplicates import RULES
+
+        facts["near_duplicates"] = RULES
+    return facts
+
+
+def near_duplicates_of(reader: InputRows, recipe: Recipe) -> dict[int, int]:
+    """Returns the number of the first similar row for each near-duplicate row; reads the whole input."""
+    from pipelines.inputs.near_duplicates import find_near_duplicates  # scipy comes with it, which takes a second
+
+    _log.info("comparing %d rows with each other", sum(source.rows for source in reader.inputs))
+    return find_near_duplicates(reader, recipe)
 
 
 def _prefix(recipe: Recipe, values: dict[str, Any] | None) -> str:

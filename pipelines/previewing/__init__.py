@@ -1,6 +1,7 @@
 """`kindling preview`: a few rows of a job run for real, and a forecast of the whole job.
 
 preview.py         the verb
+rendering.py       renders rows of the job without an engine; `check` uses it too
 rows.py            draws the rows to run
 running.py         runs them on one engine
 forecast.py        rows, tokens, time and cost of the whole job, with intervals

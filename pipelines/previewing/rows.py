@@ -22,8 +22,6 @@ from services.storage.row_log import RowLog
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore
 
-# With so many rows the means of their prompts' figures are within a percent or two of those of the whole job.
-_MAX_RENDERED = 2000
 # Characters of each prompt that are compared with other prompts; common beginnings are shorter.
 _COMPARED_CHARACTERS = 16_384
 
@@ -129,8 +127,8 @@ def render_rows(
     return Population(rows_left, run.outputs - rows_left, rendered)
 
 
-def draw_outputs(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tuple[int, int]], int]:
-    """Draws some of the outputs that a run has left, or takes all of them.
+def draw_outputs(store: ShardStore, run: RunRecord, seed: int, max_rows: int) -> tuple[list[tuple[int, int]], int]:
+    """Draws `max_rows` of the outputs that a run has left, or takes all of them.
 
     Returns:
         (number of the input row, number of its output) of each, in order; and the number of outputs that are left.
@@ -149,11 +147,11 @@ def draw_outputs(store: ShardStore, run: RunRecord, seed: int) -> tuple[list[tup
         return ranges[shard][1] * run.outputs_per_row - ends[shard] + place
 
     # Logged rows drop out after the draw, which leaves the rest a random sample; so as many more are drawn.
-    wanted = min(uncommitted, _MAX_RENDERED + len(done))
+    wanted = min(uncommitted, max_rows + len(done))
     places = sorted(random.Random(seed).sample(range(uncommitted), wanted))
     drawn = [divmod(output_id, run.outputs_per_row) for output_id in map(output_id_at, places) if output_id not in done]
-    if len(drawn) > _MAX_RENDERED:
-        drawn = sorted(random.Random(seed).sample(drawn, _MAX_RENDERED))
+    if len(drawn) > max_rows:
+        drawn = sorted(random.Random(seed).sample(drawn, max_rows))
     return drawn, uncommitted - len(done)
 
 
