@@ -6,6 +6,7 @@ A job file may come from a stranger, so its size, its number of values and its n
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, overload
 
 import yaml
@@ -20,6 +21,23 @@ _MAX_BYTES = 256 << 10
 # An alias counts as all the values that it repeats: a small file can stand for billions of them.
 _MAX_VALUES = 10_000
 _MAX_NESTING = 32
+# Keys that only jobs of one verb have.
+_VERB_OF_KEY = {
+    "recipe": "augment",
+    "stages": "train",
+    "evaluations": "evaluate",
+    "parts": "compose",
+    "threshold": "label",
+    "segmentation": "label",
+}
+# Imported when a job of that kind is read: the schema of a training imports Arrow.
+_SCHEMAS = {
+    "augment": "schemas.augment:AugmentJob",
+    "label": "schemas.label:LabelJob",
+    "compose": "schemas.compose:ComposeJob",
+    "train": "schemas.train:TrainJob",
+    "evaluate": "schemas.evaluate:EvaluateJob",
+}
 
 
 @overload
@@ -46,12 +64,31 @@ def load_job(path: str, overrides: list[str] | None = None, kind: type[Any] = Au
     Raises:
         JobError: the file cannot be read, is no YAML, or does not fit the schema.
     """
+    return parse_job(_read_job(path, overrides), kind)
+
+
+def load_any_job(path: str, overrides: list[str] | None = None) -> tuple[str, Any]:
+    """Reads, merges and validates a job of any kind.
+
+    Returns:
+        (verb that runs it, job).
+
+    Raises:
+        JobError: the file cannot be read, is no YAML, or does not fit the schema of its kind.
+    """
+    data = _read_job(path, overrides)
+    keys = data.keys() if isinstance(data, dict) else ()
+    verb = next((verb for key, verb in _VERB_OF_KEY.items() if key in keys), "augment")
+    return verb, parse_job(data, resolve_name(_SCHEMAS[verb]))
+
+
+def _read_job(path: str, overrides: list[str] | None) -> Any:
     data = _merged_with_base(_parsed(_read(path), path), path)
     if isinstance(data, dict):  # parse_job refuses anything else
         for override in overrides or []:
             _apply(data, override)
     _check(data, "")
-    return parse_job(data, kind)
+    return data
 
 
 @overload
@@ -135,7 +172,10 @@ def _apply(data: Any, override: str) -> None:
         else:
             break
     if not isinstance(data, dict):
-        raise JobError("--set", shown, f"`{'.'.join(sections)}` is a value, not a section", "name a key of a section")
+        remedy = (
+            "name a key of a section, or set the value itself: `--set output=PATH` where the file has `output: PATH`"
+        )
+        raise JobError("--set", shown, f"`{'.'.join(sections)}` is a value, not a section", remedy)
     data[last] = _parsed(value, f"--set {shown}")
 
 

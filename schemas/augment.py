@@ -11,6 +11,8 @@ from schemas.sweep import Sweep, Variant, make_variants
 class AugmentOutput(Section):
     """Run folder, and the size of its shards."""
 
+    short_key = "path"
+
     path: Url
     """run folder: local, or a URL of any fsspec file system"""
     rows_per_shard: int = Field(512, gt=0)

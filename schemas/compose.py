@@ -41,6 +41,8 @@ class Part(Section):
 class ComposeOutput(Section):
     """Folder of the corpus."""
 
+    short_key = "path"
+
     path: Url
     """folder that is empty or does not exist yet: local, or a URL of any fsspec file system"""
 

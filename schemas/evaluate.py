@@ -198,6 +198,8 @@ class LogitLens(EvaluationSection):
 class EvaluateOutput(Section):
     """Run folder of the evaluation."""
 
+    short_key = "path"
+
     path: Url
     """run folder: local, or a URL of any fsspec file system"""
 

@@ -6,7 +6,7 @@ each key is its meaning: docs/job_file_reference.py writes the reference of all 
 
 import difflib
 import re
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -50,9 +50,20 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    short_key: ClassVar[str] = ""
+    """key that a text in place of the section stands for: `model: embedded` is `model: {id: embedded}`"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_short_form(cls, value: Any) -> Any:
+        return {cls.short_key: value} if cls.short_key and isinstance(value, str) else value
+
 
 class Input(Section):
-    """Input rows: from files (`path`) or from a Hugging Face dataset (`dataset`)."""
+    """Input rows: from files (`path`) or from a Hugging Face dataset (`dataset`). `input: rows.csv` is short for
+    `input: {path: rows.csv}`."""
+
+    short_key = "path"
 
     path: Url | Annotated[list[Url], Field(min_length=1)] | None = None
     """input files: a file, a folder, a glob, or a list of these; local, or URLs of any fsspec file system (s3://,
@@ -85,7 +96,9 @@ class Input(Section):
 
 
 class Model(Section):
-    """Language model, and the way it is loaded."""
+    """Language model, and the way it is loaded. `model: embedded` is short for `model: {id: embedded}`."""
+
+    short_key = "id"
 
     id: str = Field("embedded", min_length=1)
     """id of the model: hub id, local folder, `embedded` (the model that comes as a Python package), or `fake` (a
@@ -102,6 +115,8 @@ class Model(Section):
 
 class Classifier(Section):
     """Model that finds the emotions of a text: a sequence classifier with the labels of GoEmotions."""
+
+    short_key = "id"
 
     id: str = Field("embedded", min_length=1)
     """`embedded` (the packaged sentence encoder with the head that Kindling ships), a folder that `kindling train`

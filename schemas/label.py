@@ -10,6 +10,8 @@ from schemas.job import Classifier, Section, Url
 class LabelInput(Section):
     """Raw text, of which each line is an utterance, a paragraph or a heading."""
 
+    short_key = "path"
+
     path: Url | Annotated[list[Url], Field(min_length=1)]
     """text files: a file, a folder, a glob, or a list of these; local, or URLs of any fsspec file system"""
     encoding: Literal["utf-8", "latin-1", "cp1252"] = "utf-8"
@@ -43,6 +45,8 @@ class LabelCluster(Section):
 
 class LabelOutput(Section):
     """Run folder, and the size of its shards."""
+
+    short_key = "path"
 
     path: Url
     """run folder: local, or a URL of any fsspec file system"""

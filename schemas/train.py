@@ -223,6 +223,8 @@ class TrainModel(Model):
 class TrainOutput(Section):
     """Folder of the trained model."""
 
+    short_key = "path"
+
     path: str = Field(min_length=1)
     """run folder: a local folder"""
 

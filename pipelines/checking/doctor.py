@@ -5,16 +5,14 @@ import os
 import platform
 import resource
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
 from packaging.requirements import Requirement
 
+from pipelines.checking.findings import Finding, answers, format_bytes, list_gpus
 from schemas.text import shorten
 from services.engines.cpu_settings import find_allocator
 from services.models.embedded import cache_folder
@@ -28,29 +26,11 @@ _MIN_MEMORY_BYTES = 6 * _GIB
 _MIN_SHARED_MEMORY_BYTES = 512 << 20
 _MIN_OPEN_FILES = 4096
 _PORTS = {9400: "metrics of a job", 8265: "dashboard and jobs of Ray", 6379: "Ray head"}
-_CONNECT_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fact about this machine.
-
-    Attributes:
-        topic: what it is about.
-        state: `fault` where no job can run, `warning` where some jobs would fail or be slow.
-        text: the fact.
-        remedy: what to do; empty where nothing is wrong.
-    """
-
-    topic: str
-    state: Literal["ok", "warning", "fault"]
-    text: str
-    remedy: str = ""
 
 
 def doctor() -> list[Finding]:
     """Looks at the packages, the devices, memory, disk, ports and Ray of this machine; takes about a second."""
-    gpus = _gpus()
+    gpus = list_gpus()
     return [
         *_packages(gpus),
         _devices(gpus),
@@ -106,16 +86,6 @@ def _version(package: str) -> str:
         return ""
 
 
-def _gpus() -> list[str]:
-    """Name and memory of each NVIDIA GPU, from the driver's own program: torch would take seconds to import."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [shorten(line.strip()) for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
-
-
 def _devices(gpus: list[str]) -> Finding:
     if gpus:
         return Finding("gpu", "ok", f"{len(gpus)}: {'; '.join(sorted(set(gpus)))}")
@@ -147,9 +117,9 @@ def _cpu_flags() -> set[str]:
 
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
-    text = f"{_gib(memory.available)} of {_gib(memory.total)} are free"
+    text = f"{format_bytes(memory.available)} of {format_bytes(memory.total)} are free"
     if memory.available < _MIN_MEMORY_BYTES:
-        remedy = f"end other programs; an engine on the CPU wants {_gib(_MIN_MEMORY_BYTES)}"
+        remedy = f"end other programs; an engine on the CPU wants {format_bytes(_MIN_MEMORY_BYTES)}"
         return Finding("memory", "warning", text, remedy)
     return Finding("memory", "ok", text)
 
@@ -170,7 +140,7 @@ def _disks() -> Iterator[Finding]:
         if not os.access(there, os.W_OK):
             yield Finding(topic, "fault", f"{folder} cannot be written by this user", cure)
         else:
-            yield Finding(topic, state, f"{_gib(free)} are free at {folder}", "" if state == "ok" else cure)
+            yield Finding(topic, state, f"{format_bytes(free)} are free at {folder}", "" if state == "ok" else cure)
 
 
 def _open_files() -> Finding:
@@ -184,7 +154,7 @@ def _open_files() -> Finding:
 
 def _ports() -> Iterator[Finding]:
     for port, use in _PORTS.items():
-        in_use = _answers("127.0.0.1", port)
+        in_use = answers("127.0.0.1", port)
         text = f"{port} ({use}) is {'in use' if in_use else 'free'}"
         if in_use and port == 9400:
             yield Finding("port", "warning", text, "a job takes another free port, and says which; see `metrics.port`")
@@ -195,10 +165,10 @@ def _ports() -> Iterator[Finding]:
 def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
-        other = ", beside a Ray that runs on 6379" if _answers("127.0.0.1", 6379) else ""
+        other = ", beside a Ray that runs on 6379" if answers("127.0.0.1", 6379) else ""
         return Finding("ray", "ok", f"RAY_ADDRESS is not set: each job starts a Ray of its own on this machine{other}")
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    reachable = port.isdecimal() and _answers(host.strip("[]"), int(port))
+    reachable = port.isdecimal() and answers(host.strip("[]"), int(port))
     if address in ("auto", "local") or reachable:
         return Finding("ray", "ok", f"RAY_ADDRESS is {shorten(address)}: jobs run on that cluster")
     remedy = "start it with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
@@ -210,15 +180,3 @@ def _hub() -> Finding:
         return Finding("hub", "ok", "HF_HUB_OFFLINE is set: models are read from the hub cache and from folders alone")
     token = os.environ.get("HF_TOKEN") or (Path.home() / ".cache/huggingface/token").is_file()
     return Finding("hub", "ok", f"models are downloaded {'with' if token else 'without'} a token of the Hub")
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
-    except OSError:
-        return False
-    return True
-
-
-def _gib(number_of_bytes: int) -> str:
-    return f"{number_of_bytes / _GIB:.1f} GiB"

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipelines.cli import bench, corpora, models, runs
+from pipelines.cli import bench, checks, corpora, models, runs
 from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoreError
 from services.observability import logs
 
@@ -42,9 +42,11 @@ def _options(
 
 # `--help` lists the verbs in this order, the order in which a person needs them.
 _VERBS = (
-    runs.doctor,
+    checks.doctor,
     runs.demo,
     runs.label,
+    checks.init,
+    checks.check,
     runs.preview,
     runs.augment,
     runs.status,

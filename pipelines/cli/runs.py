@@ -1,4 +1,4 @@
-"""The verbs about runs: doctor, demo, label, preview, augment, status, verify, pool.
+"""The verbs about runs: demo, label, preview, augment, status, verify, pool.
 
 A verb reads its job file before it imports Ray and Arrow, which takes seconds: a mistake there is reported at once.
 """
@@ -54,24 +54,6 @@ def preview(
         print_json(forecast.as_json())
     else:
         Console().print(preview_page(forecast, show))
-
-
-def doctor(as_json: Json = False) -> None:
-    """Look at this machine: packages, GPUs, memory, disk, ports, Ray; exits with 1 where no job can run."""
-    from dataclasses import asdict
-
-    from pipelines.checking.doctor import doctor
-
-    findings = doctor()
-    if as_json:
-        print_json({"findings": [asdict(finding) for finding in findings]})
-    else:
-        for finding in findings:
-            print(f"{finding.state:8} {finding.topic:11} {finding.text}")
-            if finding.remedy:
-                print(f"{'':20} remedy: {finding.remedy}")
-    if any(finding.state == "fault" for finding in findings):
-        raise typer.Exit(EXIT_FAULTS)
 
 
 @logged

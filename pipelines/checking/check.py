@@ -1,0 +1,189 @@
+"""`kindling check`: what can be known of a job before an engine starts. Nothing is written, and nothing generated."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.checking.findings import Finding, answers, format_bytes, list_gpus
+from pipelines.jobfile import as_job
+from pipelines.previewing.rendering import RenderedJob, render_job
+from schemas.augment import AugmentJob
+from schemas.errors import EngineError, JobError
+from services.models.checkpoints import locate
+from services.storage.filesystem import is_local
+from services.storage.store import ShardStore
+
+# So many rendered prompts take some seconds. The shares of a larger input are those of a random sample of it.
+_MAX_RENDERED = 20_000
+_WARNED_SHARE = 0.1
+# English text has about four characters in a token of today's models; other languages and code have fewer.
+_CHARACTERS_PER_TOKEN = 4
+_MIN_DISK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A prompt as the engine would get it.
+
+    Attributes:
+        number: number of its input row, counted over all sources.
+        messages: messages with role and content.
+    """
+
+    number: int
+    source: str
+    row_index: int
+    variant: str
+    messages: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Facts about a job that need no engine.
+
+    Attributes:
+        job: name of the job.
+        rows_left, rows_done: outputs without and with a final state in the run folder.
+        looked_at: number of outputs whose prompts were rendered: all that are left, or a random sample of them.
+        refused: number of these that would be refused before they are generated, by reason.
+        prompts: some of the others.
+        findings: state of the model, the devices, the output folder and the ports.
+    """
+
+    job: str
+    rows_left: int
+    rows_done: int
+    looked_at: int
+    refused: dict[str, int]
+    prompts: list[RenderedPrompt]
+    findings: list[Finding]
+
+    @property
+    def can_start(self) -> bool:
+        """True where nothing that was looked at keeps the job from generating a row."""
+        return not any(finding.state == "fault" for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns plain values, for `--json`."""
+        return {**asdict(self), "can_start": self.can_start}
+
+
+def check(
+    job: AugmentJob | Mapping[str, Any] | str | Path, rows: int = 3, seed: int = 0, extend: bool = False
+) -> Check:
+    """Checks a job of `augment`: its keys, its input, its prompts, its model, its folder and this machine.
+
+    Args:
+        job: a job, the same as a dict, or the path of a job file.
+        rows: number of prompts to return.
+        seed: seed by which they are drawn.
+        extend: accepts an input that has more rows at its end than the run began with.
+
+    Raises:
+        JobError: the job, its input, or its settings are wrong.
+        RunError: the run folder cannot be read, or holds the run of another job.
+        EngineError: the classifier of the job cannot be loaded.
+    """
+    if rows < 0:
+        raise JobError("-n", rows, "a number of prompts is not negative", "give 0 or more")
+    job = as_job(job)
+    rendered = render_job(job, seed, extend, _MAX_RENDERED)
+    findings = [_model(job), _devices(job), *_folder(job), *_port(job)]
+    population = rendered.population
+    if population is None:
+        findings.append(Finding("rows", "ok", "the run is complete: no row is left"))
+        return Check(job.name, 0, rendered.run.outputs, 0, {}, [], findings)
+    refused = population.refusals()
+    findings += [_refusals(len(population.rendered), sum(refused.values())), *_lengths(job, rendered)]
+    return Check(
+        job.name, population.rows_left, population.rows_done, len(population.rendered), refused,
+        _prompts(rendered, rows, seed), findings,
+    )  # fmt: skip
+
+
+def _prompts(rendered: RenderedJob, rows: int, seed: int) -> list[RenderedPrompt]:
+    assert rendered.population is not None
+    prompts = []
+    for row in rendered.population.draw(rows, seed):
+        work, settings = row.work, rendered.variants[row.work.variant]
+        prompt = settings.recipe.render(work.values or {}, settings.seed_of(work))
+        prompts.append(RenderedPrompt(row.number, work.source, work.row_index, work.variant, prompt.messages))
+    return prompts
+
+
+def _refusals(looked_at: int, refused: int) -> Finding:
+    text = f"{refused:,} of {looked_at:,} that were looked at would be refused before they are generated"
+    if refused == looked_at:
+        return Finding("rows", "fault", text, "the reasons are below: correct the prompt, input.columns or the input")
+    if refused > looked_at * _WARNED_SHARE:
+        return Finding("rows", "warning", text, "the reasons are below: are they meant?")
+    return Finding("rows", "ok", text)
+
+
+def _lengths(job: AugmentJob, rendered: RenderedJob) -> list[Finding]:
+    assert rendered.population is not None
+    characters = max((row.characters for row in rendered.population.generated_rows()), default=0)
+    if not characters:
+        return []
+    tokens = characters // _CHARACTERS_PER_TOKEN
+    longest_output = max(settings.sampling["max_tokens"] for settings in rendered.variants.values())
+    text = f"the longest has {characters:,} characters, about {tokens:,} tokens; outputs have up to {longest_output:,}"
+    bound = job.engine.get("max_model_len")
+    if isinstance(bound, int) and tokens + longest_output > bound:
+        remedy = "raise engine.max_model_len, or lower sampling.max_tokens: a prompt that does not fit is an error"
+        return [Finding("prompts", "warning", f"{text}: together more than engine.max_model_len = {bound:,}", remedy)]
+    return [Finding("prompts", "ok", text)]
+
+
+def _model(job: AugmentJob) -> Finding:
+    """Finds the model; of one on the Hub its config.json is fetched, and no weights."""
+    model = job.model
+    if model.id == "fake":
+        return Finding("model", "ok", "fake: a simulated engine, for tests")
+    if model.id == "embedded":
+        return Finding("model", "ok", "embedded: comes with the packages")
+    try:
+        place, revision = locate(model)
+    except EngineError as error:
+        return Finding("model", "fault", f"{error.key} = {error.value}: {error.cause}", error.remedy)
+    return Finding("model", "ok", f"{place}, revision {revision[:12]}")
+
+
+def _devices(job: AugmentJob) -> Finding:
+    """Compares the devices that the job asks for with those of this machine."""
+    address = job.cluster.address or os.environ.get("RAY_ADDRESS")
+    replicas = f"{job.cluster.replicas} replica{'s' if job.cluster.replicas > 1 else ''}"
+    if address:
+        return Finding("devices", "ok", f"{replicas} on the Ray cluster at {address}, which is not asked here")
+    gpus, asked = list_gpus(), (job.cluster.gpus_per_replica or 0) * job.cluster.replicas
+    if asked > len(gpus):
+        remedy = "leave cluster.gpus_per_replica out to run on the CPU, or name a cluster in cluster.address"
+        return Finding("devices", "fault", f"{replicas} want {asked:g} GPUs, and {len(gpus)} are here", remedy)
+    where = f"{len(gpus)} GPUs" if gpus else "the CPU"
+    start = "the engine's start takes 1 to 5 minutes" if gpus else "the engine's start takes about a minute"
+    return Finding("devices", "ok", f"{replicas} on {where} of this machine; {start}")
+
+
+def _folder(job: AugmentJob) -> list[Finding]:
+    store = ShardStore(job.output.path)
+    if not is_local(store.fs):
+        return []
+    root = Path(store.root).absolute()
+    parent = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        return [Finding("output", "fault", f"{parent} cannot be written", "name another output.path")]
+    free = shutil.disk_usage(parent).free
+    text = f"{job.output.path}: {'there already' if root.exists() else 'new'}; {format_bytes(free)} are free"
+    if free < _MIN_DISK_BYTES:
+        return [Finding("output", "warning", text, "make room, or name another output.path")]
+    return [Finding("output", "ok", text)]
+
+
+def _port(job: AugmentJob) -> list[Finding]:
+    port = job.metrics.port
+    if not port or not answers(job.metrics.host, port):
+        return []
+    return [Finding("metrics", "ok", f"port {port} is in use: the job takes another free one, and says which")]

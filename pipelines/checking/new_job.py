@@ -1,0 +1,177 @@
+"""`kindling init`: a commented job file from a data file, with a recipe that fits its columns."""
+
+import json
+import keyword
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.inputs.files import input_files
+from pipelines.inputs.formats import READ_ERRORS
+from pipelines.inputs.sources import Skip, Source
+from schemas.emotions import EMOTIONS
+from schemas.errors import JobError
+from schemas.job import Input
+from schemas.text import shorten
+
+# Rows that are looked at to guess what a column holds.
+_PROBED_ROWS = 50
+_MAX_COLUMNS = 8
+_EMOTION_COLUMNS = ("emotion", "emotions", "label", "labels")
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """Files that `kindling init` writes.
+
+    Attributes:
+        recipe: the recipe that fits the columns.
+        files: content of each file, by its path; the job file comes first.
+    """
+
+    recipe: str
+    files: dict[str, str]
+
+
+def new_job(data: str, to: str = "job.yaml") -> NewJob:
+    """Proposes a job for a data file; writes nothing.
+
+    Args:
+        data: a file, a folder or a glob, as `input.path` takes it.
+        to: path of the job file; a prompt file for the recipe `template` lies beside it.
+
+    Raises:
+        JobError: the data cannot be read, or have no rows.
+    """
+    source = input_files(Input(path=data))[0]
+    try:
+        columns, rows = source.columns(), source.count()
+        probed = [row.values for row, _ in zip(source.rows(columns, Skip()), range(_PROBED_ROWS), strict=False)]
+    except READ_ERRORS as error:
+        cause = f"cannot be read: {shorten(str(error).splitlines()[0] if str(error) else type(error).__name__)}"
+        raise JobError("FILE", source.name, cause, "repair the file, or name another") from None
+    if not rows:
+        raise JobError("FILE", source.name, "it has no rows", "name a file that has some")
+    values = {name: [row.get(name) for row in probed if row is not None] for name in columns}
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data.rstrip("/*")).stem).strip("-.") or "job"
+    recipe, mapping = _recipe(values)
+    prompt = ""
+    if recipe == "template":
+        prompt = str(Path(to).with_suffix(".jinja"))
+        shown = [column for column in columns if _is_text(values[column])] or columns
+        variables = {column: _variable(column) for column in shown[:_MAX_COLUMNS]}
+        mapping = {variable: column for column, variable in variables.items() if variable != column}
+    files = {to: _job_text(to, name, data, source, rows, columns, recipe, mapping, prompt)}
+    if prompt:
+        files[prompt] = _prompt_text(variables, values)
+    return NewJob(recipe, files)
+
+
+def write_job(job: NewJob) -> None:
+    """Writes the files.
+
+    Raises:
+        JobError: one of them exists already, or cannot be written.
+    """
+    for path in job.files:
+        if Path(path).exists():
+            raise JobError("--to", path, "the file exists already", "name another file, or remove it")
+    for path, text in job.files.items():
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            cause = f"cannot be written: {error.strerror or error}"
+            raise JobError("--to", path, cause, "name a file in a folder that exists") from None
+
+
+def _recipe(values: Mapping[str, list[Any]]) -> tuple[str, dict[str, str]]:
+    """Returns the recipe that fits the columns, and the columns of its fields whose names differ."""
+    emotion = _first(values, lambda name, cells: name.lower() in _EMOTION_COLUMNS and all(map(_is_emotion, cells)))
+    context = _first(values, lambda name, cells: name.lower() in ("context", "text", "sentence") and _is_text(cells))
+    messages = _first(values, lambda name, cells: bool(cells) and all(map(_is_chat, cells)))
+    if messages:
+        return "messages", {"messages": messages} if messages != "messages" else {}
+    if {"instruction", "output"} <= set(values):
+        return "alpaca_rewrite", {"emotion": emotion} if emotion not in (None, "emotion") else {}
+    if context and emotion:
+        pairs = {"context": context, "emotion": emotion}
+        return "babylm_story", {field: column for field, column in pairs.items() if field != column}
+    return "template", {}
+
+
+def _first(values: Mapping[str, list[Any]], fits: Callable[[str, list[Any]], bool]) -> str | None:
+    return next((name for name, cells in values.items() if fits(name, cells)), None)
+
+
+def _is_text(cells: list[Any]) -> bool:
+    return any(isinstance(cell, str) and cell.strip() for cell in cells)
+
+
+def _is_emotion(cell: Any) -> bool:
+    labels = cell if isinstance(cell, list) and cell else [cell]
+    return all(isinstance(label, str) and label.strip().lower() in EMOTIONS for label in labels)
+
+
+def _is_chat(cell: Any) -> bool:
+    return bool(cell) and isinstance(cell, list) and all(isinstance(turn, dict) and "role" in turn for turn in cell)
+
+
+def _variable(column: str) -> str:
+    """Name of a column in a template: `Question text` is `Question_text` there."""
+    name = re.sub(r"\W", "_", column)
+    return name if name.isidentifier() and not keyword.iskeyword(name) else f"column_{name}"
+
+
+def _prompt_text(variables: Mapping[str, str], values: Mapping[str, list[Any]]) -> str:
+    """A prompt that shows the columns; one with blank cells is left out where it is blank."""
+    lines = []
+    for column, variable in variables.items():
+        line = f"{column if column.isprintable() and '{' not in column else variable}: {{{{ {variable} }}}}\n"
+        has_blanks = any(cell is None or not str(cell).strip() for cell in values[column])
+        lines.append(f"{{% if {variable} %}}{line}{{% endif %}}" if has_blanks else line)
+    return f"Say in one sentence what the following is about.\n\n{''.join(lines)}"
+
+
+def _job_text(
+    to: str, name: str, data: str, source: Source, rows: int, columns: list[str], recipe: str, mapping: dict[str, str],
+    prompt: str,
+) -> str:  # fmt: skip
+    # JSON is YAML: names with colons, quotes or line ends stay what they are.
+    more = f" and {len(columns) - _MAX_COLUMNS} more" if len(columns) > _MAX_COLUMNS else ""
+    listed = shorten(", ".join(columns[:_MAX_COLUMNS])) + more
+    fields = f"  columns: {json.dumps(mapping, ensure_ascii=False)}   # field of the recipe: column of the file\n"
+    without_emotion = recipe == "alpaca_rewrite" and "emotion" not in (*columns, *mapping)
+    lines = [
+        "# Made by `kindling init`. Every key: docs/job-file.md. What to do next:",
+        f"#   kindling check {to}     what can be known without an engine",
+        f"#   kindling preview {to}   a few rows for real, and a forecast",
+        f"#   kindling augment {to}   the whole job; the same command resumes it",
+        f"name: {json.dumps(name)}",
+        "input:",
+        f"  path: {json.dumps(data, ensure_ascii=False)}   # {shorten(source.name)} has {rows:,} rows with {listed}",
+        *([fields.rstrip()] if mapping else []),
+        f"recipe: {recipe}   # or: {', '.join(other for other in _RECIPES if other != recipe)}",
+        *([f"prompt: {json.dumps(prompt)}   # a Jinja file over the columns: write yours into it"] if prompt else []),
+        *(["classifier: {id: embedded}   # chooses an emotion that fits each row"] if without_emotion else []),
+        "model:",
+        "  id: embedded   # a small model that comes with the packages; or a hub id, or a checkpoint folder",
+        "sampling:",
+        "  temperature: 0.7",
+        "  top_p: 0.95",
+        "  max_tokens: 256   # a longer text is cut off there",
+        "engine:",
+        "  max_model_len: 2048   # prompt and text together; any argument of vLLM may stand here",
+        "output:",
+        f"  path: {json.dumps('runs/' + name)}",
+        f"  rows_per_shard: {512 if rows > 4096 else 64}   # rows that become readable together",
+        "# samples: 1   # texts for each row",
+        "# seed: 0",
+        "# cluster: {replicas: 1, gpus_per_replica: 1}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_RECIPES = ("template", "messages", "alpaca_rewrite", "babylm_story", "evaluation_prompts")

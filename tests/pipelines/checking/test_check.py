@@ -1,0 +1,143 @@
+"""`kindling check` and `kindling init`: what is known of a job without an engine, and a job file for a data file."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import check
+from pipelines.checking.new_job import new_job
+from pipelines.cli.main import app
+from pipelines.jobfile import load_any_job, load_job
+from schemas.errors import JobError
+from tests.support.files import write_jsonl
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with a CSV file in which every other reader is blank."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    rows = [f'"Why, number {number}?",{"a child" if number % 2 else ""}' for number in range(20)]
+    Path("q.csv").write_text("\n".join(["Question text,reader", *rows, ""]))
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=True)
+
+
+def job(**more):
+    Path("p.jinja").write_text("Explain to {{ reader }}: {{ question }}")
+    columns = {"question": "Question text"}
+    return {
+        "name": "q", "input": {"path": "q.csv", "columns": columns}, "recipe": "template", "prompt": "p.jinja",
+        "output": "runs/q", **more,
+    }  # fmt: skip
+
+
+def test_a_data_file_becomes_a_job_that_passes_its_check(folder):
+    assert run("init", "q.csv").exit_code == 0
+    loaded = load_job("job.yaml")
+    assert (loaded.name, loaded.recipe, loaded.input.columns) == ("q", "template", {"Question_text": "Question text"})
+    result = run("check", "job.yaml", "-n", "1")
+    assert result.exit_code == 0, result.stdout
+    assert "0 of 20 that were looked at would be refused" in result.stdout
+    assert "Question text: Why, number" in result.stdout
+    assert not Path("runs").exists()
+
+
+def test_init_writes_over_nothing(folder):
+    Path("job.jinja").write_text("mine")
+    result = run("init", "q.csv")
+    assert isinstance(result.exception, JobError) and "exists already" in str(result.exception)
+    assert Path("job.jinja").read_text() == "mine" and not Path("job.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "recipe", "columns"),
+    [
+        ({"instruction": "Say.", "input": "", "output": "Hm.", "emotion": "joy"}, "alpaca_rewrite", {}),
+        ({"sentence": "It rains.", "labels": ["sadness", "fear"]}, "babylm_story",
+         {"context": "sentence", "emotion": "labels"}),
+        ({"chat": [{"role": "user", "content": "Hello"}]}, "messages", {"messages": "chat"}),
+        ({"class": "a", "2nd": "b"}, "template", {"column_class": "class", "column_2nd": "2nd"}),
+        ({"text": "It rains.", "label": "weather"}, "template", {}),
+    ],
+)  # fmt: skip
+def test_the_recipe_fits_the_columns(folder, row, recipe, columns):
+    more = ["the river is wide", "my old car broke down", "seven geese fly south"]  # else they are near duplicates
+    rows = [{**row, "instruction": text, "output": text} if "output" in row else row for text in more]
+    write_jsonl(folder / "data.jsonl", rows)
+    proposed = new_job("data.jsonl")
+    for path, text in proposed.files.items():
+        Path(path).write_text(text)
+    loaded = load_job("job.yaml")
+    assert (loaded.recipe, loaded.input.columns) == (recipe, columns)
+    checked = check(loaded)
+    assert checked.can_start and checked.refused == {} and len(checked.prompts) == 3
+
+
+def test_a_file_without_rows_gets_no_job(folder):
+    Path("empty.csv").write_text("a,b\n")
+    with pytest.raises(JobError, match="no rows"):
+        new_job("empty.csv")
+
+
+def test_refused_rows_are_counted_by_reason_and_many_are_a_warning(folder):
+    checked = check(job())
+    assert (checked.looked_at, checked.refused) == (20, {"reader is blank": 10})
+    (rows,) = (finding for finding in checked.findings if finding.topic == "rows")
+    assert rows.state == "warning"
+    assert len(checked.prompts) == 3 and checked.can_start
+
+
+def test_a_job_whose_rows_are_all_refused_cannot_start(folder):
+    Path("q.csv").write_text("Question text,reader\nWhy?,\nHow?,\n")
+    Path("job.json").write_text(json.dumps(job()))
+    result = run("check", "job.json", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["refused"] == {"reader is blank": 2} and not report["can_start"]
+    assert "2 of 2: reader is blank" in run("check", "job.json").stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "topic", "text"),
+    [
+        ({"model": "./nowhere"}, "model", "no such folder"),
+        ({"cluster": {"replicas": 2, "gpus_per_replica": 1}}, "devices", "2 replicas want 2 GPUs, and 0 are here"),
+    ],
+)
+def test_what_is_not_there_is_a_fault(folder, change, topic, text):
+    checked = check(job(**change))
+    (finding,) = (finding for finding in checked.findings if finding.state == "fault")
+    assert finding.topic == topic and text in finding.text and finding.remedy
+    assert not checked.can_start
+
+
+def test_prompts_that_may_not_fit_are_a_warning(folder):
+    checked = check(job(engine={"max_model_len": 100}, sampling={"max_tokens": 96}))
+    (finding,) = (finding for finding in checked.findings if finding.topic == "prompts")
+    assert finding.state == "warning" and "engine.max_model_len = 100" in finding.text
+
+
+def test_the_kind_of_a_job_is_seen_from_its_keys(folder):
+    stages = "stages: [{kind: clm, parts: {a: {input: x.txt}}}]"
+    Path("t.yaml").write_text(f"name: t\nmodel: embedded\n{stages}\noutput: runs/t\n")
+    verb, loaded = load_any_job("t.yaml")
+    assert verb == "train" and loaded.output.path == "runs/t"
+    assert "valid job file of `kindling train`" in run("check", "t.yaml").stdout
+
+
+def test_short_forms_are_sections(folder):
+    Path("short.yaml").write_text("name: q\ninput: q.csv\nrecipe: babylm_story\nmodel: fake\noutput: runs/q\n")
+    Path("full.yaml").write_text(
+        "name: q\ninput: {path: q.csv}\nrecipe: babylm_story\nmodel: {id: fake}\noutput: {path: runs/q}\n"
+    )
+    short, full = load_job("short.yaml"), load_job("full.yaml")
+    assert short == full
+    with pytest.raises(JobError, match="set the value itself"):
+        load_job("short.yaml", ["output.path=runs/other"])
