@@ -11,6 +11,7 @@ identifies the job:
 A folder is never shared: a job of another kind, a job with another identity and a second process are refused.
 """
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -40,6 +41,8 @@ RECORD_NAMES = {
 
 _KEY = "output.path"
 _OTHER_FOLDER = "name another output.path, or move away what is there"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Ray unpacks each upload of a `--working-dir` into a folder of its own under this one.
 _RAY_UPLOADS = "/runtime_resources/working_dir_files/"
@@ -186,8 +189,8 @@ def write_errors(place: str, key: str = _KEY, resumable: bool = False) -> Iterat
         resumable: True where finished work is kept, and the same command resumes the job.
 
     Raises:
-        StoppedError: the place cannot be written, and the job is resumable.
-        RunError: the place cannot be written.
+        StoppedError: the place cannot be written, and the job is resumable or the disk is full.
+        RunError: the place cannot be written for another reason.
     """
     try:
         yield
@@ -204,7 +207,9 @@ def unwritable(place: str, error: Exception, key: str = _KEY, resumable: bool = 
     if resumable:
         remedy = "free space or repair the folder, then run the same command: it resumes, and nothing finished is lost"
         return StoppedError(key, place, cause, remedy)
-    return RunError(key, place, cause, "free space, or name a place that you may write to")
+    if getattr(error, "errno", None) in _FULL:  # nothing is wrong with the call
+        return StoppedError(key, place, cause, "free space, then run the same command")
+    return RunError(key, place, cause, "name a place that you may write to")
 
 
 def versions(*more: str) -> dict[str, str]:

@@ -1,7 +1,12 @@
-"""Stop signals: SIGTERM (from a spot node, Kubernetes, Slurm or `ray job stop`) and Ctrl-C end a job in good order.
+"""Stop signals end a job in good order: SIGTERM (from a spot node, Kubernetes, Slurm or `ray job stop`), SIGHUP (the
+terminal was closed) and Ctrl-C.
 
-Invariant: inside the block the first signal raises no exception. The job polls `stop_within` at points where all its
-state is consistent, and ends itself there; only a second signal ends the process at once.
+Invariant: inside the block no signal but the last raises an exception or ends the process. The job polls `stop_within`
+at points where all its state is consistent, and ends itself there.
+
+The first signal lets rows in flight end. A second one ends that wait, and finished rows are still committed. The third
+ends the process at once. Signals within two seconds of the first repeat it: a service manager may send two, and a
+closed terminal is reported by the shell and by the kernel.
 """
 
 import logging
@@ -15,11 +20,12 @@ _log = logging.getLogger("kindling")
 
 # Part of the grace period that is kept for the work after the last row: committing shards and stopping engines.
 _ENDING_SECONDS = 5.0
+_REPEAT_SECONDS = 2.0
 
 
 @contextmanager
 def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
-    """Inside the block the first stop signal is remembered; a second one ends the process at once, as it usually would.
+    """Inside the block stop signals are remembered; only the third ends the process at once, as it usually would.
 
     Args:
         grace_seconds: seconds between SIGTERM and the SIGKILL of its sender. After Ctrl-C rows in flight get no time:
@@ -29,6 +35,7 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
         `stop_within`: a callable that returns None until a stop signal came, then the seconds left for rows in flight.
     """
     deadline: float | None = None
+    signalled_at = 0.0
 
     def stop_within() -> float | None:
         return None if deadline is None else max(deadline - monotonic(), 0.0)
@@ -36,19 +43,24 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
     if threading.current_thread() is not threading.main_thread():
         yield stop_within  # Python lets only the main thread set handlers (a notebook's cell runs there)
         return
-    old_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    old_handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if old_handlers[signal.SIGHUP] == signal.SIG_IGN:
+        del old_handlers[signal.SIGHUP]  # `nohup` asks for that
 
     def on_signal(number: int, frame: object) -> None:
-        nonlocal deadline
-        grace = max(grace_seconds - _ENDING_SECONDS, 0.0) if number == signal.SIGTERM else 0.0
-        deadline = monotonic() + grace
-        waiting = f"rows in flight have {grace:.0f} s more, " if grace else ""
-        _log.warning(
-            "stopping: %sfinished rows are kept, and the same command resumes; a second signal ends it at once", waiting
-        )
-        # With the default handlers a second signal ends the process, even if it hangs.
-        for stop_signal in old_handlers:
-            signal.signal(stop_signal, signal.SIG_DFL)
+        nonlocal deadline, signalled_at
+        now = monotonic()
+        if deadline is None:
+            grace = 0.0 if number == signal.SIGINT else max(grace_seconds - _ENDING_SECONDS, 0.0)
+            deadline, signalled_at = now + grace, now
+            waiting = f"rows in flight have {grace:.0f} s more (a second signal ends that wait), " if grace else ""
+            _log.warning("stopping: %sfinished rows are kept, and the same command resumes", waiting)
+        elif now - signalled_at > _REPEAT_SECONDS:
+            deadline = now
+            _log.warning("stopping without rows in flight; a further signal ends the process at once")
+            # The default handlers end the process, even if it hangs.
+            for stop_signal in old_handlers:
+                signal.signal(stop_signal, signal.SIG_DFL)
 
     for number in old_handlers:
         signal.signal(number, on_signal)

@@ -6,18 +6,24 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import ray
 
-from schemas.errors import EngineError
+from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.text import shorten
 from services.observability import logs
+from services.ray_files import make_token_private, private_folder
 
 # Kindling's messages are a few KB each. Ray would reserve 30% of the machine's memory for its object store.
 _OBJECT_STORE_BYTES = 256 << 20
 _HEAD_TIMEOUT_SECONDS = 5.0
+_HEAD_CHECK_SECONDS = 10.0
+# A head may be restarted (where its state is in Redis). Ray's client aborts this process after an outage of a minute,
+# so what the job still has to write must be written before that.
+_MAX_HEAD_OUTAGE_SECONDS = 20.0
 
 
 @contextlib.contextmanager
@@ -36,7 +42,8 @@ def connect_to_ray(address: str | None) -> Iterator[str]:
         other cluster: Prometheus discovers those by Ray's own means.
 
     Raises:
-        EngineError: no cluster answers at that address, or Ray does not start on this machine.
+        EngineError: no cluster answers at that address.
+        StoppedError: Ray does not start on this machine, which may be too busy.
     """
     if ray.is_initialized():
         yield ""
@@ -58,7 +65,10 @@ def connect_to_ray(address: str | None) -> Iterator[str]:
             ray.init(address=address, **options)
         else:
             # "local": without it ray.init would join a cluster that somebody else runs on this machine.
-            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **options)
+            make_token_private()
+            options |= {"_temp_dir": private_folder(), "object_store_memory": _OBJECT_STORE_BYTES}
+            with _hangup_blocked():
+                ray.init("local", include_dashboard=False, **options)
     except Exception as error:  # Ray raises a plain Exception where a node does not start in time
         raise _connection_error(address, error) from None
     if log_workers:
@@ -72,15 +82,28 @@ def connect_to_ray(address: str | None) -> Iterator[str]:
         ray.shutdown()
 
 
-def _connection_error(address: str | None, error: Exception) -> EngineError:
+@contextlib.contextmanager
+def _hangup_blocked() -> Iterator[None]:
+    """Inside the block new processes inherit that SIGHUP is blocked; this process gets it after the block.
+
+    A terminal that is closed signals all its processes, and the job could not stop in good order without its cluster.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _connection_error(address: str | None, error: Exception) -> KindlingError:
     first_line = shorten(str(error).splitlines()[0])
     if address:
         cause = f"no Ray cluster answers there: {first_line}"
-        remedy = "start one with `ray start --head`, or leave the key out to run on this machine"
-    else:
-        cause = f"Ray does not start on this machine: {first_line}"
-        remedy = "start the job again when the machine is less busy; Ray's logs are in /tmp/ray"
-    return EngineError("cluster.address", address, cause, remedy)
+        remedy = "start one with `ray start --head --disable-usage-stats`, or leave the key out to run on this machine"
+        return EngineError("cluster.address", address, cause, remedy)
+    cause = f"Ray does not start on this machine: {first_line}"
+    remedy = f"start the job again when the machine is less busy and its disk has room; Ray's logs: {private_folder()}"
+    return StoppedError("cluster.address", None, cause, remedy)
 
 
 def _log_workers() -> None:
@@ -110,6 +133,71 @@ def is_head_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+class HeadWatch:
+    """Notices the loss of the cluster's head before Ray aborts this process."""
+
+    def __init__(self) -> None:
+        self._answered_at = self._checked_at = self._reached_at = time.monotonic()
+
+    def check(self, has_answers: bool) -> None:
+        """Checks the head now and then; must be called at least every few seconds.
+
+        Args:
+            has_answers: whether any actor has answered since the last call. If none does, a head that cannot be
+                reached is lost; otherwise it may be restarting.
+
+        Raises:
+            StoppedError: the head is lost.
+        """
+        now = time.monotonic()
+        if has_answers:
+            self._answered_at = now
+        if now - self._checked_at < _HEAD_CHECK_SECONDS:
+            return
+        self._checked_at = now
+        if is_head_reachable():
+            self._reached_at = now
+        elif max(now - self._reached_at - _MAX_HEAD_OUTAGE_SECONDS, now - self._answered_at - _HEAD_CHECK_SECONDS) > 0:
+            raise head_lost()
+
+
+@contextlib.contextmanager
+def watched_head() -> Iterator[None]:
+    """Inside the block SIGTERM ends a call of Ray that would wait for a lost head; only for the main thread.
+
+    Raises:
+        StoppedError: the head was lost.
+    """
+    ended, lost = threading.Event(), list[StoppedError]()
+
+    def watch() -> None:
+        head_watch = HeadWatch()
+        while not ended.wait(_HEAD_CHECK_SECONDS / 2):
+            try:
+                head_watch.check(has_answers=True)
+            except StoppedError as error:
+                lost.append(error)
+                return signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    threading.Thread(target=watch, name="kindling-head-watch", daemon=True).start()
+    try:
+        yield
+    except BaseException:
+        if lost:
+            raise lost[0] from None
+        raise
+    finally:
+        ended.set()
+
+
+def head_lost() -> StoppedError:
+    """Makes the error for a cluster whose head does not answer."""
+    return StoppedError(
+        "cluster.address", None, "the head of the Ray cluster does not answer any more",
+        "start a cluster, then run the same command there: it resumes, and no finished row is lost",
+    )  # fmt: skip
 
 
 def cause_line(error: Exception) -> str:

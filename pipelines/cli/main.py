@@ -9,7 +9,7 @@ import typer
 
 from pipelines.cli import bench, checks, corpora, models, runs
 from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoreError
-from services.observability import logs
+from services.observability import logs, streams
 
 # Exit code with which Typer ends after Ctrl-C.
 _TYPER_INTERRUPTED = 130
@@ -67,9 +67,12 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Entry point of `kindling`: runs a verb, and shows Kindling's own errors without a traceback."""
+    streams.set_up()
     logs.set_up()
-    # SIGTERM ends the command in the same way as Ctrl-C; a job that can finish rows first sets its own handler.
+    # These signals end the command in the same way as Ctrl-C; a job that can finish rows first sets its own handler.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # `nohup` ignores it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         app()
     except KindlingError as error:

@@ -24,7 +24,7 @@ from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint, identity_of
 from schemas.job import Input
 from schemas.label import LabelJob
-from services.cluster import connect_to_ray
+from services.cluster import connect_to_ray, watched_head
 from services.models.classifier import classifier_revision
 from services.storage.lease import Lease
 from services.storage.store import ShardStore, shard_path
@@ -158,13 +158,20 @@ def _label(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Inside the block SIGTERM ends the job as Ctrl-C does; the handler of Ray would end the process without a word."""
+    """Inside the block SIGTERM, and the loss of the cluster's head, end the job as Ctrl-C does.
+
+    Ray would end the process without a word, or with the wrong exit code.
+
+    Raises:
+        StoppedError: the head of the cluster was lost.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with watched_head():
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -1,8 +1,6 @@
 """`kindling status --watch`: the page again and again, until the run is complete or Ctrl-C."""
 
 import json
-import os
-import sys
 import time
 from datetime import datetime
 
@@ -12,6 +10,7 @@ from rich.text import Text
 
 from pipelines.run_status.page import Status, current_time, render_page
 from pipelines.run_status.status import status
+from services.observability.streams import is_stdout_read
 
 _PAGE_SECONDS = 2.0
 # In a file, or in a terminal that cannot clear its screen, lines stay.
@@ -22,6 +21,8 @@ _MAX_SHARE_OF_TIME = 0.1
 
 def watch(url: str, as_json: bool = False) -> None:
     """Shows the status of a run on standard output until the run is complete; Ctrl-C ends it, and the run goes on.
+
+    The end of the reader of standard output ends it too.
 
     Args:
         as_json: print one JSON object a line.
@@ -37,8 +38,6 @@ def watch(url: str, as_json: bool = False) -> None:
             _show_pages(url, console)
     except KeyboardInterrupt:
         pass
-    except BrokenPipeError:  # the reader has gone; else Python would write once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_lines(url: str, as_json: bool) -> None:
@@ -50,7 +49,7 @@ def _print_lines(url: str, as_json: bool) -> None:
         if as_json or text != last_text:
             last_text = text
             print(text if as_json else f"{datetime.now():%H:%M:%S} {text}", flush=True)
-        if current.complete:
+        if current.complete or not is_stdout_read():
             return
         _pause(began, _LINE_SECONDS)
 
@@ -63,7 +62,7 @@ def _show_pages(url: str, console: Console) -> None:
             while True:
                 began = time.monotonic()
                 live.update(_screen(current, console), refresh=True)
-                if current.complete:
+                if current.complete or not is_stdout_read():
                     break
                 _pause(began, _PAGE_SECONDS)
                 current = status(url)

@@ -5,5 +5,6 @@ series.py          the metrics of `augment`, `train` and `evaluate`
 endpoint.py        serves the metrics of a job while it runs
 scrape_targets.py  files by which Prometheus finds the jobs of this machine
 logs.py            log lines on standard error, as text or JSON
+streams.py         standard output and error that drop what cannot be printed
 terminal.py        progress bar on a terminal, a line a minute elsewhere
 """

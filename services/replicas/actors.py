@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.job import Cluster, Model
 from schemas.text import shorten
+from services.cluster import HeadWatch
 from services.replicas.placement import replica_spec
 
 Loaded = TypeVar("Loaded")
@@ -70,7 +71,7 @@ def run_on_actors(
 
     Raises:
         KindlingError: the first error of this kind that an actor raised.
-        StoppedError: a stop signal came, or actors keep dying.
+        StoppedError: a stop signal came, actors keep dying, or the cluster is gone.
     """
     spec, size = replica_spec(Model(), {}, cluster, warn=False), min(cluster.replicas, len(items))
     on_gpu = bool(spec.gpus) and _wait_for_gpus(size)
@@ -83,6 +84,7 @@ def run_on_actors(
     actors: list[ActorHandle[Any]] = [actor_class.remote(load, device, spec.cpus) for _ in range(size)]
     queue, idle = deque(enumerate(items)), deque(actors)
     running: dict[ObjectRef[Any], tuple[int, ActorHandle[Any]]] = {}
+    head_watch = HeadWatch()
     try:
         while queue or running:
             while queue and idle:
@@ -90,6 +92,7 @@ def run_on_actors(
                 worker = idle.popleft()
                 running[worker.run.remote(work, item)] = (index, worker)
             finished, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
+            head_watch.check(has_answers=True)  # an item may take hours, so silence says nothing
             if stop_within() is not None:
                 raise StoppedError("", None, "by a signal", "the same command resumes")
             for ref in finished:

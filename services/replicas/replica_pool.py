@@ -18,7 +18,7 @@ from ray import ObjectRef
 from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
-from services.cluster import cause_line, is_head_reachable
+from services.cluster import HeadWatch, cause_line, head_lost, is_head_reachable
 from services.engines.engine import EngineDeadError
 from services.replicas.members import Lost, Member, Ready, Returned
 from services.replicas.placement import replica_actor, replica_spec
@@ -33,8 +33,6 @@ _MAX_DEATHS = 3
 _STOP_SECONDS = 15.0
 # Ray says so in the text of the error only (2.60).
 _NODE_DIED = "its node has died"
-# A serving replica answers every two seconds. If none answers for so long, the cluster may be gone.
-_SILENCE_SECONDS = 10.0
 # Pause before replicas are asked for results. It is short compared with the time for which the requests that wait
 # inside an engine keep the engine busy.
 _PAUSE_SECONDS_PER_REPLICA = 0.006
@@ -67,7 +65,7 @@ class ReplicaPool:
         max_adopted: int | None = None,
     ) -> None:
         self._variants, self._job_id = variants, uuid.uuid4().hex
-        self._last_answer_at = time.monotonic()
+        self._head_watch = HeadWatch()
         self._deaths: Counter[int] = Counter()
         self.restarts = 0
         name, actors = find_pool(model, engine)
@@ -121,7 +119,11 @@ class ReplicaPool:
             answered, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         if not answered:
             answered, _ = ray.wait(refs, timeout=timeout)
-        self._check_silence(bool(answered))
+        try:
+            self._head_watch.check(bool(answered))
+        except StoppedError:
+            self._forget_members()
+            raise
         return [self._event(calls[ref], ref) for ref in answered]
 
     def replace(self, member: Member, cause: str, count_death: bool = True) -> None:
@@ -186,23 +188,14 @@ class ReplicaPool:
                 ray.kill(member.actor)
         self.members = []
 
-    def _check_silence(self, has_answers: bool) -> None:
-        """Makes sure that the cluster is still there, if no replica has answered for a while."""
-        now = time.monotonic()
-        if has_answers:
-            self._last_answer_at = now
-        elif now - self._last_answer_at > _SILENCE_SECONDS:
-            self._last_answer_at = now
-            self._require_head()
-
     def _require_head(self) -> None:
         if not is_head_reachable():
-            # `stop` must not call actors of a cluster that is gone: Ray would wait for a minute and abort the process.
-            self.members = []
-            raise StoppedError(
-                "cluster.address", None, "the head of the Ray cluster does not answer any more",
-                "start a cluster, then run the same command there: it resumes, and no finished row is lost",
-            )  # fmt: skip
+            self._forget_members()
+            raise head_lost()
+
+    def _forget_members(self) -> None:
+        """Leaves `stop` nothing to call: a call to a cluster that is gone waits for a minute and aborts the process."""
+        self.members = []
 
     def _create(self, number: int) -> Member:
         return self._open_session(Member(number, replica_actor(self._spec).remote(self._spec)))

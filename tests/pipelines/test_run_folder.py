@@ -1,5 +1,6 @@
 """Whose an output folder is; and runs of version 0.2.0, resumed, verified and read by this one."""
 
+import errno
 import json
 import os
 import shutil
@@ -117,11 +118,17 @@ def test_another_job_is_told_by_the_keys_that_differ():
     assert raised.value.cause.endswith(":\n    seed: 0 -> 1") and "output.path" in str(raised.value)
 
 
-@pytest.mark.parametrize(("resumable", "kind"), [(False, RunError), (True, StoppedError)])
-def test_a_place_that_cannot_be_written_is_one_error(resumable, kind):
+@pytest.mark.parametrize(("resumable", "number", "kind"), [(False, 13, RunError), (True, 13, StoppedError)])
+def test_a_place_that_cannot_be_written_is_one_error(resumable, number, kind):
     with pytest.raises(kind) as raised, write_errors("runs/a", resumable=resumable):
-        raise OSError(28, "No space left on device")
-    assert raised.value.cause == "cannot be written: No space left on device" and raised.value.value == "runs/a"
+        raise OSError(number, "Permission denied")
+    assert raised.value.cause == "cannot be written: Permission denied" and raised.value.value == "runs/a"
+
+
+def test_a_full_disk_is_no_fault_of_the_call():
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        with pytest.raises(StoppedError, match="free space, then run the same command"), write_errors("runs/a"):
+            raise OSError(number, os.strerror(number))
 
 
 # Runs of version 0.2.0

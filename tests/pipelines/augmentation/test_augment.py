@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import polars
@@ -234,10 +235,16 @@ def start(job, tmp_path, address, **env):
 def test_a_stop_signal_keeps_what_is_finished_and_exits_75(fake_job, tmp_path, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.02}
     run = fake_job["output"]["path"]
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         before = finished_rows(run)
         process = start(fake_job, tmp_path, ray_cluster)
         wait_for(lambda before=before: finished_rows(run) > before + 3)
+        if number == signal.SIGHUP:  # the reader of the log goes with its terminal
+            process.stderr.close()
+            process.send_signal(number)
+            process.stdout.read()
+            assert process.wait(timeout=60) == 75
+            break
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 75, errors
@@ -338,6 +345,12 @@ def test_a_disk_that_fills_stops_the_job_and_loses_nothing(fake_job, tmp_path, s
     assert process.returncode == 75 and "No space left" in errors and "free space" in errors, errors
     assert "Traceback" not in errors
     kept = finished_rows(run)
+    with Path(small_disk, "rest").open("wb", buffering=0) as rest, suppress(OSError):
+        while True:
+            rest.write(bytes(512))
+    process = start(fake_job, tmp_path, ray_cluster)  # the disk is still full
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75 and "free space" in errors, errors
     subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
     process = start(fake_job, tmp_path, ray_cluster)
     output, errors = process.communicate(timeout=120)

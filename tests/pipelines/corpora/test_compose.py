@@ -16,7 +16,7 @@ from pipelines import compose
 from pipelines.corpora.documents import Document
 from pipelines.corpora.word_budget import Choice, survey, words_asked
 from schemas.compose import CORPUS_SCHEMA, ComposeJob
-from schemas.errors import JobError, KindlingError, RunError
+from schemas.errors import JobError, KindlingError, RunError, StoppedError
 from schemas.job import parse_job
 from services.storage import filesystem
 from services.storage.store import shard_path
@@ -288,7 +288,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(job, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(filesystem, "write_all", full)
-    assert "No space left" in refused(job, RunError).cause
+    assert "No space left" in refused(job, StoppedError).cause
 
 
 def test_a_corpus_elsewhere_has_its_record_last(job):

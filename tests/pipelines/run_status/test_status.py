@@ -438,6 +438,13 @@ def on_terminal(command, environment, until, keys):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), written.decode()
 
 
+def test_the_lines_end_with_their_reader(tmp_path, monkeypatch, capsys):
+    write(tmp_path, run_of(10), [])
+    monkeypatch.setattr("pipelines.run_status.watch.is_stdout_read", lambda: False)
+    watch(str(tmp_path))
+    assert "0 of 40 rows" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 def test_ctrl_c_leaves_the_page_and_the_terminal_as_it_was(tmp_path, term):
     write(tmp_path, run_of(10), [spanned(i, NOON + timedelta(seconds=i), 1.0) for i in range(30)])

@@ -1,0 +1,56 @@
+"""Output that nobody can read is dropped, and changes no exit code."""
+
+import os
+import subprocess
+import sys
+
+from tests.support.processes import cli_env
+
+CODE = """
+import os, sys
+from services.observability import logs, streams
+streams.set_up()
+logs.set_up()
+import logging
+for _ in range(3):
+    print("r" * 100_000)
+    print("e" * 100_000, file=sys.stderr, flush=True)
+    logging.getLogger("kindling").warning("w")
+sys.exit(3 if streams.is_stdout_read() else 4)
+"""
+COMMAND = [sys.executable, "-c", CODE]
+
+
+def broken_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def test_a_dead_reader_changes_no_exit_code():
+    dead = broken_pipe()
+    assert subprocess.run(COMMAND, env=cli_env(), stdout=dead, stderr=dead).returncode == 4
+    only_logs = subprocess.run(COMMAND, env=cli_env(), stdout=subprocess.PIPE, stderr=dead)
+    assert (only_logs.returncode, len(only_logs.stdout)) == (3, 300_003)
+    os.close(dead)
+
+
+def test_a_full_disk_drops_log_lines_and_no_result():
+    with open("/dev/full", "wb") as full:
+        assert subprocess.run(COMMAND, env=cli_env(), stdout=subprocess.PIPE, stderr=full).returncode == 3
+        failed = subprocess.run(COMMAND, env=cli_env(), stdout=full, stderr=subprocess.PIPE)
+    assert failed.returncode == 1 and b"No space left on device" in failed.stderr
+
+
+def test_closed_descriptors_are_no_file_of_the_run():
+    opened = subprocess.run(
+        ["bash", "-c", 'exec "$@" 2>&- 1>&- <&-', "bash", *COMMAND], env=cli_env(), timeout=60, check=False
+    )
+    assert opened.returncode == 3
+
+
+def test_the_first_lines_of_a_page_end_quietly(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "Some words."}\n')
+    command = f"{sys.executable} -m pipelines stats {tmp_path}/rows.jsonl | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], env=cli_env(), capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
