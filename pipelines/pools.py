@@ -72,7 +72,8 @@ def _running_cluster(address: str | None) -> Iterator[None]:
     if not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
         raise EngineError(
             "cluster.address", None, "a pool needs a running Ray cluster, and none is named",
-            "run `ray start --head --disable-usage-stats` once, then `export RAY_ADDRESS=auto` (README.md); jobs find the pool there",
+            "run `ray start --head --disable-usage-stats` once, then `export RAY_ADDRESS=auto` (docs/cluster.md); jobs "
+            "find the pool there",
         )  # fmt: skip
     with connect_to_ray(address):
         yield

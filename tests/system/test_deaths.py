@@ -160,6 +160,7 @@ class Head:
             [sys.executable, "-c", HEAD], cwd=ROOT, env=cli_env(), stdout=subprocess.PIPE, text=True
         )
         self.address = self._process.stdout.readline().strip()
+        assert self.address, "Ray did not start"
 
     def kill_store(self):
         """Kills the server of the head that keeps the cluster's state (GCS); all other processes go on."""
