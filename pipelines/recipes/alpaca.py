@@ -73,8 +73,8 @@ class AlpacaRewrite(JobRecipe):
             "examples": self._examples[labels[0]],
             "max_words": _MAX_WORDS,
         }
-        text = self._prompt.render(variables)
-        return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
+        messages = self._prompt.messages(variables)
+        return Prompt(messages, values, emotion=labels[0], emotions=labels)
 
     def comparison_texts(self, values: dict[str, Any]) -> tuple[str, str]:
         """Returns instruction and input; ("", "") for a row that is rejected anyway."""

@@ -56,8 +56,8 @@ class BabylmStory(JobRecipe):
             "genre": self._genres[genre],
             "character": self._characters[rest % len(self._characters)],
         }
-        text = self._prompt.render(variables)
-        return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
+        messages = self._prompt.messages(variables)
+        return Prompt(messages, values, emotion=labels[0], emotions=labels)
 
     def prefix(self, values: dict[str, Any]) -> str:
         """Returns the emotion that is asked for: its examples come before the row's own sentence."""

@@ -54,8 +54,8 @@ class EvaluationPrompts(JobRecipe):
             "setting": draw.choice(self._draws["settings"]),
             "examples": self._draws["examples"],
         }
-        text = self._prompt.render(variables)
-        return Prompt([{"role": "user", "content": text}], values, emotion=labels[0], emotions=labels)
+        messages = self._prompt.messages(variables)
+        return Prompt(messages, values, emotion=labels[0], emotions=labels)
 
     def prefix(self, values: dict[str, Any]) -> str:
         """Returns "": the emotion comes last, so all prompts begin alike."""

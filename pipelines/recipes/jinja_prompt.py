@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import secrets
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -21,11 +23,16 @@ _SHIPPED = Path(__file__).parent / "prompts"
 _MAX_BYTES = 256 << 10
 # Pieces of text, statements and expressions: Jinja takes the square of their number to compile them.
 _MAX_NODES = 5_000
+# A line that begins a turn, in a file whose first line is one.
+_TURN = re.compile(r"^(system|user|assistant):[ \t]*$", re.MULTILINE)
 _NODES_OF_OTHER_FILES = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
 class JinjaPrompt:
     """A prompt template. It reads its variables and nothing else, and does bounded work: see `jinja_sandbox.py`.
+
+    The text is one user message; or, where the first line of the file is `system:`, `user:` or `assistant:`, each such
+    line begins a message of that role.
 
     Args:
         prompt: name of a shipped prompt, or path of a Jinja file.
@@ -47,6 +54,8 @@ class JinjaPrompt:
         path = shipped if shipped.is_file() and "/" not in prompt else own
         self.name = path.stem
         self._text = _read(path, prompt)
+        # No value of a row contains these characters, so no row can begin a turn.
+        self._mark = secrets.token_hex(16) if _TURN.match(self._text.lstrip()) else ""
         self.hash = hashlib.sha256(f"{self._text}\0{data}".encode()).hexdigest()[:16]
         self._render: Callable[[dict[str, Any]], str] | None = None
         try:
@@ -60,7 +69,7 @@ class JinjaPrompt:
             self.first_variable = next((name for name in names if name in self.variables), "")
             other_file = next(tree.find_all(_NODES_OF_OTHER_FILES), None)
             if other_file is None:
-                self._render = _compile(self._text)
+                self._render = self._compiled()
         except TemplateSyntaxError as error:
             cause = f"not valid Jinja at line {error.lineno}: {shorten(error.message or '')}"
             raise JobError("prompt", prompt, cause, "correct the template; see docs/jobs.md") from None
@@ -70,18 +79,40 @@ class JinjaPrompt:
         if other_file is not None:
             cause = f"at line {other_file.lineno} it asks for another file, and a prompt is one file"
             raise JobError("prompt", prompt, cause, "copy what it includes, imports or extends into it")
+        if self._mark and _TURN.findall(self._text)[-1] != "user":
+            remedy = "end the file with a message of `user:`"
+            raise JobError("prompt", prompt, "its last message is not the user's: there is nothing to answer", remedy)
 
     def __getstate__(self) -> dict[str, Any]:
         # A compiled template cannot be pickled; each replica compiles its own.
         return {**self.__dict__, "_render": None}
 
-    def render(self, variables: dict[str, Any]) -> str:
-        """Renders the prompt's text, without blank space around it.
+    def messages(self, variables: dict[str, Any]) -> list[dict[str, str]]:
+        """Renders the prompt's messages, without blank space around each text; a blank system message is left out.
 
         Raises:
             RowError: the template failed on these values, did too much work, or gave a text that cannot be sent.
         """
-        self._render = self._render or _compile(self._text)
+        text = self._text_of(variables)
+        if not self._mark:
+            return [{"role": "user", "content": text}]
+        _, *parts = text.split(self._mark)
+        turns = [{"role": role, "content": part.strip()} for role, part in zip(parts[::2], parts[1::2], strict=True)]
+        turns = [turn for turn in turns if turn["content"] or turn["role"] != "system"]
+        if blank := next((turn["role"] for turn in turns if not turn["content"]), ""):
+            raise RowError(f"the template {self.name} gave an empty {blank} message")
+        if not turns or turns[-1]["role"] != "user":
+            raise RowError(f"the template {self.name} gave no user message at its end")
+        return turns
+
+    def _compiled(self) -> Callable[[dict[str, Any]], str]:
+        text = _TURN.sub(rf"{self._mark}\g<1>{self._mark}", self._text) if self._mark else self._text
+        # A sandbox counts the work of one render at a time, so each template has its own.
+        sandbox = Sandbox()
+        return partial(sandbox.run, sandbox.from_string(text))
+
+    def _text_of(self, variables: dict[str, Any]) -> str:
+        self._render = self._render or self._compiled()
         blanks = {name: BLANK for name in self.optional if is_blank(variables.get(name))}
         try:
             text = self._render({**variables, **blanks}).strip()
@@ -96,12 +127,6 @@ class JinjaPrompt:
         except UnicodeEncodeError:
             raise RowError(f"the template {self.name} gave a prompt that is not valid Unicode") from None
         return text
-
-
-def _compile(text: str) -> Callable[[dict[str, Any]], str]:
-    # A sandbox counts the work of one render at a time, so each template has its own.
-    sandbox = Sandbox()
-    return partial(sandbox.run, sandbox.from_string(text))
 
 
 def _read(path: Path, prompt: str) -> str:

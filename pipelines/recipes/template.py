@@ -60,8 +60,8 @@ class Template(JobRecipe):
             value = values.get(field)
             if field not in self.optional_fields and is_blank(value):
                 raise RowError(f"{field} is {'null' if value is None else 'blank'}")
-        text = self._prompt.render(values)
-        return Prompt([{"role": "user", "content": text}], values)
+        messages = self._prompt.messages(values)
+        return Prompt(messages, values)
 
     def prefix(self, values: dict[str, Any]) -> str:
         """Returns the value that comes first in the template: before it all prompts are alike."""
