@@ -5,7 +5,7 @@ files whose bytes are those that were committed. `--repair` moves files and neve
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -102,25 +102,29 @@ def verify(url: str, repair: bool = False) -> Verdict:
 def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
     verdict = Verdict(store.url)
     committed = store.committed_shards()
+    siblings: dict[int, list[str]] = defaultdict(list)
+    for path, number in store.list_siblings().items():
+        siblings[number].append(path)
     expected_files = set()
     for shard, start, end in run.shard_ranges():
         if shard not in committed:
             cause = f"rows {start} to {end - 1} have no final state yet: run the job again to resume it"
             verdict.faults.append(Fault(shard_path("data", shard), cause))
+            if not store.can_append:  # a driver that lost its lease may commit them yet; the job removes what is left
+                expected_files.update(siblings[shard])
             continue
         verdict.shards += 1
         expected_files.add(shard_path("data", shard))
-        files = {shard_path(folder, shard) for folder in FOLDER_OF_STATE.values()}
         try:
             manifest = store.read_manifest(shard)
             causes = [*_foreign_shard(run, manifest, shard, start, end), *_changed_files(store, manifest)]
             causes = causes or list(_wrong_rows(store, run, manifest, verdict.rows))
         except (UnreadableError, OSError) as error:
             verdict.faults.append(_read_failure(shard, error))
-            expected_files.update(files)
+            expected_files.update(siblings[shard])
         except RunError as error:
             verdict.faults.append(Fault(shard_path("data", shard), error.cause, shard))
-            expected_files.update(files)
+            expected_files.update(siblings[shard])
         else:
             verdict.faults.extend(Fault(path, cause, shard) for path, cause in causes)
             expected_files.update(manifest.siblings)
@@ -163,7 +167,12 @@ def _set_aside(store: ShardStore, verdict: Verdict) -> None:
     present = _parquet_files(store)
     shards = sorted({fault.damages for fault in verdict.faults if fault.damages is not None})
     # The data file of a shard goes first: without it the shard is not committed, even if the repair is interrupted.
-    damaged = [shard_path(folder, shard) for shard in shards for folder in FOLDER_OF_STATE.values()]
+    siblings = store.list_siblings()
+    damaged = [
+        path
+        for shard in shards
+        for path in (shard_path("data", shard), *(path for path in siblings if siblings[path] == shard))
+    ]
     # A file beside a foreign shard is both damaged and a stray; it is moved once.
     for path in dict.fromkeys([*(path for path in damaged if path in present), *verdict.strays]):
         verdict.set_aside = verdict.set_aside or f"{_SET_ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
@@ -196,8 +205,9 @@ def _wrong_rows(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Cou
     """Compares the identity of each row of a shard with the identities that its range must have; counts into `rows`."""
     identities: Counter[_Identity] = Counter()
     for state in STATES:
-        path = shard_path(FOLDER_OF_STATE[state], manifest.shard)
-        if state != ACCEPTED and path not in manifest.siblings:
+        folder = FOLDER_OF_STATE[state]
+        path = shard_path(folder, manifest.shard) if state == ACCEPTED else manifest.sibling(folder)
+        if path is None:
             continue
         try:
             table = store.read_table(path)

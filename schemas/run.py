@@ -138,8 +138,9 @@ class Manifest(Record):
     """number of variants"""
     counts: dict[str, int]
     """number of rows by state; they add up to (end - start) * samples * variants"""
-    siblings: dict[Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}\.parquet$")], str]
-    """sha256 of the files of rejected and failed rows, by their paths below the run; empty where there are none"""
+    siblings: dict[Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}(\.[0-9a-f]{8})?\.parquet$")], str]
+    """sha256 of the files of rejected and failed rows, by their paths below the run; empty where there are none. On
+    object stores each driver's files have names of their own: errors/part-00003.5d1e0c7a.parquet"""
     prompt_tokens: int
     """number of prompt tokens of all rows"""
     cached_prompt_tokens: int
@@ -157,3 +158,7 @@ class Manifest(Record):
     stopped"""
     versions: dict[str, str]
     """versions of Kindling and of the libraries that wrote the shard"""
+
+    def sibling(self, folder: str) -> str | None:
+        """Path of the file of this shard in `rejected` or `errors`; None where it has none."""
+        return next((path for path in self.siblings if path.startswith(f"{folder}/")), None)

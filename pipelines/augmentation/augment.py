@@ -28,7 +28,7 @@ from services.replicas.members import Member
 from services.replicas.replica_pool import ReplicaPool
 from services.replicas.row_records import VariantSettings
 from services.storage.lease import Lease
-from services.storage.shard_index import ShardIndex, read_index
+from services.storage.shard_index import ShardIndex, read_index, remove_unlisted_siblings
 from services.storage.shard_writer import ShardWriter, read_logged_rows
 from services.storage.store import ShardStore
 
@@ -107,8 +107,10 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
                     with _last_metrics_kept(store, lease, run, metrics):
                         _generate(job, run, reader, store, lease, variants, progress, index, stop_within)
                 else:
-                    store.remove_logs()  # a driver that died right after the last commit leaves a log behind
                     _log.info("%s is complete: nothing to do", store.url)
+                # A driver that died right after the last commit, or that lost its lease, leaves files behind.
+                store.remove_logs()
+                remove_unlisted_siblings(store, index)
                 store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
         return _summary(store, progress)
 

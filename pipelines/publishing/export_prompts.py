@@ -100,8 +100,9 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
 
 def _rows(store: ShardStore, state: str, shard: int) -> Iterator[tuple[str, str, str]]:
     """Yields (emotion, text, reason) of the rows of a committed shard in one state."""
-    path = shard_path(FOLDER_OF_STATE[state], shard)
-    if state != ACCEPTED and path not in store.read_manifest(shard).siblings:
+    folder = FOLDER_OF_STATE[state]
+    path = shard_path(folder, shard) if state == ACCEPTED else store.read_manifest(shard).sibling(folder)
+    if path is None:
         return
     columns = ["emotion", "text", "reason"]
     table = read_part(store, path, columns)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.augmentation.eta import HISTORY_SECONDS, Eta, Pace, Rates
+from schemas.errors import RunError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, STATES
 from services.storage.store import ShardStore, shard_path
 from services.storage.time_spans import find_pauses
@@ -71,9 +72,12 @@ def _recent(shards: pa.Table) -> tuple[list[dict[str, Any]], float]:
 
 def _read(store: ShardStore, entry: dict[str, Any]) -> list[pa.Table]:
     try:
-        folders = [folder for state, folder in FOLDER_OF_STATE.items() if entry[state]]
-        return [store.read_table(shard_path(folder, entry["shard"]), _COLUMNS) for folder in folders]
-    except (OSError, pa.ArrowException):  # lost or damaged: `verify` reports it
+        shard = entry["shard"]
+        paths = [shard_path(FOLDER_OF_STATE[ACCEPTED], shard)] if entry[ACCEPTED] else []
+        if any(entry[state] for state in STATES if state != ACCEPTED):
+            paths += store.read_manifest(shard).siblings
+        return [store.read_table(path, _COLUMNS) for path in paths]
+    except (OSError, RunError, pa.ArrowException):  # lost or damaged: `verify` reports it
         return []
 
 

@@ -4,6 +4,7 @@ store.py         paths, shards and run.json of a run folder
 shard_writer.py  assembles finished rows into shards and commits them
 row_log.py       log of finished rows whose shard is still open
 shard_index.py   index of all committed shards in one file; can be rebuilt
+versioned_object.py  one object in a store, replaced under a condition
 lease.py         lets one driver at a time write to a run folder
 output_ids.py    number of each output of a run: input row, sample, variant
 time_spans.py    time in which rows were with an engine, without pauses between starts

@@ -205,3 +205,24 @@ def sync_files(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def is_leftover(name: str) -> bool:
+    """Returns whether a file has the temporary name of `write_atomic`."""
+    return name.startswith(".") and name.endswith(LEFTOVER_SUFFIX)
+
+
+def list_folder(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, int]]:
+    """Name and size in bytes of each entry of a folder; nothing if the folder is missing."""
+    if is_local(fs):
+        # `scandir` takes a third of fsspec's time, which matters with 100,000 files.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # a symbolic link without a target
+                    yield entry.name, entry.stat().st_size
+        return
+    # Object stores cache listings; a resume must see what the last driver wrote.
+    fs.invalidate_cache(folder)
+    with contextlib.suppress(FileNotFoundError):
+        for info in fs.ls(folder, detail=True):
+            yield info["name"].rsplit("/", 1)[-1], info["size"]

@@ -7,7 +7,9 @@ A second driver would generate every row again, and could not tell the first dri
 On a local file system the lease is a lock on `run.lock`. The kernel releases it when its holder dies in any way.
 Elsewhere the lease is an object that its holder writes again every few seconds. A driver that finds the object watches
 it, and takes the holder for dead only when the object has stayed unchanged for long enough. The clocks of two machines
-are never compared.
+are never compared. The object is made only where there is none, and replaced only in the version that was read, so that
+of two drivers one gets it, also if a request arrives late (see versioned_object.py; stores other than S3 replace it
+without a condition).
 """
 
 import contextlib
@@ -25,12 +27,15 @@ from typing import Protocol
 from schemas.errors import RunError
 from services.storage.filesystem import is_local, make_folder, require_atomic_writes
 from services.storage.store import LOCK_NAME, ShardStore
+from services.storage.versioned_object import VersionedObject
 
 _log = logging.getLogger("kindling")
 
-# The holder writes the lease object this often; after the second time without a change the lease is void.
-_RENEW_SECONDS = 10.0
-_VOID_SECONDS = 60.0
+# The holder writes the lease object six times in this time; after the whole time without a change the lease is void.
+# The object says it, so that drivers with different times wait for each other. A bench of many kills sets it shorter.
+_VOID_SECONDS = float(os.environ.get("KINDLING_LEASE_SECONDS", "60"))
+_RENEW_SECONDS = _VOID_SECONDS / 6
+_TERM, _RELEASED = "void_after_seconds", "released"
 
 
 class LeaseLostError(OSError):
@@ -116,9 +121,11 @@ class _RenewedObject:
 
     def __init__(self, store: ShardStore, name: str) -> None:
         self._store, self._path, self._nonce = store, store.path(name), secrets.token_hex(8)
+        self._object = VersionedObject(store.fs, self._path)
         self._ended = threading.Event()
         self._renewals = 0
         self._good_until = 0.0
+        self._version = ""
         self._take()
         self._thread = threading.Thread(target=self._renew, name="kindling-lease", daemon=True)
         self._thread.start()
@@ -129,12 +136,18 @@ class _RenewedObject:
             raise LeaseLostError(f"{self._path} could not be renewed, or is another driver's now")
 
     def release(self) -> None:
-        """Ends the renewing, and removes the object if it is still this driver's."""
+        """Ends the renewing, and gives the object up if it is still this driver's.
+
+        On a conditional store it stays, marked as released: a removal that the store applies late could remove the
+        object of the next driver.
+        """
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            if self._is_own(self._read()):
-                self._store.fs.rm_file(self._path)
+            if self._object.is_conditional:
+                self._object.write(json.dumps({_RELEASED: True}).encode(), self._version)
+            elif self._is_own(self._object.read()[0]):
+                self._object.remove()
 
     def _take(self) -> None:
         """Takes the lease once nobody renews it.
@@ -142,21 +155,41 @@ class _RenewedObject:
         Raises:
             RunError: another driver renews it, or took it at the same time.
         """
-        content, waited_until = self._read(), time.monotonic() + _VOID_SECONDS
-        if content:
-            holder = _parse_holder(content)
-            _log.info("%s was held by %s; waiting %.0f s for a sign of it", self._store.url, holder, _VOID_SECONDS)
-        while content and time.monotonic() < waited_until:
-            time.sleep(min(_RENEW_SECONDS / 2, _VOID_SECONDS / 4))
-            if (latest := self._read()) and latest != content:
+        content, version = self._object.read()
+        if content and not _is_released(content):
+            version = self._wait_for_silence(content, version)
+        if not self._write(version):
+            raise _held_by(self._store, _parse_holder(self._object.read()[0]))
+        if not self._object.is_conditional:
+            # Two drivers may both have taken over from a dead one. The last write stands: after a pause both read it,
+            # and only the driver that wrote it goes on.
+            time.sleep(_RENEW_SECONDS / 10)
+            if not self._is_own(latest := self._object.read()[0]):
                 raise _held_by(self._store, _parse_holder(latest))
-            content = latest
-        self._write()
-        # Two drivers may both have found no holder, and both written. The last write stands: after a pause both read
-        # it, and only the driver that wrote it goes on.
-        time.sleep(_RENEW_SECONDS / 10)
-        if not self._is_own(latest := self._read()):
-            raise _held_by(self._store, _parse_holder(latest))
+
+    def _wait_for_silence(self, content: bytes, version: str) -> str:
+        """Waits for as long as the holder may go without a renewal.
+
+        Returns:
+            The version to take over: that of the silent holder, or of what came after its release; "" where the object
+            is gone.
+
+        Raises:
+            RunError: another driver renews it.
+        """
+        seconds = _parse_term(content)
+        _log.info(
+            "%s was held by %s; waiting %.0f s for a sign of it", self._store.url, _parse_holder(content), seconds
+        )
+        waited_until = time.monotonic() + seconds
+        while time.monotonic() < waited_until:
+            time.sleep(min(_RENEW_SECONDS / 2, seconds / 4))
+            latest, latest_version = self._object.read()
+            if not latest or _is_released(latest):
+                return latest_version
+            if latest_version != version:
+                raise _held_by(self._store, _parse_holder(latest))
+        return version
 
     def _renew(self) -> None:
         """Renews the lease until it is released or lost; runs in the thread."""
@@ -164,33 +197,39 @@ class _RenewedObject:
             try:
                 # Once lost, always lost: a driver that was suspended for minutes must not write over its successor's
                 # object.
-                if _now() > self._good_until or not self._is_own(self._read()):
+                if _now() > self._good_until or not self._renew_once():
                     self._good_until = 0.0
                     return
-                self._write()
-            except Exception as error:  # each file system has error classes of its own
+            except Exception as error:
                 _log.warning(
                     "the run's lease could not be renewed, and is tried again (%s). If that goes on for %.0f s the job "
                     "stops, and the same command resumes: see that this machine reaches %s", error, _VOID_SECONDS,
                     self._store.url,
                 )  # fmt: skip
 
-    def _write(self) -> None:
-        self._renewals += 1  # changes the content, which is what another driver watches
+    def _renew_once(self) -> bool:
+        """Renews the lease; returns False where it is another driver's."""
+        if self._object.is_conditional and self._write(self._version):
+            return True
+        # On a conditional store: a renewal that failed before was applied after all, or the lease is lost.
+        content, version = self._object.read()
+        return self._is_own(content) and self._write(version)
+
+    def _write(self, version: str) -> bool:
+        """Writes the object in the place of a version; returns False where another version lies there."""
+        self._renewals += 1  # changes the content, and so the version, which is what another driver watches
         began = _now()
-        lease = {"holder": _describe_this_driver(), "nonce": self._nonce, "renewals": self._renewals}
-        self._store.fs.pipe_file(self._path, json.dumps(lease).encode())
+        lease = {
+            "holder": _describe_this_driver(), "nonce": self._nonce, "renewals": self._renewals,
+            _TERM: _VOID_SECONDS,
+        }  # fmt: skip
+        if not (written := self._object.write(json.dumps(lease).encode(), version)):
+            return False
+        self._version = written
         # From the time before the write, and shorter than another driver waits: this driver stops before the other one
         # takes over.
         self._good_until = began + _VOID_SECONDS - _RENEW_SECONDS
-
-    def _read(self) -> bytes:
-        """Content of the lease object; empty if there is none."""
-        self._store.fs.invalidate_cache(self._store.root)
-        try:
-            return self._store.fs.cat_file(self._path)
-        except FileNotFoundError:
-            return b""
+        return True
 
     def _is_own(self, content: bytes) -> bool:
         return self._nonce.encode() in content
@@ -211,6 +250,21 @@ def _parse_holder(content: bytes) -> str:
         return json.loads(content)["holder"]
     except (ValueError, TypeError, KeyError):
         return content.decode(errors="replace").partition("\n")[0] or "another driver"
+
+
+def _parse_term(content: bytes) -> float:
+    """Seconds that a lease object stays good without a renewal; objects of version 0.2.0 do not say it."""
+    try:
+        return float(json.loads(content)[_TERM])
+    except (ValueError, TypeError, KeyError):
+        return _VOID_SECONDS
+
+
+def _is_released(content: bytes) -> bool:
+    try:
+        return bool(json.loads(content).get(_RELEASED))
+    except (ValueError, AttributeError):
+        return False
 
 
 def _held_by(store: ShardStore, holder: str) -> RunError:

@@ -8,7 +8,6 @@ translates them, so that callers catch OSError and no other.
 """
 
 import errno
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -155,7 +154,7 @@ def put(fs: RemoteFileSystem, path: str, data: bytes, must_be_new: bool = False)
             if must_be_new and (content := read_object(fs, path)) is not None:
                 if content == data:
                     return
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
+                raise FileExistsError(errno.EEXIST, "another driver has written it", path) from error
             if wait_seconds is None or (isinstance(error, StoreError) and not error.is_transient):
                 raise
         time.sleep(wait_seconds)

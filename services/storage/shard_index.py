@@ -9,7 +9,7 @@ deleted at any time, and the next start of the job builds it again. The listing 
 shards exist.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.rows import FOLDER_OF_STATE, REJECTED, STATES, rule_of
+from schemas.rows import ERROR, FOLDER_OF_STATE, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
 from services.storage.filesystem import write_atomic
 from services.storage.store import ShardStore, shard_path
@@ -175,6 +175,23 @@ def read_index(store: ShardStore, run: RunRecord) -> ShardIndex:
     return ShardIndex(store, entries, new_entries, outdated=saved.num_rows - entries.num_rows)
 
 
+def remove_unlisted_siblings(store: ShardStore, index: ShardIndex) -> None:
+    """Removes the siblings that a driver left beside a shard that another start committed.
+
+    Those of an uncommitted shard stay: on an object store a driver that lost its lease may commit it in this moment.
+    """
+    by_shard: dict[int, list[str]] = defaultdict(list)
+    for path, shard in store.list_siblings().items():
+        by_shard[shard].append(path)
+    table = index.table()
+    has_rows = [(table[state].to_numpy() > 0).astype(int) for state in (REJECTED, ERROR)]
+    for shard, number in zip(table["shard"].to_pylist(), sum(has_rows).tolist(), strict=True):
+        if len(by_shard[shard]) > number:
+            listed = store.read_manifest(shard).siblings
+            for path in set(by_shard[shard]) - listed.keys():
+                store.remove(path)
+
+
 def _read_saved_entries(store: ShardStore) -> pa.Table:
     """Entries in index.parquet; none if the file is missing, damaged, or of another version."""
     try:
@@ -204,13 +221,14 @@ def _entries_that_hold(saved: pa.Table, sizes: dict[int, int], run: RunRecord) -
 
 def _read_entry(store: ShardStore, shard: int, size: int) -> dict[str, Any]:
     manifest = store.read_manifest(shard)
-    return _entry(shard, size, manifest, _read_reasons(store, shard) if manifest.counts[REJECTED] else ())
+    rejected = manifest.sibling(FOLDER_OF_STATE[REJECTED])
+    return _entry(shard, size, manifest, _read_reasons(store, rejected) if rejected else ())
 
 
-def _read_reasons(store: ShardStore, shard: int) -> Iterable[pa.StringScalar]:
+def _read_reasons(store: ShardStore, path: str) -> Iterable[pa.StringScalar]:
     """Reasons of a shard's rejected rows; none if the file is lost or damaged, which only `verify` reports."""
     try:
-        return store.read_table(shard_path(FOLDER_OF_STATE[REJECTED], shard), ["reason"])["reason"]
+        return store.read_table(path, ["reason"])["reason"]
     except (OSError, pa.ArrowException):
         return ()
 

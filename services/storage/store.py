@@ -7,7 +7,8 @@ run.json                     the job as resolved, its fingerprint, versions
 README.md                    the dataset card
 data/part-00000.parquet      accepted rows; the existence of this file commits the shard
 rejected/part-00000.parquet  rows that quality control refused
-errors/part-00000.parquet    rows that could not be generated
+errors/part-00000.parquet    rows that could not be generated; on object stores each driver gives these files a name of
+                             its own (part-00000.5d1e0c7a.parquet), and the manifest says which are the shard's
 log/part-00001.arrows        finished rows of shards still open (see row_log.py)
 run.lock                     held by the one driver that may write here (see lease.py)
 set-aside/<time>/            damaged files that `verify --repair` moved away
@@ -18,14 +19,13 @@ import errno
 import hashlib
 import io
 import math
-import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeGuard, TypeVar
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -35,7 +35,7 @@ from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
 from schemas.run import MANIFEST_KEY, Manifest, RunRecord
 from services.storage.failpoints import failpoint
-from services.storage.filesystem import LEFTOVER_SUFFIX, is_local, resolve, write_atomic
+from services.storage.filesystem import is_leftover, is_local, list_folder, resolve, write_atomic
 
 LOCK_NAME, TRAIN_LOCK_NAME = "run.lock", "train.lock"
 # Folders to which only this program writes: it may remove what a killed process left half written there.
@@ -43,6 +43,7 @@ _OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values())
 _SIBLING_FOLDERS = tuple(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED)
 _BATCH_ROWS = 256
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
+_SIBLING_NAME = re.compile(r"part-(\d{5,})(?:\.[0-9a-f]{8})?\.parquet")
 
 _Footer = TypeVar("_Footer", bound=BaseModel)
 
@@ -62,6 +63,9 @@ class ShardStore:
         self.url = url
         self.fs, self.root = resolve(url, "output.path", storage_options)
         self.can_append = is_local(self.fs)
+        # In the names of siblings, where a driver that lost its lease may still write: it must not write over the
+        # files of its successor, and its successor must not remove files that it is about to commit.
+        self._owner = "" if self.can_append else f".{secrets.token_hex(4)}"
 
     def path(self, relative: str) -> str:
         """Full path of a file below the run folder."""
@@ -69,11 +73,11 @@ class ShardStore:
 
     def list_names(self, folder: str) -> list[str]:
         """Names of the files and folders in a folder of the run ("" is the run folder); empty if it is missing."""
-        return sorted(name for name, _ in _list_folder(self.fs, self.path(folder).rstrip("/")))
+        return sorted(name for name, _ in list_folder(self.fs, self.path(folder).rstrip("/")))
 
     def is_empty(self, lock_name: str = LOCK_NAME) -> bool:
         """Returns whether the folder is missing or holds no file but its lock and half-written files."""
-        names = {name for name in self.list_names("") if not _is_leftover(name)}
+        names = {name for name in self.list_names("") if not is_leftover(name)}
         return not names - {lock_name, ""}  # "": some object stores list a folder in itself
 
     def file_size(self, relative: str) -> int:
@@ -104,22 +108,30 @@ class ShardStore:
     def remove_leftovers(self) -> None:
         """Removes what a killed driver left: files under temporary names, and siblings of uncommitted shards.
 
-        Only the driver that holds the lease may call it.
+        On an object store it does nothing: one PUT leaves no half of a file, and a driver that lost its lease may still
+        commit the shards of its siblings (see `shard_index.remove_unlisted_siblings`). Only the driver that holds the
+        lease may call it.
         """
-        for folder in _OWN_FOLDERS if self.can_append else ():  # on an object store one PUT leaves nothing
+        if not self.can_append:
+            return
+        for folder in _OWN_FOLDERS:
             for name in self.list_names(folder):
-                if _is_leftover(name):
+                if is_leftover(name):
                     self.remove(f"{folder}/{name}" if folder else name)
-        siblings = [
-            (int(match[1]), f"{folder}/{name}")
-            for folder in _SIBLING_FOLDERS
-            for name in self.list_names(folder)
-            if (match := _SHARD_NAME.fullmatch(name))
-        ]
+        siblings = self.list_siblings()
         committed = self.committed_shards() if siblings else set()
-        for shard, path in siblings:
+        for path, shard in siblings.items():
             if shard not in committed:
                 self.remove(path)
+
+    def list_siblings(self) -> dict[str, int]:
+        """Shard number of each file in rejected/ and errors/, by its path."""
+        return {
+            f"{folder}/{name}": int(match[1])
+            for folder in _SIBLING_FOLDERS
+            for name in self.list_names(folder)
+            if (match := _SIBLING_NAME.fullmatch(name))
+        }
 
     def remove_logs(self) -> None:
         """Removes the logs of a run whose every shard is committed."""
@@ -154,12 +166,12 @@ class ShardStore:
 
     def shard_sizes(self) -> dict[int, int]:
         """Bytes of the data file of each committed shard, by its number."""
-        listed = _list_folder(self.fs, self.path("data"))
+        listed = list_folder(self.fs, self.path("data"))
         return {int(match[1]): size for name, size in listed if (match := _SHARD_NAME.fullmatch(name))}
 
     def has_rows(self) -> bool:
         """Returns whether any row was generated: a shard is committed, or rows of an open shard are logged."""
-        listed = _list_folder(self.fs, self.path("data"))
+        listed = list_folder(self.fs, self.path("data"))
         if any(_SHARD_NAME.fullmatch(name) for name, _ in listed):
             return True
         return bool(self.list_names("log"))
@@ -183,8 +195,8 @@ class ShardStore:
         for state, folder in FOLDER_OF_STATE.items():
             part = rows.filter(pc.equal(rows["state"], state))
             if state != ACCEPTED and part.num_rows:
-                siblings[shard_path(folder, manifest.shard)] = parquet_bytes(part, ROW_SCHEMA)
-        # A crash between here and the data file leaves siblings of an uncommitted shard. The next driver removes them,
+                siblings[shard_path(folder, manifest.shard, self._owner)] = parquet_bytes(part, ROW_SCHEMA)
+        # A crash between here and the data file leaves siblings of an uncommitted shard. A later driver removes them,
         # see `remove_leftovers`, and generates the shard again.
         for relative, data in siblings.items():
             write_atomic(self.fs, self.path(relative), data, failpoint_prefix="sibling")
@@ -251,16 +263,20 @@ class ShardStore:
         """Reads the committed rows of one state, shard by shard in input order, in batches of at most a row group."""
         folder = FOLDER_OF_STATE[state]
         for shard in sorted(self.committed_shards()):
-            path = self.path(shard_path(folder, shard))
-            if state != ACCEPTED and not self.fs.exists(path):
+            relative = shard_path(folder, shard) if state == ACCEPTED else self.read_manifest(shard).sibling(folder)
+            if relative is None:
                 continue
-            with self.fs.open(path, "rb") as file:
+            with self.fs.open(self.path(relative), "rb") as file:
                 yield from pq.ParquetFile(file).iter_batches(columns=columns)
 
 
-def shard_path(folder: str, shard: int) -> str:
-    """Path of a shard's file: `data/part-00003.parquet`. Names are deterministic, so a resume needs no list of them."""
-    return f"{folder}/part-{shard:05d}.parquet"
+def shard_path(folder: str, shard: int, owner: str = "") -> str:
+    """Path of a shard's file: `data/part-00003.parquet`. Names of data files are deterministic.
+
+    Args:
+        owner: part of the name of siblings that one driver alone writes; see `Manifest.siblings`.
+    """
+    return f"{folder}/part-{shard:05d}{owner}.parquet"
 
 
 def is_filesystem_failure(error: Exception) -> TypeGuard[OSError]:
@@ -286,23 +302,3 @@ def parquet_bytes(rows: pa.Table, schema: pa.Schema, metadata: Mapping[bytes, by
         if metadata:
             writer.add_key_value_metadata({key.decode(): value.decode() for key, value in metadata.items()})
     return buffer.getvalue()
-
-
-def _is_leftover(name: str) -> bool:
-    return name.startswith(".") and name.endswith(LEFTOVER_SUFFIX)
-
-
-def _list_folder(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[tuple[str, int]]:
-    """Name and size in bytes of each entry of a folder; nothing if the folder is missing."""
-    if is_local(fs):
-        # `scandir` takes a third of fsspec's time, which matters with 100,000 files.
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):  # a symbolic link without a target
-                    yield entry.name, entry.stat().st_size
-        return
-    # Object stores cache listings; a resume must see what the last driver wrote.
-    fs.invalidate_cache(folder)
-    with suppress(FileNotFoundError):
-        for info in fs.ls(folder, detail=True):
-            yield info["name"].rsplit("/", 1)[-1], info["size"]

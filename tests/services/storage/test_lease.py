@@ -1,19 +1,27 @@
 """The lease: one driver at a time may write to a run folder, also after crashes and lost connections."""
 
+import contextlib
+import errno
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import fsspec
 import pytest
 
 from schemas.errors import JobError, RunError
+from schemas.rows import ACCEPTED, ERROR, REJECTED
 from services.storage import lease
 from services.storage.lease import LeaseLostError, hold_lease
+from services.storage.shard_index import read_index, remove_unlisted_siblings
 from services.storage.store import LOCK_NAME, ShardStore
 from tests.support.processes import cli_env
+from tests.support.runs import batch, manifest, run_of, table
+from tests.support.stores import FakeS3
 
 
 def test_a_second_driver_is_refused_and_the_error_names_the_first(tmp_path):
@@ -104,7 +112,172 @@ def test_on_an_object_store_a_lease_that_another_driver_took_is_noticed(remote):
 def test_on_an_object_store_a_lease_that_cannot_be_renewed_runs_out(remote, monkeypatch):
     store = ShardStore(remote)
     with hold_lease(store) as held:
-        monkeypatch.setattr(lease._RenewedObject, "_write", lambda self: (_ for _ in ()).throw(OSError("no network")))
+        monkeypatch.setattr(
+            lease._RenewedObject, "_write", lambda self, version: (_ for _ in ()).throw(OSError("no network"))
+        )
         time.sleep(1.2)
         with pytest.raises(LeaseLostError):
             held.check()
+
+
+# Conditional stores: forced timing. `RUN` is held for a second without a renewal, and renewed every tenth.
+
+RUN = "s3://bucket/run"
+
+
+@pytest.fixture
+def brief(monkeypatch, s3):
+    monkeypatch.setattr(lease, "_RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "_VOID_SECONDS", 1.0)
+    return s3
+
+
+def drivers(number):
+    """Lets drivers, each in a thread, try to take the lease at once; (names of those that got it, errors)."""
+    held, errors = [], []
+
+    def drive():
+        try:
+            with hold_lease(ShardStore(RUN)) as mine:
+                held.append(threading.current_thread().name)
+                end = time.monotonic() + 10
+                while len(held) + len(errors) < number and time.monotonic() < end:
+                    mine.check()
+                    time.sleep(0.01)
+        except (RunError, LeaseLostError) as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=drive) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return held, errors
+
+
+def delayed(monkeypatch, delays):
+    """Delays each write of the lock by the next of these times, in seconds."""
+    left = list(delays)
+    monkeypatch.setattr(FakeS3, "on_put", staticmethod(lambda path: time.sleep(left.pop(0) if left else 0)))
+
+
+@pytest.mark.parametrize("delays", [[0, 0], [0, 0.2], [0.2, 0.2], [0.2, 0]])
+@pytest.mark.parametrize("left_behind", [False, True])
+def test_of_two_drivers_whose_writes_are_delayed_one_gets_the_lease(brief, monkeypatch, delays, left_behind):
+    if left_behind:  # by a driver that died
+        ShardStore(RUN).write_text(LOCK_NAME, '{"holder": "dead", "nonce": "x", "void_after_seconds": 0.3}')
+    delayed(monkeypatch, delays)
+    held, errors = drivers(2)
+    assert len(held) == 1 and len(errors) == 1
+    assert "another driver works on this run" in str(errors[0])
+
+
+def test_a_renewal_that_arrives_late_does_not_take_the_lease_back(brief, monkeypatch):
+    arrived, is_late = threading.Event(), threading.Event()
+
+    def on_put(path):
+        if threading.current_thread().name == "kindling-lease" and not is_late.is_set():
+            is_late.set()
+            arrived.wait(10)
+
+    monkeypatch.setattr(FakeS3, "on_put", staticmethod(on_put))
+    with hold_lease(ShardStore(RUN)) as first:
+        assert is_late.wait(5)
+        with hold_lease(ShardStore(RUN)) as second:
+            with pytest.raises(LeaseLostError):  # by its own clock, before the second got it
+                first.check()
+            arrived.set()
+            time.sleep(0.3)
+            second.check()
+            with pytest.raises(LeaseLostError):
+                first.check()
+
+
+def test_renewals_whose_answers_are_lost_keep_the_lease(brief, monkeypatch):
+    def lose(path):
+        if threading.current_thread().name == "kindling-lease":
+            raise OSError(errno.EBUSY, "Service Unavailable")
+
+    with hold_lease(ShardStore(RUN)) as held:
+        monkeypatch.setattr(FakeS3, "answers", staticmethod(lose))
+        for _ in range(30):
+            time.sleep(0.05)
+            held.check()
+
+
+def test_a_renewal_that_was_applied_after_its_error_keeps_the_lease(brief, monkeypatch):
+    late, write = [], FakeS3.pipe_file
+
+    def write_late(*arguments, **options):
+        with contextlib.suppress(OSError):  # refused: the driver tried again in the meantime
+            write(*arguments, **options)
+
+    def pipe_file(self, path, value, **options):
+        if threading.current_thread().name == "kindling-lease" and len(late) < 3:
+            late.append(threading.Timer(0.02, write_late, (self, path, value), options))
+            late[-1].start()
+            raise OSError(errno.EBUSY, "Service Unavailable")
+        return write(self, path, value, **options)
+
+    with hold_lease(ShardStore(RUN)) as held:
+        monkeypatch.setattr(FakeS3, "pipe_file", pipe_file)
+        for _ in range(30):
+            time.sleep(0.05)
+            held.check()
+    assert len(late) == 3
+
+
+def test_a_released_lease_is_taken_at_once_and_no_late_removal_can_free_it(brief, monkeypatch):
+    removed = []
+    monkeypatch.setattr(FakeS3, "rm_file", lambda self, path: removed.append(path))
+    for _ in range(2):
+        began = time.monotonic()
+        with hold_lease(ShardStore(RUN)) as held:
+            assert time.monotonic() - began < 0.3
+            held.check()
+    assert removed == [] and ShardStore(RUN).is_empty()
+
+
+def test_a_driver_waits_as_long_as_the_holder_asks_for(brief, monkeypatch):
+    ShardStore(RUN).write_text(LOCK_NAME, '{"holder": "slow", "nonce": "x", "void_after_seconds": 1.5}')
+    monkeypatch.setattr(lease, "_VOID_SECONDS", 0.2)
+    began = time.monotonic()
+    with hold_lease(ShardStore(RUN)):
+        assert time.monotonic() - began >= 1.5
+
+
+def test_a_driver_that_lost_its_lease_in_the_middle_of_a_commit_loses_no_row(brief, monkeypatch):
+    first, second = ShardStore(RUN), ShardStore(RUN)
+    rows = table(batch(0, 3), batch(1, state=REJECTED), batch(2, state=ERROR))
+    counts = {ACCEPTED: 2, REJECTED: 1, ERROR: 1}
+
+    def on_put(path):
+        if "/data/" in path:  # the siblings are there; the first driver stands still, and the second begins
+            monkeypatch.setattr(FakeS3, "on_put", staticmethod(lambda path: None))
+            second.remove_leftovers()
+            for folder in ("errors", "rejected"):
+                assert len(second.list_names(folder)) == 1
+
+    monkeypatch.setattr(FakeS3, "on_put", staticmethod(on_put))
+    written = first.commit(manifest(**counts), rows)
+    with pytest.raises(FileExistsError, match="another driver"):
+        second.commit(manifest(**counts), table(batch(0, 3), batch(1, 2, state=ERROR)))
+    for relative, digest in written.siblings.items():
+        assert hashlib.sha256(first.fs.cat_file(first.path(relative))).hexdigest() == digest
+    assert [part["row_index"].to_pylist() for part in second.read_rows(ERROR)] == [[2]]
+    assert [part["row_index"].to_pylist() for part in second.read_rows(REJECTED)] == [[1]]
+    assert len(second.list_names("errors")) == 2  # the second's own, which no shard lists
+    run = run_of(1)
+    remove_unlisted_siblings(second, read_index(second, run))
+    assert sorted(second.list_siblings()) == sorted(written.siblings)
+    assert read_index(second, run).totals().rejects == {"because": 1}
+
+
+def test_siblings_of_an_uncommitted_shard_stay_on_an_object_store(brief, monkeypatch):
+    store = ShardStore(RUN)
+    store.commit(manifest(shard=1, accepted=2), table(batch(0, 1)))
+    for name in ("part-00000.0123abcd.parquet", "part-00000.parquet", "part-00001.0123abcd.parquet"):
+        store.write_text(f"errors/{name}", "x")
+    store.remove_leftovers()
+    remove_unlisted_siblings(store, read_index(store, run_of(2)))
+    assert store.list_names("errors") == ["part-00000.0123abcd.parquet", "part-00000.parquet"]

@@ -58,7 +58,7 @@ def from_footers(store):
     for each in manifests:
         counts.update(each.counts)
         if each.counts[REJECTED]:
-            rejects.update(store.read_table(shard_path("rejected", each.shard))["reason"].to_pylist())
+            rejects.update(store.read_table(each.sibling("rejected"))["reason"].to_pylist())
     seconds, until = 0.0, None
     for each in sorted(manifests, key=lambda each: each.started_at):
         start, end = datetime.fromisoformat(each.started_at), datetime.fromisoformat(each.finished_at)
