@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.job import Classifier, Cluster, EngineArguments, Metrics, Model, Sampling, Section, Url
+from schemas.job import Classifier, Cluster, Delimiter, EngineArguments, Metrics, Model, Quotes, Sampling, Section, Url
 from schemas.minimal_pairs import MinimalPairs
 from schemas.questionnaire import PAGE_NAME
 
@@ -65,6 +65,10 @@ class Responses(Section):
     a JSON list of objects)"""
     columns: dict[Literal["response", "emotion"], str] = Field(default_factory=dict)
     """map from `response` or `emotion` to the table's column, where the names differ; a table may have no emotions"""
+    delimiter: Delimiter = None
+    """character between the cells of a CSV or TSV file; see `input.delimiter`"""
+    quotes: Quotes = None
+    """meaning of quotes in a CSV or TSV file: around cells (`true`), or ordinary characters (`false`)"""
     name: Name | None = None
     """name of the model that wrote them; by default the name of the file"""
 
@@ -105,6 +109,10 @@ class PromptSet(EvaluationSection):
     (JSONL, Parquet, CSV)"""
     columns: dict[Literal["prompt", "emotion"], str] = Field(default_factory=dict)
     """map from `prompt` or `emotion` to the table's column, where the names differ"""
+    delimiter: Delimiter = None
+    """character between the cells of a CSV or TSV file; see `input.delimiter`"""
+    quotes: Quotes = None
+    """meaning of quotes in a CSV or TSV file: around cells (`true`), or ordinary characters (`false`)"""
     per_emotion: int | None = Field(None, gt=0)
     """number of prompts to take of each emotion, from the first on; all by default"""
 

@@ -45,6 +45,16 @@ EngineArguments = Annotated[dict[str, Any], AfterValidator(_refuse_token)]
 """engine arguments under vLLM's names, passed to vLLM unchanged"""
 
 
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+Delimiter = Annotated[str | None, Field(pattern=r'^[^"\r\n\x00]$', exclude_if=_is_none)]
+"""character between the cells of a CSV or TSV file"""
+Quotes = Annotated[bool | None, Field(exclude_if=_is_none)]
+"""whether quotes enclose the cells of a CSV or TSV file"""
+
+
 class Section(BaseModel):
     """Base of every section of a job file. The string below a key becomes the key's description."""
 
@@ -79,6 +89,12 @@ class Input(Section):
     format: Literal["auto", "parquet", "jsonl", "json", "csv", "text"] = "auto"
     """format of the files; `auto` takes it from the ending of each file's name. `json` is one list of objects, which is
     held in memory"""
+    delimiter: Delimiter = None
+    """character between the cells of CSV and TSV files, such as `";"`; by default a comma (a tab for .tsv), or the
+    one that the header has instead: a comma, a semicolon, a tab or a bar"""
+    quotes: Quotes = None
+    """meaning of quotes in CSV and TSV files: around cells (`true`), or ordinary characters (`false`); by default both
+    are read where the meaning is certain, and the file is refused where it is not"""
     columns: dict[str, str] = {}
     """map from a recipe's field to the input column that holds it, where the names differ: `{emotion: emotions}`"""
     keep: list[str] = []

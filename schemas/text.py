@@ -1,5 +1,6 @@
 """Texts of unknown origin (data, models, libraries' errors), made safe to print and short enough for one line."""
 
+import json
 from typing import Any
 
 _MAX_CHARACTERS = 200
@@ -23,6 +24,16 @@ def printable(text: str) -> str:
     """Returns a text without control characters and direction marks; its line ends stay."""
     lines = text.replace("\r\n", "\n").split("\n")
     return "\n".join("".join(map(_printable_character, line)) for line in lines)
+
+
+def wide_encoding(head: bytes) -> str:
+    """Returns "UTF-16" or "UTF-32" where a file begins as such a text does, with a mark or without; "" for any other.
+
+    Args:
+        head: first bytes of the file, at least four if it has as many.
+    """
+    encoding = json.detect_encoding(head).upper()
+    return encoding[:6] if encoding.startswith(("UTF-16", "UTF-32")) else ""
 
 
 def _printable_character(character: str) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.compose import Part
-from schemas.job import Metrics, Model, Section, Url
+from schemas.job import Delimiter, Metrics, Model, Quotes, Section, Url
 from schemas.minimal_pairs import MinimalPairs
 
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
@@ -23,6 +23,10 @@ class LabelledTexts(Section):
     """texts on which the reported figures are measured: another file, or a share of `train`"""
     columns: dict[str, str] = Field(default_factory=dict)
     """map from `text` or `emotions` to the column that holds it, where the names differ"""
+    delimiter: Delimiter = None
+    """character between the cells of CSV and TSV files; see `input.delimiter`"""
+    quotes: Quotes = None
+    """meaning of quotes in CSV and TSV files: around cells (`true`), or ordinary characters (`false`)"""
     credit: str = ""
     """names of the people or projects whose data it is, for the model card"""
 

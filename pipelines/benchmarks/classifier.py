@@ -51,7 +51,8 @@ def measure(data: str, stories: int, sentences: int, rounds: int) -> bool:
     """
     folder = Path(data)
     goemotions = LabelledTexts(
-        **{name: str(folder / "goemotions" / f"{name}.tsv") for name in ("train", "dev", "test")}
+        **{name: str(folder / "goemotions" / f"{name}.tsv") for name in ("train", "dev", "test")},
+        quotes=False,  # as the shipped head was trained
     )
     contexts = LabelledTexts(
         train=str(folder / "babylm_contexts.parquet"), columns={"text": "context"}, dev=0.1, test=0.2

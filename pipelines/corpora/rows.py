@@ -34,7 +34,7 @@ class CorpusRows:
         text_column: column with the text.
         sources: the files.
         without_text: number of rows read so far whose text is null or not a string.
-        unreadable: number of rows read so far that cannot be parsed (broken JSON).
+        unreadable: number of rows read so far that cannot be parsed (broken JSON), or whose text has NUL characters.
     """
 
     name: str
@@ -53,7 +53,9 @@ class CorpusRows:
         """
         for values in self._values():
             text = values.get(self.text_column)
-            if isinstance(text, str):
+            if isinstance(text, str) and "\0" in text:
+                self.unreadable += 1
+            elif isinstance(text, str):
                 yield _encodable(text), *(_value(values, name) for name in self.by)
             else:
                 self.without_text += 1

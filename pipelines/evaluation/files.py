@@ -2,15 +2,17 @@
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from pipelines.inputs.cells import text_cell, text_or_blank_cell
 from pipelines.inputs.compression import format_ending
 from pipelines.inputs.json_format import MAX_JSON_BYTES
 from pipelines.inputs.reader import InputReader
+from pipelines.inputs.sources import refuse_wide_text
 from schemas.emotions import EMOTIONS
 from schemas.errors import JobError
+from schemas.evaluate import PromptSet, Responses
 from schemas.job import Input
 from schemas.rows import RowError
 from schemas.text import shorten
@@ -36,6 +38,7 @@ def read_json(key: str, url: str) -> Any:
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
             raise JobError(key, url, f"it is larger than {MAX_JSON_BYTES >> 20} MiB", "write it as JSONL")
+        refuse_wide_text(key, url, data)
         return json.loads(data.decode("utf-8-sig"))
     except (OSError, EOFError, zlib.error) as error:
         cause = f"cannot be read: {getattr(error, 'strerror', None) or shorten(str(error))}"
@@ -45,19 +48,21 @@ def read_json(key: str, url: str) -> Any:
 
 
 def read_table(
-    key: str, url: str, columns: Mapping[str, str], fields: list[str], optional: tuple[str, ...] = ()
+    key: str, url: str, section: PromptSet | Responses, fields: list[str], optional: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Reads a table row by row: (place of the row, its fields).
 
     Args:
-        columns: column of each field whose column has another name.
+        section: section of the job, which has the columns of fields with another name and the dialect of CSV files.
         optional: fields that a table may lack; their values are None then.
 
     Raises:
         JobError: the file cannot be read or lacks a column, or a row is broken.
     """
     try:
-        reader = InputReader(Input(path=url, columns=dict(columns)), fields, optional)
+        columns = {str(field): column for field, column in section.columns.items()}
+        table = Input(path=url, columns=columns, delimiter=section.delimiter, quotes=section.quotes)
+        reader = InputReader(table, fields, optional)
         for source, index, row in reader.all_rows():
             if row.values is None:
                 raise JobError(key, f"{source}, row {index}", row.fault, _REMEDY)

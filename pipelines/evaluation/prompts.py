@@ -55,9 +55,7 @@ def read_prompts(section: PromptSet, name: str) -> list[EmotionPrompt]:
                 text_of(key, where, row["prompt"]),
                 emotion_of(key, where, row["emotion"]),
             )
-            for where, row in read_table(
-                key, url, {str(field): column for field, column in section.columns.items()}, ["prompt", "emotion"]
-            )
+            for where, row in read_table(key, url, section, ["prompt", "emotion"])
         ]
     if not prompts:
         raise JobError(key, url, "there is no prompt in it", "name a file that has some")

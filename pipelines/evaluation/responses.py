@@ -99,13 +99,7 @@ def _rows(section: Responses) -> tuple[bool, list[tuple[str, str]]]:
 
 def _table(section: Responses) -> Iterator[tuple[str, str]]:
     optional = () if "emotion" in section.columns else ("emotion",)
-    for where, row in read_table(
-        _KEY,
-        section.path,
-        {str(field): column for field, column in section.columns.items()},
-        ["response", "emotion"],
-        optional,
-    ):
+    for where, row in read_table(_KEY, section.path, section, ["response", "emotion"], optional):
         emotion = "" if row["emotion"] is None else emotion_of(_KEY, where, row["emotion"])
         yield emotion, text_of(_KEY, where, row["response"], blank=True)
 

@@ -9,7 +9,8 @@ compression.py      compressed files
 parquet_format.py   Parquet
 jsonl_format.py     JSON Lines
 json_format.py      one JSON list of objects
-csv_format.py       CSV and TSV, with their quotes
+csv_format.py       CSV and TSV
+csv_records.py      records of CSV and TSV files, with quotes or without
 text_format.py      plain text
 hugging_face.py     Hugging Face datasets
 cells.py            checks of single values: text, emotion, chat messages

@@ -13,7 +13,7 @@ def text_cell(values: dict[str, Any], field: str) -> str:
     """Returns the field's text.
 
     Raises:
-        RowError: the cell is null, not text, blank, or not valid Unicode.
+        RowError: the cell is null, not text, blank, not valid Unicode, or has a NUL character.
     """
     text = text_or_blank_cell(values, field)
     if not text:
@@ -25,7 +25,7 @@ def text_or_blank_cell(values: dict[str, Any], field: str) -> str:
     """Returns the field's text; "" if the cell is absent, null or blank.
 
     Raises:
-        RowError: the cell is not text, or not valid Unicode.
+        RowError: the cell is not text, not valid Unicode, or has a NUL character.
     """
     value = values.get(field)
     if value is None:
@@ -36,6 +36,8 @@ def text_or_blank_cell(values: dict[str, Any], field: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise RowError(f"{field} is not valid Unicode") from None
+    if "\0" in value:
+        raise RowError(f"{field} has a NUL character")
     return value if value.strip() else ""
 
 

@@ -1,26 +1,41 @@
-"""CSV: comma-separated (tabs for .tsv), with a header, and quotes as in RFC 4180; every cell is text.
+"""CSV and TSV: a record for each row, below a header; every cell is text.
 
-Invariant: a faulty record spoils its own row only. Where that cannot be known (quotes that do not pair over several
-lines), the file is refused: the rows that the quotes swallowed could not be counted.
+Invariant: a faulty record spoils its own row only. Where that cannot be known (see `csv_records`), the file is refused.
 """
 
 import csv
-import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import IO
+from typing import Any
 
 from pipelines.inputs.compression import format_ending
-from pipelines.inputs.sources import MAX_ROW_BYTES, FileSource, InputRow, Skip, skip_items
+from pipelines.inputs.csv_records import REMEDY, Dialect, csv_records
+from pipelines.inputs.sources import FileSource, InputRow, Skip, skip_items
+from schemas.job import Input
 
 
+@dataclass(frozen=True)
 class CsvSource(FileSource):
-    """A CSV file with a header. Blank lines are not rows."""
+    """A CSV file with a header. Blank lines are not rows.
+
+    Args:
+        delimiter: character between cells; None: the usual one, or that of the header.
+        quotes: whether quotes enclose cells; None: where they can only do that.
+    """
 
     format = "csv"
     endings = (".csv", ".tsv")
     read_errors = (csv.Error,)
+
+    delimiter: str | None = None
+    quotes: bool | None = None
+
+    @classmethod
+    def options(cls, section: Input) -> dict[str, Any]:
+        """Returns the dialect that a job names."""
+        return {"delimiter": section.delimiter, "quotes": section.quotes}
 
     def count(self) -> int:
         """Returns the number of records after the header."""
@@ -36,57 +51,21 @@ class CsvSource(FileSource):
         return map(partial(_row, _read_header(records)), skip_items(records, skip))
 
     def _records(self) -> Iterator[list[str] | None]:
-        with self._open() as file:
-            yield from csv_records(file, "\t" if format_ending(self.path) == ".tsv" else ",")
-
-
-def csv_records(file: IO[bytes], delimiter: str) -> Iterator[list[str] | None]:
-    """Yields the records of a CSV file, its header first; None in place of one line whose quotes do not pair.
-
-    Raises:
-        csv.Error: the quotes of a record of several lines do not pair, or a cell is longer than MAX_ROW_BYTES.
-        OSError: a line is longer than MAX_ROW_BYTES.
-    """
-    csv.field_size_limit(MAX_ROW_BYTES)
-    # Bytes that are not UTF-8 become lone surrogates, by which `_row` finds them: they spoil their own row only.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(_bounded_text(text), delimiter=delimiter, strict=True)
-    while True:
-        lines_before = reader.line_num
-        try:
-            record = next(reader, None)
-        except csv.Error as error:
-            # An open quote takes the following lines into its cell. They may have been any number of rows.
-            if reader.line_num > lines_before + 1:
-                raise csv.Error(f"the record that begins in line {lines_before + 1}: {error}") from None
-            yield None
-            continue
-        if record is None:
-            return
-        if record:
-            yield record
-
-
-def _bounded_text(text: io.TextIOWrapper) -> Iterator[str]:
-    number = 0
-    while line := text.readline(MAX_ROW_BYTES + 1):
-        number += 1
-        if len(line) > MAX_ROW_BYTES:
-            raise OSError(f"line {number} is longer than {MAX_ROW_BYTES >> 20} MiB")
-        yield line
+        usual_delimiter = "\t" if format_ending(self.path) == ".tsv" else ","
+        return csv_records(self.name, self.open, Dialect(self.delimiter, self.quotes, usual_delimiter))
 
 
 def _read_header(records: Iterator[list[str] | None]) -> list[str]:
     for header in records:
         if header is None:
-            raise csv.Error("the quotes of its header do not pair")
+            raise csv.Error(f"the quotes of its header do not pair; {REMEDY}")
         return header
     return []
 
 
 def _row(header: list[str], cells: list[str] | None) -> InputRow:
     if cells is None:
-        return InputRow(None, "the quotes of the row do not pair")
+        return InputRow(None, f"the quotes of the row do not pair; {REMEDY}")
     if len(cells) != len(header):
         return InputRow(None, f"the row has {len(cells)} cells and the header {len(header)}")
     if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):

@@ -32,7 +32,8 @@ def input_files(section: Input) -> list[FileSource]:
         fs, path = resolve(pattern, "input.path", section.storage_options)
         for match in _matches(fs, path, pattern):
             name = _name(fs, match, pattern)
-            files[name] = _format(match, section)(name, fs, match)
+            file_format = _format(match, section)
+            files[name] = file_format(name, fs, match, **file_format.options(section))
     return list(files.values())
 
 

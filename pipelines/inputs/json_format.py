@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pipelines.inputs.sources import PROBED_ROWS, FileSource, InputRow, Skip, object_row, skip_items
+from pipelines.inputs.sources import PROBED_ROWS, FileSource, InputRow, Skip, object_row, refuse_wide_text, skip_items
 from schemas.errors import JobError
 
 MAX_JSON_BYTES = 128 << 20
@@ -33,12 +33,13 @@ class JsonSource(FileSource):
         return map(partial(object_row, "the item"), skip_items(self._items(), skip))
 
     def _items(self) -> list[Any]:
-        with self._open() as file:
+        with self.open() as file:
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
             cause = f"a JSON list is read whole, and this one is larger than {MAX_JSON_BYTES >> 20} MiB"
             remedy = "write it as JSONL, an object in each line, which is read row by row"
             raise JobError("input.path", self.name, cause, remedy)
+        refuse_wide_text("input.path", self.name, data)
         text = data.decode("utf-8-sig")
         remedy = "repair the file; if it has an object in each line, set input.format to jsonl"
         try:

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import IO
 
-from pipelines.inputs.sources import MAX_ROW_BYTES, FileSource, InputRow, Skip, skip_items
+from pipelines.inputs.sources import MAX_ROW_BYTES, FileSource, InputRow, Skip, refuse_wide_text, skip_items
 
 _BLOCK_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -34,8 +34,10 @@ class LineSource(FileSource):
         return self._parse(line)
 
     def _lines(self) -> Iterator[bytes | None]:
-        with self._open() as file:
+        with self.open() as file:
             for number, line in enumerate(bounded_lines(file)):
+                if number == 0:
+                    refuse_wide_text("input.path", self.name, line or b"")
                 line = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 and line else line
                 # A line that is too long cannot be blank: it is a row with a fault.
                 if line is None or line.strip():

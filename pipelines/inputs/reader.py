@@ -146,7 +146,7 @@ class _InputCursor:
 
     def _fields_row(self, values: dict[str, Any]) -> InputRow:
         fields = {name: values.get(column) for name, column in self._columns.items()}
-        fault = _size_fault(list(fields.values()))
+        fault = _fault(list(fields.values()))
         return InputRow(None, fault) if fault else InputRow(fields)
 
 
@@ -228,14 +228,16 @@ def _too_short(source: Source, planned_rows: int, rows: int) -> JobError:
     return JobError("input", source.name, cause, "restore the file, or start a new run")
 
 
-def _size_fault(values: list[Any]) -> str:
-    """Returns the fault of a row whose values are too large, or nested too deeply; "" for any other row."""
+def _fault(values: list[Any]) -> str:
+    """Returns the fault of a row whose values are too large, nested too deeply, or no text; "" for any other row."""
     size = 0
     for _ in range(_MAX_NESTING):
         below: list[Any] = []
         for value in values:
             if isinstance(value, (str, bytes)):
                 size += len(value)
+                if isinstance(value, str) and "\0" in value:
+                    return "a text has a NUL character"
             elif isinstance(value, dict):
                 below.extend(value.values())
             elif isinstance(value, (list, tuple)):

@@ -13,7 +13,9 @@ from typing import IO, Any, ClassVar, Protocol, TypeVar
 import fsspec
 
 from pipelines.inputs.compression import check_compression
-from schemas.text import shorten
+from schemas.errors import JobError
+from schemas.job import Input
+from schemas.text import shorten, wide_encoding
 from services.storage.filesystem import is_local
 
 MAX_ROW_BYTES = 16 << 20
@@ -105,6 +107,11 @@ class FileSource(ABC):
     fs: fsspec.AbstractFileSystem
     path: str
 
+    @classmethod
+    def options(cls, section: Input) -> dict[str, Any]:
+        """Returns the arguments of this format that an `input` section names."""
+        return {}
+
     def content(self) -> str:
         """Returns a hash of the file's bytes; on a remote file system its size and the store's own tag."""
         if not is_local(self.fs):
@@ -129,10 +136,26 @@ class FileSource(ABC):
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         """Yields the rows; see `Source.rows`."""
 
-    def _open(self) -> IO[bytes]:
+    def open(self) -> IO[bytes]:
         """Opens the file for reading, decompressed."""
         check_compression(self.name, self.path)
         return self.fs.open(self.path, "rb", compression="infer")
+
+
+def refuse_wide_text(key: str, name: str, head: bytes) -> None:
+    """Refuses a file in UTF-16 or UTF-32, such as PowerShell's `>` writes: read as UTF-8, its rows would be wrong.
+
+    Args:
+        key: job key that names the file.
+        name: the file's name.
+        head: first bytes of the file, at least four if it has as many.
+
+    Raises:
+        JobError: the file begins as a text in UTF-16 or UTF-32 does.
+    """
+    if encoding := wide_encoding(head):
+        remedy = f"convert it: iconv -f {encoding} -t UTF-8 OLD > NEW (PowerShell: Set-Content -Encoding utf8)"
+        raise JobError(key, name, f"it is {encoding} text, or none; text is read as UTF-8", remedy)
 
 
 def skip_items(items: Iterable[Item], skip: Skip) -> Iterator[Item]:

@@ -8,9 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.inputs.compression import check_compression, is_compressed
-from pipelines.inputs.sources import MAX_ROW_BYTES, FileSource
+from pipelines.inputs.compression import is_compressed
+from pipelines.inputs.formats import READ_ERRORS
+from pipelines.inputs.sources import MAX_ROW_BYTES, FileSource, refuse_wide_text
 from schemas.errors import JobError
+from schemas.text import shorten
 from services.storage.filesystem import is_local, resolve
 
 _BLOCK_BYTES = 1 << 20
@@ -42,22 +44,31 @@ def plan_ranges(files: list[FileSource], bytes_per_shard: int) -> list[LineRange
     """Returns the ranges of all files, in order; an empty file has none.
 
     Raises:
-        JobError: a compressed file is too large to be one shard.
+        JobError: a compressed file is too large to be one shard, a file cannot be read, or is in UTF-16 or UTF-32.
     """
     ranges: list[LineRange] = []
     for file in files:
         size, step = file.fs.size(file.path), bytes_per_shard
         if is_compressed(file.path):
-            check_compression(file.name, file.path)
             if size > _MAX_COMPRESSED_BYTES:
                 cause = f"a compressed file is one shard, and this one is larger than {_MAX_COMPRESSED_BYTES >> 20} MiB"
                 raise JobError("input.path", file.name, cause, "decompress it, or split it before it is compressed")
             step = max(size, 1)
+        _check_text(file)
         url = file.path if is_local(file.fs) else file.fs.unstrip_protocol(file.path)
         for start in range(0, size, step):
             end = None if start + step >= size else start + step
             ranges.append(LineRange(shard=len(ranges), source=file.name, url=url, start=start, end=end))
     return ranges
+
+
+def _check_text(file: FileSource) -> None:
+    try:
+        with file.open() as opened:
+            refuse_wide_text("input.path", file.name, opened.read(4))
+    except READ_ERRORS as error:
+        cause = f"cannot be read: {shorten(str(error)) or type(error).__name__}"
+        raise JobError("input.path", file.name, cause, "repair the file, or leave it out of the input") from None
 
 
 def lines_of(line_range: LineRange) -> Iterator[tuple[int, bytes | None]]:

@@ -135,6 +135,8 @@ def _read(path: Path, prompt: str) -> str:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise JobError("prompt", prompt, f"it is larger than {_MAX_BYTES >> 10} KiB", "name a shorter Jinja file")
+        if b"\0" in data:  # UTF-16 without a mark is valid UTF-8, with a NUL beside each letter
+            raise JobError("prompt", prompt, "it has NUL characters: not UTF-8 text", "write it again as UTF-8")
         return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         names = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.jinja")))

@@ -7,15 +7,16 @@ from contextlib import contextmanager
 import numpy as np
 
 from pipelines.inputs.cells import labels_cell, text_cell
+from pipelines.inputs.csv_records import Dialect, csv_records
 from pipelines.inputs.files import input_files
-from pipelines.inputs.lines import bounded_lines
+from pipelines.inputs.formats import READ_ERRORS
 from pipelines.inputs.reader import InputReader
 from schemas.emotions import EMOTIONS
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.rows import RowError
+from schemas.text import shorten
 from schemas.train import LabelledTexts
-from services.storage.filesystem import resolve
 from trainers.emotion_classifier import DatasetSplits, LabelledDataset
 
 _KEY = "stages.0.data"
@@ -51,10 +52,10 @@ def read_splits(section: LabelledTexts) -> DatasetSplits:
     shares = {name: share for name in ("dev", "test") if isinstance(share := getattr(section, name), float)}
     if sum(shares.values()) >= 1:
         raise JobError(_KEY, shares, "nothing would be left to train on", "give smaller shares")
-    for row in _rows(f"{_KEY}.train", section.train, section.columns):
+    for row in _rows(f"{_KEY}.train", section, section.train):
         parts[_part(row[0], shares)].append(row)
     for name in parts.keys() - shares.keys() - {"train"}:
-        parts[name] += _rows(f"{_KEY}.{name}", getattr(section, name), section.columns)
+        parts[name] += _rows(f"{_KEY}.{name}", section, getattr(section, name))
     for name, rows in parts.items():
         if not rows:
             raise JobError(f"{_KEY}.{name}", getattr(section, name), "there are no texts for it", "give more data")
@@ -96,35 +97,37 @@ def _dataset(rows: list[_LabelledText]) -> LabelledDataset:
     return LabelledDataset([text for text, _ in rows], targets)
 
 
-def _rows(key: str, path: str, columns: dict[str, str]) -> Iterator[_LabelledText]:
+def _rows(key: str, section: LabelledTexts, path: str) -> Iterator[_LabelledText]:
     if path.endswith(".tsv"):
-        return _goemotions(key, path)
-    return _table(key, Input(path=path, columns=columns))
+        return _goemotions(key, section, path)
+    dialect = {"delimiter": section.delimiter, "quotes": section.quotes}
+    return _table(key, Input(path=path, columns=section.columns, **dialect))
 
 
-def _goemotions(key: str, path: str) -> Iterator[_LabelledText]:
+def _goemotions(key: str, section: LabelledTexts, path: str) -> Iterator[_LabelledText]:
     """Yields the rows of a file in GoEmotions' format: lines of text, tab, label numbers, tab, anything."""
-    fs, location = resolve(path, key)
-    try:
-        with fs.open(location, "rb") as file:
-            for number, line in enumerate(bounded_lines(file), 1):
-                if line is None or line.strip():
-                    yield _goemotions_row(key, f"{path}, line {number}", line or b"")
-    except OSError as error:
-        remedy = "name a file in GoEmotions' format"
-        raise JobError(key, path, f"cannot be read: {error.strerror or error}", remedy) from None
+    dialect = Dialect(section.delimiter or "\t", section.quotes, has_header=False)
+    with _errors_under(key):
+        files = input_files(Input(path=path))
+    for file in files:
+        try:
+            for number, cells in enumerate(csv_records(file.name, file.open, dialect), 1):
+                yield _goemotions_row(key, f"{file.name}, row {number}", cells or [])
+        except READ_ERRORS as error:
+            remedy = "name a file in GoEmotions' format"
+            raise JobError(key, file.name, f"cannot be read: {shorten(str(error))}", remedy) from None
 
 
-def _goemotions_row(key: str, place: str, line: bytes) -> _LabelledText:
+def _goemotions_row(key: str, place: str, cells: list[str]) -> _LabelledText:
     try:
-        text, numbers, *_ = line.decode().rstrip("\r\n").split("\t")
+        text, numbers, *_ = cells
         labels = [int(number) for number in numbers.split(",")]
-        if not text.strip() or not all(0 <= label < len(EMOTIONS) for label in labels):
+        if not all(0 <= label < len(EMOTIONS) for label in labels):
             raise ValueError
-    except ValueError:
+        return text_cell({"text": text}, "text"), labels
+    except (ValueError, RowError):
         cause = f"not a text, a tab, and label numbers from 0 to {len(EMOTIONS) - 1}"
         raise JobError(key, place, cause, "name a file in GoEmotions' format, without a header") from None
-    return text, labels
 
 
 def _table(key: str, section: Input) -> Iterator[_LabelledText]:

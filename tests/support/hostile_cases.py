@@ -101,7 +101,7 @@ def gzip_bomb(folder):
 JSONL = [
     kept("bytes that are no UTF-8", lines(b'{"context": "caf\xe9", "emotion": "joy"}'), "utf-8"),
     kept("broken JSON", lines(b'{"context": "torn', b"nonsense", b"[1, 2]"), "not JSON", "not JSON", "not an object"),
-    kept("NULs in text", lines({"context": "a\0b", "emotion": "joy"}), more=1),
+    kept("NULs in text", lines({"context": "a\0b", "emotion": "joy"}), "a NUL character"),
     kept("right-to-left, zero-width", lines({"context": "\u202ea\u200b\u05d0\ufeff", "emotion": "joy"}), more=1),
     kept("terminal escapes", lines({"context": "\x1b[2J\x1b]0;title\x07", "emotion": "joy"}), more=1),
     kept("half a surrogate pair", lines(b'{"context": "\\ud800", "emotion": "joy"}'), "not valid Unicode"),
@@ -143,7 +143,7 @@ def csv(tail):
 CSV = [
     kept("CSV: a wrong number of cells", csv(b"alone\na,b,c\n"), "1 cells", "3 cells"),
     kept("CSV: bytes that are no UTF-8", csv(b"caf\xe9,joy\n"), "not UTF-8"),
-    kept("CSV: NULs", csv(b"a\0b,joy\n"), more=1),
+    kept("CSV: NULs", csv(b"a\0b,joy\n"), "a NUL character"),
     kept("CSV: a formula", csv(b"\"=cmd|' /C calc'!A0\",joy\n"), more=1),
     kept("CSV: quotes that do not pair", csv(b'"He said "no" to me",joy\n'), "quotes of the row"),
     kept("CSV: a last line that never ends", csv(b'"open,joy\n'), "quotes of the row"),
@@ -152,7 +152,7 @@ CSV = [
     refused("CSV: a line above 16 MiB", csv(b"x" * 17 * MIB + b",joy\n"), "line 12 is longer than 16 MiB"),
     refused("CSV: a column twice", beside("b.csv", b"context,emotion,context\na,joy,b\n"), "'context' twice"),
     refused("CSV: a header without an end", beside("b.csv", b'context,"emotion\na,joy\n'), "cannot be read"),
-    refused("CSV: UTF-16", beside("b.csv", "context,emotion\na,joy\n".encode("utf-16")), "no such column"),
+    refused("CSV: UTF-16", beside("b.csv", "context,emotion\na,joy\n".encode("utf-16")), "UTF-16"),
 ]
 
 

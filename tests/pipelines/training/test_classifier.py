@@ -116,7 +116,7 @@ def test_a_line_that_is_not_goemotions_is_named(tmp_path, line):
     path.write_text(f"fine\t3\tid\n{line}\n")
     with pytest.raises(JobError, match="not a text, a tab, and label numbers from 0 to 27") as raised:
         read_splits(LabelledTexts(train=str(path)))
-    assert "line 2" in str(raised.value)
+    assert "row 2" in str(raised.value)
 
 
 def test_shares_of_a_table_keep_equal_texts_together(tmp_path):
