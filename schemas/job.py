@@ -147,7 +147,7 @@ class Sampling(Section):
     """Choice of each next token, passed to vLLM's SamplingParams unchanged. vLLM's `seed` and `n` are not keys here:
     the job's `seed` and `samples` take their place."""
 
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, le=2)
     """randomness of the choice; 0 always takes the likeliest token"""
     top_p: float = Field(1.0, gt=0, le=1)
     """share of the probability: the likeliest tokens that together have this share are kept; 1 keeps all tokens"""
@@ -165,9 +165,9 @@ class Sampling(Section):
     """largest number of tokens of one output"""
     min_tokens: int = Field(0, ge=0)
     """number of tokens that an output has before it may end"""
-    stop: list[str] = []
+    stop: list[Annotated[str, Field(min_length=1)]] = []
     """texts that end an output; they are cut off"""
-    stop_token_ids: list[int] = []
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = []
     """ids of tokens that end an output"""
     ignore_eos: bool = False
     """generation up to `max_tokens`, even after the model's end-of-text token"""

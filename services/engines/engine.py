@@ -83,6 +83,17 @@ class Engine(Protocol):
 
     info: EngineInfo
 
+    async def check(self, sampling: dict[str, Any]) -> None:
+        """Checks the sampling of a job before the first of its rows.
+
+        Args:
+            sampling: keys of `schemas.job.Sampling`.
+
+        Raises:
+            JobError: every row would fail with it (a token id is outside of the model's vocabulary, say).
+        """
+        ...
+
     async def prepare(self, messages: list[dict[str, str]]) -> Any:
         """Turns a conversation into a prompt in the form that `generate` takes (tokens, say).
 

@@ -90,6 +90,9 @@ class FakeEngine:
             versions={},
         )
 
+    async def check(self, sampling: dict[str, Any]) -> None:
+        """Does nothing: any sampling can be drawn with. See `Engine.check`."""
+
     async def prepare(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
         """Returns the messages, where they are short enough. Every word counts as a token. See `Engine.prepare`."""
         prompt_tokens = _count_tokens(messages)

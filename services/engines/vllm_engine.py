@@ -32,8 +32,9 @@ from vllm.v1.metrics import ray_wrappers
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
+from vllm.v1.serial_utils import MsgpackEncoder
 
-from schemas.errors import EngineError
+from schemas.errors import EngineError, JobError
 from schemas.rows import RowError
 from schemas.text import shorten
 from services.engines.control_tokens import break_control_tokens, find_control_tokens
@@ -45,6 +46,8 @@ from services.engines.nucleus import keep_nucleus
 _MIN_BATCHED_TOKENS = 2048
 # Exceptions by which vLLM refuses a request (the prompt is too long, say).
 _REQUEST_ERRORS = (VLLMClientError, ValueError, TypeError)
+# Prompt of the request that is made, and not sent, to check a job's sampling.
+_ONE_TOKEN: Any = {"type": "token", "prompt_token_ids": [0]}
 # Long enough for vLLM's advice on memory, too short for its list of the 300 architectures that it knows.
 _MAX_CAUSE_CHARACTERS = 600
 
@@ -116,6 +119,20 @@ class VllmEngine:
             ) from None  # fmt: skip
         return cls(llm, _engine_info(llm, spec, revision, selects_nucleus), EngineLog(), kv_cache)
 
+    async def check(self, sampling: dict[str, Any]) -> None:
+        """Checks the sampling of a job as vLLM checks it with each request. See `Engine.check`."""
+        try:
+            params, tasks = _sampling_params(sampling, seed=0), await self._llm.get_supported_tasks()
+            request = await self._llm.input_processor.process_inputs_async("check", _ONE_TOKEN, params, tasks)
+            MsgpackEncoder().encode(request)  # a number of more than 64 bits cannot be sent to the engine's process
+        except (*_REQUEST_ERRORS, OverflowError) as error:
+            parameter = getattr(error, "parameter", None)
+            key = f"sampling.{parameter}" if parameter in sampling else "sampling"
+            raise JobError(
+                key, sampling.get(parameter), f"vLLM refuses it for every row: {shorten(_message_of(error))}",
+                "correct the value in the job file; nothing was generated",
+            ) from None  # fmt: skip
+
     async def prepare(self, messages: list[dict[str, str]]) -> Any:
         """Applies the chat template and tokenizes the prompt. See `Engine.prepare`."""
         renderer = self._llm.renderer
@@ -168,6 +185,11 @@ class VllmEngine:
     async def stop(self) -> None:
         """Ends the engine's processes."""
         self._llm.shutdown()
+
+
+def _message_of(error: Exception) -> str:
+    # vLLM adds parameter and value to the text; the job's error names them itself.
+    return str(error.args[0]) if isinstance(error, VLLMClientError) and error.args else _error_line(error)
 
 
 def _sampling_params(sampling: dict[str, Any], seed: int) -> SamplingParams:

@@ -142,6 +142,7 @@ class Coordinator:
 
         Raises:
             EngineError: the model or engine cannot be started, or engines keep dying.
+            JobError: the engine refuses the job's sampling for every row.
             StoppedError: processes of replicas keep vanishing without a reason, or the cluster is gone.
         """
         start = time.thread_time()

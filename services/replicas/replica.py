@@ -7,6 +7,7 @@ Several jobs may use a replica at the same time, each in its own session: replic
 """
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -94,11 +95,14 @@ class Replica:
 
         Raises:
             EngineError: the model does not exist, or the engine refuses its settings.
+            JobError: the engine refuses the sampling of a variant for every row.
         """
         info = await self.start()
         if self._death is not None and self._idle_seconds is not None:
             # This process is about to end. Ray then repeats the call in the restarted actor.
             await asyncio.sleep(math.inf)
+        for sampling in {json.dumps(settings.sampling): settings.sampling for settings in variants.values()}.values():
+            await self._running_engine.check(sampling)
         # Where the call is repeated, the driver knows nothing of the first session.
         await self.close(job_id)
         revision = info.model_revision

@@ -97,6 +97,7 @@ class ReplicaPool:
 
         Raises:
             EngineError: the model or engine cannot be started.
+            JobError: the engine refuses the job's sampling for every row.
             StoppedError: the cluster is gone.
         """
         for member in self.members:

@@ -205,10 +205,17 @@ def test_a_value_of_the_wrong_type_or_form(load, changes, key, value):
     assert error.value == value
 
 
+@pytest.mark.parametrize(("key", "value"), [("stop", ""), ("stop_token_ids", -1)])
+def test_an_end_that_vllm_refuses_for_every_row(load, key, value):
+    error = error_of(lambda: load({"sampling": {key: [value]}}))
+    assert (error.key, error.value) == (f"sampling.{key}.0", value)
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
         ("sampling", "temperature", -0.1),
+        ("sampling", "temperature", 2.01),
         ("sampling", "top_p", 0),
         ("sampling", "top_p", 1.01),
         ("sampling", "top_k", -2),

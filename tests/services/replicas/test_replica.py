@@ -4,11 +4,13 @@ import asyncio
 
 import pytest
 
+from schemas.errors import JobError
 from schemas.job import Model
 from services.engines.engine import EngineSpec
 from services.engines.fake_engine import FakeEngine
 from services.replicas import sessions
 from services.replicas.replica import Replica
+from services.replicas.row_records import VariantSettings
 from services.replicas.sessions import RenderBarrier, Session
 
 
@@ -54,3 +56,24 @@ def test_a_job_has_its_equal_share_and_what_the_others_leave(others, share):
     open_sessions = [Session(variants={}, tasks=set(range(tasks))) for tasks in [0, *others]]
     one._sessions = dict(enumerate(open_sessions))
     assert one._share(open_sessions[0]) == share
+
+
+def test_a_session_is_refused_whose_sampling_every_row_would_fail_with():
+    checked = []
+
+    class PickyEngine(FakeEngine):
+        async def check(self, sampling):
+            checked.append(sampling["max_tokens"])
+            if sampling["max_tokens"] > 2:
+                raise JobError("sampling.max_tokens", sampling["max_tokens"], "too many", "lower it")
+
+    replica = Replica(spec := EngineSpec(Model(id="fake")))
+    replica._engine = PickyEngine(spec)
+    variants = {
+        str(number): VariantSettings(None, {"max_tokens": tokens}, 0, "fake", variant=str(number))
+        for number, tokens in enumerate([1, 1, 2, 3, 4])
+    }
+    with pytest.raises(JobError, match=r"sampling\.max_tokens = 3"):
+        asyncio.run(replica.open("job", variants))
+    assert checked == [1, 2, 3]  # each once, and none after the first fault
+    assert replica._sessions == {}
