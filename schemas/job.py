@@ -199,6 +199,9 @@ class Cluster(Section):
     grace_seconds: float = Field(30.0, ge=0)
     """seconds from SIGTERM to the kill that follows it; rows that are being generated may use all but the last 5 of
     them to finish"""
+    wait_minutes: float | None = Field(30.0, ge=0)
+    """minutes that the job waits while the cluster has no place for any replica: nodes may join, and other jobs end.
+    null waits without an end. A Ray that the job starts on this machine is not waited for"""
     price_per_replica_hour: float | None = Field(None, ge=0)
     """price of one replica for one hour, its GPUs included, in any currency; without it no cost is shown"""
 

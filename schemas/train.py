@@ -249,6 +249,9 @@ class Resources(Section):
     cpus: int | None = Field(None, gt=0)
     """CPU cores of the task, and its computing threads; by default one beside a GPU, else an equal share of a node's
     cores"""
+    wait_minutes: float | None = Field(30.0, ge=0)
+    """minutes that the task waits while no node is large enough for it, or while others than the trainings of this call
+    hold the resources; null waits without an end"""
 
 
 class TrainJob(Section):

@@ -25,6 +25,19 @@ _HEAD_CHECK_SECONDS = 10.0
 # so what the job still has to write must be written before that.
 _MAX_HEAD_OUTAGE_SECONDS = 20.0
 
+# Whether this process started the cluster for itself. No node ever joins it.
+_is_own = False
+
+
+def starts_cluster(address: str | None) -> bool:
+    """Returns whether `connect_to_ray` would start a cluster on this machine."""
+    return not (ray.is_initialized() or address or os.environ.get("RAY_ADDRESS"))
+
+
+def is_own_cluster() -> bool:
+    """Returns whether this process started the cluster for itself, so that it stays as it is."""
+    return _is_own
+
 
 @contextlib.contextmanager
 def connect_to_ray(address: str | None) -> Iterator[str]:
@@ -45,6 +58,7 @@ def connect_to_ray(address: str | None) -> Iterator[str]:
         EngineError: no cluster answers at that address.
         StoppedError: Ray does not start on this machine, which may be too busy.
     """
+    global _is_own
     if ray.is_initialized():
         yield ""
         return
@@ -76,9 +90,11 @@ def connect_to_ray(address: str | None) -> Iterator[str]:
     # Ray installs a handler that ends the process with an exit code that does not mean "stopped, run it again".
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
+    _is_own = not address
     try:
         yield "" if address else _metrics_address()
     finally:
+        _is_own = False
         ray.shutdown()
 
 

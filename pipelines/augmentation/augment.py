@@ -25,6 +25,7 @@ from services.observability.endpoint import register_target, serve_metrics
 from services.observability.series import AugmentMetrics
 from services.replicas.coordinator import Coordinator
 from services.replicas.members import Member
+from services.replicas.placement import check_model
 from services.replicas.replica_pool import ReplicaPool
 from services.replicas.row_records import VariantSettings
 from services.storage.lease import Lease
@@ -126,6 +127,7 @@ def _generate(
     index: ShardIndex,
     stop_within: Callable[[], float | None],
 ) -> None:
+    check_model(job.model, job.cluster)
     run.start_id = progress.metrics.start_id
     store.write_run(run)  # `status` finds the endpoint there, also while the engines start, which takes minutes
     if progress.finished:

@@ -12,6 +12,7 @@ from pipelines.previewing.rows import RenderedRow
 from pipelines.previewing.running import run_rows
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
+from services.replicas.placement import check_model
 from services.replicas.row_records import VariantSettings
 
 _MIN_ROWS = 2
@@ -90,6 +91,7 @@ def preview(
     if population is None:
         remedy = "name another output.path to preview the job from its start"
         raise JobError("output.path", job.output.path, "the run there is complete: no row is left", remedy)
+    check_model(job.model, job.cluster)
     drawn = population.draw(rows, seed)
     fillers = [row.work for row in population.fillers(drawn, seed)]
     run = run_rows(job, variants, [row.work for row in drawn], fillers) if drawn else None

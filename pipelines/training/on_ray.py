@@ -29,7 +29,8 @@ from schemas.errors import EngineError, JobError, KindlingError, StoppedError
 from schemas.train import ClassifierStage, TrainJob, TrainOutput
 from services.cluster import cause_line, connect_to_ray, is_head_reachable
 from services.observability.terminal import shows_bars
-from services.replicas.placement import cpus_per_actor, fits_on_a_node
+from services.replicas.placement import cpus_per_actor
+from services.replicas.resource_wait import ResourceWait
 
 _log = logging.getLogger("kindling")
 
@@ -109,8 +110,12 @@ class _Training:
         starts: number of Ray tasks that were started for it.
         line: last progress line.
         task: Ray task that trains it now; None before the first one.
+        runs: whether the task has its resources, and has begun.
+        wait: the wait for these resources.
         result: result of the training, once it is known.
     """
+
+    wait: ResourceWait
 
     def __init__(self, job: TrainJob) -> None:
         refuse_lost_path(job.output.path, LocalFileSystem())
@@ -118,6 +123,7 @@ class _Training:
         self.job = job.model_copy(update={"output": TrainOutput(path=self.path)})
         self.began_at, self.starts, self.line = time.monotonic(), 0, ""
         self.task: ray.ObjectRef[Any] | None = None
+        self.runs = False
         self.result: TrainingResult | None = None
 
 
@@ -157,25 +163,25 @@ class _Driver:
                     self._end(running[task], task)
                 if not ended:
                     self._read_board()
+                    self._check_waits()
                 if should_stop() and not self._stopping:
                     self._stop()
                 display.update()
         return [training.result for training in self._trainings if training.result]
 
     def _start(self, training: _Training) -> None:
-        gpus, cpus = _resources(training.job, len(self._trainings))
+        training.wait = wait = _resource_wait(training.job, len(self._trainings))
         training.starts += 1
-        training.line = f"waits for {f'{gpus:g} GPUs and ' if gpus else ''}{cpus} CPUs"
-        if not fits_on_a_node(gpus, cpus):
-            _log.warning(
-                "%s %s, and no node has so many: add a node, or lower `resources` in its job", training.job.name,
-                training.line,
-            )  # fmt: skip
+        training.runs, training.line = False, f"waits for {wait.request}"
+        try:
+            wait.begin(training.job.name)
+        except JobError as error:
+            return self._close(training, error=error)
         # max_calls=1 gives each task a process of its own: torch's threads and GPU memory end with it. With
         # max_retries=0 Ray reports a death, and this driver starts the next task.
         task = ray.remote(
-            num_gpus=gpus, num_cpus=cpus, runtime_env={"env_vars": task_environment(gpus, cpus)}, max_calls=1,
-            max_retries=0, scheduling_strategy="SPREAD",
+            num_gpus=wait.gpus, num_cpus=wait.cpus, max_calls=1, max_retries=0, scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": task_environment(wait.gpus, wait.cpus)},
         )(run_training_task)  # fmt: skip
         training.task = task.options(name=training.job.name).remote(training.job, self._board, os.getcwd())
 
@@ -229,6 +235,17 @@ class _Driver:
         training.result, training.line = result, result.state
         _log.info("%s: %s", training.job.name, result.state + (f": {result.error.cause}" if result.error else ""))
 
+    def _check_waits(self) -> None:
+        """Closes trainings that have waited for resources for too long. Those that run free theirs for the others."""
+        unfinished = [training for training in self._trainings if training.result is None]
+        is_busy = any(training.runs for training in unfinished)
+        for training in unfinished:
+            try:
+                training.wait.check(not training.runs and not (is_busy and training.wait.fits()))
+            except KindlingError as error:
+                ray.cancel(training.task)
+                self._close(training, error=error)
+
     def _read_board(self) -> None:
         """Takes the progress lines of all tasks.
 
@@ -244,15 +261,16 @@ class _Driver:
             return
         for training in self._trainings:
             if training.result is None and training.path in lines:
-                training.line = lines[training.path]
+                training.runs, training.line = True, lines[training.path]
 
 
-def _resources(job: TrainJob, jobs: int) -> tuple[float, int]:
-    """Returns the GPUs and CPU cores of a task, where `jobs` trainings share the cluster."""
+def _resource_wait(job: TrainJob, jobs: int) -> ResourceWait:
+    """Returns the wait for the GPUs and CPU cores of a task, where `jobs` trainings share the cluster."""
     gpus, is_language_model = job.resources.gpus, not isinstance(job.stages[0], ClassifierStage)
     if gpus is None:
         gpus = 1.0 if is_language_model and ray.cluster_resources().get("GPU") else 0.0
-    return gpus, job.resources.cpus or (1 if gpus else cpus_per_actor(jobs))
+    cpus = job.resources.cpus or (1 if gpus else cpus_per_actor(jobs))
+    return ResourceWait(f"resources.{'gpus' if gpus else 'cpus'}", gpus, cpus, job.resources.wait_minutes)
 
 
 class _Display:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from schemas.errors import EngineError
 from schemas.job import Model
 from schemas.text import shorten
-from services.models.embedded import embedded_checkpoint
+from services.models.embedded import embedded_checkpoint, require_embedded
 
 _WEIGHT_SUFFIXES = {".safetensors", ".gguf", ".bin", ".pt"}
 _SAFE_SUFFIXES = {".safetensors", ".gguf"}
@@ -43,10 +43,35 @@ def locate(model: Model) -> tuple[str, str]:
     if model.id == "embedded":
         path = embedded_checkpoint()
         return str(path), content_hash(path)
+    place, commit = _find(model)
+    return place, commit or content_hash(Path(place))
+
+
+def require_model(model: Model) -> None:
+    """Checks that a model is there, and safe to load; makes, hashes and loads nothing.
+
+    Raises:
+        EngineError: the model is missing, or loading it is not safe.
+    """
+    if model.id == "embedded":
+        require_embedded()
+    elif model.id != "fake":
+        _find(model)
+
+
+def _find(model: Model) -> tuple[str, str]:
+    """Finds a folder or a model of the hub.
+
+    Returns:
+        (path, "") of a folder, or (hub id, commit).
+
+    Raises:
+        EngineError: the model is missing, or loading it is not safe.
+    """
     path = Path(os.path.expanduser(model.id))
     if path.is_dir():
         _check_folder(path, model)
-        return str(path), content_hash(path)
+        return str(path), ""
     if model.id.startswith((".", "/", "~")) or model.id.count("/") > 1:
         raise EngineError(
             "model.id", model.id, "no such folder", "name a checkpoint folder that every node has, or a hub id"

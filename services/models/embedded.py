@@ -54,6 +54,15 @@ def embedded_checkpoint() -> Path:
     return checkpoint
 
 
+def require_embedded() -> None:
+    """Checks that the embedded model is installed.
+
+    Raises:
+        EngineError: the package that ships the model is not installed.
+    """
+    _gguf_file()
+
+
 def embedded_encoder() -> Path:
     """Returns the folder of the embedded sentence encoder's checkpoint.
 

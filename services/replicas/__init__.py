@@ -9,5 +9,6 @@ replica.py          the Ray actor around one engine
 sessions.py         one job's rows inside a replica, and when they travel
 row_records.py      the record of a finished row: text, state, reason, lineage
 placement.py        GPUs and CPUs that a replica, an actor or a training requests
+resource_wait.py    the wait for them: bounded, and explained
 actors.py           Ray actors that load a model once and score many inputs; used by evaluations
 """

@@ -19,6 +19,7 @@ class Member:
         actor: handle of the Ray actor.
         is_warm: it belongs to a warm pool, and outlives this job.
         phase: `lost` if it died while the job was ending, so that it was not replaced.
+        placement: answer that is still to come until Ray has a node for the actor; None from then on.
         pending_call: answer that is still to come from the actor: to `open` or `exchange`; None between two calls.
         rows: rows that it has now, by their `output_id`.
         share: number of requests that it may have in flight for this job.
@@ -34,6 +35,7 @@ class Member:
     actor: Any
     is_warm: bool = False
     phase: Literal["starting", "serving", "lost"] = "starting"
+    placement: ObjectRef[Any] | None = None
     pending_call: ObjectRef[Any] | None = None
     rows: dict[int, WorkRow] = field(default_factory=dict)
     share: int = 0

@@ -7,8 +7,11 @@ import ray
 
 from schemas.errors import EngineError
 from schemas.job import Cluster, Model
+from services.cluster import starts_cluster
 from services.engines.engine import EngineSpec
+from services.models.checkpoints import require_model
 from services.replicas.replica import Replica
+from services.replicas.resource_wait import ResourceWait, node_resources
 
 _log = logging.getLogger("kindling")
 
@@ -25,6 +28,24 @@ def replica_actor(spec: EngineSpec, **options: Any) -> Any:
     return ray.remote(Replica).options(scheduling_strategy="SPREAD", max_concurrency=1000, **resources, **options)
 
 
+def check_model(model: Model, cluster: Cluster) -> None:
+    """Checks that the model can be found, before Ray is started on this machine. Another cluster has it elsewhere.
+
+    Raises:
+        EngineError: the model is missing, or loading it is not safe.
+    """
+    if starts_cluster(cluster.address):
+        require_model(model)
+
+
+def replica_wait(spec: EngineSpec, cluster: Cluster) -> ResourceWait:
+    """Returns the wait for the resources of a job's replicas."""
+    kind = "gpus" if spec.gpus else "cpus"
+    derived = spec.gpus > 1 and cluster.gpus_per_replica is None
+    key = "engine.tensor_parallel_size" if derived else f"cluster.{kind}_per_replica"
+    return ResourceWait(key, spec.gpus, 0 if spec.gpus else spec.cpus, cluster.wait_minutes, spec.model)
+
+
 def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: bool = True) -> EngineSpec:
     """Returns the spec of each replica of a job, with the GPUs or cores that it gets on this cluster.
 
@@ -32,10 +53,11 @@ def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: b
         model: model section of the job.
         engine: vLLM engine arguments, as in the job file.
         cluster: number of replicas, and their GPUs and cores; keys that are not set are derived.
-        warn: log a warning where the cluster has too little for all replicas.
+        warn: log a warning where the cluster has too little for all replicas, and refuse a job that has no place.
 
     Raises:
         EngineError: `cluster.gpus_per_replica` is above 1 and not a whole number.
+        JobError: this machine has too little for one replica, and Ray was started here for this job alone.
     """
     gpus = cluster.gpus_per_replica
     if gpus is None:
@@ -45,25 +67,17 @@ def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: b
         cause = "above one GPU, a replica can have only whole GPUs"
         raise EngineError("cluster.gpus_per_replica", gpus, cause, "round it")
     cpus = cluster.cpus_per_replica or cpus_per_actor(cluster.replicas)
-    if warn:
+    spec = EngineSpec(model, engine, gpus, cpus)
+    if warn and replica_wait(spec, cluster).begin("the job"):
         _warn_if_too_little(cluster.replicas, "GPU" if gpus else "CPU", gpus or cpus)
-    return EngineSpec(model, engine, gpus, cpus)
+    return spec
 
 
 def cpus_per_actor(number: int) -> int:
     """Returns the number of CPU cores for each actor, where so many actors share the cluster's nodes evenly."""
     # A head node that runs no work offers no CPU.
-    nodes = [cpus for resources in _node_resources() if (cpus := resources.get("CPU"))] or [1]
+    nodes = [cpus for resources in node_resources() if (cpus := resources.get("CPU"))] or [1]
     return max(int(min(nodes) // -(-number // len(nodes))), 1)
-
-
-def fits_on_a_node(gpus: float, cpus: int) -> bool:
-    """Returns whether any node has so many GPUs and cores, if nothing else runs on it."""
-    return any(node.get("GPU", 0) >= gpus and node.get("CPU", 0) >= cpus for node in _node_resources())
-
-
-def _node_resources() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _warn_if_too_little(replicas: int, resource: str, per_replica: float) -> None:

@@ -21,7 +21,7 @@ from schemas.rows import FinishedRows, WorkRow
 from services.cluster import HeadWatch, cause_line, head_lost, is_head_reachable
 from services.engines.engine import EngineDeadError
 from services.replicas.members import Lost, Member, Ready, Returned
-from services.replicas.placement import replica_actor, replica_spec
+from services.replicas.placement import replica_actor, replica_spec, replica_wait
 from services.replicas.row_records import VariantSettings
 from services.replicas.sessions import OpenedSession, SessionLostError
 from services.replicas.warm_pool import find_pool
@@ -80,6 +80,7 @@ class ReplicaPool:
                 )  # fmt: skip
         # Needed with a warm pool too: if it is stopped during the job, replicas of the job's own take over.
         self._spec = replica_spec(model, engine, cluster, warn=not actors)
+        self._resource_wait = replica_wait(self._spec, cluster)
         self.members = [self._open_session(Member(number, actor, is_warm=True)) for number, actor in enumerate(actors)]
         self.members += [self._create(number) for number in range(0 if actors else cluster.replicas)]
 
@@ -98,8 +99,9 @@ class ReplicaPool:
         Raises:
             EngineError: the model or engine cannot be started.
             JobError: the engine refuses the job's sampling for every row.
-            StoppedError: the cluster is gone.
+            StoppedError: the cluster is gone, or has had no place for any replica for `cluster.wait_minutes`.
         """
+        self._check_placement()
         for member in self.members:
             if member.pending_call is None and member.phase != "lost":
                 self._exchange(member, [])
@@ -199,7 +201,17 @@ class ReplicaPool:
         self.members = []
 
     def _create(self, number: int) -> Member:
-        return self._open_session(Member(number, replica_actor(self._spec).remote(self._spec)))
+        actor = replica_actor(self._spec).remote(self._spec)
+        return self._open_session(Member(number, actor, placement=actor.__ray_ready__.remote()))
+
+    def _check_placement(self) -> None:
+        """Notes which replicas have got a node; ends the job where none has for too long."""
+        waiting = {member.placement: member for member in self.members if member.placement is not None}
+        if waiting:
+            placed, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+            for ref in placed:
+                waiting[ref].placement = None
+        self._resource_wait.check(bool(waiting) and all(member.placement is not None for member in self.members))
 
     def _open_session(self, member: Member) -> Member:
         member.pending_call = member.actor.open.remote(self._job_id, self._variants)

@@ -21,7 +21,7 @@ from ray import ObjectRef
 from schemas.errors import EngineError, KindlingError
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
-from services.replicas.placement import replica_actor, replica_spec
+from services.replicas.placement import replica_actor, replica_spec, replica_wait
 from services.replicas.row_records import VariantSettings
 from services.replicas.sessions import OpenedSession
 
@@ -30,6 +30,7 @@ _PREFIX = "pool"
 # A replica that does not answer within this time is starting its engine, which blocks its only thread.
 _ANSWER_SECONDS = 3.0
 _STOP_SECONDS = 15.0
+_POLL_SECONDS = 1.0
 # What a driver and a replica send each other, pickled.
 _MESSAGES = (WorkRow, FinishedRows, VariantSettings, OpenedSession)
 
@@ -76,7 +77,8 @@ def start_pool(
         on_ready: called with the number of engines that are up, each time that it grows.
 
     Raises:
-        EngineError: a pool of that name runs already, or an engine cannot be started.
+        EngineError: a pool of that name runs already, an engine cannot be started, or no node is large enough for it.
+        StoppedError: others hold the resources of an engine for `cluster.wait_minutes`.
     """
     if _actors_of(name):
         raise EngineError("pool", name, "a pool of this name runs already", f"stop it first: kindling pool stop {name}")
@@ -88,11 +90,15 @@ def start_pool(
             actor_name = _actor_name(name, settings, model.id, number)
             options = {"name": actor_name, "namespace": _NAMESPACE, "lifetime": "detached", "max_restarts": -1}
             actors.append(replica_actor(spec, **options).remote(spec, idle_seconds))
-        starting = [actor.start.remote() for actor in actors]
+        waiting = [actor.__ray_ready__.remote() for actor in actors]
+        starting, wait = [actor.start.remote() for actor in actors], replica_wait(spec, cluster)
         while starting:
-            started, starting = ray.wait(starting)
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
+            wait.check(bool(waiting))
+            started, starting = ray.wait(starting, timeout=_POLL_SECONDS)
             ray.get(started)
-            on_ready(len(actors) - len(starting))
+            if started:
+                on_ready(len(actors) - len(starting))
     except BaseException as error:
         _end(actors)  # also after Ctrl-C: detached actors would keep their GPUs
         if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, KindlingError):

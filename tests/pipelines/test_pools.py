@@ -56,6 +56,12 @@ def test_a_job_with_another_engine_starts_its_own(fake_job, tmp_path, pool):
     assert list_pools()[0].replicas == 1
 
 
+def test_a_pool_that_no_node_can_hold_is_given_up(pool):
+    with pytest.raises(EngineError, match="1 GPU requested, and the cluster has 1 node with 8 CPUs"):
+        pool(cluster={"gpus_per_replica": 1, "wait_minutes": 0.01})
+    assert list_pools() == []
+
+
 @pytest.mark.slow
 def test_two_jobs_share_a_pool_evenly(fake_job, tmp_path, pool, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 10, "step_seconds": 0.02}

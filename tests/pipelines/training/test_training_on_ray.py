@@ -45,8 +45,10 @@ def test_each_trains_in_a_process_of_its_own_and_a_fault_is_its_own_too(
 ):  # fmt: skip
     monkeypatch.chdir(tmp_path)  # the tasks find what is named by a relative path there
     good = student(tmp_path, "good", tiny, sft("rows.jsonl", optimizer={"max_steps": 2}))
-    trained, faulty = train_all([good, student(tmp_path, "bad", tiny, sft("nowhere.jsonl"))])
-    assert (trained.state, faulty.state) == ("done", "failed")
+    large = student(tmp_path, "large", tiny, sft("rows.jsonl"), resources={"cpus": 99, "wait_minutes": 0.01})
+    trained, faulty, waited = train_all([good, student(tmp_path, "bad", tiny, sft("nowhere.jsonl")), large])
+    assert (trained.state, faulty.state, waited.state) == ("done", "failed", "failed")
+    assert waited.error.key == "resources.cpus" and "1 node with 8 CPUs" in waited.error.cause
     assert faulty.error.key == "stages.0.parts.rows.input.path"
     assert "0-sft: step 2 of 2" in log_of(tmp_path, "good")
     # The same job by itself finds its model there.
