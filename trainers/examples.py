@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 
 from schemas.errors import EngineError
 from services.engines.control_tokens import break_control_tokens, find_control_tokens
+from services.models.chat_templates import ChatTemplateError, bound_chat_templates
 from trainers.initial_model import begins_with_bos
 
 IGNORED_LABEL = -100
@@ -71,6 +72,7 @@ class ExampleEncoder:
     """
 
     def __init__(self, tokenizer: Any, max_length: int, too_long: str | None) -> None:
+        bound_chat_templates()
         self._tokenizer, self._max_length, self._too_long = tokenizer, max_length, too_long
         self._control_tokens = find_control_tokens(tokenizer)
         self._prefix = [tokenizer.bos_token_id] if begins_with_bos(tokenizer) else []
@@ -94,6 +96,9 @@ class ExampleEncoder:
         A conversation is one example as long as a later rendering begins with the earlier one. The next turn of the
         assistant begins another example where the template changes earlier turns (some drop earlier thoughts), or marks
         no end of a turn.
+
+        Raises:
+            EngineError: the chat template does too much work.
         """
         if row.prompt is None:
             yield [break_control_tokens(row.text, self._control_tokens)]
@@ -103,6 +108,9 @@ class ExampleEncoder:
         turns.append({"role": "assistant", "content": break_control_tokens(row.text, self._control_tokens)})
         try:
             rendered = [self._render(turns, number) for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+        except ChatTemplateError as error:
+            remedy = "give its tokenizer another template"
+            raise EngineError("model.id", self._tokenizer.name_or_path, str(error), remedy) from None
         except TemplateError:
             self.counts["refused by the chat template"] += 1
             return

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 import vllm
+from jinja2 import TemplateSyntaxError
 from pydantic import ValidationError
 from ray.util import metrics as ray_metrics
 from vllm import SamplingParams
@@ -42,10 +43,12 @@ from services.engines.cpu_settings import CPU_DEFAULTS, cpu_environment, set_cpu
 from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
 from services.engines.engine_log import EngineLog
 from services.engines.nucleus import keep_nucleus
+from services.models.chat_templates import ChatTemplateError, bound_chat_templates
 
 _MIN_BATCHED_TOKENS = 2048
 # Exceptions by which vLLM refuses a request (the prompt is too long, say).
 _REQUEST_ERRORS = (VLLMClientError, ValueError, TypeError)
+_FIRST_CHAT: Any = [{"role": "user", "content": "Hello"}]
 # Prompt of the request that is made, and not sent, to check a job's sampling.
 _ONE_TOKEN: Any = {"type": "token", "prompt_token_ids": [0]}
 # Long enough for vLLM's advice on memory, too short for its list of the 300 architectures that it knows.
@@ -89,6 +92,7 @@ class VllmEngine:
             EngineDeadError: a process of the engine ended and left no error in its log.
         """
         set_vllm_environment(spec)
+        bound_chat_templates()
         log = EngineLog()
         try:
             arguments = vllm_arguments(spec, path)
@@ -117,7 +121,28 @@ class VllmEngine:
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
                 f"correct `model` or `engine` in the job file; the engine's log is {log}",
             ) from None  # fmt: skip
-        return cls(llm, _engine_info(llm, spec, revision, selects_nucleus), EngineLog(), kv_cache)
+        engine = cls(llm, _engine_info(llm, spec, revision, selects_nucleus), EngineLog(), kv_cache)
+        await engine._check_chat_template(spec.model.id)
+        return engine
+
+    async def _check_chat_template(self, model_id: str) -> None:
+        """Renders a first chat.
+
+        Raises:
+            EngineError: the chat template is not valid Jinja, or does too much work.
+        """
+        if not self._has_chat_template:
+            return
+        try:
+            await self._llm.renderer.render_chat_async([_FIRST_CHAT], self._chat_params)
+        except VLLMClientError as error:
+            # A template may refuse this chat and take others. Only faults that every chat would have are looked for.
+            if isinstance(error.__cause__, ChatTemplateError | TemplateSyntaxError):
+                self._llm.shutdown()
+                raise EngineError(
+                    "model.id", model_id, f"its chat template cannot be used: {shorten(str(error.__cause__))}",
+                    "correct chat_template in the files of the model's tokenizer",
+                ) from None  # fmt: skip
 
     async def check(self, sampling: dict[str, Any]) -> None:
         """Checks the sampling of a job as vLLM checks it with each request. See `Engine.check`."""
