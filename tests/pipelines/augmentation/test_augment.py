@@ -272,7 +272,7 @@ def test_kill_9_again_and_again_loses_no_row_and_doubles_none(fake_job, tmp_path
     fake_job["samples"] = 2
     run = fake_job["output"]["path"]
     kills = 0
-    for _ in range(5):
+    for _ in range(3):
         before = finished_rows(run)
         process = start(fake_job, tmp_path, ray_cluster)
         wait_for(lambda before=before, process=process: finished_rows(run) > before + 5 or process.poll() is not None)
@@ -283,7 +283,7 @@ def test_kill_9_again_and_again_loses_no_row_and_doubles_none(fake_job, tmp_path
         assert finished_rows(run) >= before + 5
         if status(run).complete:
             break
-    assert kills >= 3
+    assert kills >= 2
     process = start(fake_job, tmp_path, ray_cluster)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors

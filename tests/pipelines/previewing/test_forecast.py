@@ -22,7 +22,7 @@ from tests.support.replayed_engine import ReplayedEngine
 
 RECORDINGS = Path(__file__).parent / "recordings"
 NAMES = ("stories", "rewrites", "gist", "feelings", "answers", "dialogue", "titles", "letters", "keywords")
-TRIALS, JOB_ROWS, RENDERED, PREVIEWED = 40, 3000, 2000, 32
+TRIALS, JOB_ROWS, RENDERED, PREVIEWED = 20, 3000, 2000, 32
 
 
 def record_of(number, tokens, state="accepted"):
