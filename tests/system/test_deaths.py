@@ -19,7 +19,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import augment, status, verify
+from pipelines import augment, verify
 from services.storage import failpoints
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, write_job
