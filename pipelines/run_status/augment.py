@@ -18,7 +18,7 @@ from pipelines.run_status.page import Status
 from schemas.rows import ACCEPTED, REJECTED, STATES, rule_of
 from schemas.run import RunRecord
 from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
-from services.storage.row_log import RowLog
+from services.storage.row_log import open_row_log
 from services.storage.shard_index import generation_spans, read_index
 from services.storage.store import ShardStore
 from services.storage.time_spans import active_seconds
@@ -174,7 +174,7 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
 
 
 def _logs(store: ShardStore) -> dict[int, pa.Table]:
-    log = RowLog(store)
+    log = open_row_log(store)
     logs = {shard: log.recover(shard).select(_LOG_COLUMNS) for shard in log.shards()}
     return {shard: rows for shard, rows in logs.items() if rows.num_rows}
 

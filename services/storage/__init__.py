@@ -3,6 +3,8 @@
 store.py         paths, shards and run.json of a run folder
 shard_writer.py  assembles finished rows into shards and commits them
 row_log.py       log of finished rows whose shard is still open
+object_log.py    the same on object stores
+log_records.py   records of a row log
 shard_index.py   index of all committed shards in one file; can be rebuilt
 versioned_object.py  one object in a store, replaced under a condition
 lease.py         lets one driver at a time write to a run folder

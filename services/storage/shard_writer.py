@@ -1,8 +1,8 @@
 """The one writer of a run: logs finished rows as they arrive, and commits a shard once its last row is there.
 
 Invariant: a row that the writer has kept is in the row log or in a committed shard, never in neither and never twice:
-the log of a shard is dropped only after the shard is durable, and a row that arrives again is ignored. (Where files
-cannot be appended to, rows of open shards are logged only when the writer closes.)
+the log of a shard is dropped only after the shard is durable, and a row that arrives again is ignored. (On object
+stores a row reaches the log some seconds later, see object_log.py.)
 
 The writer has a thread of its own in the driver, so that no commit delays the next request to an engine.
 """
@@ -23,7 +23,7 @@ from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES, FinishedRows
 from schemas.run import Manifest, RunRecord
 from services.storage.lease import Lease
 from services.storage.output_ids import OutputIds
-from services.storage.row_log import RowLog
+from services.storage.row_log import RowLog, open_row_log
 from services.storage.shard_index import ShardIndex
 from services.storage.store import ShardStore
 from services.storage.time_spans import find_pauses
@@ -107,7 +107,7 @@ class ShardWriter:
     ) -> None:
         self._store, self._run, self._index, self._lease = store, run, index, lease
         self._on_rows, self._on_commit = on_rows, on_commit
-        self._log = RowLog(store)
+        self._log = open_row_log(store)
         for shard in index.committed.intersection(self._log.shards()):
             self._log.drop(shard)
         self._output_ids = OutputIds(run)
@@ -164,7 +164,7 @@ class ShardWriter:
                     if isinstance(message, int):
                         self._commit(self._shards[message])
                 self._wait_for_more_rows(time.thread_time() - began)
-            self._log.close(self._rows_of_open_shards())
+            self._log.close()
             self._index.save()
         except Exception as error:  # the driver reads it, and stops the job
             self.error = error
@@ -233,15 +233,12 @@ class ShardWriter:
         self._index.add(manifest, table)
         self._index.save_if_due()
 
-    def _rows_of_open_shards(self) -> dict[int, list[pa.RecordBatch]]:
-        return {shard.number: shard.batches for shard in self._shards.values()}
-
     def _save_open_shards_after_error(self) -> None:
-        """Writes the rows of open shards to logs where they could not be appended before."""
+        """Writes the rows that wait for the next object of the log; a local log has them already."""
         if not self._store.can_append:
             with contextlib.suppress(Exception):  # the same fault may stop this too, and is in `error` already
                 self._lease.check()
-                self._log.close(self._rows_of_open_shards())
+                self._log.close()
 
 
 def read_logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> Iterator[pa.RecordBatch]:
@@ -250,7 +247,7 @@ def read_logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> 
     Args:
         committed: numbers of the committed shards.
     """
-    log, output_ids = RowLog(store), OutputIds(run)
+    log, output_ids = open_row_log(store), OutputIds(run)
     logged = set(log.shards()) - committed
     for number, start, end in run.shard_ranges():
         if number in logged:

@@ -25,7 +25,7 @@ from pipelines.benchmarks.chaos.watch import Watcher, count_repeated_requests, r
 from schemas.rows import ROW_SCHEMA
 from services.engines.fake_engine import journal_line
 from services.storage.failpoints import COMMIT
-from services.storage.row_log import RowLog
+from services.storage.row_log import open_row_log
 from services.storage.store import ShardStore
 from tests.support.files import write_jsonl
 from tests.support.processes import cli_env
@@ -237,10 +237,10 @@ def test_rows_that_move_from_the_log_into_a_shard_are_kept(finished, logged):
 
 def test_the_checker_reads_what_the_log_writes(finished, tmp_path):
     rows = pq.read_table(finished[0] / "data/part-00000.parquet", schema=ROW_SCHEMA)
-    log = RowLog(ShardStore(str(tmp_path)))
+    log = open_row_log(ShardStore(str(tmp_path)))
     for batch in rows.to_batches(max_chunksize=5):
         log.append(0, batch)
-    log.close({})
+    log.close()
     assert sorted(read_logs(tmp_path / "log").values()) == sorted(pc.cast(rows["text"], pa.string()).to_pylist())
 
 

@@ -23,7 +23,7 @@ from schemas.errors import StoppedError
 from schemas.job import Metrics
 from services.observability.endpoint import serve_metrics
 from services.observability.series import EvaluateMetrics, TrainMetrics
-from services.storage.row_log import RowLog
+from services.storage.row_log import open_row_log
 from services.storage.store import ShardStore
 from tests.support.files import write_job, write_jsonl
 from tests.support.monitoring import DASHBOARD, MONITORING, PANELS, entries, needs_prometheus
@@ -109,7 +109,7 @@ def on_disk(run):
     store = ShardStore(run)
     committed = store.committed_shards()
     tokens = sum(store.read_manifest(shard).accepted_output_tokens for shard in committed)
-    log = RowLog(store)
+    log = open_row_log(store)
     for shard in set(log.shards()) - committed:
         tokens += sum(row["output_tokens"] for row in log.recover(shard).to_pylist() if row["state"] == "accepted")
     return status(run).rows, tokens, len(committed)

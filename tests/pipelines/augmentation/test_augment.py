@@ -20,7 +20,7 @@ from schemas.errors import EngineError, JobError, RunError, StoppedError
 from schemas.rows import ROW_SCHEMA, row_seed
 from services.engines.fake_engine import fake_text
 from services.observability.metrics import read_endpoint
-from services.storage.row_log import RowLog
+from services.storage.row_log import open_row_log
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, write_job, write_jsonl
 from tests.support.processes import cli_env, finished_rows, wait_for
@@ -152,13 +152,13 @@ def test_another_job_in_the_same_folder_is_refused_with_the_difference(fake_job)
 def test_a_log_left_by_a_crash_after_the_commit_counts_no_row_twice(fake_job):
     fake_job["input"]["limit"] = 16
     run = augment(fake_job).run
-    log = RowLog(ShardStore(run))
+    log = open_row_log(ShardStore(run))
     log.append(1, pq.read_table(f"{run}/data/part-00001.parquet").to_batches()[0])
-    log.close({})
+    log.close()
     assert sum(status(run).rows.values()) == 16
     fake_job["input"]["limit"] = 24
     assert augment(fake_job, extend=True).rows["accepted"] == 24
-    assert RowLog(ShardStore(run)).shards() == [] and verify(run).faults == []
+    assert open_row_log(ShardStore(run)).shards() == [] and verify(run).faults == []
 
 
 def test_a_misspelt_model_does_not_spoil_its_folder(fake_job):

@@ -19,7 +19,7 @@ from schemas.job import parse_job
 from schemas.rows import row_seed
 from services.engines.fake_engine import fake_text
 from services.replicas.dispatch_window import DispatchWindow
-from services.storage.row_log import RowLog
+from services.storage.row_log import open_row_log
 from services.storage.store import ShardStore, encode_shard
 
 BASE = {
@@ -231,9 +231,9 @@ def test_a_sweep_from_end_to_end(swept, tmp_path, kindling):
     lost = Path(run, "data", "part-00001.parquet")
     table, manifest = pq.read_table(lost), ShardStore(run).read_manifest(1)
     lost.unlink()
-    log = RowLog(ShardStore(run))
+    log = open_row_log(ShardStore(run))
     log.append(1, table.take(list(range(38, -1, -3))).combine_chunks().to_batches()[0])
-    log.close({})
+    log.close()
     assert augment(swept).generated == 40 - 13
     assert [row | {"started_at": 0, "duration_seconds": 0} for row in rows_of(run)] == [
         row | {"started_at": 0, "duration_seconds": 0} for row in rows

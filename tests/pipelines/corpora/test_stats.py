@@ -16,7 +16,7 @@ from pipelines.corpora import stats as corpus_stats
 from pipelines.corpora.stats_page import stats_page
 from schemas.errors import RunError
 from schemas.rows import ERROR, REJECTED, to_batch
-from services.storage.row_log import RowLog
+from services.storage.row_log import open_row_log
 from services.storage.store import ShardStore, shard_path
 from tests.support.corpora import counted_plainly, shown
 from tests.support.files import SHARED_DATA, write_jsonl
@@ -94,9 +94,9 @@ def test_of_a_run_the_committed_accepted_rows_count(tmp_path):
     rows[2] = {"state": ERROR, "text": "", "reason": "null"}
     run = make_run(tmp_path / "run", rows, committed={0, 2})
     ShardStore(run).write_text(shard_path("rejected", 1), "left by a crash")
-    log = RowLog(ShardStore(run))
+    log = open_row_log(ShardStore(run))
     log.append(1, to_batch([record(4)]))
-    log.close({})
+    log.close()
     corpus = stats(run).corpora[0]
     assert corpus.complete is False and (corpus.without_text, corpus.unreadable) == (0, 0)
     assert (corpus.whole.stories, corpus.whole.words) == (6, 18)

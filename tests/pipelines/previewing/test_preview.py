@@ -11,7 +11,7 @@ from pipelines.previewing.estimates import CONFIDENCE
 from pipelines.previewing.page import figures_of
 from schemas.errors import EXIT_USAGE, JobError, RunError
 from schemas.rows import ROW_SCHEMA
-from services.storage.row_log import RowLog
+from services.storage.row_log import open_row_log
 from services.storage.store import ShardStore
 from tests.support.files import write_job, write_jsonl
 
@@ -102,9 +102,9 @@ def test_of_a_run_that_is_partly_done_the_rest_is_forecast(fake_job, ray_cluster
     shard = run / "data" / "part-00002.parquet"
     logged = pq.read_table(shard).slice(0, 3).combine_chunks().cast(ROW_SCHEMA).to_batches()
     shard.unlink()
-    log = RowLog(ShardStore(str(run)))
+    log = open_row_log(ShardStore(str(run)))
     log.append(2, logged[0])
-    log.close({})
+    log.close()
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     found = preview(fake_job, rows=4)
     assert {row.row_index for row in found.rows} <= set(range(19, 24))

@@ -14,7 +14,7 @@ from schemas.errors import RunError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA, row_seed, to_batch
 from schemas.run import RunRecord
 from services.storage.filesystem import LEFTOVER_SUFFIX, write_atomic
-from services.storage.row_log import RowLog
+from services.storage.row_log import open_row_log
 from services.storage.store import ShardStore, shard_path
 from tests.support.runs import batch, manifest, record, table
 
@@ -38,7 +38,7 @@ def log_path(folder, shard=0):
 
 
 def row_log(folder):
-    return RowLog(ShardStore(str(folder)))
+    return open_row_log(ShardStore(str(folder)))
 
 
 def recovered(folder, shard=0):
@@ -73,11 +73,11 @@ def test_a_shard_without_a_log_has_no_rows(tmp_path):
 def test_a_second_process_continues_the_log_of_the_first(tmp_path):
     first = row_log(tmp_path)
     first.append(0, batch(0, 1))
-    first.close({})
+    first.close()
     for i in range(2, 5):
         log = row_log(tmp_path)
         log.append(0, batch(i))
-        log.close({})
+        log.close()
     assert recovered(tmp_path).equals(table(batch(0, 1), batch(2), batch(3), batch(4)))
     assert files_below(tmp_path) == ["log/part-00000.arrows"]
 
@@ -103,7 +103,7 @@ def test_a_log_torn_at_any_byte_gives_back_its_whole_batches(tmp_path):
         batches.append(batch(*indices))
         log.append(0, batches[-1])
         ends.append(log_path(tmp_path).stat().st_size)
-    log.close({})
+    log.close()
     whole = log_path(tmp_path).read_bytes()
     assert ends[-1] == len(whole)
     for size in range(len(whole) + 1):
@@ -117,7 +117,7 @@ def test_a_torn_log_goes_on_after_its_whole_batches(tmp_path):
     log.append(0, batch(0, 1))
     kept = log_path(tmp_path).stat().st_size
     log.append(0, batch(2))
-    log.close({})
+    log.close()
     whole = log_path(tmp_path).read_bytes()
     for size in (0, 1, 100, kept - 1, kept, kept + 1, (kept + len(whole)) // 2, len(whole) - 1):
         log_path(tmp_path).write_bytes(whole[:size])
@@ -125,7 +125,7 @@ def test_a_torn_log_goes_on_after_its_whole_batches(tmp_path):
         again = row_log(tmp_path)
         again.append(0, batch(8))
         again.append(0, batch(9))
-        again.close({})
+        again.close()
         assert recovered(tmp_path).equals(pa.concat_tables([before, table(batch(8), batch(9))]))
         assert files_below(tmp_path) == ["log/part-00000.arrows"]
 
@@ -135,7 +135,7 @@ def test_a_log_whose_end_became_zeros_gives_back_what_lies_before(tmp_path):
     log.append(0, batch(0, 1))
     kept = log_path(tmp_path).stat().st_size
     log.append(0, batch(2))
-    log.close({})
+    log.close()
     whole = log_path(tmp_path).read_bytes()
     for size in range(kept, len(whole)):
         zeroed = whole[:size] + bytes(len(whole) - size + 64)
