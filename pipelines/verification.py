@@ -15,6 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.augmentation.card import RunCard
+from pipelines.labelling.card import renew_card as renew_label_card
 from pipelines.labelling.record import LabelRecord, read_record
 from pipelines.labelling.verification import shard_faults
 from pipelines.run_folder import open_run
@@ -23,6 +25,7 @@ from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
 from services.storage.lease import hold_lease
+from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
 _SET_ASIDE = "set-aside"
@@ -85,7 +88,11 @@ def verify(url: str, repair: bool = False) -> Verdict:
     store = ShardStore(url)
     # A label run's shards are ranges of raw text, and its rows have no states.
     labels = read_record(store)
-    check = partial(_label_verdict, store, labels) if labels else partial(_verdict, store, open_run(store))
+    check, renew_card = (
+        (partial(_label_verdict, store, labels), partial(renew_label_card, store, labels))
+        if labels
+        else (partial(_verdict, store, run := open_run(store)), partial(_renew_card, store, run))
+    )
     if not repair:
         return check()
     try:
@@ -93,6 +100,8 @@ def verify(url: str, repair: bool = False) -> Verdict:
         with hold_lease(store):
             verdict = check()
             _set_aside(store, verdict)
+            if verdict.moved:
+                renew_card()  # else `load_dataset` would return the rows of the old files from its cache
     except OSError as error:
         cause = f"cannot be repaired: {error.strerror or error}"
         raise RunError("RUN", url, cause, "repair the folder, or name one that you may write to") from None
@@ -178,6 +187,11 @@ def _set_aside(store: ShardStore, verdict: Verdict) -> None:
         verdict.set_aside = verdict.set_aside or f"{_SET_ASIDE}/{datetime.now(UTC):%Y%m%dT%H%M%S}"
         store.move(path, f"{verdict.set_aside}/{path}")
         verdict.moved.append(path)
+
+
+def _renew_card(store: ShardStore, run: RunRecord) -> None:
+    index = read_index(store, run)
+    RunCard(store, run, index, index.totals().counts).renew()
 
 
 def _foreign_shard(run: RunRecord, manifest: Manifest, shard: int, start: int, end: int) -> Iterator[tuple[str, str]]:

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.augmentation.card import RunCard
 from pipelines.augmentation.plan import facts_of, near_duplicates_of, plan_run, variant_settings, work_rows
 from pipelines.augmentation.progress import AugmentProgress, Display
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
-from pipelines.publishing.dataset_card import dataset_card
 from pipelines.recipes import all_fields, make_recipes, optional_fields
 from pipelines.run_folder import claimed, unwritable, write_errors
 from pipelines.stopping import stop_signals
@@ -98,21 +98,21 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         with write_errors(store.url, resumable=True):
             progress, index = AugmentProgress(run, metrics), read_index(store, run)
             # Earlier starts are counted before the endpoint opens: Prometheus takes a counter that falls for a reset.
-            progress.on_committed_before(totals := index.totals())
+            progress.on_committed_before(index.totals())
             for rows in read_logged_rows(store, run, index.committed):
                 progress.on_logged_before(rows)
             with serve_metrics(metrics, job.metrics) as run.metrics:
                 index.save_if_due()
-                store.write_text("README.md", dataset_card(run, totals.counts, "data/*.parquet"))
+                card = RunCard(store, run, index, progress.rows)
+                card.renew()
                 if progress.shards < run.shards:
                     with _last_metrics_kept(store, lease, run, metrics):
-                        _generate(job, run, reader, store, lease, variants, progress, index, stop_within)
+                        _generate(job, run, reader, store, lease, variants, progress, index, card, stop_within)
                 else:
                     _log.info("%s is complete: nothing to do", store.url)
                 # A driver that died right after the last commit, or that lost its lease, leaves files behind.
                 store.remove_logs()
                 remove_unlisted_siblings(store, index)
-                store.write_text("README.md", dataset_card(run, progress.rows, "data/*.parquet"))
         return _summary(store, progress)
 
 
@@ -125,6 +125,7 @@ def _generate(
     variants: dict[str, VariantSettings],
     progress: AugmentProgress,
     index: ShardIndex,
+    card: RunCard,
     stop_within: Callable[[], float | None],
 ) -> None:
     check_model(job.model, job.cluster)
@@ -142,7 +143,7 @@ def _generate(
         register_target(ray_metrics, job.metrics, job="ray"),
         Display(progress) as display,
     ):
-        writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit)
+        writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit, card.renew_if_due)
         pool = ReplicaPool(job.model, job.engine, job.cluster, variants)
 
         # The coordinator calls this several times a second, so the display and the gauges are updated here too.
@@ -169,6 +170,8 @@ def _generate(
             progress.coordinator_seconds, progress.writer_seconds = coordinator.cpu_seconds, writer.cpu_seconds
             pool.stop()
             progress.publish(pool)
+            if writer.error is None:
+                card.renew()
     if writer.error is not None:
         raise unwritable(store.url, writer.error, resumable=True) from writer.error
     if not done:

@@ -1,12 +1,15 @@
 """Hugging Face datasets as input: one split, by hub id or local folder."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from pipelines.inputs.sources import BATCH_ROWS, InputRow, Skip, decode_batch, skip_items
 from schemas.errors import JobError
 from schemas.job import Input
+from services.storage.digest import ContentDigest
 
 
 class HuggingFaceDataset:
@@ -25,8 +28,12 @@ class HuggingFaceDataset:
         self.name = f"{section.dataset}:{section.split}"
         datasets.disable_progress_bars()
         try:
+            where: dict[str, Any] = {"path": section.dataset, "name": section.config, "revision": section.revision}
+            # `datasets` caches a local folder by its card, and returns the rows of earlier files. Its key includes the
+            # description.
+            files = _local_files(datasets.load_dataset_builder(**where)) if os.path.isdir(str(section.dataset)) else ""
             self._dataset = datasets.load_dataset(
-                section.dataset, section.config, split=section.split, revision=section.revision
+                **where, split=section.split, **({"description": files} if files else {})
             )
         except Exception as error:  # the library raises whatever its builders raise
             cause = f"datasets could not load it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -61,3 +68,15 @@ class HuggingFaceDataset:
                 continue
             batch = dataset.select(range(low, high))
             yield from skip_items(decode_batch(batch.num_rows, partial(list, batch), batch.__getitem__), skip)
+
+
+def _local_files(builder: Any) -> str:
+    """Returns a text that changes when a file of a local folder's dataset does."""
+    digest = ContentDigest()
+    for split, files in (builder.config.data_files or {}).items():
+        for path, origin in zip(files, files.origin_metadata, strict=True):
+            stat = os.stat(path) if os.path.isfile(path) else None
+            digest.add(
+                str(split), path, str(origin), *((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat else ())
+            )
+    return f"files {digest}"

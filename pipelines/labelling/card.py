@@ -1,36 +1,44 @@
 """The dataset card of a label run: README.md."""
 
-from typing import Any
+from pipelines.labelling.contexts import CONTEXT_SCHEMA, LabelCounts, read_manifest
+from pipelines.labelling.record import LabelRecord
+from pipelines.publishing.dataset_card import card_header
+from services.storage.store import ShardStore
 
-import yaml
 
-from pipelines.labelling.contexts import CONTEXT_SCHEMA
+def write_card(store: ShardStore, run: LabelRecord, totals: LabelCounts) -> None:
+    """Writes README.md; to be called whenever a shard was committed or removed."""
+    store.write_text("README.md", contexts_card(run, totals))
 
 
-def contexts_card(run: dict[str, Any], summary: dict[str, Any]) -> str:
+def renew_card(store: ShardStore, run: LabelRecord) -> None:
+    """Writes README.md from the footers of the committed shards.
+
+    Raises:
+        RunError: a shard is damaged, or cannot be read.
+    """
+    totals = LabelCounts()
+    for shard in sorted(store.committed_shards()):
+        totals.add(read_manifest(store, shard))
+    write_card(store, run, totals)
+
+
+def contexts_card(run: LabelRecord, totals: LabelCounts) -> str:
     """Makes the card as Markdown.
 
     Args:
         run: content of run.json.
-        summary: counts of the committed shards, as in `LabelSummary`.
+        totals: counts of the committed shards.
     """
-    header = {
-        "pretty_name": run["name"],
-        "tags": ["emotions", "kindling"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
-    }
-    counts, job = summary["counts"], run["job"]
+    counts, job = totals.counts, run.job
     columns = "\n".join(f"| `{f.name}` | {f.type} | {f.metadata[b'description'].decode()} |" for f in CONTEXT_SCHEMA)
     sources = "\n".join(
-        f"| `{name}` | {source['sentences']} | {source['kept']} |" for name, source in summary["sources"].items()
+        f"| `{name}` | {sentences} | {totals.kept_of_source[name]} |"
+        for name, sentences in totals.sentences_of_source.items()
     )
-    emotions = "\n".join(f"| {name} | {number} |" for name, number in summary["emotions"].items())
-    dropped = "\n".join(f"| {rule} | {number} |" for rule, number in summary["dropped"].items())
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False).strip()}
----
-
-# {run["name"]}
+    emotions = "\n".join(f"| {name} | {number} |" for name, number in totals.emotions.most_common())
+    dropped = "\n".join(f"| {rule} | {number} |" for rule, number in totals.dropped.most_common())
+    return f"""{card_header(run.name, ["emotions", "kindling"], "data/part-*.parquet", str(totals.digest))}
 
 Sentences of raw text with the emotions that `{job["classifier"]["id"]}` found in them. A sentence is kept where its
 best label is not neutral and reaches the threshold ({job["threshold"]}); it has every label that reaches it.
@@ -42,9 +50,9 @@ best label is not neutral and reaches the threshold ({job["threshold"]}); it has
 | kept | {counts.get("kept", 0)} |
 | best label neutral | {counts.get("neutral", 0)} |
 | best label below the threshold | {counts.get("unsure", 0)} |
-| shards | {counts.get("shards", 0)} of {len(run["ranges"])} |
-| fingerprint | `{run["fingerprint"]}` |
-| made with | {", ".join(f"{name} {version}" for name, version in run["versions"].items())} |
+| shards | {counts.get("shards", 0)} of {len(run.ranges)} |
+| fingerprint | `{run.fingerprint}` |
+| made with | {", ".join(f"{name} {version}" for name, version in run.versions.items())} |
 
 | source | sentences scored | kept |
 | --- | --- | --- |

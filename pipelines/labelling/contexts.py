@@ -5,6 +5,7 @@ from collections import Counter
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from services.storage.digest import ContentDigest
 from services.storage.filesystem import write_atomic
 from services.storage.store import ShardStore, parquet_bytes, shard_path
 
@@ -44,6 +45,7 @@ class ContextManifest(BaseModel):
         neutral: number of scored sentences whose best label was neutral.
         unsure: number of scored sentences whose best label had a score below the threshold.
         emotions: number of kept sentences by label; a sentence with two labels counts for both.
+        finished_at: time at which the shard was made, ISO 8601 in UTC; empty in shards of older versions.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -61,6 +63,7 @@ class ContextManifest(BaseModel):
     neutral: int
     unsure: int
     emotions: dict[str, int]
+    finished_at: str = ""
 
 
 def commit(store: ShardStore, manifest: ContextManifest, contexts: pa.Table) -> None:
@@ -88,6 +91,7 @@ class LabelCounts:
         self.kept_of_source: Counter[str] = Counter()
         self.sentences_of_source: Counter[str] = Counter()
         self.emotions: Counter[str] = Counter()
+        self.digest = ContentDigest()
 
     def add(self, manifest: ContextManifest) -> None:
         """Adds the counts of one shard."""
@@ -99,3 +103,4 @@ class LabelCounts:
         self.kept_of_source[manifest.source] += manifest.kept
         self.sentences_of_source[manifest.source] += manifest.sentences
         self.emotions.update(manifest.emotions)
+        self.digest.add(manifest.model_dump_json())

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.inputs.files import input_files
 from pipelines.inputs.sources import FileSource
 from pipelines.jobfile import as_job
-from pipelines.labelling.card import contexts_card
+from pipelines.labelling.card import write_card
 from pipelines.labelling.contexts import ContextManifest, LabelCounts, commit, read_manifest
 from pipelines.labelling.progress import LabelProgress
 from pipelines.labelling.ranges import LineRange, plan_ranges
@@ -79,17 +79,12 @@ def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
         committed = store.committed_shards() & {line_range.shard for line_range in run.ranges}
         for shard in sorted(committed):
             totals.add(_checked(read_manifest(store, shard), run, store))
-        _write_card(store, run, totals)
+        write_card(store, run, totals)
         if left := [line_range for line_range in run.ranges if line_range.shard not in committed]:
             _label(store, job, run, left, totals, lease)
-            _write_card(store, run, totals)
         else:
             _log.info("%s is complete: nothing to do", store.url)
         return _summary(store.url, totals)
-
-
-def _write_card(store: ShardStore, run: LabelRecord, totals: LabelCounts) -> None:
-    store.write_text("README.md", contexts_card(run.model_dump(), _summary(store.url, totals).as_json()))
 
 
 def _new_run(job: LabelJob, files: list[FileSource]) -> LabelRecord:
@@ -145,6 +140,7 @@ def _label(
             lease.check()  # another driver may have taken the folder over in the meantime
             commit(store, manifest, contexts)
             totals.add(manifest)
+            write_card(store, run, totals)
             advance()
             facts = {
                 "event": "shard", "run": run.name, "shard": manifest.shard, "shards": totals.counts["shards"],

@@ -4,6 +4,7 @@ import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,7 @@ class _Scorer:
             fingerprint=self._fingerprint, shard=line_range.shard, source=line_range.source, start=line_range.start,
             end=line_range.end, lines=lines, sentences=len(sentences), kept=contexts.num_rows, dropped=dict(dropped),
             neutral=neutral, unsure=unsure, emotions=dict(emotions),
+            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )  # fmt: skip
         return {_COLUMN: [pickle.dumps((manifest, contexts))]}
 

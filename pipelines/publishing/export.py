@@ -1,5 +1,6 @@
 """`kindling export`: writes the accepted rows of a run as a dataset, ready for load_dataset and the Hub."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pipelines.publishing.dataset_card import dataset_card
 from pipelines.run_folder import open_run, read_part, write_errors
 from schemas.errors import RunError
 from schemas.rows import FOLDER_OF_STATE, ROW_SCHEMA
+from services.storage.digest import ContentDigest
 from services.storage.filesystem import resolve, write_atomic
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, shard_path
@@ -60,14 +62,16 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
         raise RunError("--to", to, "it exists already, and is not an empty folder", "name a new or empty folder")
     counts = read_index(store, run).totals().counts
     files: list[str] = []
-    rows = 0
+    rows, digest = 0, ContentDigest()
     with write_errors(to, "--to"):
         for number, table in enumerate(_tables(store)):
             name = f"data/train-{number:05d}.{file_format}"
-            write_atomic(fs, f"{root}/{name}", _ENCODERS[file_format](table))
+            data = _ENCODERS[file_format](table)
+            write_atomic(fs, f"{root}/{name}", data)
+            digest.add(name, hashlib.sha256(data).hexdigest())
             files.append(name)
             rows += table.num_rows
-        card = dataset_card(run, counts, f"data/*.{file_format}")
+        card = dataset_card(run, counts, f"data/*.{file_format}", str(digest))
         write_atomic(fs, f"{root}/README.md", card.encode())
     return Exported(to, files, rows, sum(counts.values()) == run.outputs)
 

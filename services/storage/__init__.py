@@ -7,6 +7,7 @@ object_log.py    the same on object stores
 log_records.py   records of a row log
 shard_index.py   index of all committed shards in one file; can be rebuilt
 versioned_object.py  one object in a store, replaced under a condition
+digest.py        digest of the data files of a folder
 lease.py         lets one driver at a time write to a run folder
 output_ids.py    number of each output of a run: input row, sample, variant
 time_spans.py    time in which rows were with an engine, without pauses between starts

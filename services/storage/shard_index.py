@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from schemas.rows import ERROR, FOLDER_OF_STATE, REJECTED, STATES, rule_of
 from schemas.run import Manifest, RunRecord
+from services.storage.digest import ContentDigest
 from services.storage.filesystem import write_atomic
 from services.storage.store import ShardStore, shard_path
 from services.storage.time_spans import active_seconds
@@ -102,6 +103,7 @@ class ShardIndex:
         # could have the size in the old entry.
         self._is_outdated = outdated > 0
         self.committed = {*entries["shard"].to_pylist(), *(entry["shard"] for entry in new_entries)}
+        self._digest: ContentDigest | None = None
 
     def add(self, manifest: Manifest, rows: pa.Table) -> None:
         """Adds a shard that was just committed.
@@ -113,6 +115,8 @@ class ShardIndex:
         size = self._store.file_size(shard_path("data", manifest.shard))
         self._new_entries.append(_entry(manifest.shard, size, manifest, reasons))
         self._changes += 1
+        if self._digest is not None:
+            self._digest.add(manifest.shard, size, manifest.fingerprint, _milliseconds(manifest))
 
     def save_if_due(self) -> None:
         """Writes index.parquet if it lacks many shards; called after each `add`.
@@ -149,6 +153,16 @@ class ShardIndex:
             rejects=_sum_rejects(table["rejects"]),
             active_seconds=round(active_seconds(*generation_spans(table)), 3),
         )
+
+    def digest(self) -> str:
+        """Returns a digest of the committed data files; it differs where a shard was added, removed or made again."""
+        if self._digest is None:
+            self._digest = ContentDigest()
+            table = self.table().select(["shard", "bytes", "fingerprint"])
+            finished_at = self.table()["finished_at"].cast(pa.int64())
+            for facts in zip(*(column.to_pylist() for column in (*table.columns, finished_at)), strict=True):
+                self._digest.add(*facts)
+        return str(self._digest)
 
     def table(self) -> pa.Table:
         """Entries of all committed shards: number, rows by state, tokens, rejects, times of generation."""
@@ -245,6 +259,10 @@ def _entry(shard: int, size: int, manifest: Manifest, reasons: Iterable[pa.Strin
         "finished_at": datetime.fromisoformat(manifest.finished_at),
         "pauses": [datetime.fromisoformat(moment) for pause in manifest.pauses for moment in pause],
     }
+
+
+def _milliseconds(manifest: Manifest) -> int:
+    return pa.scalar(datetime.fromisoformat(manifest.finished_at), _MOMENT).value
 
 
 def _sum_rejects(column: pa.ChunkedArray) -> dict[str, int]:

@@ -90,6 +90,7 @@ class ShardWriter:
         on_rows: called with each batch of new rows. Rows that earlier starts logged are not among them, see
             `read_logged_rows`.
         on_commit: called with each shard's manifest once the shard is durable.
+        on_round: called after each round of messages, and at least every SYNC_SECONDS.
 
     Attributes:
         error: the exception that ended the writer, for instance on a full disk; rows that it received later are lost.
@@ -104,9 +105,10 @@ class ShardWriter:
         lease: Lease,
         on_rows: Callable[[pa.RecordBatch], None],
         on_commit: Callable[[Manifest], None],
+        on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._run, self._index, self._lease = store, run, index, lease
-        self._on_rows, self._on_commit = on_rows, on_commit
+        self._on_rows, self._on_commit, self._on_round = on_rows, on_commit, on_round
         self._log = open_row_log(store)
         for shard in index.committed.intersection(self._log.shards()):
             self._log.drop(shard)
@@ -163,6 +165,7 @@ class ShardWriter:
                 for message in messages:
                     if isinstance(message, int):
                         self._commit(self._shards[message])
+                self._on_round()
                 self._wait_for_more_rows(time.thread_time() - began)
             self._log.close()
             self._index.save()

@@ -21,6 +21,7 @@ from schemas.rows import ROW_SCHEMA, row_seed
 from services.engines.fake_engine import fake_text
 from services.observability.metrics import read_endpoint
 from services.storage.row_log import open_row_log
+from services.storage.shard_index import read_index
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, write_job, write_jsonl
 from tests.support.processes import cli_env, finished_rows, wait_for
@@ -60,6 +61,8 @@ def test_shards_load_with_datasets_polars_and_pandas(fake_job, tmp_path, monkeyp
     rows = [{"context": f"S {i}", "emotion": "joy" if i > 8 else None} for i in range(28)]  # none of the first shard
     write_jsonl(fake_job["input"]["path"], rows)
     run = augment(fake_job).run
+    store = ShardStore(run)
+    assert f"data files {read_index(store, store.read_run()).digest()}\n" in Path(run, "README.md").read_text()
     for folder in (run, export(run, str(tmp_path / "p")).to, export(run, str(tmp_path / "j"), "jsonl").to):
         loaded = datasets.load_dataset(folder, split="train", cache_dir=str(tmp_path / "cache"))
         assert loaded.num_rows == 19 and loaded[0]["emotion"] == "joy"

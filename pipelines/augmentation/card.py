@@ -1,0 +1,44 @@
+"""README.md of a run, which a job keeps up to date: its header names the committed shards by their digest."""
+
+from collections.abc import Mapping
+from time import monotonic
+
+from pipelines.publishing.dataset_card import dataset_card
+from schemas.run import RunRecord
+from services.storage.shard_index import ShardIndex
+from services.storage.store import ShardStore
+
+# Object stores take about one write a second of the same file.
+_MIN_SECONDS = 1.0
+
+
+class RunCard:
+    """The dataset card of a run.
+
+    Args:
+        store: the run folder.
+        run: the run's run.json.
+        index: index of the committed shards.
+        counts: number of rows by state; the owner keeps it up to date.
+    """
+
+    def __init__(self, store: ShardStore, run: RunRecord, index: ShardIndex, counts: Mapping[str, int]) -> None:
+        self._store, self._run, self._index, self._counts = store, run, index, counts
+        self._min_seconds = 0.0 if store.can_append else _MIN_SECONDS
+        self._written_digest, self._written_at = "", 0.0
+
+    def renew_if_due(self) -> None:
+        """Writes the card where shards were committed since; cheap to call often."""
+        if self._index.digest() != self._written_digest and monotonic() >= self._written_at + self._min_seconds:
+            self.renew()
+
+    def renew(self) -> None:
+        """Writes the card.
+
+        Raises:
+            OSError: the file system refuses.
+        """
+        digest = self._index.digest()
+        card = dataset_card(self._run, self._counts, "data/part-*.parquet", digest)
+        self._store.write_text("README.md", card)
+        self._written_digest, self._written_at = digest, monotonic()
