@@ -110,7 +110,12 @@ def correct_pairs(margins: np.ndarray) -> np.ndarray:
     Args:
         margins: log-likelihood of the good sentence less that of the bad one, shape (pairs,), as
             `services.models.minimal_pairs.margins` gives it.
+
+    Raises:
+        ValueError: a margin is not a number.
     """
+    if np.isnan(margins).any():
+        raise ValueError("a margin is not a number")
     return margins >= 0
 
 
@@ -121,7 +126,7 @@ def blimp_rates(margins: Mapping[str, np.ndarray]) -> BlimpRates:
         margins: margins of the pairs by paradigm (see `correct_pairs`).
 
     Raises:
-        ValueError: there are no pairs.
+        ValueError: there are no pairs, or a margin is not a number.
     """
     rates = {
         kind: {part: rate_of(int(correct.sum()), len(correct)) for part, correct in parts.items()}
@@ -145,7 +150,8 @@ def compare_blimp(
         "paradigm"), then by part.
 
     Raises:
-        ValueError: the models do not have the same paradigms with the same numbers of pairs, or there are no pairs.
+        ValueError: the models do not have the same paradigms with the same numbers of pairs, there are no pairs, or a
+            margin is not a number.
     """
     one, two = _correct_by_part(first), _correct_by_part(second)
     return {

@@ -14,6 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from schemas.errors import EngineError, JobError
 from schemas.evaluate import task_name
 from schemas.text import shorten
+from services.models.diverged import refuse_diverged
 
 _TASKS = "lm_eval.tasks"
 _STDERR = "_stderr"
@@ -154,17 +155,28 @@ def _run_tasks(
     """
     any_by_name = any(isinstance(task, str) for task in tasks)
     library = _lm_eval()
+
+    # A token whose numbers are NaN spoils those of all later tokens, so the last position shows it.
+    def refuse_diverged_logits(_: Any, __: Any, output: Any) -> None:
+        if bool(output.logits[:, -1].isnan().any()):
+            refuse_diverged(output.logits[:, -1], tokenizer.name_or_path, "logits")
+
+    hook = model.register_forward_hook(refuse_diverged_logits)
     try:
         return library.simple_evaluate(
             model=library.models.huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=[task if isinstance(task, str) else dict(task) for task in tasks], limit=limit, log_samples=samples,
             task_manager=_task_manager(any_by_name),
         )  # fmt: skip
+    except EngineError:
+        raise
     except Exception as error:  # any class: the code of the task runs in there
         cause = f"lm-eval could not evaluate it: {shorten(next(iter(str(error).splitlines()), type(error).__name__))}"
         remedy = "make sure that its data are on this machine or can be downloaded, or leave the task out"
         names = ", ".join(task_name(task if isinstance(task, str) else dict(task)) for task in tasks)
         raise EngineError(_TASKS, names, cause, remedy) from None
+    finally:
+        hook.remove()
 
 
 @functools.cache

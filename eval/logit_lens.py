@@ -12,12 +12,14 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from schemas.errors import EngineError, JobError
+from services.models.diverged import refuse_diverged
 
 MAX_TOKENS = 100
 """maximum number of tokens in a text; nobody reads a picture with more columns"""
@@ -76,7 +78,8 @@ def logit_lens(model: Any, tokenizer: Any, text: str) -> LensReading:
 
     Raises:
         JobError: the text has no token, or more than `MAX_TOKENS`, or more than the model takes.
-        EngineError: the model is not built as a row of blocks, or the lens of its last layer does not give its logits.
+        EngineError: the model is not built as a row of blocks, the lens of its last layer does not give its logits, or
+            the model has diverged.
     """
     model.eval()
     ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
@@ -85,7 +88,7 @@ def logit_lens(model: Any, tokenizer: Any, text: str) -> LensReading:
         cause = f"it has {ids.shape[1]} tokens, and the lens takes from 1 to {min(MAX_TOKENS, context)} of this model"
         raise JobError("logit_lens.texts", text, cause, "give a sentence or two")
     with torch.inference_mode():
-        logits_of_layers = _logits_of_layers(model, ids)
+        logits_of_layers = map(partial(_refuse_diverged, tokenizer.name_or_path), _logits_of_layers(model, ids))
         final_ids = next(logits_of_layers).argmax(-1)
         measures = [_measure(logits, final_ids) for logits in logits_of_layers]
     top_ids, probability, final_probability, entropy = (
@@ -158,6 +161,11 @@ def _blocks(model: Any) -> torch.nn.ModuleList:
         if isinstance(module, torch.nn.ModuleList) and len(module) == layers:
             return module
     raise _unsupported(model, f"it contains no row of {layers} blocks")
+
+
+def _refuse_diverged(name: str, logits: torch.Tensor) -> torch.Tensor:
+    refuse_diverged(logits, name, "logits of a layer")
+    return logits
 
 
 def _measure(logits: torch.Tensor, final_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:

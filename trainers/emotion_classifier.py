@@ -18,8 +18,10 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
 from schemas.emotions import EMOTIONS
+from schemas.errors import RunError
 from schemas.job import Model
 from schemas.train import ClassifierStage
+from services.models.diverged import refuse_diverged
 from services.models.emotion_head import EmotionHead, HeadConfig, save_head
 from trainers.progress import LOGGING_STEPS, StageProgress
 from trainers.text_encoder import TextEncoder
@@ -195,8 +197,15 @@ def _train_head_and_encoder(
 
 
 def _step(logits: torch.Tensor, targets: torch.Tensor, optimizer: torch.optim.Optimizer, schedule: Any) -> torch.Tensor:
-    """Takes one optimizer step, and returns the loss of its batch."""
+    """Takes one optimizer step, and returns the loss of its batch.
+
+    Raises:
+        RunError: the loss is not a finite number.
+    """
     loss = nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    if not bool(torch.isfinite(loss)):
+        remedy = "lower learning_rate or encoder_learning_rate, or name another encoder in model.id"
+        raise RunError("loss", None, "the classifier has diverged: its loss is not a finite number", remedy)
     loss.backward()
     optimizer.step()
     schedule.step()
@@ -228,9 +237,15 @@ def _shuffled_by_length(lengths: list[int], batch_size: int, draw: torch.Generat
 
 @torch.inference_mode()
 def _scores(head: EmotionHead, features: torch.Tensor) -> np.ndarray:
-    """Returns the score of each label of each text, in [0, 1], shape (texts, 28)."""
+    """Returns the score of each label of each text, in [0, 1], shape (texts, 28).
+
+    Raises:
+        EngineError: a score is not a number.
+    """
     head.eval()
-    return head(features).sigmoid().numpy()
+    scores = head(features).sigmoid().numpy()
+    refuse_diverged(scores, "the classifier", "scores", "stages.0")
+    return scores
 
 
 class _BestEpoch:

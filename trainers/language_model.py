@@ -30,6 +30,7 @@ from trl import SFTConfig, SFTTrainer
 
 from schemas.errors import RunError
 from schemas.train import ClmStage, Lora, Optimizer, SftStage
+from services.models.diverged import refuse_diverged
 from services.models.minimal_pairs import MinimalPair, good_is_likelier
 from trainers.callbacks import (
     DURABLE_MARKER,
@@ -286,7 +287,8 @@ class _Trainer(SFTTrainer):
             for ids, labels in zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True)
         ]
         path.write_text(json.dumps({"step": self.state.global_step, "batch": batch}, ensure_ascii=False))
-        cause = f"it is not a finite number at step {self.state.global_step}; the batch is in {path}"
+        step = self.state.global_step
+        cause = f"the model has diverged: its loss is not a finite number at step {step}; the batch is in {path}"
         remedy = "lower optimizer.learning_rate, or say precision: fp32 (bf16 in place of fp16); look at the batch"
         raise RunError("loss", None, cause, remedy)
 
@@ -309,7 +311,11 @@ class _Trainer(SFTTrainer):
 
     @torch.no_grad()
     def losses(self) -> np.ndarray:
-        """Returns the mean negative log-likelihood per labelled token of each held-out example, in nats."""
+        """Returns the mean negative log-likelihood per labelled token of each held-out example, in nats.
+
+        Raises:
+            EngineError: the model has diverged.
+        """
         _log.info("reading %d held-out examples", len(self.eval_dataset))
         self.model.eval().to(self.args.device)
         losses = []
@@ -318,7 +324,9 @@ class _Trainer(SFTTrainer):
             with self.accelerator.autocast():
                 out = self.model(**self._prepare_inputs(batch), use_cache=False, fused_lm_head=True)
             losses.append((-out.log_probs.sum(1) / out.label_mask.sum(1).clamp(min=1)).float().cpu())
-        return torch.cat(losses).numpy()
+        values = torch.cat(losses).numpy()
+        refuse_diverged(values, self.processing_class.name_or_path, "losses of held-out examples")
+        return values
 
 
 def _computed_once(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:

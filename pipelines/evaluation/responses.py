@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipelines.augmentation.augment import augment
@@ -20,6 +21,7 @@ from schemas.errors import JobError, RunError
 from schemas.evaluate import EvaluatedModel, EvaluateJob, Responses
 from schemas.job import Input, Metrics
 from schemas.rows import ACCEPTED, ERROR
+from services.models.checkpoints import locate
 from services.storage.store import ShardStore
 
 _KEY = "responses.path"
@@ -148,9 +150,10 @@ def generate_responses(
         the responses; and settings and versions of the engine that wrote them.
 
     Raises:
-        EngineError: the model cannot be loaded.
+        EngineError: the model cannot be loaded, or has diverged.
         StoppedError: a signal came; finished responses are kept.
     """
+    _refuse_diverged(model)
     url = f"{job.output.path.rstrip('/')}/responses/{evaluation}/{model.label}"
     _log.info("%s responds to %d prompts", model.label, len(prompts))
     augment(
@@ -183,6 +186,14 @@ def generate_responses(
     run = store.read_run()
     engine = run.engine | {"versions": run.versions} if run else {}
     return [responses[number] for number in range(len(prompts))], engine
+
+
+def _refuse_diverged(model: EvaluatedModel) -> None:
+    from services.models.diverged import refuse_diverged_checkpoint  # it imports torch, which takes seconds
+
+    path = "" if model.id == "fake" else locate(model.model())[0]
+    if path and Path(path).is_dir():
+        refuse_diverged_checkpoint(path, model.label)
 
 
 def _free_port(metrics: Metrics) -> Metrics:

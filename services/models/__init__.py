@@ -7,6 +7,7 @@ emotion_head.py     the classifier that Kindling ships: a head on a sentence enc
 document_scores.py  emotions of long texts, from the scores of their sentences
 chat_templates.py   bounds the work of models' chat templates
 causal_lm.py        loads a causal language model with its tokenizer
+diverged.py        refuses a model whose numbers are NaN
 minimal_pairs.py    log-likelihoods of minimal pairs
 prefix_trees.py     log-likelihoods of token sequences, shared beginnings computed once
 """

@@ -11,6 +11,7 @@ from schemas.job import Model
 from schemas.text import shorten
 from services.models.checkpoints import locate
 from services.models.classifier import translate_load_errors
+from services.models.diverged import refuse_diverged, refuse_diverged_weights
 
 
 def load_causal_model(model: Model, device: str = "cpu") -> tuple[PreTrainedModel, Any]:
@@ -22,8 +23,8 @@ def load_causal_model(model: Model, device: str = "cpu") -> tuple[PreTrainedMode
         device: cpu or cuda.
 
     Raises:
-        EngineError: the model is missing, cannot be loaded, is incomplete, is not a causal model, or does not fit its
-            tokenizer.
+        EngineError: the model is missing, cannot be loaded, is incomplete, is not a causal model, does not fit its
+            tokenizer, or has diverged.
     """
     path, revision = locate(model)
     source = {"revision": None if Path(path).is_dir() else revision, "trust_remote_code": model.trust_remote_code}
@@ -47,8 +48,8 @@ def load_weights(path: str, model: Model, tokenizer: Any, dtype: Any, **source: 
         source: further arguments of transformers' `from_pretrained`.
 
     Raises:
-        EngineError: the checkpoint cannot be loaded, is incomplete, is not a causal model, or does not fit the
-            tokenizer.
+        EngineError: the checkpoint cannot be loaded, is incomplete, is not a causal model, does not fit the
+            tokenizer, or has diverged.
     """
     with translate_load_errors("model.id", model.id):
         loaded, loading = AutoModelForCausalLM.from_pretrained(
@@ -63,23 +64,28 @@ def load_weights(path: str, model: Model, tokenizer: Any, dtype: Any, **source: 
         cause = f"its tokenizer has the token id {largest_id}, and the model only {vocabulary_size} tokens"
         remedy = "call model.resize_token_embeddings(len(tokenizer)), and save the model and the tokenizer"
         raise EngineError("model.id", model.id, cause, remedy)
-    if not _is_causal(loaded):
+    refuse_diverged_weights(loaded, model.id)
+    if not _is_causal(loaded, model.id):
         cause = "its tokens see the tokens after them: it is not a causal language model"
         raise EngineError("model.id", model.id, cause, "name a model like GPT-2, Llama or Mistral")
     return loaded
 
 
 @torch.no_grad()
-def _is_causal(model: PreTrainedModel) -> bool:
+def _is_causal(model: PreTrainedModel, name: str) -> bool:
     """Returns whether the last token leaves the logits before it as they are.
 
     transformers loads bidirectional models, such as RoBERTa, as causal models too.
+
+    Raises:
+        EngineError: a logit is not a finite number.
     """
     was_training = model.training
     ids = torch.arange(8) % model.get_input_embeddings().num_embeddings
     # Two sequences that differ in their last token only; logits of the positions before it, shape (8, vocabulary).
     first, second = (model.eval()(torch.cat([ids, ids[last : last + 1]])[None]).logits[0, :-1] for last in (0, 1))
     model.train(was_training)
+    refuse_diverged(first, name, "logits")
     # In 16 bits the same row may round differently beside other rows.
     rounding = 4 * torch.finfo(first.dtype).eps * first.abs().max().item()
     return torch.allclose(first, second, rtol=0, atol=1e-4 + rounding)

@@ -21,6 +21,7 @@ from schemas.errors import EngineError
 from schemas.job import Classifier, Model
 from schemas.text import shorten
 from services.models.checkpoints import content_hash, locate
+from services.models.diverged import refuse_diverged
 from services.models.embedded import embedded_encoder, encoder_version
 from services.models.emotion_head import CONFIG_NAME, SHIPPED_HEAD, load_head, pool_states
 
@@ -50,6 +51,7 @@ class EmotionClassifier:
         revision: commit or content hash of the classifier.
 
     Attributes:
+        name: id or path of the classifier.
         revision: commit or content hash of the classifier.
         thresholds: score from which on a label holds, shape (28,), in the order of EMOTIONS.
     """
@@ -67,6 +69,7 @@ class EmotionClassifier:
     ) -> None:
         self._tokenizer, self._logits, self._order = tokenizer, logits, list(order)
         self._exclusive, self._max_tokens, self._device = exclusive, max_tokens, device
+        self.name = ""
         self.thresholds = np.asarray(thresholds, dtype=np.float32)
         self.revision = revision
 
@@ -75,6 +78,9 @@ class EmotionClassifier:
 
         Returns:
             Scores from 0 to 1, float32 of shape (texts, 28), columns in the order of EMOTIONS.
+
+        Raises:
+            EngineError: the classifier has diverged.
         """
         scores = np.empty((len(texts), len(EMOTIONS)), dtype=np.float32)
         for first in range(0, len(texts), _WINDOW_TEXTS):
@@ -92,6 +98,7 @@ class EmotionClassifier:
             for batch in batches_by_length(lengths, _BATCH_TOKENS[self._device]):
                 tokens, mask = pad_tokens([ids[i] for i in batch], self._tokenizer.pad_token_id or 0)
                 logits = self._logits(tokens.to(self._device), mask.to(self._device)).float()
+                refuse_diverged(logits, self.name, "logits", "classifier.id")
                 probabilities = logits.softmax(-1) if self._exclusive else logits.sigmoid()
                 scores[batch] = probabilities.cpu().numpy()[:, self._order]
         return scores
@@ -142,7 +149,9 @@ def load_classifier(section: Classifier, device: str = "cpu") -> EmotionClassifi
         EngineError: the classifier is missing, cannot be loaded, or has other labels.
     """
     folder = _head_folder(section)
-    return _load_own(folder, section, device) if folder else _load_hugging_face(section, device)
+    classifier = _load_own(folder, section, device) if folder else _load_hugging_face(section, device)
+    classifier.name = section.id
+    return classifier
 
 
 def classifier_revision(section: Classifier) -> str:

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from schemas.errors import EngineError
+from services.models.diverged import refuse_diverged
 from services.models.prefix_trees import common_prefix_length, continuation_log_likelihoods, supports_prefix_trees
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # Tokens of a batch, padding included. Their logits take 200 MB for a vocabulary of 50,000 tokens.
 _BATCH_TOKENS = 1024
 _IGNORED_TARGET = -100
+_SCORES = "log-likelihoods of sentences"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def good_is_likelier(model: "PreTrainedModel", tokenizer: Any, pairs: Sequence[M
         Whether the model finds the good sentence of each pair likelier than the bad one, bool of shape (pairs,).
 
     Raises:
-        EngineError: a sentence is longer than the model's context.
+        EngineError: a sentence is longer than the model's context, or the model has diverged.
     """
     scores = log_likelihoods(model, tokenizer, _sentences(pairs))
     return scores[::2] > scores[1::2]
@@ -64,7 +66,7 @@ def margins(model: "PreTrainedModel", tokenizer: Any, pairs: Sequence[MinimalPai
         Margins in nats, float64 of shape (pairs,).
 
     Raises:
-        EngineError: a sentence is longer than the model's context.
+        EngineError: a sentence is longer than the model's context, or the model has diverged.
     """
     if not supports_prefix_trees(model):
         scores = log_likelihoods(model, tokenizer, _sentences(pairs))
@@ -72,6 +74,7 @@ def margins(model: "PreTrainedModel", tokenizer: Any, pairs: Sequence[MinimalPai
         ids = _token_ids(model, tokenizer, _sentences(pairs))
         shared = [common_prefix_length(good, bad) for good, bad in zip(ids[::2], ids[1::2], strict=True)]
         scores = continuation_log_likelihoods(model, ids, [start for start in shared for _ in range(2)])
+        refuse_diverged(scores, tokenizer.name_or_path, _SCORES)
     return scores[::2] - scores[1::2]
 
 
@@ -91,7 +94,7 @@ def log_likelihoods(model: "PreTrainedModel", tokenizer: Any, sentences: Sequenc
         Log-likelihoods in nats, float64 of shape (sentences,).
 
     Raises:
-        EngineError: a sentence is longer than the model's context.
+        EngineError: a sentence is longer than the model's context, or the model has diverged.
     """
     ids = _token_ids(model, tokenizer, sentences)
     lengths = [len(tokens) for tokens in ids]
@@ -104,6 +107,7 @@ def log_likelihoods(model: "PreTrainedModel", tokenizer: Any, sentences: Sequenc
         logits = model(input_ids=inputs, use_cache=False).logits.float()
         losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED_TARGET, reduction="none")
         scores[batch] = -losses.view_as(targets).double().sum(1).cpu().numpy()
+    refuse_diverged(scores, tokenizer.name_or_path, _SCORES)
     return scores
 
 
