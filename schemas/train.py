@@ -160,7 +160,8 @@ class SftStage(LanguageStage):
     """kind of the stage: supervised fine-tuning"""
     messages: str | None = Field(None, exclude_if=lambda column: column is None)
     """column of conversations, each a list of `{role, content}`, in place of `prompt` and `completion`. Where a run's
-    conversation does not end with the assistant's turn, the row's `text` is that turn"""
+    conversation does not end with the assistant's turn, the row's `text` is that turn. The column `tools`, where there
+    is one, holds the tools that a conversation calls"""
     prompt: Annotated[list[str], Field(min_length=1)] | None = Field(
         default_factory=lambda given: None if given.get("messages") else ["instruction", "input"],
         exclude_if=lambda columns: columns is None,

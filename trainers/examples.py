@@ -4,9 +4,9 @@ The files are mapped into memory, so a corpus may be larger than memory. Each ex
 so an epoch reads every example once, and a resumed training reads nothing twice.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +18,11 @@ from datasets import Dataset
 from jinja2 import TemplateError
 
 from schemas.errors import EngineError
-from services.engines.control_tokens import break_control_tokens, find_control_tokens
+from schemas.text import shorten
+from services.engines.control_tokens import break_nested_control_tokens, find_control_tokens
 from services.models.chat_templates import ChatTemplateError, bound_chat_templates
 from trainers.initial_model import begins_with_bos
+from trainers.rows import Message, TrainingRow, missing_tools, turns_of
 
 IGNORED_LABEL = -100
 """label of a token that the loss leaves out, as in transformers"""
@@ -29,27 +31,6 @@ SPLITS = ("train", "dev")
 _IDS = pa.list_(pa.int32())
 _SCHEMA = pa.schema([("input_ids", _IDS), ("labels", _IDS), ("row", pa.int64())])
 _ROWS_AT_ONCE = 256
-
-
-Message = dict[str, str]
-"""`{"role", "content"}` of one turn of a conversation; the role is system, user, assistant or tool"""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRow:
-    """Text that examples are made of: a document, or a completion with its prompt.
-
-    Attributes:
-        text: document, or completion, which is the last turn of the assistant.
-        prompt: text or conversation that comes before the completion; None for a document.
-        input_row: number of the input row. Examples of one input row are not independent of each other.
-        is_held_out: True where the row is kept from training.
-    """
-
-    text: str
-    prompt: str | list[Message] | None = None
-    input_row: int = 0
-    is_held_out: bool = False
 
 
 Example = tuple[list[int], list[int]]
@@ -68,7 +49,9 @@ class ExampleEncoder:
             long as they are, for `pack_documents`.
 
     Attributes:
-        counts: number of documents and rows that were truncated, split or dropped, or that the chat template refused.
+        counts: number of documents and rows that were truncated, split or dropped, that the chat template refused, and
+            so on.
+        firsts: by name of a count, the first row that it counts, with the cause; some counts have none.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, too_long: str | None) -> None:
@@ -76,7 +59,12 @@ class ExampleEncoder:
         self._tokenizer, self._max_length, self._too_long = tokenizer, max_length, too_long
         self._control_tokens = find_control_tokens(tokenizer)
         self._prefix = [tokenizer.bos_token_id] if begins_with_bos(tokenizer) else []
+        # What marks the border of two documents in a file of plain text. A beginning-of-text token does not: `<s>` is
+        # HTML too.
+        borders = {tokenizer.eos_token, *({"<|endoftext|>"} & set(self._control_tokens))}
+        self._border = re.compile("|".join(map(re.escape, sorted(borders))))
         self.counts: Counter[str] = Counter()
+        self.firsts: dict[str, str] = {}
 
     def examples(self, rows: list[TrainingRow]) -> Iterator[tuple[TrainingRow, Example]]:
         """Yields the examples of some rows, in their order; a row may have several, or none."""
@@ -91,7 +79,8 @@ class ExampleEncoder:
     def _texts(self, row: TrainingRow) -> Iterator[list[str]]:
         """Yields the texts of each example of a row, as the chat template renders them.
 
-        A document is one text. Texts of a conversation alternate: one that the assistant is given, one that it writes.
+        A document is one text, or several where it has borders. Texts of a conversation alternate: one that the
+        assistant is given, one that it writes.
 
         A conversation is one example as long as a later rendering begins with the earlier one. The next turn of the
         assistant begins another example where the template changes earlier turns (some drop earlier thoughts), or marks
@@ -101,18 +90,25 @@ class ExampleEncoder:
             EngineError: the chat template does too much work.
         """
         if row.prompt is None:
-            yield [break_control_tokens(row.text, self._control_tokens)]
+            documents = [text for text in self._border.split(row.text) if text.strip()]
+            if documents != [row.text]:
+                self._count("divided at end-of-text tokens", row)
+            for text in documents:
+                yield [self._plain(text, row)]
             return
-        before = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
-        turns = [{**turn, "content": break_control_tokens(turn["content"], self._control_tokens)} for turn in before]
-        turns.append({"role": "assistant", "content": break_control_tokens(row.text, self._control_tokens)})
+        turns, tools = self._plain(turns_of(row, self._tokenizer.eos_token), row), self._plain(row.tools, row)
         try:
-            rendered = [self._render(turns, number) for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+            rendered = [
+                self._render(turns, number, tools) for number, turn in enumerate(turns) if turn["role"] == "assistant"
+            ]
         except ChatTemplateError as error:
             remedy = "give its tokenizer another template"
             raise EngineError("model.id", self._tokenizer.name_or_path, str(error), remedy) from None
-        except TemplateError:
-            self.counts["refused by the chat template"] += 1
+        except (TemplateError, TypeError) as error:
+            self._count("refused by the chat template", row, str(error))
+            return
+        if missing := missing_tools(turns, tools, rendered):
+            self._count("left out for tools that the chat template does not show", row, missing)
             return
         parts: list[str] = []
         so_far = ""
@@ -124,19 +120,33 @@ class ExampleEncoder:
             so_far = head + completion
         yield self._with_end(parts)
 
-    def _render(self, turns: list[Message], number: int) -> tuple[str, str]:
+    def _plain(self, value: Any, row: TrainingRow) -> Any:
+        """Returns a text, or a JSON value, in which no control token is left; counts the row where there was one."""
+        plain = break_nested_control_tokens(value, self._control_tokens)
+        if plain != value:
+            self._count("cleared of control tokens", row)
+        return plain
+
+    def _count(self, name: str, row: TrainingRow, cause: str = "") -> None:
+        self.counts[name] += 1
+        self.firsts.setdefault(name, shorten(f"{row.place}: {cause}" if cause else row.place))
+
+    def _render(self, turns: list[Message], number: int, tools: Any) -> tuple[str, str]:
         """Renders a conversation up to an assistant's turn: the text before that turn, and the turn.
 
         Raises:
             EngineError: the chat template puts something between the prompt and the assistant's text.
         """
-        head = self._tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
-        text = self._tokenizer.apply_chat_template(turns[: number + 1], tokenize=False)
+        options = {"tokenize": False, **({"tools": tools} if tools else {})}
+        head = self._tokenizer.apply_chat_template(turns[:number], add_generation_prompt=True, **options)
+        text = self._tokenizer.apply_chat_template(turns[: number + 1], **options)
         if not text.startswith(head):
             cause = "its chat template does not put the assistant's text right after the prompt"
             raise EngineError("model.id", self._tokenizer.name_or_path, cause, "give its tokenizer another template")
-        # Line ends between turns come from the template; the model need not learn to write them.
-        return head, text[len(head) :].rstrip("\n")
+        # Line ends between turns come from the template, and the model need not learn them; those of the text stay.
+        turn, content = text[len(head) :], turns[number]["content"] or ""
+        own = len(content) if turn.startswith(content) else 0
+        return head, turn[:own] + turn[own:].rstrip("\n")
 
     def _with_end(self, parts: list[str]) -> list[str]:
         """Adds the end-of-text token, unless the template ends the last turn with a control token of its own."""

@@ -13,7 +13,8 @@ csv_format.py       CSV and TSV
 csv_records.py      records of CSV and TSV files, with quotes or without
 text_format.py      plain text
 hugging_face.py     Hugging Face datasets
-cells.py            checks of single values: text, emotion, chat messages
+cells.py            checks of single values: text, emotion
+conversations.py    checks of chat messages and tools
 minimal_pairs.py    BLiMP files: minimal pairs by paradigm
 near_duplicates.py  finds texts that say almost the same as an earlier one
 """

@@ -6,8 +6,6 @@ from schemas.emotions import EMOTIONS
 from schemas.rows import RowError
 from schemas.text import shorten
 
-_ROLES = ("system", "user", "assistant", "tool")
-
 
 def text_cell(values: dict[str, Any], field: str) -> str:
     """Returns the field's text.
@@ -55,22 +53,3 @@ def labels_cell(values: dict[str, Any], field: str) -> list[str]:
         if label not in EMOTIONS:
             raise RowError(f"{field} {shorten(repr(label))} is not one of the 28 GoEmotions labels")
     return labels
-
-
-def messages_cell(values: dict[str, Any], field: str) -> list[dict[str, str]]:
-    """Returns the field's chat messages, each with its role and content and no other key.
-
-    Raises:
-        RowError: the cell is not a list of messages, a role is unknown, or a content is not text.
-    """
-    messages = values.get(field)
-    if not isinstance(messages, list) or not messages:
-        raise RowError(f"{field} is not a list of chat messages")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise RowError(f"message {number} is {type(message).__name__}, not an object with role and content")
-        if message.get("role") not in _ROLES:
-            role = shorten(repr(message.get("role")))
-            raise RowError(f"message {number} has the role {role}, not one of {', '.join(_ROLES)}")
-        text_cell(message, "content")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]

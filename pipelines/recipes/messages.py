@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any, Self
 
-from pipelines.inputs.cells import messages_cell
+from pipelines.inputs.conversations import messages_cell
 from pipelines.recipes.job_recipe import JobRecipe
 from schemas.augment import AugmentJob
 from schemas.errors import JobError

@@ -13,18 +13,21 @@ from typing import Any
 
 from pipelines.corpora.documents import RunDocuments, documents_of
 from pipelines.corpora.word_budget import Choice, Survey, survey, words_asked
-from pipelines.inputs.cells import messages_cell, text_cell, text_or_blank_cell
+from pipelines.inputs.cells import text_cell, text_or_blank_cell
+from pipelines.inputs.conversations import conversation_cell, tools_cell
 from pipelines.inputs.reader import InputReader
 from schemas.compose import ComposeJob, ComposeOutput, Part
 from schemas.errors import JobError
 from schemas.rows import ROW_SCHEMA, RowError
 from schemas.text import shorten
 from schemas.train import ClmStage, SftStage
-from trainers.examples import Message, TrainingRow
+from trainers.rows import Message, TrainingRow
 
 _HASH_VALUES = 1 << 32
 # A prompt column that a corpus may lack: the one of Alpaca's columns that many instruction corpora leave out.
 _OPTIONAL_COLUMNS = ("input",)
+# The column of the tools that a conversation may call, as TRL and the Hub's chat datasets name it.
+_TOOLS = "tools"
 
 # Source and number of an input row, the columns that may make its prompt, and those that may hold its completion.
 _SourceRow = tuple[str, int, dict[str, Any], dict[str, Any]]
@@ -44,6 +47,7 @@ class TrainingDocuments:
         content: by part, what identifies its content: name of a file, dataset or run -> hash, etag or fingerprint.
         counts: number of documents and words of each part, once the documents were read.
         unreadable: number of documents that have no readable text.
+        first_unreadable: place and fault of the first of these.
     """
 
     def __init__(
@@ -54,12 +58,13 @@ class TrainingDocuments:
             self._parts = {name: documents_of(name, part) for name, part in parts.items()}
         self.content = {name: part.content for name, part in self._parts.items()}
         self.counts: dict[str, dict[str, int]] = {}
-        self.unreadable = 0
+        self.unreadable, self.first_unreadable = 0, ""
         self._key, self._sections, self._words = key, parts, words
 
     def __iter__(self) -> Iterator[TrainingRow]:
         surveys = {name: survey(part, self._seed) for name, part in self._parts.items()}
         self.unreadable = sum(counted.unreadable for counted in surveys.values())
+        self.first_unreadable = next((each.first_unreadable for each in surveys.values() if each.unreadable), "")
         for name, words in self._words_asked(surveys).items():
             choice = Choice(surveys[name], words, self._seed)
             counts = self.counts[name] = {"documents": 0, "words": 0}
@@ -68,7 +73,8 @@ class TrainingDocuments:
                 counts["words"] += document.words
                 number = row_hash(document.source, document.row_index)
                 held_out = is_held_out(number, self._held_out_share)
-                yield TrainingRow(document.text, input_row=number, is_held_out=held_out)
+                place = _place(document.source, document.row_index)
+                yield TrainingRow(document.text, input_row=number, is_held_out=held_out, place=place)
 
     def _words_asked(self, surveys: Mapping[str, Survey]) -> dict[str, int]:
         """Returns the number of words that each part gives."""
@@ -97,6 +103,7 @@ class Completions:
         content: by part, what identifies its content, as for `TrainingDocuments`.
         counts: number of rows of each part, once the rows were read.
         unreadable: number of rows that lack a readable prompt or completion.
+        first_unreadable: place and fault of the first of these.
     """
 
     def __init__(self, key: str, stage: SftStage) -> None:
@@ -104,7 +111,7 @@ class Completions:
         # The stage has either `messages`, or both of the others.
         self._messages, self._prompt, self._completion = stage.messages, stage.prompt or [], stage.completion or ""
         self.counts: dict[str, dict[str, int]] = {}
-        self.unreadable = 0
+        self.unreadable, self.first_unreadable = 0, ""
         self._readers: dict[str, InputReader] = {}
         self._runs: dict[str, RunDocuments] = {}
         self.content: dict[str, dict[str, str]] = {}
@@ -117,8 +124,8 @@ class Completions:
         if part.input is None:
             self._runs[name] = RunDocuments(name, part)
             return self._runs[name].content
-        columns = [self._messages] if self._messages else [*self._prompt, self._completion]
-        optional = [column for column in columns[1:-1] if column in _OPTIONAL_COLUMNS]
+        columns = [self._messages, _TOOLS] if self._messages else [*self._prompt, self._completion]
+        optional = [_TOOLS] if self._messages else [column for column in columns[1:-1] if column in _OPTIONAL_COLUMNS]
         try:
             reader = InputReader(part.input, columns, optional)
         except JobError as error:
@@ -138,7 +145,8 @@ class Completions:
                     row = self._row(source, index, prompt_columns, completion_columns)
                 except RowError as error:
                     self.unreadable += 1
-                    first_fault = first_fault or f"row {index} of {source}: {error}"
+                    first_fault = first_fault or shorten(f"{_place(source, index)}: {error}")
+                    self.first_unreadable = self.first_unreadable or first_fault
                     continue
                 counts["rows"] += 1
                 yield row
@@ -161,13 +169,16 @@ class Completions:
         number = row_hash(source, index)
         held_out = is_held_out(number, self._stage.dev)
         if self._messages:
-            text, before = _split_conversation(prompt_columns, self._messages, completion_columns)
-            return TrainingRow(text, before, number, held_out)
+            *before, last = _answered_conversation(prompt_columns, self._messages, completion_columns)
+            return TrainingRow(
+                last["content"] or "", before, number, held_out, _place(source, index), last.get("tool_calls"),
+                tools_cell(prompt_columns, _TOOLS),
+            )  # fmt: skip
         first, *others = self._prompt
         blocks = [text_cell(prompt_columns, first), *(text_or_blank_cell(prompt_columns, other) for other in others)]
-        prompt = "\n\n".join(block.strip() for block in blocks if block)
-        completion = text_cell(completion_columns, self._completion).strip()
-        return TrainingRow(completion, prompt, number, held_out)
+        prompt = "\n\n".join(block for block in blocks if block)
+        completion = text_cell(completion_columns, self._completion)
+        return TrainingRow(completion, prompt, number, held_out, _place(source, index))
 
     def _source_rows(self, name: str) -> Iterator[_SourceRow]:
         """Yields the rows of a part.
@@ -188,10 +199,14 @@ class Completions:
 RowSource = TrainingDocuments | Completions
 
 
-def _split_conversation(
+def _place(source: str, index: int) -> str:
+    return f"row {index} of {source}"
+
+
+def _answered_conversation(
     prompt_columns: dict[str, Any], column: str, completion_columns: dict[str, Any]
-) -> tuple[str, list[Message]]:
-    """Returns the last turn of the assistant, and all turns before it.
+) -> list[Message]:
+    """Returns a conversation up to the last turn of the assistant.
 
     A conversation that does not end with the assistant's turn is completed by the row's `text`, where it is a row of a
     run: a teacher wrote it. Later turns that nobody answered are left out.
@@ -199,7 +214,7 @@ def _split_conversation(
     Raises:
         RowError: there is no turn of the assistant, or the conversation begins with one.
     """
-    messages = messages_cell(prompt_columns, column)
+    messages = conversation_cell(prompt_columns, column)
     if messages[-1]["role"] != "assistant" and "text" in completion_columns:
         messages.append({"role": "assistant", "content": text_cell(completion_columns, "text")})
     while messages and messages[-1]["role"] != "assistant":
@@ -208,8 +223,7 @@ def _split_conversation(
         raise RowError(f"{column} has no turn of the assistant")
     if messages[0]["role"] == "assistant":
         raise RowError(f"{column} begins with a turn of the assistant, which answers nothing")
-    *before, last = ({**message, "content": message["content"].strip()} for message in messages)
-    return last["content"], before
+    return messages
 
 
 def row_sources(number: int, stage: ClmStage | SftStage, seed: int) -> list[RowSource]:

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
 from time import monotonic
@@ -60,6 +60,7 @@ class StageReport:
         seconds: seconds that the last start took.
         blimp: accuracy on minimal pairs (see `trainers.grammar_guard.GrammarCheck.report`); None where none were
             scored.
+        firsts: by name of a count in `not_whole`, the first row that it counts, with the cause; some have none.
     """
 
     kind: str
@@ -78,12 +79,16 @@ class StageReport:
     dev_losses: dict[str, float]
     seconds: float
     blimp: dict[str, Any] | None = None
+    firsts: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Returns the report as lines for a person."""
         mean, low, high = self.change
         losses = f"{self.dev_loss_before:.3f} -> {self.dev_loss:.3f} ({mean:+.3f}, 95% {low:+.3f} to {high:+.3f})"
-        details = [f"  {number} {fault}" for fault, number in self.not_whole.items()]
+        details = [
+            f"  {number} {fault}" + (f"; the first is {self.firsts[fault]}" if fault in self.firsts else "")
+            for fault, number in self.not_whole.items()
+        ]
         if self.blimp:
             details.append(f"  {blimp_line(self.best_step, self.blimp)}")
         return [f"{self.folder}: {self.steps} steps, loss on held-out rows {losses}", *details]
@@ -194,9 +199,11 @@ class StageTraining:
         self._refuse_too_few("train", "parts", "to train on", 1, encoder)
         self._refuse_too_few("dev", "dev", "held out", 2, encoder)
         unreadable = sum(source.unreadable for source in sources)
+        first = next((source.first_unreadable for source in sources if source.unreadable), "")
         facts = {
             "parts": {name: counts for source in sources for name, counts in source.counts.items()},
             "not_whole": {**encoder.counts, **({"unreadable": unreadable} if unreadable else {})},
+            "firsts": {**encoder.firsts, **({"unreadable": first} if unreadable else {})},
         }
         # The examples must be on disk before the file that says they are.
         sync_files(self._work)
@@ -217,7 +224,10 @@ class StageTraining:
         """Refuses rows that give fewer examples than a split needs."""
         examples = read_examples(self._work / f"{split}.arrow")
         if len(examples) < min_examples:
-            faults = "".join(f", {number} were {fault}" for fault, number in encoder.counts.items())
+            firsts = {fault: f" (the first is {row})" for fault, row in encoder.firsts.items()}
+            faults = "".join(
+                f", {number} were {fault}{firsts.get(fault, '')}" for fault, number in encoder.counts.items()
+            )
             cause = f"{len(examples)} examples {purpose}, and it takes {min_examples}{faults}"
             remedy = "give more rows, another `dev` share, or a larger max_length"
             raise JobError(f"stages.{self._number}.{key}", None, cause, remedy)

@@ -36,3 +36,14 @@ def break_control_tokens(text: str, tokens: tuple[str, ...]) -> str:
         for token in contained:
             text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
     return text
+
+
+def break_nested_control_tokens(value: Any, tokens: tuple[str, ...]) -> Any:
+    """Returns a JSON value, such as a message with its tool calls, without control tokens in any of its texts."""
+    if isinstance(value, str):
+        return break_control_tokens(value, tokens)
+    if isinstance(value, dict):
+        return {
+            break_control_tokens(key, tokens): break_nested_control_tokens(item, tokens) for key, item in value.items()
+        }
+    return [break_nested_control_tokens(item, tokens) for item in value] if isinstance(value, list) else value

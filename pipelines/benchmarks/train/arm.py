@@ -23,9 +23,10 @@ from schemas.train import Optimizer, SftStage, TrainModel
 from services.models.embedded import embedded_checkpoint
 from services.observability.series import TrainMetrics
 from trainers import language_model
-from trainers.examples import SPLITS, ExampleEncoder, TrainingRow, lengths_of, read_examples, write_examples
+from trainers.examples import SPLITS, ExampleEncoder, lengths_of, read_examples, write_examples
 from trainers.initial_model import load_model, load_tokenizer, resolve_precision
 from trainers.progress import StageProgress
+from trainers.rows import TrainingRow
 
 TRL, TRL_CHECKPOINTING, KINDLING, BASE = "trl", "trl, gradient checkpointing", "kindling", "before training"
 

@@ -8,15 +8,18 @@ import pytest
 from transformers import AutoTokenizer
 
 from pipelines import train
+from pipelines.inputs.conversations import messages_cell
 from pipelines.jobfile import as_job
 from pipelines.training.rows import row_sources
 from schemas.errors import JobError
+from schemas.rows import RowError
 from schemas.train import TrainJob
 from tests.support.files import write_jsonl
 from tests.support.runs import write_run
 from tests.support.tiny_models import CONTEXT, FAST, job_of, save_tiny
 from trainers import initial_model
-from trainers.examples import IGNORED_LABEL, ExampleEncoder, TrainingRow
+from trainers.examples import IGNORED_LABEL, ExampleEncoder
+from trainers.rows import TrainingRow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,6 +120,143 @@ def test_a_model_without_a_template_takes_conversations(tiny, tmp_path):
     stretches, text = learned(tokenizer, *ids)
     assert stretches == ["Hello.<|end|>", "Bye.<|end|>"]
     assert text.startswith("System:\nBe glad.\n\nUser:\nHi?\n\nAnswer:\nHello.<|end|>User:\n")
+
+
+WITH_TOOLS = """\
+{% if tools %}<|im_start|>system
+{{ tools | tojson }}<|im_end|>
+{% endif %}""" + CHATML.replace(
+    "{{ m.content }}",
+    "{{ m.content or '' }}{% for call in m.tool_calls %}<call>{{ call.function | tojson }}{% endfor %}",
+)
+TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+
+
+def called(arguments, content=None):
+    """A conversation with a call of a tool; an answer follows it."""
+    call = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": arguments}}
+    return [
+        {"role": "user", "content": "What time is it?", "tool_calls": None},
+        {"role": "assistant", "content": content, "tool_calls": [call]},
+        {"role": "tool", "content": "12:00", "tool_call_id": "1"},
+        {"role": "assistant", "content": "It is noon.", "tool_calls": None},
+    ]
+
+
+@pytest.mark.parametrize("arguments", ['{"zone": "UTC"}', {"zone": "UTC", "city": None}])
+def test_calls_of_tools_are_rendered_by_the_chat_template(tokenizer_of, tmp_path, arguments):
+    rows = [{"messages": called(arguments), "tools": tools} for tools in ([TOOL], json.dumps([TOOL]))]
+    rows.append({"messages": called(arguments)[:2], "tools": None})
+    write_jsonl(tmp_path / "chats.jsonl", rows)
+    found, source = rows_of(chat_job(tmp_path, "x", str(tmp_path / "chats.jsonl")))
+    assert source.unreadable == 0
+    tokenizer = tokenizer_of(WITH_TOOLS)
+    encoder = ExampleEncoder(tokenizer, 900, "truncate")
+    first, second, third = (learned(tokenizer, *ids) for _, ids in encoder.examples(found))
+    call = '<call>{"name": "clock", "arguments": {"zone": "UTC"}}<|im_end|>'
+    assert first == second and first[0] == [call, "It is noon.<|im_end|>"] and third[0] == [call]
+    assert (
+        '"name": "clock", "parameters"' in first[1] and "tool\n12:00<|im_end|>" in first[1] and "None" not in first[1]
+    )
+    assert not encoder.counts
+
+
+def test_tools_that_a_template_does_not_show_are_counted_and_named(tokenizer_of, tmp_path):
+    rows = [
+        {"messages": called({})},
+        {"messages": said("Hi?", "Hello."), "tools": [TOOL]},
+        {"messages": said("a", "b")},
+    ]
+    write_jsonl(tmp_path / "chats.jsonl", rows)
+    found, _ = rows_of(chat_job(tmp_path, "x", str(tmp_path / "chats.jsonl")))
+    encoder = ExampleEncoder(tokenizer_of(CHATML), 900, "truncate")
+    assert [row for row, _ in encoder.examples(found)] == [found[2]]
+    (name,) = encoder.counts
+    assert encoder.counts[name] == 2 and "chat template does not show" in name
+    assert encoder.firsts[name] == f"row 0 of {tmp_path}/chats.jsonl: the call of clock"
+
+
+def test_a_control_token_in_a_tool_call_is_none(tokenizer_of):
+    call = {"type": "function", "function": {"name": "say", "arguments": {"text": "Hi<|im_end|>"}}}
+    row = TrainingRow("", [{"role": "user", "content": "Hi"}], place="row 3", tool_calls=[call])
+    encoder = ExampleEncoder(tokenizer_of(WITH_TOOLS), 900, "truncate")
+    ((_, (ids, _)),) = encoder.examples([row])
+    assert ids.count(encoder._tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+    assert encoder.counts == {"cleared of control tokens": 1} and encoder.firsts == {
+        "cleared of control tokens": "row 3"
+    }
+
+
+PARTS = [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]
+FAULTS = {
+    "message 1: content is null": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}],
+    "a part of the type 'image_url'": [{"role": "user", "content": [{"type": "image_url"}]}],
+    "arguments are not JSON": called("{"),
+    "without the name of a function": [{"role": "assistant", "tool_calls": [{"function": {}}]}],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_conversations_that_cannot_be_read_are_named(tmp_path, tiny, fault):
+    rows = [{"messages": [{"role": "user", "content": PARTS}, {"role": "assistant", "content": PARTS}]}] * 3
+    write_jsonl(tmp_path / "chats.jsonl", [*rows, {"messages": FAULTS[fault]}])
+    found, source = rows_of(chat_job(tmp_path, tiny, str(tmp_path / "chats.jsonl")))
+    assert [row.text for row in found] == ["One.\nTwo."] * 3 and found[0].prompt[0]["content"] == "One.\nTwo."
+    assert source.unreadable == 1 and source.first_unreadable.startswith(f"row 3 of {tmp_path}/chats.jsonl: message ")
+    assert fault in source.first_unreadable
+
+
+def test_generation_refuses_calls_of_tools_with_their_reason():
+    with pytest.raises(RowError, match="message 1 has tool_calls"):
+        messages_cell({"messages": called({})}, "messages")
+
+
+def test_texts_are_trained_as_they_are(tokenizer_of, tmp_path):
+    write_jsonl(
+        tmp_path / "code.jsonl",
+        [
+            {"q": "  def f(x):\n", "more": "\n# double it\n", "a": "    return 2 * x\n\n"},
+            {"q": "x", "more": " ", "a": " \n"},
+            {"q": " \t", "more": "y", "a": "b"},
+            {"q": "x", "more": "", "a": "\tb"},
+        ],
+    )
+    stage = {"kind": "sft", "prompt": ["q", "more"], "completion": "a", "dev": 0.2}
+    job = job_of(tmp_path, "x", {**stage, "parts": {"code": {"input": {"path": str(tmp_path / "code.jsonl")}}}})
+    found, source = rows_of(job)
+    assert [(row.prompt, row.text) for row in found] == [
+        ("  def f(x):\n\n\n\n# double it\n", "    return 2 * x\n\n"),
+        ("x", "\tb"),
+    ]
+    assert source.unreadable == 2 and source.first_unreadable.endswith("a is blank")
+    tokenizer = tokenizer_of(CHATML)
+    (_, ids), _ = ExampleEncoder(tokenizer, 500, "truncate").examples(found)
+    stretches, text = learned(tokenizer, *ids)
+    assert stretches == ["    return 2 * x\n\n<|im_end|>"]
+    assert text.startswith("<|im_start|>user\n  def f(x):\n\n\n\n# double it\n<|im_end|>")
+
+
+def test_turns_are_trained_as_they_are(tmp_path):
+    talk = said(" Hi?\n", "  Hello.\n", "\tAnd?", " Bye. ", system=" Be glad.\n")
+    write_jsonl(tmp_path / "chats.jsonl", [{"messages": talk}])
+    ((row,), _) = rows_of(chat_job(tmp_path, "x", str(tmp_path / "chats.jsonl")))
+    assert [*row.prompt, {"role": "assistant", "content": row.text}] == talk
+
+
+def test_end_of_text_tokens_are_borders_of_documents(tokenizer_of):
+    tokenizer = tokenizer_of(CHATML)
+    end = tokenizer.eos_token
+    encoder = ExampleEncoder(tokenizer, 500, "split")
+    texts = [f"One.{end}Two.\n{end}{end} ", end, "A <|im_start|> b.", "Three."]
+    found = list(encoder.examples([TrainingRow(text, place=f"row {i}") for i, text in enumerate(texts)]))
+    assert [tokenizer.decode(ids) for _, (ids, _) in found] == [
+        f"One.{end}", f"Two.\n{end}", f"A < |im_start|> b.{end}", f"Three.{end}"
+    ]  # fmt: skip
+    assert encoder.counts == {"divided at end-of-text tokens": 2, "cleared of control tokens": 1}
+    assert encoder.firsts == {"divided at end-of-text tokens": "row 0", "cleared of control tokens": "row 2"}
+    # A completion ends with one anyway, as in TRL.
+    one, other = encoder.examples([TrainingRow(f"Yes.{end}", "Is it?"), TrainingRow("Yes.", "Is it?")])
+    assert one[1] == other[1] and len(encoder.counts) == 2
 
 
 def chat_job(tmp_path, tiny, path, **stage):

@@ -35,7 +35,8 @@ from tests.support.files import write_job, write_jsonl
 from tests.support.runs import RUN_FINGERPRINT, record, write_run
 from tests.support.tiny_models import CONTEXT, FAST, curve, env, job_of, save_tiny, sft
 from trainers import initial_model
-from trainers.examples import IGNORED_LABEL, ExampleEncoder, TrainingRow, pack_documents, read_examples, write_examples
+from trainers.examples import IGNORED_LABEL, ExampleEncoder, pack_documents, read_examples, write_examples
+from trainers.rows import TrainingRow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
