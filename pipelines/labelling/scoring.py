@@ -71,15 +71,21 @@ def _cores(cluster: LabelCluster) -> int:
     """Returns the number of cores for each actor that scores on CPUs.
 
     Raises:
-        JobError: no node has as many cores, or all actors together need more cores than the cluster has.
+        JobError: no node has as many cores or GPUs, or all actors together need more than the cluster has.
     """
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    largest, total = max(nodes), sum(nodes)
-    cpus = cluster.cpus_per_actor or max(min(largest, total // cluster.actors), 1)
-    if not cluster.gpus_per_actor and (cpus > largest or cpus * cluster.actors > total):
-        cause = f"{cluster.actors} actors of {cpus} cores do not fit; the cluster has {total}, {largest} on one node"
-        raise JobError("cluster.actors", cluster.actors, cause, "ask for fewer actors, or fewer cores for each")
+    cpus_of_nodes, gpus_of_nodes = _per_node("CPU"), _per_node("GPU")
+    cpus = cluster.cpus_per_actor or max(min(max(cpus_of_nodes), sum(cpus_of_nodes) // cluster.actors), 1)
+    gpus = cluster.gpus_per_actor
+    each, nodes, unit = (gpus, gpus_of_nodes, "GPUs") if gpus else (cpus, cpus_of_nodes, "cores")
+    if each > max(nodes) or each * cluster.actors > sum(nodes):
+        has = f"the cluster has {sum(nodes):g}, {max(nodes):g} on one node"
+        cause = f"{cluster.actors} actors of {each:g} {unit} do not fit; {has}"
+        raise JobError("cluster.actors", cluster.actors, cause, f"ask for fewer actors, or fewer {unit} for each")
     return cpus
+
+
+def _per_node(resource: str) -> list[int]:
+    return [int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def _worker_error(error: BaseException) -> KindlingError:

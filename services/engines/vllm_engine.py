@@ -151,7 +151,7 @@ class VllmEngine:
             request = await self._llm.input_processor.process_inputs_async("check", _ONE_TOKEN, params, tasks)
             MsgpackEncoder().encode(request)  # a number of more than 64 bits cannot be sent to the engine's process
         except (*_REQUEST_ERRORS, OverflowError) as error:
-            parameter = getattr(error, "parameter", None)
+            parameter = getattr(error, "parameter", None) or ""
             key = f"sampling.{parameter}" if parameter in sampling else "sampling"
             raise JobError(
                 key, sampling.get(parameter), f"vLLM refuses it for every row: {shorten(_message_of(error))}",

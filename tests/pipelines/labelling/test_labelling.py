@@ -271,10 +271,17 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path):
     assert not list((tmp_path / "run").glob("data/*"))
 
 
-def test_more_cores_than_there_are_are_refused(labelled_run, tmp_path):
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        ({"actors": 3, "cpus_per_actor": 4}, "3 actors of 4 cores do not fit; the cluster has 8"),
+        ({"gpus_per_actor": 0.5}, "1 actors of 0.5 GPUs do not fit; the cluster has 0"),
+    ],
+)
+def test_more_cores_or_gpus_than_there_are_are_refused(labelled_run, tmp_path, cluster, words):
     corpus(tmp_path / "raw")
-    with pytest.raises(JobError, match="do not fit"):
-        label(job_of(tmp_path, cluster={"actors": 3, "cpus_per_actor": 4}))
+    with pytest.raises(JobError, match=words):
+        label(job_of(tmp_path, cluster=cluster))
 
 
 def test_the_command_says_what_was_kept(labelled_run, kindling):
