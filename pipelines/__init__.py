@@ -21,7 +21,7 @@ jobfile.py        reads a job file (YAML) with its `--set` overrides
 run_folder.py     which job an output folder belongs to, and whether its run may be resumed
 inputs/           input files as rows
 recipes/          from an input row to its prompt, and from a response to the text that is kept
-pages/            parts that all HTML pages share
+pages/            parts that all HTML pages and cards share
 stopping.py       stop signals: a job is asked to stop, and has some seconds left
 """
 

@@ -15,6 +15,7 @@ from yaml.composer import ComposerError
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
 from schemas.job import Job, parse_job
+from schemas.secrets import is_secret_name, without_secrets
 from schemas.text import shorten
 
 _MAX_BYTES = 256 << 10
@@ -107,9 +108,10 @@ def as_job(job: Any, kind: type[Any] = AugmentJob) -> Any:
 
 
 def without_secret(override: str) -> str:
-    """Returns an override (`key.of.section=value`) for logs, without the value of a storage option (a secret)."""
+    """Returns an override (`key.of.section=value`) for logs, without its secrets."""
     key, equals, _ = override.partition("=")
-    return f"{key}=..." if equals and "storage_options" in key else override
+    is_secret = "storage_options" in key or is_secret_name(key.rpartition(".")[2])
+    return f"{key}=..." if equals and is_secret else without_secrets(override)
 
 
 def _merged_with_base(data: Any, path: str) -> Any:

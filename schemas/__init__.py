@@ -14,6 +14,7 @@ fingerprint.py    the identity of a run: all keys of a job but those that only c
 questionnaire.py  the key of a blind questionnaire, and the answers that respondents send back
 minimal_pairs.py  the section `blimp`: the source of minimal pairs
 emotions.py       the 28 GoEmotions labels and their three groups
+secrets.py        secrets in URLs and engine arguments: refused in jobs, left out of messages
 errors.py         errors that a person sees: key, value, cause, remedy, exit code
 text.py           texts of unknown origin, made safe to print and short enough for one line
 """

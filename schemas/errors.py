@@ -3,6 +3,7 @@
 import errno
 from typing import Any
 
+from schemas.secrets import without_secrets
 from schemas.text import shorten
 
 # Exit codes of the command line.
@@ -36,12 +37,13 @@ class KindlingError(Exception):
     def log_fields(self) -> dict[str, str]:
         """Returns key, value, cause and remedy as separate fields of a JSON log line."""
         value = "" if self.value is None else shorten(self.value)
-        return {"key": shorten(self.key), "value": value, "cause": self.cause, "remedy": self.remedy}
+        fields = {"key": shorten(self.key), "value": value, "cause": self.cause, "remedy": self.remedy}
+        return {name: without_secrets(text) for name, text in fields.items()}
 
     def __str__(self) -> str:
         shown = "" if self.value is None else f" = {shorten(self.value)}"
         head = f"{shorten(self.key)}{shown}: " if self.key else ""
-        return f"{head}{self.cause}\n  remedy: {self.remedy}"
+        return without_secrets(f"{head}{self.cause}\n  remedy: {self.remedy}")
 
 
 class JobError(KindlingError):

@@ -7,7 +7,19 @@ from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.job import Classifier, Cluster, Delimiter, EngineArguments, Metrics, Model, Quotes, Sampling, Section, Url
+from schemas.job import (
+    Classifier,
+    Cluster,
+    Delimiter,
+    EngineArguments,
+    Metrics,
+    Model,
+    NoSecrets,
+    Quotes,
+    Sampling,
+    Section,
+    Url,
+)
 from schemas.minimal_pairs import MinimalPairs
 from schemas.questionnaire import PAGE_NAME
 
@@ -23,10 +35,10 @@ def _name_of(path: str) -> str:
 class EvaluatedModel(Section):
     """Model to evaluate: give `id` or `path`."""
 
-    id: str | None = Field(None, min_length=1)
+    id: Url | None = Field(None, min_length=1)
     """id of the model: hub id, `embedded` (the model that comes as a Python package), or `fake` (random words, for
     tests)"""
-    path: str | None = Field(None, min_length=1)
+    path: Url | None = Field(None, min_length=1)
     """checkpoint folder, such as one that `kindling train` wrote"""
     name: Name | None = None
     """name of the model in tables and file names; by default the last part of `id` or `path`"""
@@ -141,7 +153,7 @@ class LmEval(EvaluationSection):
 
     has_tasks: ClassVar[bool] = True
 
-    tasks: list[str | dict[str, Any]] = Field(min_length=1)
+    tasks: Annotated[list[str | dict[str, Any]], NoSecrets] = Field(min_length=1)
     """names of tasks and groups of lm-evaluation-harness, or tasks as its YAML files define them, with their name as
     `task`; `dataset_path: json` and `dataset_kwargs: {data_files: ...}` read local data"""
     limit: int | None = Field(None, gt=0)

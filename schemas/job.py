@@ -5,28 +5,26 @@ each key is its meaning: docs/job_file_reference.py writes the reference of all 
 """
 
 import difflib
-import re
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.errors import JobError
+from schemas.secrets import secret_in, secret_key_in
 
-# Query parameters of links that carry their own permission: S3, Google, Azure, and plain tokens.
-_SIGNATURE = re.compile(r"[?&](x-amz-signature|x-goog-signature|sig|signature|token|access_token|api_key)=", re.I)
 _SECRET = "secret"
+_SECRET_REMEDY = (
+    "set it in the environment, as AWS_SECRET_ACCESS_KEY or HF_TOKEN are; for input files also in "
+    "input.storage_options (https: `{headers: {Authorization: ...}}`); or download the file"
+)
+_Value = TypeVar("_Value")
 
 
 def _refuse_secret(url: str) -> str:
-    # Each link of a chain (simplecache::https://...) may hold a secret; on the web a user's name may be a token.
-    parts = [urlsplit(part) for part in url.split("::") if "://" in part]
-    if any(part.password or (part.username and part.scheme in ("http", "https")) for part in parts) or (
-        parts and _SIGNATURE.search(url)
-    ):
+    if part := secret_in(url):
         raise PydanticCustomError(
-            _SECRET, "a secret in a URL would be written to run.json, and to each row as its source"
+            _SECRET, f"{part} may be a secret, which would be written to run.json, and to each row with its source"
         )
     return url
 
@@ -35,13 +33,16 @@ Url = Annotated[str, Field(min_length=1), AfterValidator(_refuse_secret)]
 """local path, or URL of any fsspec file system"""
 
 
-def _refuse_token(engine: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(engine.get("hf_token"), str):
-        raise PydanticCustomError(_SECRET, "a token here (hf_token) would be written to run.json")
-    return engine
+def _refuse_secret_key(value: _Value) -> _Value:
+    if key := secret_key_in(value):
+        raise PydanticCustomError(_SECRET, f"a secret here ({key}) would be written to run.json")
+    return value
 
 
-EngineArguments = Annotated[dict[str, Any], AfterValidator(_refuse_token)]
+NoSecrets = AfterValidator(_refuse_secret_key)
+"""refuses secrets in values that have no schema of their own"""
+
+EngineArguments = Annotated[dict[str, Any], NoSecrets]
 """engine arguments under vLLM's names, passed to vLLM unchanged"""
 
 
@@ -78,7 +79,7 @@ class Input(Section):
     path: Url | Annotated[list[Url], Field(min_length=1)] | None = None
     """input files: a file, a folder, a glob, or a list of these; local, or URLs of any fsspec file system (s3://,
     gs://, hf://)"""
-    dataset: str | None = None
+    dataset: Url | None = None
     """Hugging Face dataset in place of files: hub id or local folder"""
     config: str | None = None
     """name of the dataset's configuration, where it has several"""
@@ -116,7 +117,7 @@ class Model(Section):
 
     short_key = "id"
 
-    id: str = Field("embedded", min_length=1)
+    id: Url = Field("embedded", min_length=1)
     """id of the model: hub id, local folder, `embedded` (the model that comes as a Python package), or `fake` (a
     simulated engine, for tests)"""
     revision: str | None = None
@@ -134,7 +135,7 @@ class Classifier(Section):
 
     short_key = "id"
 
-    id: str = Field("embedded", min_length=1)
+    id: Url = Field("embedded", min_length=1)
     """`embedded` (the packaged sentence encoder with the head that Kindling ships), a folder that `kindling train`
     wrote, or any Hugging Face sequence classifier: hub id or local folder"""
     revision: str | None = None
@@ -186,7 +187,7 @@ class Sampling(Section):
 class Cluster(Section):
     """Ray cluster, the number of engines in it, and the resources of each."""
 
-    address: str | None = None
+    address: Url | None = None
     """address of a Ray cluster; by default RAY_ADDRESS, else the job starts a Ray of its own on this machine"""
     replicas: int = Field(1, gt=0)
     """number of replicas: Ray actors with one engine each"""
@@ -258,7 +259,7 @@ def _job_error(error: ValidationError, job_class: type[Section]) -> JobError:
     if first["type"] == "missing":
         return JobError(key, None, "this key is required and missing", f"add `{key}` to the job file")
     if first["type"] == _SECRET:
-        return JobError(key, None, first["msg"], "set it in the environment, as AWS_SECRET_ACCESS_KEY or HF_TOKEN are")
+        return JobError(key, None, first["msg"], _SECRET_REMEDY)
     return JobError(key, value, first["msg"].removeprefix("Value error, "), "correct the value in the job file")
 
 

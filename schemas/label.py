@@ -32,7 +32,7 @@ class Segmentation(Section):
 class LabelCluster(Section):
     """Ray cluster, and the actors in it that run the classifier."""
 
-    address: str | None = None
+    address: Url | None = None
     """address of a Ray cluster; by default RAY_ADDRESS, else the job starts a Ray of its own on this machine"""
     actors: int = Field(1, gt=0)
     """number of Ray actors with one classifier each"""

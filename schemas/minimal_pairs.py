@@ -13,7 +13,7 @@ class MinimalPairs(Section):
     path: Url | None = None
     """files `PARADIGM.jsonl` with the columns `sentence_good` and `sentence_bad`: a folder, a glob, or one file; by
     default the dataset is read"""
-    dataset: str = "nyu-mll/blimp"
+    dataset: Url = "nyu-mll/blimp"
     """Hugging Face dataset with one configuration for each paradigm: hub id or local folder"""
     revision: str | None = None
     """commit, tag or branch of the dataset"""

@@ -4,9 +4,7 @@ Texts come from data and models, so none may be more than text: no control chara
 reaches a page, and the HTML has no script and has the browser load nothing.
 """
 
-import html
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +15,7 @@ from rich.text import Text
 
 from pipelines.corpora.comparison import ComparedRow, Comparison, Output
 from pipelines.pages.html import render_html
+from pipelines.pages.markdown import escaped
 from pipelines.run_folder import write_errors
 from schemas.errors import JobError, RunError
 from schemas.rows import ACCEPTED
@@ -27,8 +26,6 @@ from services.storage.filesystem import resolve, write_atomic
 _MIN_OUTPUT_WIDTH = 32
 # Longer texts are cut in a terminal; the other pages show all of them.
 _MAX_SHOWN_CHARACTERS = 4000
-# Characters that may begin markup in Markdown, besides those that HTML escapes.
-_MARKUP = re.compile(r"([\\`*_\[\]|~$#])")
 # Name of the only variant of a job without a sweep.
 _ONLY_VARIANT = "default"
 
@@ -78,15 +75,15 @@ def page_of(to: str) -> Callable[[Comparison], str]:
 
 def markdown_page(comparison: Comparison) -> str:
     """Makes a Markdown page with one table for each row, as in the appendices of the paper."""
-    lines = [f"# {_markdown(_name(comparison))}", "", *(f"- {_markdown(line)}" for line in _heading(comparison))]
+    lines = [f"# {escaped(_name(comparison))}", "", *(f"- {escaped(line)}" for line in _heading(comparison))]
     for row in comparison.rows:
-        lines += ["", f"## {_markdown(_title(row))}", ""]
-        lines += [f"- **{_markdown(name)}**: {_markdown(value)}" for name, value in _inputs(row.inputs)]
+        lines += ["", f"## {escaped(_title(row))}", ""]
+        lines += [f"- **{escaped(name)}**: {escaped(value)}" for name, value in _inputs(row.inputs)]
         lines += ["", "| run | what became of it | output |", "| --- | --- | --- |"]
         for output in row.outputs:
             facts = "\n".join(_facts(output))
             cells = (_label(output), facts, printable(output.text))
-            lines.append(f"| {' | '.join(map(_markdown, cells))} |")
+            lines.append(f"| {' | '.join(map(escaped, cells))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -170,8 +167,3 @@ def _text(value: Any) -> str:
 def _cut(text: str) -> str:
     left = len(text) - _MAX_SHOWN_CHARACTERS
     return text if left <= 0 else f"{text[:_MAX_SHOWN_CHARACTERS]} ... and {left} characters more"
-
-
-def _markdown(text: str) -> str:
-    """Escapes text for a heading, a list or a cell of a table."""
-    return _MARKUP.sub(r"\\\1", html.escape(text, quote=False)).replace("\n", "<br>")

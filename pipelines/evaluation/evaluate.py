@@ -12,6 +12,7 @@ from pipelines.evaluation.record import read_record, recorded, write_record
 from pipelines.evaluation.session import Evaluation, Report, Session
 from pipelines.evaluation.tables import Table, markdown
 from pipelines.jobfile import as_job
+from pipelines.pages.markdown import code, escaped
 from pipelines.stopping import stop_signals
 from schemas.evaluate import EvaluateJob
 from services.observability.endpoint import serve_metrics
@@ -113,6 +114,6 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path) -> EvaluationRep
 
 
 def _page(report: EvaluationReport) -> str:
-    failed = [f"- `{name}` could not be evaluated: {error}" for name, error in report.failures.items()]
+    failed = [f"- {code(name)} could not be evaluated: {escaped(error)}" for name, error in report.failures.items()]
     what = "What each figure is of, and was made with: `results/`; the job: `evaluate.json`."
     return "\n".join([f"# {report.name}", "", what, "", *failed, "", markdown(report.tables())])

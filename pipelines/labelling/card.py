@@ -2,6 +2,7 @@
 
 from pipelines.labelling.contexts import CONTEXT_SCHEMA, LabelCounts, read_manifest
 from pipelines.labelling.record import LabelRecord
+from pipelines.pages.markdown import code
 from pipelines.publishing.dataset_card import card_header
 from services.storage.store import ShardStore
 
@@ -33,14 +34,14 @@ def contexts_card(run: LabelRecord, totals: LabelCounts) -> str:
     counts, job = totals.counts, run.job
     columns = "\n".join(f"| `{f.name}` | {f.type} | {f.metadata[b'description'].decode()} |" for f in CONTEXT_SCHEMA)
     sources = "\n".join(
-        f"| `{name}` | {sentences} | {totals.kept_of_source[name]} |"
+        f"| {code(name, in_table=True)} | {sentences} | {totals.kept_of_source[name]} |"
         for name, sentences in totals.sentences_of_source.items()
     )
     emotions = "\n".join(f"| {name} | {number} |" for name, number in totals.emotions.most_common())
     dropped = "\n".join(f"| {rule} | {number} |" for rule, number in totals.dropped.most_common())
     return f"""{card_header(run.name, ["emotions", "kindling"], "data/part-*.parquet", str(totals.digest))}
 
-Sentences of raw text with the emotions that `{job["classifier"]["id"]}` found in them. A sentence is kept where its
+Sentences of raw text with the emotions that {code(job["classifier"]["id"])} found in them. A sentence is kept where its
 best label is not neutral and reaches the threshold ({job["threshold"]}); it has every label that reaches it.
 
 | | |

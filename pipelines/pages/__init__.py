@@ -1,4 +1,5 @@
-"""Parts that the HTML pages of all verbs share.
+"""Parts that the pages and cards of all verbs share.
 
-html.py  renders a page from its template and base.html.jinja (head, content rules, colours, headings)
+html.py      renders a page from its template and base.html.jinja (head, content rules, colours, headings)
+markdown.py  values in Markdown, which no character of theirs ends
 """

@@ -4,6 +4,8 @@ from typing import Any
 
 import yaml
 
+from pipelines.pages.markdown import code, escaped, yaml_block
+
 _ENCODER_NOTES = {"frozen": "left as they are", "trained": "trained with it"}
 
 
@@ -26,7 +28,9 @@ def classifier_card(record: dict[str, Any]) -> str:
         f"| {label} | {report['f1'][label]:.2f} | {report['support'][label]} | {report['thresholds'][label]:.2f} |"
         for label in report["f1"]
     )
-    data = "\n".join(f"- `{name}`: {content}" for name, content in record["identity"].items() if "data." in name)
+    data = "\n".join(
+        f"- {code(name)}: {escaped(str(content))}" for name, content in record["identity"].items() if "data." in name
+    )
     rows = report["rows"]
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
@@ -56,9 +60,7 @@ Made from:
 
 On one kind of machine `kindling train` with the same job gives the same bytes again:
 
-```yaml
-{yaml.safe_dump(job, sort_keys=False).strip()}
-```
+{yaml_block(job)}
 
 | label | F1 | test texts with it | threshold |
 | --- | --- | --- | --- |
@@ -67,7 +69,7 @@ On one kind of machine `kindling train` with the same job gives the same bytes a
 
 
 def _encoder(model: dict[str, Any]) -> str:
-    return "all-MiniLM-L6-v2, as packaged" if model["id"] == "embedded" else f"`{model['id']}`"
+    return "all-MiniLM-L6-v2, as packaged" if model["id"] == "embedded" else code(model["id"])
 
 
 def _credit(data: dict[str, Any]) -> str:
@@ -88,8 +90,12 @@ def language_model_card(record: dict[str, Any]) -> str:
         "pipeline_tag": "text-generation",
         "library_name": "transformers",
     }
-    content = [f"- `{key}`: {value}" for key, value in record["identity"].items() if key.startswith("content.")]
-    content += [f"- `{run}` was written by {teacher}" for run, teacher in record["teachers"].items()]
+    content = [
+        f"- {code(key)}: {escaped(str(value))}"
+        for key, value in record["identity"].items()
+        if key.startswith("content.")
+    ]
+    content += [f"- {code(run)} was written by {escaped(teacher)}" for run, teacher in record["teachers"].items()]
     nl = "\n"
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
@@ -113,21 +119,19 @@ Made from:
 
 Fingerprint `{record["fingerprint"]}`; made with {", ".join(f"{n} {v}" for n, v in record["versions"].items())}.
 
-```yaml
-{yaml.safe_dump(job, sort_keys=False).strip()}
-```
+{yaml_block(job)}
 """
 
 
 def _started_from(model: dict[str, Any]) -> str:
-    name = "SmolLM2-135M-Instruct, as packaged" if model["id"] == "embedded" else f"`{model['id']}`"
+    name = "SmolLM2-135M-Instruct, as packaged" if model["id"] == "embedded" else code(model["id"])
     if sizes := model.get("from_config"):
         return f"A new GPT-2 of {sizes['layers']} layers and width {sizes['width']}, with the tokenizer of {name}"
     return name
 
 
 def _stage_line(stage: dict[str, Any]) -> str:
-    parts = ", ".join(f"{name}: {next(iter(counts.values())):,}" for name, counts in stage["parts"].items())
+    parts = ", ".join(f"{escaped(name)}: {next(iter(counts.values())):,}" for name, counts in stage["parts"].items())
     mean, low, high = stage["change"]
     losses = f"{stage['dev_loss_before']:.3f}, {stage['dev_loss']:.3f} ({stage['examples']['dev']} examples)"
     steps = f"{stage['steps']}, best {stage['best_step']}"

@@ -12,6 +12,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from schemas.secrets import without_secrets
+
 _log = logging.getLogger("kindling")
 
 _VERBOSITY_VARIABLES = ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY")
@@ -91,7 +93,7 @@ def report(text: str, **facts: Any) -> None:
     if is_structured():
         _log.error("%s", text, extra={"facts": facts})
     else:
-        print(text, file=sys.stderr)
+        print(without_secrets(text), file=sys.stderr)
 
 
 def log_worker_lines(batch: dict[str, Any]) -> None:
@@ -115,7 +117,7 @@ class _StderrHandler(logging.Handler):
         # Not left to the root logger's level: a library that sets the level of its own logger bypasses that.
         if record.levelno < self._min_library_level and record.name != _log.name:
             return
-        print(self.format(record), file=sys.stderr, flush=True)
+        print(without_secrets(self.format(record)), file=sys.stderr, flush=True)
 
 
 class _TextFormatter(logging.Formatter):

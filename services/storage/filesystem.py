@@ -20,6 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.errors import JobError
+from schemas.secrets import secret_in
 from services.storage.failpoints import failpoint
 from services.storage.remote import RemoteFileSystem, put
 
@@ -43,8 +44,12 @@ def resolve(
         (file system, path in it). A remote file system fails with `remote.StoreError` alone.
 
     Raises:
-        JobError: the scheme is unknown, its package is missing, or it does not accept the options.
+        JobError: the scheme is unknown, its package is missing, or it does not accept the options; or the URL holds a
+            secret.
     """
+    if part := secret_in(url):
+        cause = f"{part} may be a secret, which would be shown and written down"
+        raise JobError(key, None, cause, "set it in the environment, or download the file")
     try:
         fs, path = fsspec.core.url_to_fs(url, **(storage_options or {}))
     except (ValueError, ImportError, TypeError) as error:

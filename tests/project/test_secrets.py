@@ -7,9 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.jobfile import load_job
-from schemas.errors import JobError
+from pipelines import stats
+from pipelines.jobfile import as_job, load_job
+from schemas.errors import JobError, RunError
 from schemas.job import Input
+from services.observability import logs
 from tests.support.files import ROOT, write_job
 
 SECRET = "hunter2-do-not-write"
@@ -60,6 +62,65 @@ def test_a_secret_where_it_would_be_written_is_refused_and_not_repeated(fake_job
     assert not Path(fake_job["output"]["path"]).exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("input", {"path": f"https://example.invalid/x.jsonl?private_token={SECRET}"}),
+        ("input", {"path": f"https://example.invalid/x.jsonl?ref=main;key={SECRET}"}),
+        ("input", {"path": f"https://example.invalid/x.jsonl?{SECRET}"}),
+        ("input", {"path": [f"https://example.invalid/x.jsonl?raw=1#{SECRET}"]}),
+        ("input", {"path": f"webhdfs://host/x.jsonl?delegation={SECRET}"}),
+        ("input", {"path": f"filecache::abfs://box/x.jsonl#password={SECRET}"}),
+        ("input", {"dataset": f"https://user:{SECRET}@example.invalid/set"}),
+        ("output", {"path": f"s3://bucket/run?password={SECRET}"}),
+        ("model", {"id": f"https://example.invalid/model?t={SECRET}"}),
+        ("classifier", {"id": f"https://{SECRET}@example.invalid/model"}),
+        ("cluster", {"address": f"ray://host:10001?token={SECRET}"}),
+        ("engine", {"model_loader_extra_config": {"aws_secret_access_key": SECRET}}),
+        ("engine", {"hf_overrides": [{"auth-token": SECRET}]}),
+        ("engine", {"download_dir": f"https://example.invalid/x?k={SECRET}"}),
+    ],
+)
+def test_any_part_of_a_url_and_any_key_that_may_hold_a_secret_is_refused(fake_job, section, value):
+    with pytest.raises(JobError) as raised:
+        as_job({**fake_job, section: value})
+    assert SECRET not in str(raised.value) + str(raised.value.log_fields()) and "secret" in raised.value.cause
+    assert raised.value.key.startswith(section)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"https://u:{SECRET}@h/x: no such file", "https://...@h/x: no such file"),
+        (f"['https://h/x?raw=1&job_token={SECRET}#{SECRET}', 2]", "['https://h/x?raw=1&job_token=...#...', 2]"),
+        (f"simplecache::https://h/x?sig={SECRET}", "simplecache::https://h/x?sig=..."),
+        ("s3://bucket/part-?.jsonl and http://127.0.0.1:9400/metrics", None),
+    ],
+)
+def test_messages_show_urls_without_their_secrets(text, shown, capsys):
+    error = RunError("RUN", None, text, "name another")
+    assert (
+        str(error) == f"RUN: {shown or text}\n  remedy: name another" and error.log_fields()["cause"] == shown
+    ) or text
+    logs.report(text)
+    assert capsys.readouterr().err == f"{shown or text}\n"
+
+
+def test_a_url_with_a_secret_on_the_command_line_is_opened_by_no_verb():
+    with pytest.raises(JobError, match="its parameter private_token may be a secret") as raised:
+        stats(f"https://example.invalid/rows.jsonl?private_token={SECRET}")
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://bucket/part-?.jsonl", "s3://b/rows #1.jsonl", "https://h/x.csv?raw=true", "hf://datasets/a@main/x?revision=b",
+     "rows?token=1.jsonl"],
+)  # fmt: skip
+def test_what_carries_no_permission_may_stand_in_a_url(url):
+    assert Input(path=url).path == url
+
+
 @pytest.mark.parametrize("url", ["sftp://user@host/rows.jsonl", "abfs://box@account.dfs.core.windows.net/rows.jsonl"])
 def test_a_name_that_is_no_secret_may_stand_in_a_url(url):
     assert Input(path=url).path == url
@@ -78,6 +139,7 @@ def test_the_command_to_resume_with_repeats_no_secret(monkeypatch, capsys):
     from pipelines.cli import main as cli
 
     arguments = ["augment", "job.yaml", "--set", f"input.storage_options.secret={SECRET}", "--set", "samples=2"]
+    arguments += ["--set", f"engine.hf_token={SECRET}", "--set", f"input.path=https://h/x?key={SECRET}"]
     monkeypatch.setattr(sys, "argv", ["kindling", *arguments])
     with pytest.raises(SystemExit):
         cli._exit(75)

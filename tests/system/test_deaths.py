@@ -178,7 +178,7 @@ class Head:
 @pytest.mark.parametrize("what", ["head", "store"])
 def test_after_the_head_died_the_same_command_goes_on(fake_job, tmp_path, what):
     # Replicas answer each other without the head's store: the rows last until Ray would abort the driver.
-    fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.02 if what == "head" else 0.3}
+    fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.02 if what == "head" else 0.2}
     run = fake_job["output"]["path"]
     first = Head()
     process = start(fake_job, tmp_path, first.address)
@@ -190,7 +190,6 @@ def test_after_the_head_died_the_same_command_goes_on(fake_job, tmp_path, what):
         first.kill()
     kept = finished_rows(run)
     assert 4 < kept < 40
-    fake_job["engine"]["step_seconds"] = 0.02
     second = Head()
     process = start(fake_job, tmp_path, second.address)
     output, errors = process.communicate(timeout=120)

@@ -237,6 +237,7 @@ def start(job, tmp_path, address, **env):
 
 def test_a_stop_signal_keeps_what_is_finished_and_exits_75(fake_job, tmp_path, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 4, "step_seconds": 0.02}
+    fake_job["samples"] = 2
     run = fake_job["output"]["path"]
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         before = finished_rows(run)
@@ -253,11 +254,11 @@ def test_a_stop_signal_keeps_what_is_finished_and_exits_75(fake_job, tmp_path, r
         assert process.returncode == 75, errors
         assert "resume with: kindling augment" in errors and "Traceback" not in errors
     kept = finished_rows(run)
-    assert 8 <= kept < 40
+    assert 12 <= kept < 80
     process = start(fake_job, tmp_path, ray_cluster)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert json.loads(output)["generated"] == 40 - kept
+    assert json.loads(output)["generated"] == 80 - kept
     assert verify(run).faults == []
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -72,6 +73,30 @@ def test_a_port_in_use_is_replaced_and_a_forbidden_port_is_an_error(caplog, monk
         serve_metrics(AugmentMetrics("a"), section),
     ):
         pass
+
+
+def test_another_users_link_leads_no_job_to_remove_files_elsewhere(targets, tmp_path, caplog):
+    (tmp_path / "elsewhere").mkdir()
+    victim = tmp_path / "elsewhere" / "kindling-settings.json"
+    victim.write_text("[]")
+    targets.symlink_to(tmp_path / "elsewhere")
+    os.lchown(targets, 12345, -1)
+    with caplog.at_level(logging.WARNING, "kindling"), target_file("127.0.0.1:9400", str(targets)):
+        assert list(victim.parent.iterdir()) == [victim]
+    assert "a link that another user made" in caplog.text
+    os.lchown(targets, os.getuid(), -1)  # one's own link is followed
+    victim.unlink()
+    with target_file("127.0.0.1:9400", str(targets)):
+        assert len(entries(tmp_path / "elsewhere")) == 1
+
+
+def test_a_folder_that_is_replaced_keeps_a_job_in_the_old_one(targets, tmp_path):
+    with target_file("127.0.0.1:9400", str(targets)):
+        (name,) = os.listdir(targets)
+        targets.rename(tmp_path / "old")
+        targets.mkdir()
+        (targets / name).write_text("[]")
+    assert os.listdir(targets) == [name] and os.listdir(tmp_path / "old") == []
 
 
 def test_a_target_folder_that_cannot_be_written_causes_only_a_warning(targets, caplog):
