@@ -14,7 +14,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 from pipelines.inputs.sources import MAX_ROW_BYTES, refuse_wide_text
 
@@ -135,7 +135,7 @@ class _Lines:
 def _records(lines: _Lines, delimiter: str, quotes: bool | None) -> Iterator[_Record]:
     """Yields the records of a file, without the check of those of several lines; blank lines are none."""
     csv.field_size_limit(MAX_ROW_BYTES)
-    quoting = csv.QUOTE_NONE if quotes is False else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if quotes is False else csv.QUOTE_MINIMAL
     columns = 0
     while True:
         try:
