@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from pipelines.labelling.card import contexts_card
+from pipelines.labelling.contexts import LabelCounts
+from pipelines.labelling.record import LabelRecord
 from pipelines.pages.markdown import code, escaped, yaml_block
 from pipelines.publishing.dataset_card import dataset_card
 from schemas.run import InputSource
@@ -30,10 +32,12 @@ def test_cards_show_hostile_names_as_text(name):
     run = run_of(1)
     run.inputs = [InputSource(source=name, rows=4, content="sha256:1")]
     run.job = {"model": {"id": name, "revision": None}, "recipe": "template", "prompt": name, "sampling": {}, "seed": 0}
-    assert_harmless(dataset_card(run, {}, "data/*.parquet"))
-    label = {**run.model_dump(), "job": {"classifier": {"id": name}, "threshold": 0.5}, "ranges": []}
-    summary = {"counts": {}, "sources": {name: {"sentences": 1, "kept": 1}}, "emotions": {}, "dropped": {}}
-    assert_harmless(contexts_card(label, summary))
+    assert_harmless(dataset_card(run, {}, "data/*.parquet", "digest"))
+    job = {"classifier": {"id": name}, "threshold": 0.5}
+    label = LabelRecord(name="l", created_at="", job=job, fingerprint="f", identity={}, ranges=[], versions={})
+    totals = LabelCounts()
+    totals.sentences_of_source[name] = totals.kept_of_source[name] = 1
+    assert_harmless(contexts_card(label, totals))
 
 
 def assert_harmless(card):
