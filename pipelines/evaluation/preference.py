@@ -1,6 +1,7 @@
 """The evaluation `preference`: responses of all models in a blind questionnaire, and the answers that came back."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from pipelines.evaluation.record import write_result
 from pipelines.evaluation.responses import Response, generate_responses, write_prompts
 from pipelines.evaluation.session import Evaluation, Report, Session
 from pipelines.evaluation.tables import Figure, Table, percent
+from pipelines.inputs.file_choice import is_hidden
 from schemas.errors import JobError
 from schemas.evaluate import EvaluateJob, Preference
 from schemas.text import printable
@@ -98,17 +100,18 @@ def evaluate_preference(session: Session) -> PreferenceReport:
 
 
 def _returned(section: Preference) -> list[str]:
-    return [path for pattern in section.returned for path in _files(pattern)]
+    return [path for pattern in section.returned for path in returned_files(pattern)]
 
 
-def _files(pattern: str) -> list[str]:
-    """Files of a path or glob.
+def returned_files(pattern: str) -> list[str]:
+    """Returns the files of a path or glob, without hidden ones.
 
     Raises:
         JobError: no such file exists.
     """
     fs, path = resolve(pattern, "preference.returned")
-    files = [fs.unstrip_protocol(file) for file in sorted(fs.glob(path))]
+    folder = re.split(r"[*?[]", path)[0].rpartition("/")[0]
+    files = [fs.unstrip_protocol(file) for file in sorted(fs.glob(path)) if not is_hidden(file, folder, path)]
     if not files:
         raise JobError("preference.returned", pattern, "no file is there", "name those that respondents sent back")
     return files

@@ -2,6 +2,7 @@
 
 reader.py           all sources of an `input` section as one sequence of rows
 files.py            the files that an `input` section names
+file_choice.py      which files of a folder or glob are data
 formats.py          the table of file formats
 sources.py          what all sources of rows have in common
 lines.py            files with a row in each line, read with little memory

@@ -1,8 +1,10 @@
 """The files that an `input` section names: a file, a folder, a glob, or a list of them, on any file system.
 
-Invariant: the files of a folder or glob that is read are inside it; no link leads to a file elsewhere.
+Invariant: the files of a folder or glob that is read are inside it; no link leads to a file elsewhere. Which of them
+are data is decided in `file_choice`.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -10,12 +12,14 @@ from collections.abc import Iterator
 import fsspec
 
 from pipelines.inputs.compression import format_ending
+from pipelines.inputs.file_choice import HIDDEN, FileChoice, is_hidden, skip_documents, skip_runs
 from pipelines.inputs.formats import FORMATS
 from pipelines.inputs.sources import FileSource
 from schemas.errors import JobError
 from schemas.job import Input
 from services.storage.filesystem import is_local, resolve
 
+_log = logging.getLogger("kindling")
 _FORMAT_BY_NAME = {file_format.format: file_format for file_format in FORMATS}
 _FORMAT_BY_ENDING = {ending: file_format for file_format in FORMATS for ending in file_format.endings}
 
@@ -30,32 +34,64 @@ def input_files(section: Input) -> list[FileSource]:
     files: dict[str, FileSource] = {}
     for pattern in patterns:
         fs, path = resolve(pattern, "input.path", section.storage_options)
-        for match in _matches(fs, path, pattern):
+        for match in _matches(fs, path, pattern, section):
             name = _name(fs, match, pattern)
             file_format = _format(match, section)
             files[name] = file_format(name, fs, match, **file_format.options(section))
     return list(files.values())
 
 
-def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> list[str]:
+def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str, section: Input) -> list[str]:
     local = is_local(fs)
     # A file may have the characters of a glob in its name: "rows [1].txt".
     if any(character in path for character in "*?[") and not fs.exists(path):
         folder = re.split(r"[*?[]", path)[0].rpartition("/")[0] or "/"
-        paths = [match for match in _glob(fs, path, pattern) if local or fs.isfile(match)]
+        choice = FileChoice([match for match in _glob(fs, path, pattern) if not _is_folder(fs, match)])
+        _skip_in_glob(choice, fs, folder, path, section)
     elif fs.isdir(path):
         folder = path
+        files = fs.find(path)
         # fsspec lists a link to a folder among the files; `_regular_files` has to see where it leads.
-        paths = [file for file in fs.find(path) if _is_input(file) or (local and os.path.isdir(file))]
+        choice = FileChoice([file for file in files if _is_input(file) or (local and os.path.isdir(file))])
+        choice.keep(HIDDEN, lambda file: not is_hidden(file, folder))
+        skip_runs(choice, fs, folder, files)
+        skip_documents(choice, _endings(section))
     else:
-        folder, paths = "/", [path] if fs.isfile(path) else []
-    matches = list(_regular_files(sorted(paths), folder)) if local else sorted(paths)
+        folder, choice = "/", FileChoice([path] if fs.isfile(path) else [])
+    matches = list(_regular_files(sorted(choice.paths), folder)) if local else sorted(choice.paths)
     if not matches:
-        remedy = "paths are relative to the folder you run the command in"
-        if fs.isdir(path):
-            remedy = f"a folder's .json files have to be named: {os.path.join(pattern, '*.json')}"
-        raise JobError("input.path", pattern, "no such file", remedy)
+        raise _nothing(fs, path, pattern, choice)
+    if choice.skipped:
+        _log.info("input.path = %s: not read: %s; a file that is named itself is", pattern, choice.skipped_text())
     return matches
+
+
+def _skip_in_glob(choice: FileChoice, fs: fsspec.AbstractFileSystem, folder: str, pattern: str, section: Input) -> None:
+    choice.keep(HIDDEN, lambda file: not is_hidden(file, folder, pattern))
+    # A pattern without ** names each level: runs/*/data/*.parquet means what it says.
+    if "**" in pattern:
+        skip_runs(choice, fs, folder, fs.find(folder))
+    if not format_ending(pattern):
+        skip_documents(choice, _endings(section))
+
+
+def _endings(section: Input) -> tuple[str, ...]:
+    return () if section.format == "auto" else _FORMAT_BY_NAME[section.format].endings
+
+
+def _nothing(fs: fsspec.AbstractFileSystem, path: str, pattern: str, choice: FileChoice) -> JobError:
+    if choice.skipped:
+        cause = f"all files in it are left out: {choice.skipped_text()}"
+        return JobError("input.path", pattern, cause, "a file that is named itself is read: name it")
+    remedy = "paths are relative to the folder you run the command in"
+    if fs.isdir(path):
+        remedy = f"a folder's .json files have to be named: {os.path.join(pattern, '*.json')}"
+    return JobError("input.path", pattern, "no such file", remedy)
+
+
+def _is_folder(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    # A link to a folder is none: `_regular_files` has to see where it leads.
+    return os.path.isdir(path) and not os.path.islink(path) if is_local(fs) else not fs.isfile(path)
 
 
 def _glob(fs: fsspec.AbstractFileSystem, path: str, pattern: str) -> list[str]:

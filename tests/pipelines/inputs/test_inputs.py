@@ -363,8 +363,8 @@ def test_globs_are_taken_in_sorted_order(tmp_path):
 
 
 def test_a_folder_is_read_to_its_depths_for_known_endings(tmp_path):
-    write_lines(tmp_path / "in" / "b.txt", "b")
-    write_lines(tmp_path / "in" / "a" / "z.TXT", "z")
+    write_lines(tmp_path / "in" / "b.csv", "text", "b")
+    write_lines(tmp_path / "in" / "a" / "z.CSV", "text", "z")
     write_bytes(tmp_path / "in" / "c.jsonl.gz", gzip.compress(b'{"text": "c"}\n'))
     write_lines(tmp_path / "in" / "README.md", "no input")
     assert texts(reader(tmp_path / "in")) == ["z", "b", "c"]
@@ -382,7 +382,7 @@ def test_files_of_several_formats_are_one_input(tmp_path):
     write_bytes(tmp_path / "b.jsonl", jsonl([{"text": "b"}]))
     write_bytes(tmp_path / "c.csv", "text\nc\n")
     pq.write_table(pa.table({"text": ["d"]}), tmp_path / "d.parquet")
-    inputs = reader(tmp_path)
+    inputs = reader([tmp_path / "a.txt", tmp_path])
     assert texts(inputs) == ["a", "b", "c", "d"]
     assert [source for source, _, _ in all_rows(inputs)] == [source.source for source in inputs.inputs]
     assert [index for _, index, _ in all_rows(inputs)] == [0] * 4
@@ -572,7 +572,7 @@ def memory():
 
 def test_a_remote_file_system(memory):
     memory.pipe_file("/inputs-test/b.jsonl", b'{"text": "b"}\n')
-    memory.pipe_file("/inputs-test/a.txt.gz", gzip.compress(b"a1\na2\n"))
+    memory.pipe_file("/inputs-test/a.csv.gz", gzip.compress(b"text\na1\na2\n"))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"text": ["c1", "c2"]}), sink)
     memory.pipe_file("/inputs-test/c.parquet", sink.getvalue().to_pybytes())
@@ -580,7 +580,7 @@ def test_a_remote_file_system(memory):
         inputs = reader(path)
         assert texts(inputs) == ["a1", "a2", "b", "c1", "c2"]
         assert [source.source for source in inputs.inputs] == [
-            f"memory:///inputs-test/{name}" for name in ("a.txt.gz", "b.jsonl", "c.parquet")
+            f"memory:///inputs-test/{name}" for name in ("a.csv.gz", "b.jsonl", "c.parquet")
         ]
     again = reader("memory://inputs-test")
     assert [source.content for source in again.inputs] == [source.content for source in inputs.inputs]
