@@ -78,12 +78,15 @@ class InputReader(InputRows):
         section: the `input` section of the job.
         fields: fields of the recipe. A field is read from the column of its name, or of its name in `input.columns`.
         optional: fields that need no column, unless the job names a column for them.
+        rare: optional fields that most inputs lack, so that their absence is not worth a word.
 
     Raises:
         JobError: the input has no rows, a file is missing or damaged, or a column is missing.
     """
 
-    def __init__(self, section: Input, fields: list[str], optional: Collection[str] = ()) -> None:
+    def __init__(
+        self, section: Input, fields: list[str], optional: Collection[str] = (), rare: Collection[str] = ()
+    ) -> None:
         self._sources: list[Source] = [HuggingFaceDataset(section)] if section.dataset else [*input_files(section)]
         _check_mapping(section, fields)
         self._columns = {name: section.columns.get(name, name) for name in fields}
@@ -92,7 +95,7 @@ class InputReader(InputRows):
         required = {field: c for field, c in self._columns.items() if field in named or field not in optional}
         for source in self._sources:
             _check_columns(source, required)
-        _log_absent(self._sources, {field: c for field, c in self._columns.items() if field not in required})
+        _log_absent(self._sources, {field: c for field, c in self._columns.items() if field not in {*required, *rare}})
         self.inputs = _limited([_describe(source) for source in self._sources], section.limit)
         if not sum(source.rows for source in self.inputs):
             key, value = ("dataset", section.dataset) if section.dataset else ("path", section.path)

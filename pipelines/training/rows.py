@@ -127,7 +127,7 @@ class Completions:
         columns = [self._messages, _TOOLS] if self._messages else [*self._prompt, self._completion]
         optional = [_TOOLS] if self._messages else [column for column in columns[1:-1] if column in _OPTIONAL_COLUMNS]
         try:
-            reader = InputReader(part.input, columns, optional)
+            reader = InputReader(part.input, columns, optional, rare=[_TOOLS])
         except JobError as error:
             raise JobError(f"parts.{name}.{error.key}", error.value, error.cause, error.remedy) from None
         self._readers[name] = reader
