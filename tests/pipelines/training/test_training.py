@@ -94,7 +94,7 @@ def test_the_loss_is_of_the_completion_alone(tmp_path, tiny):
     ]
     found = [(row, ids, labels) for row, (ids, labels) in encoder.examples(rows)]
     assert [row for row, *_ in found] == [rows[0], rows[1], rows[3]]
-    assert dict(encoder.counts) == {"truncated": 1, "dropped": 1}
+    assert dict(encoder.counts) == {"truncated": 1, "dropped": 1, "cleared of control tokens": 1}
     ids, labels = found[0][1:]
     assert tokenizer.decode(ids) == "User:\nIs it?\n\nAnswer:\nYes.<|end|>"
     assert tokenizer.decode([i for i in labels if i != IGNORED_LABEL]) == "Yes.<|end|>"
