@@ -27,7 +27,7 @@ from schemas.errors import JobError, KindlingError, RunError, StoppedError, Stor
 from schemas.fingerprint import difference, fingerprint
 from schemas.run import RunRecord
 from services.storage.filesystem import is_local
-from services.storage.lease import Lease, hold_lease
+from services.storage.lease import Lease, LeaseLostError, hold_lease
 from services.storage.store import LOCK_NAME, TRAIN_LOCK_NAME, ShardStore
 
 RECORD_NAMES = {
@@ -122,16 +122,12 @@ def claimed(store: ShardStore, kind: str, resumable: bool = False) -> Iterator[L
     """
     refuse_lost_path(store.url, store.fs)
     with ExitStack() as held:
-        try:
+        with write_errors(store.url, resumable=resumable):
             if has_record(store, kind) and kind == "augment":
                 store.read_run()  # a record that cannot be read is refused before anything is written or removed
             lease = held.enter_context(hold_lease(store, _lock_name(kind), empty_after=kind == "train"))
             if kind in ("augment", "label"):
                 store.remove_leftovers()
-        except OSError as error:
-            # An object store that cannot be reached now may hold the run, which the same command then resumes.
-            is_away = isinstance(error, StoreError) and error.is_transient
-            raise unwritable(store.url, error, resumable=resumable or is_away) from error
         yield lease
 
 
@@ -202,7 +198,13 @@ def unwritable(place: str, error: Exception, key: str = _KEY, resumable: bool = 
     """Makes the error for a place that cannot be written; the arguments are those of `write_errors`."""
     if isinstance(error, StoreError):
         cause = f"{'cannot be reached' if error.is_transient else 'cannot be used'}: {error.strerror}"
-        return (StoppedError if resumable else RunError)(key, place, cause, error.remedy)
+        # A store that cannot be reached now may hold the run, which the same command then resumes.
+        return (StoppedError if resumable or error.is_transient else RunError)(key, place, cause, error.remedy)
+    if isinstance(error, LeaseLostError):
+        remedy = (
+            "see that no other driver works on this run, and that this machine reaches it; the same command resumes"
+        )
+        return StoppedError(key, place, str(error), remedy)
     cause = f"cannot be written: {getattr(error, 'strerror', None) or error}"
     if resumable:
         remedy = "free space or repair the folder, then run the same command: it resumes, and nothing finished is lost"

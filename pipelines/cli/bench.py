@@ -57,17 +57,27 @@ def scale(
     return measure(rows, shards, rows_per_replica)
 
 
+class Store(StrEnum):
+    """Places of the runs of `bench chaos`."""
+
+    local = "local"
+    s3 = "s3"
+
+
 @_command
 def chaos(
     kills: Annotated[int, typer.Option(help="number of SIGKILLs in runs on the fake engine")] = 200,
     real_kills: Annotated[int, typer.Option(help="number of SIGKILLs in runs on the embedded model; 0: no run")] = 6,
     seed: Annotated[int, typer.Option(help="seed from which victims, times and failpoints are drawn")] = 0,
     rows: Annotated[int, typer.Option(help="number of input rows in each run on the fake engine")] = 400,
+    store: Annotated[
+        Store, typer.Option(help="place of the runs; s3: moto's server, disturbed, fake engine")
+    ] = Store.local,
 ) -> bool:
     """Kill and stop processes at any moment, and count what is lost by it: nothing."""
     from pipelines.benchmarks.chaos.bench import measure
 
-    return measure(kills, real_kills, seed, rows)
+    return measure(kills, real_kills, seed, rows, store.value)
 
 
 @_command

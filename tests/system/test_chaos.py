@@ -1,15 +1,18 @@
 """The chaos bench: that its checker finds every kind of damage where it is planted, and that a short run has none."""
 
+import http.client
 import json
 import random
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections import Counter
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import augment
+from pipelines.benchmarks.chaos import object_store
 from pipelines.benchmarks.chaos.bench import goals_of
 from pipelines.benchmarks.chaos.check import Findings, check_run, expected_run
 from pipelines.benchmarks.chaos.jobs import fake_job as chaos_job
@@ -30,6 +34,7 @@ from services.storage.store import ShardStore
 from tests.support.files import write_jsonl
 from tests.support.processes import cli_env
 
+FAULTS = ["", *(name for name in object_store.SHARES if name != "stale")]
 DATA, ERRORS, REJECTED = (f"{folder}/part-00001.parquet" for folder in ("data", "errors", "rejected"))
 
 
@@ -235,6 +240,18 @@ def test_rows_that_move_from_the_log_into_a_shard_are_kept(finished, logged):
     assert watcher.look() == 48 and (watcher.torn, watcher.forgotten) == ([], [])
 
 
+def test_the_checker_reads_what_the_log_of_an_object_store_writes(finished, tmp_path):
+    rows = pq.read_table(finished[0] / "data/part-00000.parquet", schema=ROW_SCHEMA)
+    store = ShardStore("memory://chaos-log")
+    log = open_row_log(store)
+    for number, batch in enumerate(rows.to_batches(max_chunksize=5)):
+        log.append(number, batch)
+    log.close()
+    (tmp_path / "rows-0.arrows").write_bytes(store.fs.cat_file(store.path(f"log/{store.list_names('log')[0]}")))
+    store.fs.rm(store.root, recursive=True)
+    assert sorted(read_logs(tmp_path).values()) == sorted(pc.cast(rows["text"], pa.string()).to_pylist())
+
+
 def test_the_checker_reads_what_the_log_writes(finished, tmp_path):
     rows = pq.read_table(finished[0] / "data/part-00000.parquet", schema=ROW_SCHEMA)
     log = open_row_log(ShardStore(str(tmp_path)))
@@ -316,3 +333,55 @@ def test_bench_determinism_compares_every_row(tmp_path):
     for found in same.values():
         assert set(found) == {"again", "after a crash", "replicas", "order"}
         assert all(0 <= number <= 56 for number in found.values())
+
+
+def test_the_proxy_of_the_store_disturbs_requests_and_no_write_is_torn():
+    """An HTTP server in the place of moto's: what it was sent, and what the client saw."""
+    applied = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_PUT(self):
+            applied.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        proxy = object_store._Proxy(server.server_port, random.Random(0))
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        seen = Counter()
+        for number in range(60):
+            proxy.draw_fault = lambda is_listing, number=number: (FAULTS[number % len(FAULTS)], 0.0)
+            connection = http.client.HTTPConnection("127.0.0.1", proxy.server_port, timeout=10)
+            before = len(applied)
+            try:
+                connection.request("PUT", "/bucket/key", f"content {number}".encode())
+                answer = connection.getresponse()
+                outcome = f"{answer.status} {len(answer.read())}"
+            except (http.client.HTTPException, ConnectionError):
+                outcome = "closed"
+            connection.close()
+            seen[FAULTS[number % len(FAULTS)], outcome.split()[0], len(applied) - before] += 1
+        proxy.shutdown()
+        server.shutdown()
+    assert dict(seen) == {
+        ("", "200", 1): 10, ("refused", "503", 0): 10, ("dropped", "closed", 0): 10, ("delayed", "200", 1): 10,
+        ("answer lost", "closed", 1): 10, ("applied and refused", "503", 1): 10,
+    }  # fmt: skip
+    assert all(content.startswith(b"content ") for content in applied)
+
+
+@pytest.mark.slow
+def test_a_short_chaos_run_on_s3_loses_nothing(tmp_path):
+    for name in ("moto", "flask", "s3fs"):
+        pytest.importorskip(name)
+    document = bench(tmp_path, "chaos", "--store", "s3", "--kills", 4, "--rows", 60, seconds=900)
+    kinds = faults_of(document, "fake")
+    assert kinds["kill"] + kinds["failpoint"] >= 4
+    assert all(run["rows"] == 120 for run in document["samples"]["fake"]["runs"])
+    assert document["settings"]["requests"]["all"] > 100

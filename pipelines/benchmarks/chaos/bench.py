@@ -2,6 +2,7 @@
 
     the fake engine    two replicas on a real Ray cluster, every second time those of a warm pool; good rows, rows that
                        are rejected or fail, and rows that kill their engine
+    on S3 (--store)    the same on the fake engine, with runs on an S3 server whose requests are disturbed as well
     the real engine    fewer kills, because a start takes long: driver, replica, and vLLM's own processes
 
 Each run is watched while it is written (`watch`), and checked when it is complete (`check`). As long as kills are left,
@@ -9,6 +10,7 @@ another run begins.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -30,6 +32,7 @@ from rich.table import Table
 from pipelines.benchmarks.chaos.check import check_run, expected_run
 from pipelines.benchmarks.chaos.faults import DisturbedRun, FaultPlan, Pace
 from pipelines.benchmarks.chaos.jobs import CPUS, FAKE, REAL, fake_job, real_job
+from pipelines.benchmarks.chaos.object_store import LEASE_SECONDS, SHARES, ObjectStore, object_store
 from pipelines.benchmarks.chaos.processes import ReplicaProcesses
 from pipelines.benchmarks.chaos.watch import Watcher, count_repeated_requests
 from pipelines.benchmarks.report import Goal, conclude
@@ -50,6 +53,16 @@ _FAKE_PACE = Pace(pause_seconds=4.0, stop_seconds=3.0, standstill_seconds=180.0)
 _REAL_PACE = Pace(pause_seconds=60.0, stop_seconds=5.0, standstill_seconds=600.0)
 # Replicas end with their driver, but not in the same moment.
 _ENDING_SECONDS = 20.0
+
+# A start there may wait for the lease of a killed driver.
+_S3_PACE = Pace(pause_seconds=6.0, stop_seconds=3.0, standstill_seconds=300.0)
+_S3_FAILPOINTS = (
+    "commit.begun", "sibling.renamed", "commit.siblings", "data.renamed", "commit.data", "commit.dropped",
+    "file.renamed", "log.appended",
+)  # fmt: skip
+_SECOND, _NEEDLESS = "second drivers that were not refused", "rows generated again that were on disk"
+# On an object store another driver rightly takes the lease of one that is stopped, and a stale listing hides rows.
+_LOCAL_GOALS = (_SECOND, _NEEDLESS)
 
 _console = Console(stderr=True)
 
@@ -78,7 +91,7 @@ class RunReport:
     started_needlessly: int | None = None
 
 
-def measure(kills: int, real_kills: int, seed: int, rows: int) -> bool:
+def measure(kills: int, real_kills: int, seed: int, rows: int, store: str) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:
@@ -86,7 +99,10 @@ def measure(kills: int, real_kills: int, seed: int, rows: int) -> bool:
         real_kills: number of SIGKILLs in runs on the embedded model; 0: there are no such runs.
         seed: seed from which victims, times and failpoints are drawn.
         rows: number of input rows in each run on the fake engine.
+        store: `local`; or `s3`: the runs are on an S3 server, whose requests are disturbed too, on the fake engine.
     """
+    if store == "s3":
+        return _measure_on_s3(kills, seed, rows)
     draw = random.Random(seed)
     commit_kills = math.ceil(kills * _COMMIT_SHARE)
     fake_plan = FaultPlan(draw, _FAKE_ROLES, kills - commit_kills, commit_kills, _FAKE_PACE)
@@ -104,6 +120,26 @@ def measure(kills: int, real_kills: int, seed: int, rows: int) -> bool:
     return conclude("chaos", settings, samples, goals_of(samples, kills, real_kills))
 
 
+def _measure_on_s3(kills: int, seed: int, rows: int) -> bool:
+    draw = random.Random(seed)
+    commit_kills = math.ceil(kills * _COMMIT_SHARE)
+    plan = FaultPlan(draw, _FAKE_ROLES, kills - commit_kills, commit_kills, _S3_PACE, _S3_FAILPOINTS, store_fails=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch,
+        object_store(random.Random(seed)) as store,
+        _cluster() as address,
+    ):
+        jobs = Path(scratch) / "s3"
+        samples = {"fake": _complete_runs(jobs, plan, lambda folder: fake_job(folder, address, rows), store)}
+    _print_table(samples)
+    settings = {
+        "kills": kills, "seed": seed, "rows": rows, "store": "s3", "lease_seconds": LEASE_SECONDS, "shares": SHARES,
+        "requests": dict(store.faults), "fake": {**FAKE, **asdict(_S3_PACE)},
+    }  # fmt: skip
+    goals = [goal for goal in goals_of(samples, kills, 0) if goal.name not in _LOCAL_GOALS]
+    return conclude("chaos", settings, samples, goals)
+
+
 def goals_of(samples: Samples, kills: int, real_kills: int) -> list[Goal]:
     """Compares the samples with the goals: enough kills, enough of them inside a commit, and no fault of any kind."""
     faults = [fault for sample in samples.values() for fault in sample["faults"]]
@@ -112,11 +148,9 @@ def goals_of(samples: Samples, kills: int, real_kills: int) -> list[Goal]:
     findings = Counter({kind: 0 for run in runs for kind in run["findings"]})
     for run in runs:
         findings.update({kind: len(lines) for kind, lines in run["findings"].items()})
-    findings["second drivers that were not refused"] = sum(
-        fault["kind"] == "second driver" and fault["detail"] != "refused" for fault in faults
-    )
+    findings[_SECOND] = sum(fault["kind"] == "second driver" and fault["detail"] != "refused" for fault in faults)
     findings["drivers that failed by themselves"] = kinds["failure"]
-    findings["rows generated again that were on disk"] = sum(run["started_needlessly"] or 0 for run in runs)
+    findings[_NEEDLESS] = sum(run["started_needlessly"] or 0 for run in runs)
     all_kills = kinds["kill"] + kinds["failpoint"]
     commit_share = sum(fault["victim"] in failpoints.COMMIT for fault in faults) / max(all_kills, 1)
     return [
@@ -145,7 +179,7 @@ def _cluster() -> Iterator[str]:
 
 
 def _complete_runs(
-    folder: Path, plan: FaultPlan, make_job: Callable[[Path], dict[str, Any]]
+    folder: Path, plan: FaultPlan, make_job: Callable[[Path], dict[str, Any]], store: ObjectStore | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Completes one run after another until no kill is left; returns a sample."""
     runs: list[RunReport] = []
@@ -153,17 +187,24 @@ def _complete_runs(
         scratch = folder / str(len(runs))
         scratch.mkdir(parents=True)
         job = make_job(scratch)
-        runs.append(_complete_run(scratch, job, plan, warm=job["model"]["id"] == "fake" and len(runs) % 2 == 1))
+        if store:
+            job["output"]["path"] = f"{store.url}/{len(runs)}"
+        warm = job["model"]["id"] == "fake" and len(runs) % 2 == 1
+        runs.append(_complete_run(scratch, job, plan, warm, store))
         _console.print(f"{folder.name}: run {len(runs)} complete after {runs[-1].starts} starts; "
                        f"{plan.kills_left} kills to come")  # fmt: skip
     return {"runs": [asdict(run) for run in runs], "faults": [asdict(fault) for fault in plan.faults]}
 
 
-def _complete_run(folder: Path, job: dict[str, Any], plan: FaultPlan, warm: bool) -> RunReport:
-    job_file, run = folder / "job.yaml", Path(job["output"]["path"])
+def _complete_run(
+    folder: Path, job: dict[str, Any], plan: FaultPlan, warm: bool, store: ObjectStore | None
+) -> RunReport:
+    job_file, url = folder / "job.yaml", job["output"]["path"]
+    run = folder / "copy" if store else Path(url)
     job_file.write_text(json.dumps(job))  # JSON is YAML
     expected, processes, began = expected_run(job), ReplicaProcesses(), time.monotonic()
-    watcher = Watcher(run, expected, random.Random(plan.draw.random()))
+    refresh = functools.partial(store.copy, url, run) if store else lambda: None
+    watcher = Watcher(run, expected, random.Random(plan.draw.random()), refresh)
     with _pool(job_file) if warm else contextlib.nullcontext(), watcher:
         disturbed = DisturbedRun(job_file, watcher, plan, processes, warm)
         disturbed.complete()

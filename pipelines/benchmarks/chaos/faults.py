@@ -37,6 +37,7 @@ _MAX_PASSES = 6
 _FAILPOINT_SHARE = 0.5
 _MAX_STARTS_WITHOUT_ROWS = 3
 _MAX_FAILURES = 5
+_OTHER_DRIVER = "another driver works on this run"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class FaultPlan:
         roles: roles of the victims, each as likely: driver, replica, engine.
         other_kills: kills still to come by a signal, or by a failpoint outside a commit.
         commit_kills: kills still to come by a failpoint inside a commit.
+        failpoints: names of the failpoints that a driver passes.
+        store_fails: whether the runs are in an object store that fails now and then: drivers may stop because of it,
+            or be kept out by a request of a dead driver that arrives late.
         faults: faults that happened.
     """
 
@@ -91,6 +95,8 @@ class FaultPlan:
     other_kills: int
     commit_kills: int
     pace: Pace
+    failpoints: tuple[str, ...] = NAMES
+    store_fails: bool = False
     faults: list[Fault] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
@@ -162,7 +168,8 @@ class DisturbedRun:
         if plan.other_kills and plan.draw.random() >= _FAILPOINT_SHARE:
             return ""
         # While other kills are left, a failpoint anywhere counts; at the end only those of commits are missing.
-        name = plan.draw.choice(NAMES if plan.other_kills else COMMIT)
+        inside = [name for name in plan.failpoints if name in COMMIT]
+        name = plan.draw.choice(plan.failpoints if plan.other_kills else inside)
         return f"{name}:{plan.draw.randint(1, _MAX_PASSES)}"
 
     def _disturb(self, driver: Driver) -> None:
@@ -220,7 +227,7 @@ class DisturbedRun:
         second = Driver(self._job_file)
         code = second.wait(_SECOND_DRIVER_SECONDS)
         second.kill()
-        refused = code == EXIT_USAGE and "another driver works on this run" in second.last_output()
+        refused = code == EXIT_USAGE and _OTHER_DRIVER in second.last_output()
         self._plan.record("second driver", "driver", detail="refused" if refused else f"{code}: {second.error()}")
 
     def _record_end(self, driver: Driver, code: int) -> None:
@@ -239,6 +246,8 @@ class DisturbedRun:
         elif code not in (EXIT_DONE, -signal.SIGKILL):
             # A driver gives up where its replicas die again and again before they serve: no fault of its own here.
             gave_up = code == EXIT_STOPPED and self._killed_replica and "before it served a row" in driver.error()
+            if self._plan.store_fails:
+                gave_up |= code == EXIT_STOPPED or (code == EXIT_USAGE and _OTHER_DRIVER in driver.last_output())
             self._plan.record("gave up" if gave_up else "failure", "driver", detail=f"{code}: {driver.error()}")
             self._failures += not gave_up
             if self._failures > _MAX_FAILURES:

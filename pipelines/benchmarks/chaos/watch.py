@@ -13,6 +13,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,7 @@ class Watcher:
     Args:
         run: the run folder; need not be there yet.
         draw: source of the moments.
+        refresh: called before each look; it copies the run to the folder where the run is in an object store.
 
     Attributes:
         torn: shards that were found incomplete, or changed later.
@@ -52,8 +54,10 @@ class Watcher:
         last_growth: when a look last found new rows, on the monotonic clock.
     """
 
-    def __init__(self, run: Path, expected: ExpectedRun, draw: random.Random) -> None:
-        self.run = run
+    def __init__(
+        self, run: Path, expected: ExpectedRun, draw: random.Random, refresh: Callable[[], None] = lambda: None
+    ) -> None:
+        self.run, self._refresh = run, refresh
         self._shards, self._draw = expected.shards, draw
         self._committed: dict[str, tuple[bytes, Texts]] = {}
         self._lock, self._ended = threading.Lock(), threading.Event()
@@ -77,6 +81,7 @@ class Watcher:
     def look(self) -> int:
         """Reads the whole run; returns its number of rows."""
         with self._lock:
+            self._refresh()
             # The logs first: a row that moves from a log into a shard meanwhile is then found in the shard. The other
             # way round it could be missed in both.
             texts = read_logs(self.run / "log")
@@ -145,29 +150,30 @@ def read_logs(folder: Path) -> Texts:
     Each log is read up to its first incomplete record: a crash may tear the last one, which is no fault.
     """
     texts: Texts = {}
-    for path in sorted(folder.glob("part-*.arrows")):
+    for path in sorted(folder.glob("*.arrows")):
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
             continue  # its shard was committed just now
-        for batch in _log_batches(raw):
+        for batch in _log_batches(raw, prefix=4 if path.name.startswith("rows-") else 0):
             texts.update(_texts(batch.select(COLUMNS).to_pylist()))
     return texts
 
 
-def _log_batches(raw: bytes) -> list[pa.RecordBatch]:
+def _log_batches(raw: bytes, prefix: int) -> list[pa.RecordBatch]:
     """Reads the records of a log.
 
-    A record is its length and its CRC-32, both 32 bits and little-endian, and an Arrow IPC batch of ROW_SCHEMA.
+    A record is its length and its CRC-32, both 32 bits and little-endian, and an Arrow IPC batch of ROW_SCHEMA. On an
+    object store the number of its shard comes before it, in `prefix` bytes.
     """
-    batches, at = [], 0
+    batches, at = [], prefix
     while len(raw) - at > 8:
         length, checksum = struct.unpack_from("<II", raw, at)
         record = raw[at + 8 : at + 8 + length]
         if len(record) != length or not length or zlib.crc32(record) != checksum:
             break
         batches.append(pa.ipc.read_record_batch(pa.py_buffer(record), ROW_SCHEMA))
-        at += 8 + length
+        at += 8 + length + prefix
     return batches
 
 
