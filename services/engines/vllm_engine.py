@@ -135,12 +135,13 @@ class VllmEngine:
             return
         try:
             await self._llm.renderer.render_chat_async([_FIRST_CHAT], self._chat_params)
-        except VLLMClientError as error:
+        except (VLLMClientError, TemplateSyntaxError) as error:
             # A template may refuse this chat and take others. Only faults that every chat would have are looked for.
-            if isinstance(error.__cause__, ChatTemplateError | TemplateSyntaxError):
+            cause = error.__cause__ or error
+            if isinstance(cause, ChatTemplateError | TemplateSyntaxError):
                 self._llm.shutdown()
                 raise EngineError(
-                    "model.id", model_id, f"its chat template cannot be used: {shorten(str(error.__cause__))}",
+                    "model.id", model_id, f"its chat template cannot be used: {shorten(str(cause))}",
                     "correct chat_template in the files of the model's tokenizer",
                 ) from None  # fmt: skip
 

@@ -3,6 +3,7 @@
 Used by evaluations, which score many texts with one model. Generation has actors of its own: see replica.py.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from services.replicas.placement import replica_spec
 Loaded = TypeVar("Loaded")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_log = logging.getLogger("kindling")
 
 # Ray starts an actor whose process died again, and gives it its item again: the machine may have run out of memory
 # only for a moment.
@@ -75,6 +78,11 @@ def run_on_actors(
     """
     spec, size = replica_spec(Model(), {}, cluster, warn=False), min(cluster.replicas, len(items))
     on_gpu = bool(spec.gpus) and _wait_for_gpus(size)
+    if spec.gpus and not on_gpu:
+        _log.warning(
+            "%d GPUs are not free in the cluster (it has %g): this runs on CPU cores, and takes longer. For GPUs, end "
+            "other jobs and warm pools (`kindling pool list`)", size, ray.cluster_resources().get("GPU", 0),
+        )  # fmt: skip
     # No CPUs are requested from Ray: a warm pool may hold all of them while it is idle, and Ray would wait for its end.
     actor_class: Any = ray.remote(_Worker).options(
         num_cpus=0, num_gpus=int(on_gpu), scheduling_strategy="SPREAD", max_restarts=_MAX_RESTARTS,

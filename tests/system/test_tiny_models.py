@@ -143,6 +143,12 @@ def test_models_that_cannot_be_served_are_one_clear_error_each(tmp_path):
             (folder / file.replace("_", ".")).write_text(content)
         return str(folder)
 
+    def with_chat_template(name, template):
+        folder = changed(name)
+        Path(folder, "chat_template.jinja").write_text(template)
+        return folder
+
+    nested = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     custom = {"model_type": "custom", "architectures": ["M"], "auto_map": {"AutoConfig": "custom.C"}}
     expected = {
         changed("architecture", {"architectures": ["NoSuchForCausalLM"]}): "'NoSuchForCausalLM'] are not supported",
@@ -151,6 +157,8 @@ def test_models_that_cannot_be_served_are_one_clear_error_each(tmp_path):
         changed("size", {"hidden_size": "many"}): "hidden_size",
         changed("weights", model_safetensors="nonsense"): "SafetensorError",
         changed("classifier", {"architectures": ["MistralForSequenceClassification"]}): "does not write text",
+        with_chat_template("loop", nested): "chat template takes more than 1,000,000 steps",
+        with_chat_template("syntax", "{% for m in messages %}"): "chat template cannot be used: Unexpected end",
     }
     script, log = tmp_path / "start.py", tmp_path / "log"
     script.write_text(START)
