@@ -9,6 +9,7 @@ compose.py        the job file of `compose`, the record of a corpus, the Arrow s
 train.py          the job file of `train`
 evaluate.py       the job file of `evaluate`
 rows.py           the Arrow schema of all shards, the identity of a row, its seed
+outcomes.py       states of rows, texts that were cut off, reasons why rows are not accepted
 run.py            records of a run: run.json, and the manifest in the footer of each shard
 fingerprint.py    the identity of a run: all keys of a job but those that only change its speed
 questionnaire.py  the key of a blind questionnaire, and the answers that respondents send back

@@ -19,6 +19,14 @@ class AugmentOutput(Section):
     """number of input rows in one shard; their outputs, of all samples and variants, lie in it together"""
 
 
+class Quality(Section):
+    """Rules that reject texts, whatever the recipe. A text of blanks alone is always rejected (`empty_text`)."""
+
+    reject_truncated: bool = Field(False, exclude_if=lambda rejects: not rejects)
+    """rejection (`cut_off`) of texts that `max_tokens` or the model's own limit cut off; by default they are accepted,
+    and counted"""
+
+
 class AugmentJob(Section):
     """Job of `kindling augment`: input rows go through a recipe and a model into shards."""
 
@@ -43,6 +51,8 @@ class AugmentJob(Section):
     sweep: Sweep | None = Field(None, exclude_if=lambda sweep: sweep is None)
     """several prompts and sampling settings for the same rows: a list of values for `prompt` or for any key of
     `sampling`, of which every combination is a variant; or a list of the variants themselves"""
+    quality: Quality = Field(Quality(), exclude_if=lambda quality: quality == Quality())
+    """rules that reject texts, whatever the recipe"""
     engine: EngineArguments = Field(default={})
     """engine arguments under vLLM's names, passed to vLLM unchanged"""
     cluster: Cluster = Cluster()

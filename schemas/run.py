@@ -138,6 +138,12 @@ class Manifest(Record):
     """number of variants"""
     counts: dict[str, int]
     """number of rows by state; they add up to (end - start) * samples * variants"""
+    cut_off: int | None = Field(None, exclude_if=lambda rows: rows is None)
+    """number of accepted rows whose text was cut off; None in shards of versions before, as the next two"""
+    rejects: dict[str, int] | None = Field(None, exclude_if=lambda reasons: reasons is None)
+    """number of rejected rows by rule"""
+    errors: dict[str, int] | None = Field(None, exclude_if=lambda reasons: reasons is None)
+    """number of failed rows by reason, with N in place of numbers; rare reasons are counted together"""
     siblings: dict[Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}(\.[0-9a-f]{8})?\.parquet$")], str]
     """sha256 of the files of rejected and failed rows, by their paths below the run; empty where there are none. On
     object stores each driver's files have names of their own: errors/part-00003.5d1e0c7a.parquet"""

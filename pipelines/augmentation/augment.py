@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.augmentation.card import RunCard
+from pipelines.augmentation.first_rows import refuse_rows_without_prompts
 from pipelines.augmentation.plan import facts_of, near_duplicates_of, plan_run, variant_settings, work_rows
 from pipelines.augmentation.progress import AugmentProgress, Display
 from pipelines.inputs.reader import InputReader, InputRows
@@ -18,7 +19,8 @@ from pipelines.stopping import stop_signals
 from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
-from schemas.rows import counts_text
+from schemas.outcomes import by_frequency
+from schemas.rows import ACCEPTED, STATES, counts_text
 from schemas.run import RunRecord
 from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target, serve_metrics
@@ -45,6 +47,9 @@ class Summary:
 
     Attributes:
         rows: number of rows of the whole run, by state.
+        cut_off: number of accepted rows of the run whose text was cut off.
+        rejects: rejected rows of the run by rule, the commonest first.
+        errors: failed rows of the run by reason, the commonest first, with N in place of numbers.
         shards: number of committed shards of the run.
         output_tokens: number of output tokens of the run.
         generated: number of rows that this start generated; earlier starts generated the others.
@@ -57,6 +62,9 @@ class Summary:
 
     run: str
     rows: dict[str, int]
+    cut_off: int
+    rejects: dict[str, int]
+    errors: dict[str, int]
     shards: int
     output_tokens: int
     generated: int
@@ -78,7 +86,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         extend: accept an input with rows that were added at its end since the run began.
 
     Raises:
-        JobError: the job or its input is at fault.
+        JobError: the job or its input is at fault, or none of the first rows has a prompt.
         EngineError: the model cannot be served.
         RunError: the run folder holds something else, or cannot be written.
         StoppedError: a signal, or a full disk, ended the job early; finished rows are kept, and the same call resumes.
@@ -103,7 +111,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
                 progress.on_logged_before(rows)
             with serve_metrics(metrics, job.metrics) as run.metrics:
                 index.save_if_due()
-                card = RunCard(store, run, index, progress.rows)
+                card = RunCard(store, run, index, progress.outcomes)
                 card.renew()
                 if progress.shards < run.shards:
                     with _last_metrics_kept(store, lease, run, metrics):
@@ -113,6 +121,7 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
                 # A driver that died right after the last commit, or that lost its lease, leaves files behind.
                 store.remove_logs()
                 remove_unlisted_siblings(store, index)
+                progress.warn_of_failures(min_rows=1)
         return _summary(store, progress)
 
 
@@ -136,6 +145,8 @@ def _generate(
     # Emotions are picked before any engine starts, so they do not depend on the replica or the start of a row.
     if job.classifier is not None:
         reader = _with_emotions(reader, job.classifier, run, index.committed, stop_within)
+    if not progress.rows[ACCEPTED]:
+        refuse_rows_without_prompts(run, reader, variants, index.committed)
     recipe = next(iter(variants.values())).recipe  # inputs are compared, and all variants have the same inputs
     duplicates = near_duplicates_of(reader, recipe) if recipe.rejects_near_duplicates else {}
     with (
@@ -151,6 +162,7 @@ def _generate(
             if progress.due():
                 display.update(serving=any(member.phase == "serving" for member in pool.members))
                 progress.publish(pool)
+                progress.warn_of_failures()
             return stop_within() if writer.error is None else 0.0
 
         def on_ready(member: Member) -> None:
@@ -240,7 +252,10 @@ def _last_metrics_kept(store: ShardStore, lease: Lease, run: RunRecord, metrics:
 def _summary(store: ShardStore, progress: AugmentProgress) -> Summary:
     return Summary(
         run=store.url,
-        rows=dict(progress.rows),
+        rows={state: progress.rows[state] for state in STATES},
+        cut_off=progress.outcomes.cut_off,
+        rejects=by_frequency(progress.outcomes.rejects),
+        errors=by_frequency(progress.outcomes.errors),
         shards=progress.shards,
         output_tokens=progress.output_tokens,
         generated=progress.generated_here,

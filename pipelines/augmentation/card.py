@@ -1,9 +1,9 @@
 """README.md of a run, which a job keeps up to date: its header names the committed shards by their digest."""
 
-from collections.abc import Mapping
 from time import monotonic
 
 from pipelines.publishing.dataset_card import dataset_card
+from schemas.outcomes import Outcomes
 from schemas.run import RunRecord
 from services.storage.shard_index import ShardIndex
 from services.storage.store import ShardStore
@@ -19,11 +19,11 @@ class RunCard:
         store: the run folder.
         run: the run's run.json.
         index: index of the committed shards.
-        counts: number of rows by state; the owner keeps it up to date.
+        outcomes: outcomes of the rows; the owner keeps them up to date.
     """
 
-    def __init__(self, store: ShardStore, run: RunRecord, index: ShardIndex, counts: Mapping[str, int]) -> None:
-        self._store, self._run, self._index, self._counts = store, run, index, counts
+    def __init__(self, store: ShardStore, run: RunRecord, index: ShardIndex, outcomes: Outcomes) -> None:
+        self._store, self._run, self._index, self._outcomes = store, run, index, outcomes
         self._min_seconds = 0.0 if store.can_append else _MIN_SECONDS
         self._written_digest, self._written_at = "", 0.0
 
@@ -39,6 +39,6 @@ class RunCard:
             OSError: the file system refuses.
         """
         digest = self._index.digest()
-        card = dataset_card(self._run, self._counts, "data/part-*.parquet", digest)
+        card = dataset_card(self._run, self._outcomes, "data/part-*.parquet", digest)
         self._store.write_text("README.md", card)
         self._written_digest, self._written_at = digest, monotonic()

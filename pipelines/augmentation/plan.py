@@ -123,7 +123,12 @@ def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str
     """Makes the settings that the rows of one variant have in common, by the name of the variant."""
     return {
         variant.name: VariantSettings(
-            recipes[variant.name], variant.sampling.model_dump(), job.seed, job.model.id, variant=variant.name
+            recipes[variant.name],
+            variant.sampling.model_dump(),
+            job.seed,
+            job.model.id,
+            variant=variant.name,
+            reject_truncated=job.quality.reject_truncated,
         )
         for variant in job.variants()
     }

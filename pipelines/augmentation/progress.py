@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.augmentation.eta import Eta, Pace, Rates
-from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, counts_text, rule_of
+from schemas.outcomes import Outcomes, by_frequency
+from schemas.rows import ACCEPTED, ERROR, STATES, counts_text
 from schemas.run import Manifest, RunRecord
 from services.observability.series import AugmentMetrics
 from services.observability.terminal import LINE_SECONDS, Bar, clock
@@ -24,6 +25,8 @@ _log = logging.getLogger("kindling")
 
 # Gauges and the bar are updated at most this often.
 _PUBLISH_SECONDS = 0.2
+# A job warns where this share of its rows failed: while it runs once so many rows are finished, and at its end.
+_FAILED_SHARE, _MIN_ROWS_TO_WARN = 0.1, 100
 
 
 class AugmentProgress:
@@ -37,7 +40,7 @@ class AugmentProgress:
     def __init__(self, run: RunRecord, metrics: AugmentMetrics) -> None:
         self.run, self.metrics = run, metrics
         self.total = run.outputs
-        self.rows: Counter[str] = Counter()
+        self.outcomes = Outcomes()
         self.shards = 0
         self.output_tokens = 0
         self.generated_here = 0
@@ -50,8 +53,14 @@ class AugmentProgress:
         self._due_at = 0.0
         self._published_at = monotonic()
         self._restarts = 0
+        self._has_warned = False
         # The cost of a run is that of all its starts.
         metrics.replica_seconds.inc(run.last_metrics.get("kindling_replica_seconds_total", 0))
+
+    @property
+    def rows(self) -> Counter[str]:
+        """Number of rows by state, in all starts of the run."""
+        return self.outcomes.counts
 
     @property
     def finished(self) -> int:
@@ -60,9 +69,8 @@ class AugmentProgress:
 
     def on_committed_before(self, totals: Totals) -> None:
         """Counts the shards that earlier starts committed, so that the counters agree with the shards on disk."""
-        self._count(totals.counts, totals.prompt_tokens, totals.cached_prompt_tokens, totals.output_tokens)
+        self._count(totals.outcomes, totals.prompt_tokens, totals.cached_prompt_tokens, totals.output_tokens)
         self.metrics.accepted_tokens.inc(totals.accepted_output_tokens)
-        self._count_rejects(totals.rejects)
         self.shards += totals.shards
         self.metrics.shards.inc(totals.shards)
 
@@ -151,6 +159,23 @@ class AugmentProgress:
         metrics.eta_bound.labels(run, "low").set(eta.low)
         metrics.eta_bound.labels(run, "high").set(eta.high)
 
+    def warn_of_failures(self, min_rows: int = _MIN_ROWS_TO_WARN) -> None:
+        """Logs a warning, once, where many of the finished rows failed.
+
+        Args:
+            min_rows: number of finished rows below which nothing is said.
+        """
+        failed, finished = self.rows[ERROR], self.finished
+        if self._has_warned or finished < min_rows or failed < _FAILED_SHARE * finished or not failed:
+            return
+        self._has_warned = True
+        reason, rows = next(iter(by_frequency(self.outcomes.errors).items()))
+        _log.warning(
+            "%d of %d rows failed (%.0f%%); the commonest reason: %d x %s. `kindling status` lists the reasons, and "
+            "errors/ has each row",
+            failed, finished, 100 * failed / finished, rows, reason,
+        )  # fmt: skip
+
     def line(self) -> str:
         """Returns a log line: `312/400 rows (2 errors), 148 output tokens/s, about 00:35 left`."""
         eta = self.eta()
@@ -174,33 +199,30 @@ class AugmentProgress:
 
     def _count_rows(self, batch: pa.RecordBatch) -> tuple[int, int]:
         """Counts rows, and returns the output tokens of all rows and of the accepted rows among them."""
-        states = Counter(batch["state"].to_pylist())
+        outcomes = Outcomes.of(batch)
         prompt, cached, output = (
             pc.sum(batch[name]).as_py() or 0 for name in ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
         )
         with self._lock:
-            self._count(states, prompt, cached, output)
-        if states[REJECTED]:
-            reasons = pc.filter(batch["reason"], pc.equal(batch["state"], REJECTED)).to_pylist()
-            self._count_rejects(Counter(map(rule_of, reasons)))
+            self._count(outcomes, prompt, cached, output)
         accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0
         self.metrics.accepted_tokens.inc(accepted)
         return output, accepted
 
-    def _count(self, counts: Any, prompt: int, cached: int, output: int) -> None:
+    def _count(self, outcomes: Outcomes, prompt: int, cached: int, output: int) -> None:
         run = self.run.name
+        outcomes = self.outcomes.add(outcomes)
         for state in STATES:
-            self.rows[state] += counts.get(state, 0)
-            self.metrics.rows.labels(run, state).inc(counts.get(state, 0))
+            self.metrics.rows.labels(run, state).inc(outcomes.counts[state])
+        for reasons, counter in ((outcomes.rejects, self.metrics.rejects), (outcomes.errors, self.metrics.errors)):
+            for reason, rows in reasons.items():
+                counter.labels(run, reason).inc(rows)
+        self.metrics.cut_off.inc(outcomes.cut_off)
         self.output_tokens += output
         self.metrics.tokens.labels(run, "prompt").inc(prompt)
         self.metrics.tokens.labels(run, "output").inc(output)
         self.metrics.cached_prompt_tokens.inc(cached)
         self.metrics.progress.set(self.finished / self.total)
-
-    def _count_rejects(self, reasons: dict[str, int]) -> None:
-        for reason, rows in reasons.items():
-            self.metrics.rejects.labels(self.run.name, reason).inc(rows)
 
 
 class Display:

@@ -5,12 +5,15 @@ A verb reads its job file before it imports Ray and Arrow, which takes seconds: 
 
 import shutil
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import Address, Job, Json, Run, Set, hide_pandas, logged, print_json
 from schemas.errors import EXIT_FAULTS
+
+if TYPE_CHECKING:
+    from pipelines.augmentation.augment import Summary
 
 pool_app = typer.Typer(help="Engines that stay up between jobs: start, list, stop.", no_args_is_help=True)
 AnyRun = Annotated[str, typer.Argument(metavar="RUN", help="folder of a run or of a training: the job's output.path")]
@@ -20,6 +23,8 @@ WatchJson = Annotated[
 ]
 # Width for a file or a pipe, where no line needs to be cut.
 _WIDTH_OF_FILE = 10_000
+# Reasons of rejected and of failed rows that `augment` prints.
+_MAX_REASONS = 5
 
 
 @logged
@@ -71,20 +76,40 @@ def augment(
     extend: Annotated[bool, typer.Option("--extend", help="accept rows added at the end of the input")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run or resume an augmentation job."""
+    """Run or resume an augmentation job; exits with 1 where no row was accepted."""
     from pipelines.jobfile import load_job
 
     loaded = load_job(job, overrides)
     from pipelines.augmentation.augment import augment
-    from schemas.rows import counts_text
 
     summary = augment(loaded, extend=extend)
     if as_json:
-        return print_json(summary.as_json())
+        print_json(summary.as_json())
+    else:
+        _print_summary(summary)
+    if not summary.rows["accepted"]:
+        raise typer.Exit(EXIT_FAULTS)
+
+
+def _print_summary(summary: "Summary") -> None:
+    from pipelines.run_status.page import titled_list
+    from schemas.outcomes import cut_off_share
+    from schemas.rows import counts_text
+    from schemas.text import shorten
+
     print(f"{summary.run}: {counts_text(summary.rows)}, {summary.shards} shards, {summary.output_tokens} output tokens")
+    if summary.cut_off:
+        print(f"cut off at max_tokens: {cut_off_share(summary.cut_off, summary.rows['accepted'])}")
+    for title, reasons in (("rejected", summary.rejects), ("failed", summary.errors)):
+        shown = [f"{rows:,} x {shorten(reason)}" for reason, rows in list(reasons.items())[:_MAX_REASONS]]
+        more = len(reasons) - len(shown)
+        for line in titled_list(title, [*shown, *([f"and {more} reasons more: --json has them"] if more else [])]):
+            print(line)
     if summary.generated:
         rate = f"{summary.tokens_per_second:.0f} output tokens/s"
         print(f"this start: {summary.generated} rows in {summary.serving_seconds:.0f} s of serving, {rate}")
+    if not summary.rows["accepted"]:
+        print("no row was accepted")
 
 
 @logged

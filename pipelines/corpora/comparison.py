@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 
 from pipelines.corpora.rows import damaged, open_committed, short_names
 from schemas.errors import RunError
+from schemas.outcomes import Outcomes
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE
 from schemas.run import InputSource
 from schemas.text import shorten
+from services.storage.shard_index import read_index
 from services.storage.store import shard_path
 
 # States of a row that no shard holds: its shard is not committed yet, or is committed and lacks the row.
@@ -92,12 +94,16 @@ class Comparison:
         differences: values of each job key that differs between the runs, in the order of the runs.
         left_out: names of sources that not all runs have.
         rows: the rows.
+        accepted: number of accepted rows of each run, so far.
+        cut_off: number of these whose text was cut off.
     """
 
     runs: list[str]
     differences: dict[str, list[Any]]
     left_out: list[str]
     rows: list[ComparedRow]
+    accepted: list[int] = field(default_factory=list)
+    cut_off: list[int] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -137,7 +143,15 @@ def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count:
     compared = [_compared(opened, number, *place(number)) for number in rows]
     shared = {key for key, _ in sources}
     left_out = [source.source for run in opened for key, (_, source) in run.sources.items() if key not in shared]
-    return Comparison([run.name for run in opened], _differences(opened), list(dict.fromkeys(left_out)), compared)
+    outcomes = [run.outcomes() for run in opened]
+    return Comparison(
+        [run.name for run in opened],
+        _differences(opened),
+        list(dict.fromkeys(left_out)),
+        compared,
+        accepted=[each.counts[ACCEPTED] for each in outcomes],
+        cut_off=[each.cut_off for each in outcomes],
+    )
 
 
 class _Run:
@@ -182,6 +196,14 @@ class _Run:
             is_it = pc.and_(pc.equal(table["source"], name), pc.equal(table["row_index"], index))
             outputs += table.filter(is_it).to_pylist()
         return sorted(outputs, key=lambda row: (row["variant"], row["sample"]))
+
+    def outcomes(self) -> Outcomes:
+        """Returns the outcomes of all rows so far.
+
+        Raises:
+            RunError: a shard is damaged.
+        """
+        return read_index(self._store, self.record).totals().outcomes
 
     def _shard(self, key: SourceKey, index: int) -> int:
         return self._shards[bisect_right(self._starts, self.sources[key][0] + index) - 1]

@@ -18,6 +18,7 @@ from pipelines.pages.html import render_html
 from pipelines.pages.markdown import escaped
 from pipelines.run_folder import write_errors
 from schemas.errors import JobError, RunError
+from schemas.outcomes import cut_off_share
 from schemas.rows import ACCEPTED
 from schemas.text import printable
 from services.storage.filesystem import resolve, write_atomic
@@ -117,9 +118,12 @@ def _name(comparison: Comparison) -> str:
 
 
 def _heading(comparison: Comparison) -> Iterator[str]:
-    """Yields lines with the job keys that differ between the runs, and with the sources that are not compared."""
+    """Yields lines on keys that differ between the runs, texts that were cut off, sources that are not compared."""
     for key, values in comparison.differences.items():
         yield printable(f"{key}: {' | '.join(map(_text, values))}")
+    if any(comparison.cut_off):
+        pairs = zip(comparison.cut_off, comparison.accepted, strict=True)
+        yield f"cut off at max_tokens: {' | '.join(cut_off_share(*pair) for pair in pairs)}"
     for source in comparison.left_out:
         yield printable(f"not compared: {source}, which is not an input of all these runs")
 

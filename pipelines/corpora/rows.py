@@ -16,6 +16,7 @@ from schemas.rows import ACCEPTED, FOLDER_OF_STATE
 from schemas.run import RunRecord
 from schemas.text import shorten
 from services.storage.filesystem import resolve
+from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, shard_path
 
 # Columns by which `stats` groups the rows of a run, unless --by names others.
@@ -33,6 +34,7 @@ class CorpusRows:
         complete: whether a run has all its shards; None for files.
         text_column: column with the text.
         sources: the files.
+        cut_off: number of a run's rows whose text was cut off; None for files.
         without_text: number of rows read so far whose text is null or not a string.
         unreadable: number of rows read so far that cannot be parsed (broken JSON), or whose text has NUL characters.
     """
@@ -42,6 +44,7 @@ class CorpusRows:
     complete: bool | None
     text_column: str
     sources: list[Source]
+    cut_off: int | None = None
     without_text: int = field(default=0, init=False)
     unreadable: int = field(default=0, init=False)
 
@@ -101,7 +104,8 @@ def corpus_rows(name: str, text_column: str, by: Sequence[str] | None) -> Corpus
     paths = (store.path(shard_path(FOLDER_OF_STATE[ACCEPTED], shard)) for shard in sorted(committed))
     sources: list[Source] = [ParquetSource(path, store.fs, path) for path in paths]
     columns = list(RUN_BREAKDOWNS if by is None else dict.fromkeys(by))
-    return CorpusRows(name, columns, len(committed) == run.shards, _RUN_TEXT, sources)
+    cut_off = read_index(store, run).totals().outcomes.cut_off
+    return CorpusRows(name, columns, len(committed) == run.shards, _RUN_TEXT, sources, cut_off)
 
 
 def open_committed(name: str) -> tuple[ShardStore, RunRecord, set[int]]:

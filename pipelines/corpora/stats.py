@@ -81,6 +81,7 @@ class Corpus:
         complete: whether a run has all its shards; None for files.
         without_text: number of rows whose text is null or not a string; they do not count as stories.
         unreadable: number of rows that cannot be parsed (broken JSON); they do not count as stories.
+        cut_off: number of a run's stories that were cut off at max_tokens; None for files.
         whole: counts of the whole corpus.
         by: counts of the parts of the corpus, by column and value; the largest part first.
     """
@@ -89,6 +90,7 @@ class Corpus:
     complete: bool | None
     without_text: int
     unreadable: int
+    cut_off: int | None
     whole: Composition
     by: dict[str, dict[str, Composition]]
 
@@ -137,7 +139,7 @@ def _counted(rows: CorpusRows) -> Corpus:
         cause = f"none of the {rows.without_text} rows of {rows.name} has text there"
         raise RunError("--text-column", rows.text_column, cause, "name the column that holds the stories")
     by = dict(zip(rows.by, parts[1:], strict=True))
-    return Corpus(rows.name, rows.complete, rows.without_text, rows.unreadable, whole, by)
+    return Corpus(rows.name, rows.complete, rows.without_text, rows.unreadable, rows.cut_off, whole, by)
 
 
 class _Counts:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pipelines.corpora.rows import short_names
 from pipelines.corpora.stats import Composition, Corpus, Stats
+from schemas.outcomes import cut_off_share
 from schemas.text import shorten
 
 # In a narrower terminal the openings of the parts would be folded into many short lines.
@@ -65,6 +66,8 @@ def _opening(part: Composition) -> Text:
 def _notes(name: str, corpus: Corpus) -> Iterable[str]:
     if corpus.complete is False:
         yield f"{name}: the run is not complete; what is committed so far was counted"
+    if corpus.cut_off:
+        yield f"{name}: cut off at max_tokens: {cut_off_share(corpus.cut_off, corpus.whole.stories)}"
     if corpus.without_text:
         yield f"{name}: {corpus.without_text:,} rows without text were left out"
     if corpus.unreadable:

@@ -20,7 +20,7 @@ from schemas.augment import AugmentJob, AugmentOutput
 from schemas.errors import JobError, RunError
 from schemas.evaluate import EvaluatedModel, EvaluateJob, Responses
 from schemas.job import Input, Metrics
-from schemas.rows import ACCEPTED, ERROR
+from schemas.rows import ERROR, STATES
 from services.models.checkpoints import locate
 from services.storage.store import ShardStore
 
@@ -172,11 +172,11 @@ def generate_responses(
     )
     store = ShardStore(url)
     responses: dict[int, Response] = {}
-    for state in (ACCEPTED, ERROR):
+    for state in STATES:  # a blank response is rejected in the run, and is a response all the same
         for batch in store.read_rows(state, _COLUMNS):
             for row in batch.to_pylist():
                 prompt = prompts[row["row_index"]]
-                text, fault = (row["text"], "") if state == ACCEPTED else (None, row["reason"])
+                text, fault = (None, row["reason"]) if state == ERROR else (row["text"], "")
                 responses[row["row_index"]] = Response(
                     prompt.text, prompt.emotion, text, row["finish_reason"], row["seed"], fault
                 )

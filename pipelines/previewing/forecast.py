@@ -1,6 +1,6 @@
 """Forecast of a whole job: counts of rows, tokens, time and cost, each with an interval."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipelines.previewing.rows import Population, RenderedRow
 from pipelines.previewing.running import EngineRun, end_seconds
 from pipelines.previewing.serving_time import EngineSize, SampledRows, estimate_serving_time
 from pipelines.previewing.step_costs import ServedRequests
+from schemas.outcomes import CUT_OFF
 from schemas.rows import ACCEPTED, ERROR, REJECTED
 
 _SECONDS_PER_HOUR = 3600.0
@@ -33,6 +34,7 @@ class Forecast:
         done: number of rows that have a terminal state already.
         confidence: probability with which each interval holds the true figure.
         errors: rows that cannot be generated.
+        cut_off: accepted rows whose text is cut off at max_tokens; None where no row could run.
         start_seconds: time until an engine is up, as measured here.
         serving_seconds: time from then until the last row is done.
         stop_seconds: time from then until the command ends, as measured here.
@@ -49,6 +51,7 @@ class Forecast:
     accepted: Interval
     rejected: Interval
     errors: Interval
+    cut_off: Interval | None = None
     prompt_tokens: Interval | None = None
     output_tokens: Interval | None = None
     start_seconds: float | None = None
@@ -91,6 +94,7 @@ def make_forecast(
         accepted=_estimate_state(ACCEPTED, population, run),
         rejected=_estimate_state(REJECTED, population, run),
         errors=_estimate_state(ERROR, population, run),
+        cut_off=_estimate_generated(_is_cut_off, population, run) if run else None,
     )
     if run is None or not any(record["output_tokens"] for record in run.records):
         note = "none of the rows that were tried was generated: tokens and time are unknown"
@@ -135,21 +139,31 @@ def _estimate_state(state: str, population: Population, run: EngineRun | None) -
 
     Both intervals hold with probability `CONFIDENCE`, so the interval of the sum holds with a higher one.
     """
-    rendered = len(population.rendered)
+    rendered, rows_left = len(population.rendered), population.rows_left
     refused = sum(row.refused_state == state for row in population.rendered)
-    before = estimate_count(refused, rendered, population.rows_left)
+    before = estimate_count(refused, rendered, rows_left)
     if run is None:
         return before
     if state == ACCEPTED:
         before = Interval(0, 0, 0)
-    ran, ended = len(run.records), sum(record["state"] == state for record in run.records)
-    generated = estimate_count(len(population.generated_rows()), rendered, population.rows_left)
+    after = _estimate_generated(lambda record: record["state"] == state, population, run)
+    return Interval(before.value + after.value, before.low + after.low, min(before.high + after.high, rows_left))
+
+
+def _estimate_generated(
+    has_property: Callable[[Mapping[str, Any]], bool], population: Population, run: EngineRun
+) -> Interval:
+    """Estimates the rows that are generated and whose record has a property."""
+    ran, ended = len(run.records), sum(map(has_property, run.records))
+    generated = estimate_count(len(population.generated_rows()), len(population.rendered), population.rows_left)
     low, value, high = (
         estimate_count(ended, ran, max(round(rows), ran)) for rows in (generated.low, generated.value, generated.high)
     )
-    return Interval(
-        before.value + value.value, before.low + low.low, min(before.high + high.high, population.rows_left)
-    )
+    return Interval(value.value, low.low, min(high.high, population.rows_left))
+
+
+def _is_cut_off(record: Mapping[str, Any]) -> bool:
+    return record["state"] == ACCEPTED and record["finish_reason"] == CUT_OFF
 
 
 def _estimate_prompt_tokens(

@@ -51,6 +51,8 @@ def figures_of(forecast: Forecast) -> Iterator[tuple[str, str]]:
     yield "rows left", f"{forecast.rows:,}{done}"
     for name in ("accepted", "rejected", "errors"):
         yield name, _format_count(getattr(forecast, name))
+    if forecast.cut_off:
+        yield "cut off at max_tokens", _format_count(forecast.cut_off)
     if forecast.prompt_tokens and forecast.output_tokens:
         yield "prompt tokens", _format_count(forecast.prompt_tokens)
         yield "output tokens", _format_count(forecast.output_tokens)

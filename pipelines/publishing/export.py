@@ -60,7 +60,7 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
     fs, root = resolve(to, "--to")
     if fs.exists(root) and (not fs.isdir(root) or fs.ls(root)):
         raise RunError("--to", to, "it exists already, and is not an empty folder", "name a new or empty folder")
-    counts = read_index(store, run).totals().counts
+    outcomes = read_index(store, run).totals().outcomes
     files: list[str] = []
     rows, digest = 0, ContentDigest()
     with write_errors(to, "--to"):
@@ -71,9 +71,9 @@ def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parque
             digest.add(name, hashlib.sha256(data).hexdigest())
             files.append(name)
             rows += table.num_rows
-        card = dataset_card(run, counts, f"data/*.{file_format}", str(digest))
+        card = dataset_card(run, outcomes, f"data/*.{file_format}", str(digest))
         write_atomic(fs, f"{root}/README.md", card.encode())
-    return Exported(to, files, rows, sum(counts.values()) == run.outputs)
+    return Exported(to, files, rows, outcomes.counts.total() == run.outputs)
 
 
 def _tables(store: ShardStore) -> Iterator[pa.Table]:

@@ -92,8 +92,6 @@ class AlpacaRewrite(JobRecipe):
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """Strips talk around the text; see `Recipe.finish`."""
         kept, talk = strip_meta_talk(text)
-        if not kept:
-            raise RowRejection("empty_text")
         if self._limits_words and len(kept.split()) >= _MAX_WORDS:
             raise RowRejection("too_many_words")
         return kept, talk

@@ -1,7 +1,6 @@
 """Status of an `augment` run."""
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +14,8 @@ from pipelines.run_folder import open_run
 from pipelines.run_status.augment_page import augment_line, augment_page
 from pipelines.run_status.history import read_history, spans_of_rows
 from pipelines.run_status.page import Status
-from schemas.rows import ACCEPTED, REJECTED, STATES, rule_of
+from schemas.outcomes import OUTCOME_COLUMNS, Outcomes, by_frequency
+from schemas.rows import ACCEPTED, STATES
 from schemas.run import RunRecord
 from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.row_log import open_row_log
@@ -26,7 +26,7 @@ from services.storage.time_spans import active_seconds
 _SLOWEST = 5
 
 
-_LOG_COLUMNS = ["state", "reason", "output_tokens", "started_at", "duration_seconds"]
+_LOG_COLUMNS = [*OUTCOME_COLUMNS, "output_tokens", "started_at", "duration_seconds"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class RunStatus(Status):
         variants: names of the sweep's combinations, by each of which every input row is a row; none without a sweep.
         logged: rows of shards that are still open.
         in_flight: rows that are with replicas; None where that is not known.
+        cut_off: accepted rows whose text was cut off.
         rejects: rejected rows by rule, the commonest first.
+        errors: failed rows by reason, with N in place of numbers, the commonest first.
         active_seconds: time in which some row was with an engine; pauses between starts do not count.
         goodput_tokens_per_second: output tokens of accepted rows over that time; None before the first row.
         goodput_now_tokens_per_second: the same over the last minute, or of a run that stands still over its last one.
@@ -68,7 +70,9 @@ class RunStatus(Status):
     shards: int
     shards_total: int
     output_tokens: int
+    cut_off: int
     rejects: dict[str, int]
+    errors: dict[str, int]
     active_seconds: float
     goodput_tokens_per_second: float | None
     goodput_now_tokens_per_second: float | None
@@ -131,12 +135,11 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
     shards, table = index.totals(), index.table()
     logs = {shard: rows for shard, rows in logs.items() if shard not in index.committed}
     logged = pa.concat_tables(logs.values()) if logs else None
-    rows, rejects = Counter(shards.counts), Counter(shards.rejects)
+    outcomes, rows = shards.outcomes, shards.outcomes.counts
     committed, output_tokens, accepted_tokens = sum(rows.values()), shards.output_tokens, shards.accepted_output_tokens
     starts, ends = generation_spans(table)
     if logged:
-        rows.update(logged["state"].to_pylist())
-        rejects.update(map(rule_of, logged.filter(pc.equal(logged["state"], REJECTED))["reason"].to_pylist()))
+        outcomes.add(Outcomes.of(logged))
         output_tokens += pc.sum(logged["output_tokens"]).as_py()
         accepted_tokens += pc.sum(logged.filter(pc.equal(logged["state"], ACCEPTED))["output_tokens"]).as_py() or 0
         starts, ends = map(np.append, (starts, ends), spans_of_rows(logged))
@@ -157,7 +160,9 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         shards=shards.shards,
         shards_total=run.shards,
         output_tokens=output_tokens,
-        rejects=dict(rejects.most_common()),
+        cut_off=outcomes.cut_off,
+        rejects=by_frequency(outcomes.rejects),
+        errors=by_frequency(outcomes.errors),
         active_seconds=round(active, 1),
         goodput_tokens_per_second=round(accepted_tokens / active, 1) if active else None,
         goodput_now_tokens_per_second=round(history.rates.accepted_tokens, 1) if finished else None,
@@ -217,13 +222,16 @@ def _from_endpoint(endpoint: EndpointMetrics, status: RunStatus, run: RunRecord)
     """
     replicas = _replicas(endpoint, run)
     rows = {state: int(endpoint.value("kindling_rows_total", state=state) or 0) for state in STATES}
-    rejects = Counter(
-        {rule: int(count) for rule, count in endpoint.values_by("reason", "kindling_rejects_total").items()}
+    rejects, errors = (
+        {reason: int(rows) for reason, rows in endpoint.values_by("reason", f"kindling_{kind}_total").items()}
+        for kind in ("rejects", "errors")
     )
     newer: dict[str, Any] = {
         **_cost(endpoint.value),
         "rows": rows,
-        "rejects": dict(rejects.most_common()),
+        "cut_off": int(endpoint.value("kindling_cut_off_rows_total") or 0),
+        "rejects": by_frequency(rejects),
+        "errors": by_frequency(errors),
         "logged": sum(rows.values()) - sum(status.rows.values()) + status.logged,
         "output_tokens": int(endpoint.value("kindling_tokens_total", kind="output") or 0),
         "in_flight": int(endpoint.value("kindling_requests_in_flight") or 0),

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pipelines.run_status.page import age, progress_bar, time_left, titled_list
+from schemas.outcomes import cut_off_share
 from schemas.rows import counts_text
 from schemas.text import shorten
 from services.observability.terminal import clock
@@ -22,8 +23,8 @@ def augment_line(status: "RunStatus") -> str:
 
 
 def augment_page(status: "RunStatus", now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
-    """Facts of the run; and lists of its replicas, rejects, slowest and open shards."""
-    lists = [_replicas(status, now), _rejects(status), _slowest(status), _open(status, now)]
+    """Facts of the run; and lists of its replicas, reasons, slowest and open shards."""
+    lists = [_replicas(status, now), *_reasons(status), _slowest(status), _open(status, now)]
     return _facts(status, now, width), lists
 
 
@@ -42,6 +43,8 @@ def _facts(status: "RunStatus", now: datetime, width: int) -> list[str]:
     logged = f"; {status.logged:,} of them in open shards" if status.logged else ""
     lines.append(f"rows      {counts_text(status.rows)}{logged}{in_flight}")
     worked = f"; {status.output_tokens:,} output tokens in {clock(status.active_seconds)} of work"
+    if status.cut_off:
+        lines.append(f"cut off   {cut_off_share(status.cut_off, status.rows['accepted'])}, at max_tokens")
     lines.append(f"shards    {status.shards:,} of {status.shards_total:,}{worked if status.active_seconds else ''}")
     if status.goodput_tokens_per_second is not None:
         which = "the last minute" if status.source == "endpoint" else "its last minute"
@@ -89,8 +92,11 @@ def _replicas(status: "RunStatus", now: datetime) -> list[str]:
     return lines
 
 
-def _rejects(status: "RunStatus") -> list[str]:
-    return titled_list("rejected", [f"{rows:,} x {reason}" for reason, rows in status.rejects.items()])
+def _reasons(status: "RunStatus") -> list[list[str]]:
+    return [
+        titled_list(title, [f"{rows:,} x {reason}" for reason, rows in reasons.items()])
+        for title, reasons in (("failed", status.errors), ("rejected", status.rejects))
+    ]
 
 
 def _slowest(status: "RunStatus") -> list[str]:

@@ -33,6 +33,13 @@ class AugmentMetrics(Endpoint):
         self.rejects = self._counter(
             "kindling_rejects_total", "Rows that quality control rejected, by the rule that rejected them", "reason"
         )
+        self.errors = self._counter(
+            "kindling_errors_total", "Rows that failed, by the reason with N in place of numbers", "reason"
+        )
+        self.cut_off = self._counter(
+            "kindling_cut_off_rows_total",
+            "Accepted rows whose text was cut off by max_tokens or by the model's limit",
+        )
         self.shards = self._counter("kindling_shards_committed_total", "Shards that are committed, and so durable")
         self.progress = self._gauge("kindling_progress_ratio", "Share of the run's rows that are finished, 0 to 1")
         self.eta = self._gauge(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from schemas.outcomes import CUT_OFF, CUT_OFF_TEXT, EMPTY_TEXT
 from schemas.rows import ACCEPTED, ERROR, REJECTED, Prompt, RowRejection, WorkRow, row_seed
 from schemas.sweep import DEFAULT_VARIANT
 from services.engines.engine import Generation
@@ -81,6 +82,7 @@ class VariantSettings:
         model: model id or path, as in the job file.
         model_revision: commit or content hash of the model; known once an engine is up.
         variant: name of the variant.
+        reject_truncated: reject texts that were cut off.
     """
 
     recipe: Recipe
@@ -89,6 +91,7 @@ class VariantSettings:
     model: str
     model_revision: str = ""
     variant: str = DEFAULT_VARIANT
+    reject_truncated: bool = False
 
     def seed_of(self, row: WorkRow) -> int:
         """Returns the row's own sampling seed."""
@@ -100,7 +103,8 @@ def finished_record(
 ) -> dict[str, Any]:
     """Makes one row of ROW_SCHEMA from a response.
 
-    Where the recipe rejects the response, the row is rejected and keeps the whole response.
+    Where a rule of the recipe, or one for all recipes, rejects the response, the row is rejected and keeps the whole
+    response.
 
     Args:
         row: the row that was generated.
@@ -109,9 +113,13 @@ def finished_record(
         prompt: its prompt.
         generation: the engine's response.
     """
-    state = ACCEPTED
+    state, cut_off = ACCEPTED, generation.finish_reason == CUT_OFF
     try:
-        text, reason = settings.recipe.finish(generation.text, cut_off=generation.finish_reason == "length")
+        if cut_off and settings.reject_truncated:
+            raise RowRejection(CUT_OFF_TEXT)
+        text, reason = settings.recipe.finish(generation.text, cut_off)
+        if not text.strip():
+            raise RowRejection(EMPTY_TEXT)
     except RowRejection as rejection:
         text, state, reason = generation.text, REJECTED, str(rejection)
     return {

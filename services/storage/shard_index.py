@@ -10,8 +10,8 @@ shards exist.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.rows import ERROR, FOLDER_OF_STATE, REJECTED, STATES, rule_of
+from schemas.outcomes import OUTCOME_COLUMNS, Outcomes, add_reasons, by_frequency
+from schemas.rows import ERROR, REJECTED, STATES
 from schemas.run import Manifest, RunRecord
 from services.storage.digest import ContentDigest
 from services.storage.filesystem import write_atomic
@@ -33,15 +34,16 @@ from services.storage.time_spans import active_seconds
 INDEX_PATH = "index.parquet"
 
 # Must be raised whenever the meaning of an entry changes.
-_FORMAT = {b"kindling.index": b"2"}
+_FORMAT = {b"kindling.index": b"3"}
+_REASONS = ("rejects", "errors")
 _TOKENS = ("prompt_tokens", "cached_prompt_tokens", "output_tokens", "accepted_output_tokens")
 _MOMENT = pa.timestamp("ms", tz="UTC")
 _SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.int64(), nullable=False) for name in ("shard", "bytes")),
         pa.field("fingerprint", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in (*STATES, *_TOKENS)),
-        pa.field("rejects", pa.map_(pa.string(), pa.int64()), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in (*STATES, "cut_off", *_TOKENS)),
+        *(pa.field(name, pa.map_(pa.string(), pa.int64()), nullable=False) for name in _REASONS),
         pa.field("started_at", _MOMENT, nullable=False),
         pa.field("finished_at", _MOMENT, nullable=False),
         # Begin and end of each pause in the manifest, one after the other.
@@ -65,22 +67,20 @@ class Totals:
 
     Attributes:
         shards: number of shards.
-        counts: rows by state.
+        outcomes: states of the rows, and reasons, the commonest first.
         prompt_tokens: tokens of all prompts.
         cached_prompt_tokens: prompt tokens taken from prefix caches.
         output_tokens: tokens of all outputs.
         accepted_output_tokens: tokens of accepted outputs.
-        rejects: rejected rows by rule, the most frequent rule first.
         active_seconds: time in which some shard was being generated, without pauses between starts.
     """
 
     shards: int
-    counts: dict[str, int]
+    outcomes: Outcomes
     prompt_tokens: int
     cached_prompt_tokens: int
     output_tokens: int
     accepted_output_tokens: int
-    rejects: dict[str, int]
     active_seconds: float
 
 
@@ -105,15 +105,10 @@ class ShardIndex:
         self.committed = {*entries["shard"].to_pylist(), *(entry["shard"] for entry in new_entries)}
         self._digest: ContentDigest | None = None
 
-    def add(self, manifest: Manifest, rows: pa.Table) -> None:
-        """Adds a shard that was just committed.
-
-        Args:
-            rows: all rows of the shard, in any state.
-        """
-        reasons = rows.filter(pc.equal(rows["state"], REJECTED))["reason"]
+    def add(self, manifest: Manifest) -> None:
+        """Adds a shard that was just committed."""
         size = self._store.file_size(shard_path("data", manifest.shard))
-        self._new_entries.append(_entry(manifest.shard, size, manifest, reasons))
+        self._new_entries.append(_entry(self._store, manifest.shard, size, manifest))
         self._changes += 1
         if self._digest is not None:
             self._digest.add(manifest.shard, size, manifest.fingerprint, _milliseconds(manifest))
@@ -145,12 +140,14 @@ class ShardIndex:
     def totals(self) -> Totals:
         """Totals of all committed shards."""
         table = self.table()
-        counts, tokens = ({name: pc.sum(table[name]).as_py() or 0 for name in names} for names in (STATES, _TOKENS))
+        names = (*STATES, "cut_off", *_TOKENS)
+        sums = {name: pc.sum(table[name]).as_py() or 0 for name in names}
+        rejects, errors = (_sum_reasons(table[name]) for name in _REASONS)
+        counts = Counter({state: sums[state] for state in STATES})
         return Totals(
             shards=table.num_rows,
-            counts=counts,
-            **tokens,
-            rejects=_sum_rejects(table["rejects"]),
+            outcomes=Outcomes(counts, sums["cut_off"], rejects, errors),
+            **{name: sums[name] for name in _TOKENS},
             active_seconds=round(active_seconds(*generation_spans(table)), 3),
         )
 
@@ -165,7 +162,7 @@ class ShardIndex:
         return str(self._digest)
 
     def table(self) -> pa.Table:
-        """Entries of all committed shards: number, rows by state, tokens, rejects, times of generation."""
+        """Entries of all committed shards: number, rows by state, tokens, reasons, times of generation."""
         if not self._new_entries:
             return self._entries
         new_entries = pa.Table.from_pylist(self._new_entries, schema=_SCHEMA)
@@ -234,45 +231,52 @@ def _entries_that_hold(saved: pa.Table, sizes: dict[int, int], run: RunRecord) -
 
 
 def _read_entry(store: ShardStore, shard: int, size: int) -> dict[str, Any]:
-    manifest = store.read_manifest(shard)
-    rejected = manifest.sibling(FOLDER_OF_STATE[REJECTED])
-    return _entry(shard, size, manifest, _read_reasons(store, rejected) if rejected else ())
+    return _entry(store, shard, size, store.read_manifest(shard))
 
 
-def _read_reasons(store: ShardStore, path: str) -> Iterable[pa.StringScalar]:
-    """Reasons of a shard's rejected rows; none if the file is lost or damaged, which only `verify` reports."""
-    try:
-        return store.read_table(path, ["reason"])["reason"]
-    except (OSError, pa.ArrowException):
-        return ()
-
-
-def _entry(shard: int, size: int, manifest: Manifest, reasons: Iterable[pa.StringScalar]) -> dict[str, Any]:
+def _entry(store: ShardStore, shard: int, size: int, manifest: Manifest) -> dict[str, Any]:
+    cut_off, rejects, errors = manifest.cut_off, manifest.rejects, manifest.errors
+    if cut_off is None or rejects is None or errors is None:  # of a version before: its rows say it
+        outcomes = _read_outcomes(store, shard, manifest)
+        cut_off, rejects, errors = outcomes.cut_off, outcomes.rejects, outcomes.errors
     return {
         "shard": shard,
         "bytes": size,
         "fingerprint": manifest.fingerprint,
         **{state: manifest.counts.get(state, 0) for state in STATES},
+        "cut_off": cut_off,
         **{name: getattr(manifest, name) for name in _TOKENS},
-        "rejects": list(Counter(rule_of(reason.as_py()) for reason in reasons).items()),
+        "rejects": list(rejects.items()),
+        "errors": list(errors.items()),
         "started_at": datetime.fromisoformat(manifest.started_at),
         "finished_at": datetime.fromisoformat(manifest.finished_at),
         "pauses": [datetime.fromisoformat(moment) for pause in manifest.pauses for moment in pause],
     }
 
 
+def _read_outcomes(store: ShardStore, shard: int, manifest: Manifest) -> Outcomes:
+    """Counts the outcomes of a shard's rows. Lost or damaged files count as empty: only `verify` reports them."""
+    outcomes = Outcomes()
+    for path in (shard_path("data", shard), *manifest.siblings):
+        with suppress(OSError, pa.ArrowException):
+            outcomes.add(Outcomes.of(store.read_table(path, list(OUTCOME_COLUMNS))))
+    return outcomes
+
+
 def _milliseconds(manifest: Manifest) -> int:
     return pa.scalar(datetime.fromisoformat(manifest.finished_at), _MOMENT).value
 
 
-def _sum_rejects(column: pa.ChunkedArray) -> dict[str, int]:
-    """Rejected rows by rule, the most frequent rule first."""
+def _sum_reasons(column: pa.ChunkedArray) -> Counter[str]:
+    """Rows by reason, the commonest first."""
     counts: Counter[str] = Counter()
     for chunk in column.chunks:
         pairs = pa.table({"reason": chunk.keys, "rows": chunk.items}).group_by("reason").aggregate([("rows", "sum")])
         for pair in pairs.to_pylist():
             counts[pair["reason"]] += pair["rows_sum"]
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    commonest: Counter[str] = Counter()
+    add_reasons(commonest, by_frequency(counts))
+    return commonest
 
 
 def generation_spans(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.outcomes import Outcomes, by_frequency
 from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES, FinishedRows
 from schemas.run import Manifest, RunRecord
 from services.storage.lease import Lease
@@ -233,7 +234,7 @@ class ShardWriter:
         self._log.drop(shard.number)  # only now: the rows are durable in the shard
         del self._shards[shard.number]
         self._on_commit(manifest)
-        self._index.add(manifest, table)
+        self._index.add(manifest)
         self._index.save_if_due()
 
     def _save_open_shards_after_error(self) -> None:
@@ -269,7 +270,7 @@ def _restore_shard(log: RowLog, output_ids: OutputIds, number: int, start: int, 
 
 
 def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
-    counts = {item["values"].as_py(): item["counts"].as_py() for item in pc.value_counts(table["state"])}
+    outcomes = Outcomes.of(table)
     accepted = pc.filter(table["output_tokens"], pc.equal(table["state"], ACCEPTED))
     starts = table["started_at"].cast(pa.int64()).to_numpy() / 1e6
     ends = starts + table["duration_seconds"].to_numpy()
@@ -280,7 +281,10 @@ def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
         end=shard.end,
         samples=run.samples,
         variants=len(run.variant_names),
-        counts={state: counts.get(state, 0) for state in STATES},
+        counts={state: outcomes.counts[state] for state in STATES},
+        cut_off=outcomes.cut_off,
+        rejects=by_frequency(outcomes.rejects),
+        errors=by_frequency(outcomes.errors),
         siblings={},
         prompt_tokens=pc.sum(table["prompt_tokens"]).as_py(),
         cached_prompt_tokens=pc.sum(table["cached_prompt_tokens"]).as_py(),

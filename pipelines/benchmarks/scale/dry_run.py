@@ -84,7 +84,7 @@ def _dry_run(replicas: int, rows: int, latency: LatencyModel, driver_seconds_per
             writer.close()
         if writer.error is not None:
             raise writer.error
-        counts = read_index(store, run).totals().counts
+        counts = read_index(store, run).totals().outcomes.counts
         if counts["accepted"] != rows:
             raise RuntimeError(f"of {rows} rows these arrived on disk: {counts}")
     return DryRun(

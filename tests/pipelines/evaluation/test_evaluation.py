@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,8 @@ from eval.sentiment import OVERALL, PAPER_GROUPS, compare_sentiment, sentiment_r
 from eval.variety import measure_variety
 from pipelines import evaluate
 from pipelines.evaluation.models import collect_failures
-from pipelines.evaluation.prompts import read_groups, read_prompts
-from pipelines.evaluation.responses import Response, read_responses, split_at_marker
+from pipelines.evaluation.prompts import EmotionPrompt, read_groups, read_prompts
+from pipelines.evaluation.responses import Response, generate_responses, read_responses, split_at_marker
 from pipelines.evaluation.sentiment_results import write_sentiment
 from pipelines.evaluation.tables import Figure, Table, markdown, rendered
 from pipelines.jobfile import as_job
@@ -30,6 +31,7 @@ from schemas.job import Cluster
 from services.replicas.actors import run_on_actors
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, SHARED_DATA, write_job, write_jsonl
+from tests.support.runs import make_run
 
 Z = 1.959963984540054
 
@@ -499,3 +501,16 @@ def test_greedy_answers_in_single_precision_are_the_same_by_one_engine_and_two(t
         rows = pq.read_table(tmp_path / str(replicas) / "results/sentiment/embedded.parquet").to_pylist()
         answers.append([(row["prompt"], row["response"], row["label"]) for row in rows])
     assert answers[0] == answers[1] and len(answers[0]) == 56
+
+
+def test_a_blank_response_of_a_model_is_a_response(tmp_path, monkeypatch):
+    blank, failed = {"text": " \n", "state": "rejected"}, {"state": "error", "reason": "because"}
+    monkeypatch.setattr(
+        "pipelines.evaluation.responses.augment",
+        lambda job: make_run(Path(job.output.path), [{"text": "Yes."}, blank, failed]),
+    )
+    data = {"name": "e", "models": [{"id": "fake"}], "evaluations": ["sentiment"], "output": {"path": str(tmp_path)}}
+    job = as_job({**data, "sentiment": {"prompts": "prompts.json"}}, EvaluateJob)
+    prompts = [EmotionPrompt(f"p{n}", "joy") for n in range(3)]
+    responses, _ = generate_responses(job, job.models[0], "sentiment", prompts, "in.jsonl")
+    assert [(each.text, each.fault) for each in responses] == [("Yes.", ""), (" \n", ""), (None, "because")]

@@ -29,6 +29,7 @@ def record_of(number, tokens, state="accepted"):
     """The columns of a row's record that a forecast reads."""
     return {
         "prompt_tokens": 50, "cached_prompt_tokens": 0, "output_tokens": tokens, "state": state,
+        "finish_reason": "stop",
         "started_at": datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=number),
         "duration_seconds": 0.01 * tokens,
     }  # fmt: skip
@@ -72,6 +73,20 @@ def test_one_row_that_is_all_of_them_is_exact_and_one_of_many_tells_nothing():
     assert forecast_of(population_of(1, 1), run).output_tokens == Interval(20, 20, 20)
     forecast = forecast_of(population_of(40, 40), run)
     assert forecast.output_tokens is None and any("one row" in note for note in forecast.notes)
+
+
+def test_the_texts_that_are_cut_off_are_forecast():
+    records = [
+        {
+            **record_of(n, 400),
+            "finish_reason": "length" if n < 12 else "stop",
+            "state": "error" if n < 4 else "accepted",
+        }
+        for n in range(16)
+    ]
+    cut_off = forecast_of(population_of(100, 100), run_of(records)).cut_off
+    assert 8 <= cut_off.low < cut_off.value == 50 < cut_off.high < 100
+    assert forecast_of(population_of(16, 16), run_of(records)).cut_off == Interval(8, 8, 8)
 
 
 def test_no_more_tokens_are_forecast_than_rows_may_have():
@@ -189,6 +204,7 @@ class RecordedRun:
                 "started_at": began + timedelta(microseconds=number),
                 "duration_seconds": end,
                 "state": "accepted",
+                "finish_reason": "stop",
             }
             for number, (row, length, end) in enumerate(
                 zip(rows, lengths, self._ends(rows, lengths, draw), strict=True)

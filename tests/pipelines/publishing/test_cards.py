@@ -1,6 +1,7 @@
 """File names, errors and other values stay plain text in a card, whatever characters they have."""
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from pipelines.labelling.contexts import LabelCounts
 from pipelines.labelling.record import LabelRecord
 from pipelines.pages.markdown import code, escaped, yaml_block
 from pipelines.publishing.dataset_card import dataset_card
+from schemas.outcomes import Outcomes
 from schemas.run import InputSource
 from tests.support.runs import run_of
 
@@ -32,7 +34,7 @@ def test_cards_show_hostile_names_as_text(name):
     run = run_of(1)
     run.inputs = [InputSource(source=name, rows=4, content="sha256:1")]
     run.job = {"model": {"id": name, "revision": None}, "recipe": "template", "prompt": name, "sampling": {}, "seed": 0}
-    assert_harmless(dataset_card(run, {}, "data/*.parquet", "digest"))
+    assert_harmless(dataset_card(run, Outcomes(errors=Counter({name: 2})), "data/*.parquet", "digest"))
     job = {"classifier": {"id": name}, "threshold": 0.5}
     label = LabelRecord(name="l", created_at="", job=job, fingerprint="f", identity={}, ranges=[], versions={})
     totals = LabelCounts()

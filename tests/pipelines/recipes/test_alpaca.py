@@ -310,7 +310,8 @@ def finish(text, prompt="v3"):
 
 @pytest.mark.parametrize("text", ["", " \n", "Rewritten Output:", '""', "Sure, here is the answer:\n"])
 def test_a_text_with_nothing_left_is_refused(text):
-    assert dropped(lambda: finish(text)) == "empty_text"
+    record = record_of(text)
+    assert (record["state"], record["reason"], record["text"]) == ("rejected", "empty_text", text)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

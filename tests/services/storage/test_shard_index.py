@@ -17,6 +17,7 @@ from pipelines.inputs.reader import InputReader
 from pipelines.recipes.babylm import BabylmStory
 from schemas.errors import RunError
 from schemas.job import Input
+from schemas.outcomes import Outcomes
 from schemas.rows import ACCEPTED, ERROR, REJECTED, FinishedRows, to_batch
 from services.storage import shard_index
 from services.storage.shard_index import INDEX_PATH, Totals, read_index
@@ -38,7 +39,10 @@ RUN = run_of(50)
 def commit(store, shard, fingerprint=OURS, again=False):
     """A shard whose numbers are all its own; generated again, its file has another size."""
     rejected = shard % 3
-    parts = [batch(*range(rejected, ROWS))]
+    accepted = [
+        {**record(i), "finish_reason": "length" if i == shard % ROWS else "stop"} for i in range(rejected, ROWS)
+    ]
+    parts = [to_batch(accepted)]
     reasons = [{**record(i, REJECTED), "reason": f"reason {i}"} for i in range(rejected)]
     facts = {
         "fingerprint": fingerprint, "start": shard * ROWS, "end": (shard + 1) * ROWS,
@@ -47,18 +51,25 @@ def commit(store, shard, fingerprint=OURS, again=False):
         "finished_at": f"2026-01-02T03:{shard + shard % 4:02d}:30.000+00:00",
         "versions": {"python": "3", "again": "yes" * 20} if again else {"python": "3"},
     }  # fmt: skip
+    rows = table(*parts, *([to_batch(reasons)] if reasons else []))
+    if shard != 4:  # one is of the version before, whose manifests did not have these
+        outcomes = Outcomes.of(rows)
+        facts |= {"cut_off": outcomes.cut_off, "rejects": dict(outcomes.rejects), "errors": dict(outcomes.errors)}
     written = manifest(shard, **{ACCEPTED: ROWS - rejected, REJECTED: rejected}).model_copy(update=facts)
-    return store.commit(written, table(*parts, *([to_batch(reasons)] if reasons else [])))
+    return store.commit(written, rows)
 
 
 def from_footers(store):
     """The totals, taken the long way."""
     manifests = [store.read_manifest(shard) for shard in sorted(store.committed_shards())]
-    counts, rejects = Counter({ACCEPTED: 0, REJECTED: 0, ERROR: 0}), Counter()
+    outcomes = Outcomes()
     for each in manifests:
-        counts.update(each.counts)
-        if each.counts[REJECTED]:
-            rejects.update(store.read_table(each.sibling("rejected"))["reason"].to_pylist())
+        outcomes.counts.update(each.counts)
+        for path in (shard_path("data", each.shard), *each.siblings):
+            for row in store.read_table(path).to_pylist():
+                outcomes.cut_off += (row["state"], row["finish_reason"]) == (ACCEPTED, "length")
+                reasons = {REJECTED: outcomes.rejects, ERROR: outcomes.errors}.get(row["state"], Counter())
+                reasons[row["reason"]] += 1
     seconds, until = 0.0, None
     for each in sorted(manifests, key=lambda each: each.started_at):
         start, end = datetime.fromisoformat(each.started_at), datetime.fromisoformat(each.finished_at)
@@ -69,7 +80,7 @@ def from_footers(store):
         name: sum(getattr(each, name) for each in manifests)
         for name in ("prompt_tokens", "cached_prompt_tokens", "output_tokens", "accepted_output_tokens")
     }
-    return Totals(shards=len(manifests), counts=dict(counts), rejects=dict(rejects), active_seconds=seconds, **sums)
+    return Totals(shards=len(manifests), outcomes=outcomes, active_seconds=seconds, **sums)
 
 
 def saved(store, *shards):
@@ -262,7 +273,7 @@ def test_the_entries_written_in_a_run_grow_in_proportion_to_its_shards(monkeypat
     index = read_index(store, RUN)
     added, unsaved = 3000, []
     for shard in range(added):
-        index.add(manifest(shard, accepted=1), table(batch(0)))
+        index.add(manifest(shard, accepted=1).model_copy(update={"cut_off": 0, "rejects": {}, "errors": {}}))
         index.save_if_due()
         unsaved.append(shard + 1 - (sizes[-1] if sizes else 0))
     assert max(unsaved) <= max(10, added * shard_index._MAX_UNSAVED_SHARE)
@@ -292,7 +303,7 @@ def test_the_writer_leaves_an_index_with_the_totals_of_the_footers(store, footer
         footers.clear()
         totals = read_index(store, run).totals()
         assert footers == [] and totals == from_footers(store)
-    assert totals.rejects == {"because": 2 * ROWS} and totals.shards == 5
+    assert totals.outcomes.rejects == {"because": 2 * ROWS} and totals.shards == 5
 
 
 def test_shards_are_kept_where_the_index_cannot_be_written(tmp_path):
