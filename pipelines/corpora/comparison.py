@@ -94,16 +94,16 @@ class Comparison:
         differences: values of each job key that differs between the runs, in the order of the runs.
         left_out: names of sources that not all runs have.
         rows: the rows.
-        accepted: number of accepted rows of each run, so far.
-        cut_off: number of these whose text was cut off.
+        accepted: number of accepted rows of each run, so far; None where one of its shards is damaged.
+        cut_off: number of these whose text was cut off; None likewise.
     """
 
     runs: list[str]
     differences: dict[str, list[Any]]
     left_out: list[str]
     rows: list[ComparedRow]
-    accepted: list[int] = field(default_factory=list)
-    cut_off: list[int] = field(default_factory=list)
+    accepted: list[int | None] = field(default_factory=list)
+    cut_off: list[int | None] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -149,8 +149,8 @@ def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count:
         _differences(opened),
         list(dict.fromkeys(left_out)),
         compared,
-        accepted=[each.counts[ACCEPTED] for each in outcomes],
-        cut_off=[each.cut_off for each in outcomes],
+        accepted=[each and each.counts[ACCEPTED] for each in outcomes],
+        cut_off=[each and each.cut_off for each in outcomes],
     )
 
 
@@ -197,13 +197,12 @@ class _Run:
             outputs += table.filter(is_it).to_pylist()
         return sorted(outputs, key=lambda row: (row["variant"], row["sample"]))
 
-    def outcomes(self) -> Outcomes:
-        """Returns the outcomes of all rows so far.
-
-        Raises:
-            RunError: a shard is damaged.
-        """
-        return read_index(self._store, self.record).totals().outcomes
+    def outcomes(self) -> Outcomes | None:
+        """Returns the outcomes of all rows so far; None where a shard is damaged, which may be one of other rows."""
+        try:
+            return read_index(self._store, self.record).totals().outcomes
+        except RunError:
+            return None
 
     def _shard(self, key: SourceKey, index: int) -> int:
         return self._shards[bisect_right(self._starts, self.sources[key][0] + index) - 1]

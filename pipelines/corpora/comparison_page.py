@@ -123,7 +123,8 @@ def _heading(comparison: Comparison) -> Iterator[str]:
         yield printable(f"{key}: {' | '.join(map(_text, values))}")
     if any(comparison.cut_off):
         pairs = zip(comparison.cut_off, comparison.accepted, strict=True)
-        yield f"cut off at max_tokens: {' | '.join(cut_off_share(*pair) for pair in pairs)}"
+        shares = ("not known" if cut is None or all_ is None else cut_off_share(cut, all_) for cut, all_ in pairs)
+        yield f"cut off at max_tokens: {' | '.join(shares)}"
     for source in comparison.left_out:
         yield printable(f"not compared: {source}, which is not an input of all these runs")
 

@@ -247,7 +247,7 @@ def test_a_verb_that_only_reads_a_run_loads_neither_ray_nor_pandas():
     run = "tests/pipelines/old_runs/augment"
     output, codes, loaded = loaded_by(f"status {run}", f"verify {run}")
     assert codes == [0, 0]
-    assert output.count("12 accepted") == 2
+    assert output.count("12 accepted\n") == 2
     assert loaded & {"ray", "pandas", "polars", "torch"} == set()
 
 

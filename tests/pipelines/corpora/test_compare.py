@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import augment, compare, save_comparison
+from pipelines import augment, compare, save_comparison, stats
 from pipelines.corpora.comparison_page import comparison_page
+from pipelines.corpora.stats_page import stats_page
 from schemas.errors import JobError, RunError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA
 from services.storage.store import shard_path
@@ -129,6 +130,15 @@ def test_compare_of_what_cannot_be_compared(tmp_path):
     with pytest.raises(RunError, match="there is a file there already"):
         save_comparison(found, str(tmp_path / "mine.md"))
     assert (tmp_path / "mine.md").read_text() == "mine"
+
+
+def test_the_share_of_cut_off_texts_stands_above_the_rows(tmp_path):
+    cut = make_run(tmp_path / "a", [{"finish_reason": "length" if n < 3 else "stop"} for n in range(8)])
+    found = compare([cut, make_run(tmp_path / "b", [{}] * 8)], [0])
+    assert (found.accepted, found.cut_off) == ([8, 8], [3, 0])
+    line = "cut off at max_tokens: 3 of 8 accepted rows (37.5%) | 0 of 8 accepted rows (0.0%)"
+    assert line in page_of(found) and stats(cut).corpora[0].cut_off == 3
+    assert "a: cut off at max_tokens: 3 of 8 accepted rows (37.5%)" in shown(stats_page(stats(cut), 100), 100)
 
 
 HOSTILE = (

@@ -161,7 +161,7 @@ def test_stats_names_a_torn_file(tmp_path):
     whole = shard.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:100] + bytes([whole[100] ^ 1]) + whole[101:]):
         shard.write_bytes(damaged)
-        with pytest.raises(RunError, match=r"data/part-00001.parquet: cannot be read(.|\n)*kindling verify"):
+        with pytest.raises(RunError, match=r"part-00001.parquet: (cannot be read|not a whole)(.|\n)*kindling verify"):
             stats(run)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 1000)[:-12])
     with pytest.raises(RunError, match=r"a\.jsonl\.gz: cannot be read"):
