@@ -149,8 +149,8 @@ def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count:
         _differences(opened),
         list(dict.fromkeys(left_out)),
         compared,
-        accepted=[each and each.counts[ACCEPTED] for each in outcomes],
-        cut_off=[each and each.cut_off for each in outcomes],
+        accepted=[each.counts[ACCEPTED] if each else None for each in outcomes],
+        cut_off=[each.cut_off if each else None for each in outcomes],
     )
 
 
