@@ -191,7 +191,7 @@ def _set_aside(store: ShardStore, verdict: Verdict) -> None:
 
 def _renew_card(store: ShardStore, run: RunRecord) -> None:
     index = read_index(store, run)
-    RunCard(store, run, index, index.totals().counts).renew()
+    RunCard(store, run, index, index.totals().outcomes).renew()
 
 
 def _foreign_shard(run: RunRecord, manifest: Manifest, shard: int, start: int, end: int) -> Iterator[tuple[str, str]]:
