@@ -57,7 +57,7 @@ def run_with_card(folder, texts, committed=None):
     }
     store.write_run(run)
     index = read_index(store, run)
-    card = RunCard(store, run, index, index.totals().counts)
+    card = RunCard(store, run, index, index.totals().outcomes)
     card.renew()
     return store, index, card
 
@@ -102,7 +102,7 @@ def test_a_run_that_is_repaired(texts_of, tmp_path):
     assert texts_of(store.url) == list("abef")
     index = read_index(store, run := store.read_run())
     commit(store, index, 1, "CD")
-    RunCard(store, run, index, index.totals().counts).renew()
+    RunCard(store, run, index, index.totals().outcomes).renew()
     assert texts_of(store.url) == list("abCDef")
 
 
