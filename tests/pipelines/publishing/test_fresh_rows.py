@@ -66,7 +66,7 @@ def commit(store, index, shard, texts, finished_at="2026-01-02T03:04:07+00:00"):
     rows = [{**record(2 * shard + i), "text": text} for i, text in enumerate(texts)]
     facts = {"start": 2 * shard, "end": 2 * shard + 2, "finished_at": finished_at}
     table = pa.Table.from_batches([to_batch(rows)])
-    index.add(store.commit(manifest(shard, accepted=2).model_copy(update=facts), table), table)
+    index.add(store.commit(manifest(shard, accepted=2).model_copy(update=facts), table))
 
 
 def test_a_run_that_goes_on(texts_of, tmp_path):
