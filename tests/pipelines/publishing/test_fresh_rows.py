@@ -76,8 +76,16 @@ def test_a_run_that_goes_on(texts_of, tmp_path):
         commit(store, index, shard, texts)
         card.renew_if_due()
         assert texts_of(store.url) == list("abcdef"[: 2 * shard + 2])
-    assert texts_of(store.url, new_process=True) == list("abcdef")
     assert read_index(store, store.read_run()).digest() == index.digest()
+
+
+@pytest.mark.slow
+def test_a_new_process_sees_what_was_added(texts_of, tmp_path):
+    store, index, card = run_with_card(tmp_path / "run", "abcd", committed=[0])
+    assert texts_of(store.url) == ["a", "b"]
+    commit(store, index, 1, "cd")
+    card.renew_if_due()
+    assert texts_of(store.url, new_process=True) == list("abcd")
 
 
 def test_another_run_in_a_folder_of_the_same_name(texts_of, tmp_path):
