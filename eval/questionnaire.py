@@ -9,6 +9,7 @@ script shows them as text, so that markup in a response has no effect.
 """
 
 import base64
+import codecs
 import hashlib
 import json
 import os
@@ -238,7 +239,7 @@ def _read(key: str, path: str, kind: type[_FileKind], description: str) -> _File
     except OSError as error:
         raise JobError(key, path, f"cannot be read: {error.strerror or error}", f"name {description}") from None
     try:
-        return kind.model_validate_json(data)
+        return kind.model_validate_json(data.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))

@@ -147,7 +147,7 @@ def _read(path: str) -> str:
     except OSError as error:
         raise JobError("JOB", path, error.strerror or str(error), remedy) from None
     except UnicodeDecodeError:
-        raise JobError("JOB", path, "the file is not UTF-8 text", remedy) from None
+        raise JobError("JOB", path, "the file is not UTF-8 text", "save it as UTF-8") from None
 
 
 def _parsed(text: str, source: str) -> Any:

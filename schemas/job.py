@@ -87,7 +87,7 @@ class Input(Section):
     """split of the dataset"""
     revision: str | None = None
     """commit, tag or branch of the dataset"""
-    format: Literal["auto", "parquet", "jsonl", "json", "csv", "text"] = "auto"
+    format: Literal["auto", "parquet", "arrow", "jsonl", "json", "csv", "text"] = "auto"
     """format of the files; `auto` takes it from the ending of each file's name. `json` is one list of objects, which is
     held in memory"""
     delimiter: Delimiter = None

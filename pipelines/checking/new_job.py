@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.inputs.cells import first_label
 from pipelines.inputs.files import input_files
 from pipelines.inputs.formats import READ_ERRORS
-from pipelines.inputs.sources import Skip, Source
-from schemas.emotions import EMOTIONS
+from pipelines.inputs.sources import Skip, Source, rows_with_names
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.text import shorten
@@ -48,7 +48,8 @@ def new_job(data: str, to: str = "job.yaml") -> NewJob:
     source = input_files(Input(path=data))[0]
     try:
         columns, rows = source.columns(), source.count()
-        probed = [row.values for row, _ in zip(source.rows(columns, Skip()), range(_PROBED_ROWS), strict=False)]
+        named = rows_with_names(source, columns, Skip(), source.label_names(columns))
+        probed = [row.values for row, _ in zip(named, range(_PROBED_ROWS), strict=False)]
     except READ_ERRORS as error:
         cause = f"cannot be read: {shorten(str(error).splitlines()[0] if str(error) else type(error).__name__)}"
         raise JobError("FILE", source.name, cause, "repair the file, or name another") from None
@@ -110,8 +111,7 @@ def _is_text(cells: list[Any]) -> bool:
 
 
 def _is_emotion(cell: Any) -> bool:
-    labels = cell if isinstance(cell, list) and cell else [cell]
-    return all(isinstance(label, str) and label.strip().lower() in EMOTIONS for label in labels)
+    return bool(first_label({"cell": cell}, "cell"))
 
 
 def _is_chat(cell: Any) -> bool:

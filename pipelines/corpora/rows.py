@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.inputs.cells import first_label
 from pipelines.inputs.files import input_files
 from pipelines.inputs.formats import READ_ERRORS
 from pipelines.inputs.parquet_format import ParquetSource
-from pipelines.inputs.sources import Skip, Source
+from pipelines.inputs.sources import Skip, Source, rows_with_names
 from pipelines.run_folder import open_run
 from schemas.errors import JobError, RunError
 from schemas.job import Input
@@ -22,6 +23,7 @@ from services.storage.store import ShardStore, shard_path
 # Columns by which `stats` groups the rows of a run, unless --by names others.
 RUN_BREAKDOWNS = ("prompt_id", "variant", "emotion", "source")
 _RUN_TEXT = "text"
+_EMOTION_COLUMNS = ("emotion", "emotions")
 
 
 @dataclass
@@ -66,7 +68,8 @@ class CorpusRows:
     def _values(self) -> Iterator[dict[str, Any]]:
         for source in self.sources:
             try:
-                for row in source.rows(self._columns_in(source), Skip()):
+                columns = self._columns_in(source)
+                for row in rows_with_names(source, columns, Skip(), source.label_names(columns)):
                     if row.values is None:
                         self.unreadable += 1
                     else:
@@ -79,7 +82,7 @@ class CorpusRows:
         columns = []
         for option, name in [("--text-column", self.text_column), *(("--by", name) for name in self.by)]:
             column = name if name in existing else name.partition(".")[0]
-            if existing and column not in existing:
+            if existing and column not in existing and not source.has_late_column(column):
                 cause = f"{source.name} has no such column; it has {shorten(', '.join(existing))}"
                 raise RunError(option, name, cause, "name one of these")
             columns.append(column)
@@ -153,12 +156,15 @@ def _files(name: str) -> list[Source]:
 def _value(values: Mapping[str, Any], name: str) -> str:
     """Returns the value of a column, or of a key in a struct or JSON object, as text.
 
-    A list counts as its first element, since recipes ask for the first emotion of a list.
+    A list counts as its first element, since recipes ask for the first emotion of a list. Emotions are read as recipes
+    read them.
     """
     value = values.get(name)
     if name not in values:
         column, _, key = name.partition(".")
         value = _object(values.get(column)).get(key)
+    if name.rpartition(".")[2] in _EMOTION_COLUMNS and (emotion := first_label({name: value}, name)):
+        return emotion
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
         value = next(iter(value), None)
     return "" if value is None else _encodable(str(value))

@@ -8,9 +8,10 @@ from typing import Any
 from pipelines.inputs.cells import text_cell, text_or_blank_cell
 from pipelines.inputs.compression import format_ending
 from pipelines.inputs.json_format import MAX_JSON_BYTES
+from pipelines.inputs.other_content import describe_content
 from pipelines.inputs.reader import InputReader
 from pipelines.inputs.sources import refuse_wide_text
-from schemas.emotions import EMOTIONS
+from schemas.emotions import EMOTIONS, parse_emotions
 from schemas.errors import JobError
 from schemas.evaluate import PromptSet, Responses
 from schemas.job import Input
@@ -39,6 +40,10 @@ def read_json(key: str, url: str) -> Any:
         if len(data) > MAX_JSON_BYTES:
             raise JobError(key, url, f"it is larger than {MAX_JSON_BYTES >> 20} MiB", "write it as JSONL")
         refuse_wide_text(key, url, data)
+        if other := describe_content(data):
+            raise JobError(key, url, *other)
+        if not data.strip():
+            raise JobError(key, url, "the file is empty", _REMEDY)
         return json.loads(data.decode("utf-8-sig"))
     except (OSError, EOFError, zlib.error) as error:
         cause = f"cannot be read: {getattr(error, 'strerror', None) or shorten(str(error))}"
@@ -91,15 +96,19 @@ def text_of(key: str, where: str, value: Any, blank: bool = False) -> str:
 
 
 def emotion_of(key: str, where: str, value: Any) -> str:
-    """Checks that a value is one of the 28 GoEmotions labels, and returns it.
+    """Checks that a value is one of the 28 GoEmotions labels, and returns it as GoEmotions writes it.
 
     Raises:
-        JobError: the value is no label.
+        JobError: the value is no label, or several.
     """
-    if value not in EMOTIONS:
-        cause = f"{shorten(repr(value))} is not one of the 28 GoEmotions labels"
-        raise JobError(key, where, cause, f"the labels are {', '.join(EMOTIONS)}")
-    return str(value)
+    try:
+        first, *others = parse_emotions(value)
+        if others:
+            raise ValueError(f"has the labels {', '.join([first, *others])}, and one is needed")
+    except ValueError as error:
+        cause = str(error) if value is not None else "the emotion is null"
+        raise JobError(key, where, cause, f"the labels are {', '.join(EMOTIONS)}") from None
+    return first
 
 
 def lists_by_emotion(key: str, url: str, data: dict[str, Any]) -> Iterator[tuple[str, str, list[Any]]]:
@@ -109,7 +118,7 @@ def lists_by_emotion(key: str, url: str, data: dict[str, Any]) -> Iterator[tuple
         JobError: an emotion is unknown, or its value is no list or an empty one.
     """
     for emotion, values in data.items():
-        emotion_of(key, url, emotion)
+        emotion = emotion_of(key, url, emotion)
         if not isinstance(values, list) or not values:
             cause = "an empty list" if values == [] else f"a JSON {type(values).__name__}, not a list"
             remedy = "give it some, or leave the emotion out: there is no rate of nothing"

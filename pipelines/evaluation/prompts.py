@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from eval.sentiment import PAPER_GROUPS, group_of_emotion
 from pipelines.evaluation.files import emotion_of, is_json, lists_by_emotion, read_json, read_table, text_of
+from schemas.emotions import parse_emotions
 from schemas.errors import JobError
 from schemas.evaluate import PromptSet, Sentiment
 
@@ -78,6 +79,10 @@ def read_groups(section: Sentiment) -> dict[str, list[str]]:
     ):
         raise JobError(_GROUPS, section.groups, "not a JSON object with a list of emotions for each group", remedy)
     try:
+        groups = {
+            name: [emotion for each in emotions for emotion in parse_emotions(each)]
+            for name, emotions in groups.items()
+        }
         group_of_emotion(groups)
     except ValueError as error:
         raise JobError(_GROUPS, section.groups, str(error), remedy) from None

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from schemas.emotions import EMOTIONS
+from schemas.emotions import parse_emotions
 from schemas.rows import RowError
-from schemas.text import shorten
 
 
 def text_cell(values: dict[str, Any], field: str) -> str:
@@ -40,16 +39,23 @@ def text_or_blank_cell(values: dict[str, Any], field: str) -> str:
 
 
 def labels_cell(values: dict[str, Any], field: str) -> list[str]:
-    """Returns the field's emotions, of which the cell has one label or a list.
+    """Returns the field's emotions; see `parse_emotions`.
 
     Raises:
-        RowError: the cell has no label, or one that GoEmotions does not have.
+        RowError: the cell is null, has no label, or one that GoEmotions does not have.
     """
-    labels = values.get(field)
-    labels = labels if isinstance(labels, list) else [text_cell(values, field)]
-    if not labels:
-        raise RowError(f"{field} has no label")
-    for label in labels:
-        if label not in EMOTIONS:
-            raise RowError(f"{field} {shorten(repr(label))} is not one of the 28 GoEmotions labels")
-    return labels
+    value = values.get(field)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise RowError(f"{field} is null" if value is None else f"{field} is blank")
+    try:
+        return parse_emotions(value)
+    except ValueError as error:
+        raise RowError(f"{field} {error}") from None
+
+
+def first_label(values: dict[str, Any], field: str) -> str:
+    """Returns the first of the field's emotions; "" where `labels_cell` refuses the cell."""
+    try:
+        return labels_cell(values, field)[0]
+    except RowError:
+        return ""

@@ -14,6 +14,8 @@ import fsspec
 from pipelines.inputs.compression import format_ending
 from pipelines.inputs.file_choice import HIDDEN, FileChoice, is_hidden, skip_documents, skip_runs
 from pipelines.inputs.formats import FORMATS
+from pipelines.inputs.other_content import refuse_other_content
+from pipelines.inputs.saved_dataset import is_saved_dataset, saved_files
 from pipelines.inputs.sources import FileSource
 from schemas.errors import JobError
 from schemas.job import Input
@@ -36,7 +38,9 @@ def input_files(section: Input) -> list[FileSource]:
         fs, path = resolve(pattern, "input.path", section.storage_options)
         for match in _matches(fs, path, pattern, section):
             name = _name(fs, match, pattern)
-            file_format = _format(match, section)
+            format_name = section.format if section.format != "auto" else _format_by_ending(match)
+            refuse_other_content(fs, match, name, format_name)
+            file_format = _format(match, format_name)
             files[name] = file_format(name, fs, match, **file_format.options(section))
     return list(files.values())
 
@@ -48,6 +52,8 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str, section: In
         folder = re.split(r"[*?[]", path)[0].rpartition("/")[0] or "/"
         choice = FileChoice([match for match in _glob(fs, path, pattern) if not _is_folder(fs, match)])
         _skip_in_glob(choice, fs, folder, path, section)
+    elif fs.isdir(path) and is_saved_dataset(fs, path):
+        folder, choice = path, FileChoice(saved_files(fs, path, pattern))
     elif fs.isdir(path):
         folder = path
         files = fs.find(path)
@@ -109,7 +115,7 @@ def _regular_files(paths: list[str], folder: str) -> Iterator[str]:
     inside = os.path.join(os.path.realpath(folder), "")
     for path in paths:
         target = os.path.realpath(path)
-        if not target.startswith(inside):
+        if not os.path.join(target, "").startswith(inside):  # data/** has data itself
             raise JobError(
                 "input.path", path, f"this link leads out of {folder}, to {target}",
                 "take it out of the folder; to read the file, name it in input.path itself",
@@ -140,11 +146,14 @@ def _is_input(path: str) -> bool:
     return file_format is not None and file_format.is_read_from_folders
 
 
-def _format(path: str, section: Input) -> type[FileSource]:
-    if section.format != "auto":
-        return _FORMAT_BY_NAME[section.format]
-    if file_format := _FORMAT_BY_ENDING.get(format_ending(path)):
-        return file_format
+def _format_by_ending(path: str) -> str:
+    file_format = _FORMAT_BY_ENDING.get(format_ending(path))
+    return file_format.format if file_format else ""
+
+
+def _format(path: str, format_name: str) -> type[FileSource]:
+    if format_name:
+        return _FORMAT_BY_NAME[format_name]
     *names, last = _FORMAT_BY_NAME
     remedy = f"set input.format to {', '.join(names)} or {last}"
     raise JobError("input.path", path, "its ending names no known format", remedy)

@@ -9,6 +9,7 @@ import zlib
 
 import pyarrow as pa
 
+from pipelines.inputs.arrow_format import ArrowSource
 from pipelines.inputs.csv_format import CsvSource
 from pipelines.inputs.json_format import JsonSource
 from pipelines.inputs.jsonl_format import JsonlSource
@@ -18,6 +19,7 @@ from pipelines.inputs.text_format import TextSource
 
 FORMATS: tuple[type[FileSource], ...] = (
     ParquetSource,
+    ArrowSource,
     JsonlSource,
     JsonSource,
     CsvSource,

@@ -2,10 +2,15 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.inputs.class_labels import Names, names_in_features
+from pipelines.inputs.saved_dataset import is_saved_dataset
 from pipelines.inputs.sources import BATCH_ROWS, InputRow, Skip, decode_batch, skip_items
 from schemas.errors import JobError
 from schemas.job import Input
@@ -28,13 +33,7 @@ class HuggingFaceDataset:
         self.name = f"{section.dataset}:{section.split}"
         datasets.disable_progress_bars()
         try:
-            where: dict[str, Any] = {"path": section.dataset, "name": section.config, "revision": section.revision}
-            # `datasets` caches a local folder by its card, and returns the rows of earlier files. Its key includes the
-            # description.
-            files = _local_files(datasets.load_dataset_builder(**where)) if os.path.isdir(str(section.dataset)) else ""
-            self._dataset = datasets.load_dataset(
-                **where, split=section.split, **({"description": files} if files else {})
-            )
+            self._dataset = _load(section)
         except Exception as error:  # the library raises whatever its builders raise
             cause = f"datasets could not load it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             remedy = "check id, config, split and revision; private ones need HF_TOKEN"
@@ -55,6 +54,14 @@ class HuggingFaceDataset:
     def columns(self) -> list[str]:
         """Returns the names of the columns."""
         return self._dataset.column_names
+
+    def has_late_column(self, column: str) -> bool:
+        """Returns False: all columns of a dataset are known."""
+        return False
+
+    def label_names(self, columns: Collection[str]) -> dict[str, Names]:
+        """Returns the names of class labels in some columns, by column."""
+        return names_in_features(self._dataset.features.to_dict(), columns)
 
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         """Yields the rows; see `Source.rows`."""
@@ -80,3 +87,23 @@ def _local_files(builder: Any) -> str:
                 str(split), path, str(origin), *((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) if stat else ())
             )
     return f"files {digest}"
+
+
+def _load(section: Input) -> Any:
+    """Loads a split, or a part or sum of splits such as `train[:100]`."""
+    import datasets
+
+    folder = section.dataset or ""
+    if not is_saved_dataset(LocalFileSystem(), folder):
+        where: dict[str, Any] = {"path": folder, "name": section.config, "revision": section.revision}
+        # `datasets` caches a local folder by its card, and returns the rows of earlier files. Its key includes the
+        # description.
+        files = _local_files(datasets.load_dataset_builder(**where)) if os.path.isdir(folder) else ""
+        return datasets.load_dataset(**where, split=section.split, **({"description": files} if files else {}))
+    saved = datasets.load_from_disk(folder)
+    if isinstance(saved, datasets.Dataset):  # a dataset that was never split has no name of a split
+        saved = {str(saved.split or re.split(r"[\[+]", section.split)[0]): saved}
+    parts = datasets.ReadInstruction.from_spec(section.split).to_absolute(
+        {name: split.num_rows for name, split in saved.items()}
+    )
+    return datasets.concatenate_datasets([saved[part.splitname].select(range(part.from_, part.to)) for part in parts])

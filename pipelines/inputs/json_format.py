@@ -28,6 +28,10 @@ class JsonSource(FileSource):
         probed = (item for item in self._items()[:PROBED_ROWS] if isinstance(item, dict))
         return list(dict.fromkeys(key for item in probed for key in item))
 
+    def has_late_column(self, column: str) -> bool:
+        """Returns whether an item after the first ones has a key that they lack."""
+        return any(column in item for item in self._items()[PROBED_ROWS:] if isinstance(item, dict))
+
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         """Yields the rows; see `Source.rows`."""
         return map(partial(object_row, "the item"), skip_items(self._items(), skip))
@@ -41,12 +45,15 @@ class JsonSource(FileSource):
             raise JobError("input.path", self.name, cause, remedy)
         refuse_wide_text("input.path", self.name, data)
         text = data.decode("utf-8-sig")
-        remedy = "repair the file; if it has an object in each line, set input.format to jsonl"
+        if not text.strip():
+            raise JobError("input.path", self.name, "the file is empty", "name a file with rows")
+        remedy = "if it has an object in each line, rename it to .jsonl or set input.format to jsonl; else repair it"
         try:
             items = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise JobError("input.path", self.name, f"not valid JSON: {error}", remedy) from None
-        if not isinstance(items, list):
-            cause = f"it holds a JSON {type(items).__name__}, not a list of objects"
-            raise JobError("input.path", self.name, cause, remedy)
-        return items
+        if isinstance(items, list):
+            return items
+        held = "one JSON object" if isinstance(items, dict) else f"a JSON {type(items).__name__}"
+        remedy = "write its rows as a list, or an object in each line of a .jsonl file"
+        raise JobError("input.path", self.name, f"it holds {held}, not a list of objects", remedy)

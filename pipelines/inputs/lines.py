@@ -38,7 +38,8 @@ class LineSource(FileSource):
             for number, line in enumerate(bounded_lines(file)):
                 if number == 0:
                     refuse_wide_text("input.path", self.name, line or b"")
-                line = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 and line else line
+                # Files that were joined have a mark in their midst.
+                line = line.removeprefix(_BYTE_ORDER_MARK) if line else line
                 # A line that is too long cannot be blank: it is a row with a fault.
                 if line is None or line.strip():
                     yield line

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice, zip_longest
@@ -22,6 +23,8 @@ from services.models.minimal_pairs import MinimalPair
 from trainers.grammar_guard import min_pairs
 
 _FIELDS = ["sentence_good", "sentence_bad"]
+# The Hub keeps a paradigm as adjunct_island/train-00000-of-00001.parquet.
+_HUB_SPLIT = re.compile(r"[a-z]+-\d{5}-of-\d{5}\.")
 
 
 def sample_pairs(key: str, section: GrammarGuard, seed: int) -> list[MinimalPair]:
@@ -100,7 +103,19 @@ def _sources(key: str, section: MinimalPairs, default_paradigms: Collection[str]
 def _files(key: str, path: str) -> dict[str, Input]:
     with _errors_under(f"{key}.path"):
         files = input_files(Input(path=path))
-    return {PurePosixPath(file.name).name.partition(".")[0]: Input(path=file.name) for file in files}
+    inputs: dict[str, Input] = {}
+    for file in files:
+        name = _paradigm(PurePosixPath(file.name))
+        if name in inputs:
+            cause = f"two of its files are the paradigm {name}: {inputs[name].path} and {file.name}"
+            raise JobError(f"{key}.path", path, cause, "leave one out, or join them: a paradigm is one file")
+        inputs[name] = Input(path=file.name)
+    return inputs
+
+
+def _paradigm(path: PurePosixPath) -> str:
+    """Returns the name of a file's paradigm: the file's own, or that of its folder where the file is a Hub's split."""
+    return path.parent.name if _HUB_SPLIT.match(path.name) else path.name.partition(".")[0]
 
 
 def _configs(key: str, section: MinimalPairs) -> dict[str, Input]:

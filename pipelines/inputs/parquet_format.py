@@ -1,12 +1,13 @@
 """Parquet: read batch by batch, and only the columns that are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.inputs.class_labels import Names, names_in_metadata
 from pipelines.inputs.sources import BATCH_ROWS, MAX_ROW_BYTES, FileSource, InputRow, Skip, decode_batch, skip_items
 
 # Bytes that are read at a time of each column; by default Arrow reads a row group's whole column at once.
@@ -36,6 +37,12 @@ class ParquetSource(FileSource):
         """Returns the names of the top-level columns."""
         with self.fs.open(self.path, "rb") as file:
             return pq.ParquetFile(file).schema_arrow.names
+
+    def label_names(self, columns: Collection[str]) -> dict[str, Names]:
+        """Returns the names of class labels in some columns, from the file's metadata or the dataset card beside it."""
+        with self.fs.open(self.path, "rb") as file:
+            metadata = pq.ParquetFile(file).schema_arrow.metadata
+        return names_in_metadata(metadata, columns) or super().label_names(columns)
 
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         """Yields the rows; see `Source.rows`."""

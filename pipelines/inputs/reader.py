@@ -12,13 +12,15 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from itertools import accumulate
 from typing import Any, Protocol, TypeVar
 
+from pipelines.inputs.class_labels import Names
 from pipelines.inputs.files import input_files
 from pipelines.inputs.formats import READ_ERRORS
 from pipelines.inputs.hugging_face import HuggingFaceDataset
-from pipelines.inputs.sources import MAX_ROW_BYTES, InputRow, Skip, Source
+from pipelines.inputs.sources import MAX_ROW_BYTES, InputRow, Skip, Source, identify_content, rows_with_names
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.run import InputSource
@@ -94,16 +96,18 @@ class InputReader(InputRows):
         named = {*section.columns, *section.keep}
         required = {field: c for field, c in self._columns.items() if field in named or field not in optional}
         for source in self._sources:
-            _check_columns(source, required)
+            _check_columns(source, required, fields)
         _log_absent(self._sources, {field: c for field, c in self._columns.items() if field not in {*required, *rare}})
-        self.inputs = _limited([_describe(source) for source in self._sources], section.limit)
+        columns = self._columns.values()
+        self._names = [_ask(source, partial(source.label_names, columns)) for source in self._sources]
+        self.inputs = _limited([*map(_describe, self._sources, self._names)], section.limit)
         if not sum(source.rows for source in self.inputs):
             key, value = ("dataset", section.dataset) if section.dataset else ("path", section.path)
             raise JobError(f"input.{key}", value, "the input has no rows", "name an input that has some")
 
     def cursor(self) -> RowCursor:
         """Returns a cursor that reads range after range, each file once."""
-        return _InputCursor(self._sources, self.inputs, self._columns)
+        return _InputCursor(self._sources, self.inputs, self._columns, self._names)
 
 
 class _InputCursor:
@@ -113,10 +117,17 @@ class _InputCursor:
         sources: sources of the rows.
         inputs: number of rows of each source.
         columns: column of each field.
+        names: names of class labels by column, of each source.
     """
 
-    def __init__(self, sources: list[Source], inputs: list[InputSource], columns: dict[str, str]) -> None:
-        self._sources, self._inputs, self._columns = sources, inputs, columns
+    def __init__(
+        self,
+        sources: list[Source],
+        inputs: list[InputSource],
+        columns: dict[str, str],
+        names: list[dict[str, Names]],
+    ) -> None:
+        self._sources, self._inputs, self._columns, self._names = sources, inputs, columns, names
         self._ends = list(accumulate(source.rows for source in inputs))
         # The open source, the index of its next row, and its iterator, which reads `_skip` before each row.
         self._source_number = -1
@@ -135,7 +146,8 @@ class _InputCursor:
         source = self._sources[number]
         if number != self._source_number or low < self._next_index:
             self._source_number, self._next_index, self._skip = number, 0, Skip()
-            self._rows = _read(source, list(dict.fromkeys(self._columns.values())), self._skip)
+            columns = list(dict.fromkeys(self._columns.values()))
+            self._rows = _read(source, columns, self._skip, self._names[number])
         # The source skips only when the next row is asked for, so a skip that follows another is added to it.
         self._skip.rows += low - self._next_index
         self._next_index = low
@@ -162,7 +174,8 @@ def _check_mapping(section: Input, fields: list[str]) -> None:
             )  # fmt: skip
 
 
-def _check_columns(source: Source, columns: dict[str, str]) -> None:
+def _check_columns(source: Source, columns: dict[str, str], fields: Collection[str]) -> None:
+    """Refuses a source that lacks a column: that of a field, or one to keep."""
     names = _ask(source, source.columns)
     if not names and not _ask(source, source.count):
         return  # an empty file among others does no harm
@@ -171,21 +184,23 @@ def _check_columns(source: Source, columns: dict[str, str]) -> None:
         cause = f"it names the column {shorten(repr(duplicates[0]))} twice"
         raise JobError("input.path", source.name, cause, "rename one of the two")
     for field, column in columns.items():
-        if column not in counts:
+        if not _has_column(source, column, names):
             hint = _close_name(column, names)
-            listed = shorten(", ".join(names[:_MAX_COLUMNS_SHOWN]))
+            listed = shorten(", ".join(names[:_MAX_COLUMNS_SHOWN])) or "none"
             more = f" and {len(names) - _MAX_COLUMNS_SHOWN} more" if len(names) > _MAX_COLUMNS_SHOWN else ""
-            raise JobError(
-                f"input.columns.{field}", column, f"{source.name} has no such column; it has {listed}{more}",
-                f"{hint}map the field to a column: input.columns: {{{field}: <column>}}",
-            )  # fmt: skip
+            key, remedy = f"input.columns.{field}", f"map the field to a column: input.columns: {{{field}: <column>}}"
+            if field not in fields:
+                key, remedy = "input.keep", "correct the name, or leave it out"
+            raise JobError(key, column, f"{source.name} has no such column; it has {listed}{more}", f"{hint}{remedy}")
 
 
 def _log_absent(sources: list[Source], optional: dict[str, str]) -> None:
     """Warns of optional columns that a source lacks: a misspelt name would be blank in every row without a word."""
     for field, column in optional.items():
         absent = [
-            (source, names) for source in sources if (names := _ask(source, source.columns)) and column not in names
+            (source, names)
+            for source in sources
+            if (names := _ask(source, source.columns)) and not _has_column(source, column, names)
         ]
         if absent:
             source, names = absent[0]
@@ -196,13 +211,19 @@ def _log_absent(sources: list[Source], optional: dict[str, str]) -> None:
             )  # fmt: skip
 
 
+def _has_column(source: Source, column: str, names: list[str]) -> bool:
+    """Returns whether a source has a column, given the names in its first rows."""
+    return column in names or _ask(source, partial(source.has_late_column, column))
+
+
 def _close_name(column: str, names: list[str]) -> str:
     close = difflib.get_close_matches(column, names[:_MAX_COLUMNS_COMPARED], n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def _describe(source: Source) -> InputSource:
-    return InputSource(source=source.name, rows=_ask(source, source.count), content=_ask(source, source.content))
+def _describe(source: Source, names: dict[str, Names]) -> InputSource:
+    content = _ask(source, partial(identify_content, source, names))
+    return InputSource(source=source.name, rows=_ask(source, source.count), content=content)
 
 
 def _ask(source: Source, question: Callable[[], Answer]) -> Answer:
@@ -213,9 +234,9 @@ def _ask(source: Source, question: Callable[[], Answer]) -> Answer:
         raise _unreadable(source, error, "repair the file, or leave it out of the input") from None
 
 
-def _read(source: Source, columns: list[str], skip: Skip) -> Iterator[InputRow]:
+def _read(source: Source, columns: list[str], skip: Skip, names: dict[str, Names]) -> Iterator[InputRow]:
     try:
-        yield from source.rows(columns, skip)
+        yield from rows_with_names(source, columns, skip, names)
     except READ_ERRORS as error:
         remedy = "what is finished is kept: put the file back as it was to resume, or start another run without it"
         raise _unreadable(source, error, remedy) from None

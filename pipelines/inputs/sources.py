@@ -6,12 +6,13 @@ JSON, bytes that are not UTF-8, a date that no calendar has) is still a row: it 
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar, Protocol, TypeVar
 
 import fsspec
 
+from pipelines.inputs.class_labels import Names, identify_names, name_labels, names_in_card
 from pipelines.inputs.compression import check_compression
 from schemas.errors import JobError
 from schemas.job import Input
@@ -71,8 +72,16 @@ class Source(Protocol):
         """Returns the names of the columns."""
         ...
 
+    def has_late_column(self, column: str) -> bool:
+        """Returns whether a column that `columns` lacks is in later rows."""
+        ...
+
+    def label_names(self, columns: Collection[str]) -> dict[str, Names]:
+        """Returns the names of class labels in some columns, by column; see class_labels.py."""
+        ...
+
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
-        """Yields the rows, without those that `skip` counts.
+        """Yields the rows, without those that `skip` counts; class labels are numbers.
 
         Args:
             columns: columns that the caller needs; a row may have more.
@@ -132,6 +141,14 @@ class FileSource(ABC):
     def columns(self) -> list[str]:
         """Returns the names of the columns."""
 
+    def has_late_column(self, column: str) -> bool:
+        """Returns whether a column that `columns` lacks is in later rows."""
+        return False
+
+    def label_names(self, columns: Collection[str]) -> dict[str, Names]:
+        """Returns the names of class labels in some columns, by column, from the dataset card beside the file."""
+        return names_in_card(self.fs, self.path, columns)
+
     @abstractmethod
     def rows(self, columns: list[str], skip: Skip) -> Iterator[InputRow]:
         """Yields the rows; see `Source.rows`."""
@@ -156,6 +173,24 @@ def refuse_wide_text(key: str, name: str, head: bytes) -> None:
     if encoding := wide_encoding(head):
         remedy = f"convert it: iconv -f {encoding} -t UTF-8 OLD > NEW (PowerShell: Set-Content -Encoding utf8)"
         raise JobError(key, name, f"it is {encoding} text, or none; text is read as UTF-8", remedy)
+
+
+def rows_with_names(source: Source, columns: list[str], skip: Skip, names: dict[str, Names]) -> Iterator[InputRow]:
+    """Yields the rows of a source (see `Source.rows`), with the names of class labels in place of their numbers."""
+    rows = source.rows(columns, skip)
+    return (_named_row(names, row) for row in rows) if names else rows
+
+
+def identify_content(source: Source, names: dict[str, Names]) -> str:
+    """Returns a short text that changes whenever the content of a source does, or the names of its class labels."""
+    return f"{source.content()}, labels {identify_names(names)}" if names else source.content()
+
+
+def _named_row(names: dict[str, Names], row: InputRow) -> InputRow:
+    try:
+        return InputRow(name_labels(names, row.values), row.fault)
+    except RecursionError:
+        return InputRow(None, "a label is nested too deeply")
 
 
 def skip_items(items: Iterable[Item], skip: Skip) -> Iterator[Item]:

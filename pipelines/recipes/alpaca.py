@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pipelines.inputs.cells import labels_cell, text_cell, text_or_blank_cell
+from pipelines.inputs.cells import first_label, labels_cell, text_cell, text_or_blank_cell
 from pipelines.recipes.alpaca_cleaning import rejecting_rule, remove_empty_markers
 from pipelines.recipes.job_recipe import JobRecipe
 from pipelines.recipes.meta_talk import strip_meta_talk
@@ -86,8 +86,7 @@ class AlpacaRewrite(JobRecipe):
 
     def prefix(self, values: dict[str, Any]) -> str:
         """Returns the emotion, if the row has one: its examples come before the row's own instruction."""
-        labels = values.get("emotion") if self._has_emotion_field else ""
-        return str(labels[0] if isinstance(labels, list) and labels else labels)
+        return first_label(values, "emotion") if self._has_emotion_field else ""
 
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
         """Strips talk around the text; see `Recipe.finish`."""

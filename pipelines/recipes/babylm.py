@@ -3,7 +3,7 @@
 import json
 from typing import Any, Self
 
-from pipelines.inputs.cells import labels_cell, text_cell
+from pipelines.inputs.cells import first_label, labels_cell, text_cell
 from pipelines.recipes.job_recipe import JobRecipe
 from pipelines.recipes.shipped_prompts import group_by_emotion, load_prompt, read_data
 from schemas.augment import AugmentJob
@@ -61,5 +61,4 @@ class BabylmStory(JobRecipe):
 
     def prefix(self, values: dict[str, Any]) -> str:
         """Returns the emotion that is asked for: its examples come before the row's own sentence."""
-        labels = values.get("emotion")
-        return str(labels[0] if isinstance(labels, list) and labels else labels)
+        return first_label(values, "emotion")

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
 
+from pipelines.inputs.other_content import describe_content
 from pipelines.recipes.jinja_blanks import BLANK, is_blank, required_variables
 from pipelines.recipes.jinja_sandbox import Sandbox
 from schemas.errors import JobError
@@ -135,10 +136,14 @@ def _read(path: Path, prompt: str) -> str:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise JobError("prompt", prompt, f"it is larger than {_MAX_BYTES >> 10} KiB", "name a shorter Jinja file")
+        if other := describe_content(data, "template"):
+            raise JobError("prompt", prompt, *other)
         if b"\0" in data:  # UTF-16 without a mark is valid UTF-8, with a NUL beside each letter
             raise JobError("prompt", prompt, "it has NUL characters: not UTF-8 text", "write it again as UTF-8")
-        return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-    except (OSError, UnicodeDecodeError) as error:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError:
+        raise JobError("prompt", prompt, "cannot be read: not UTF-8 text", "write it again as UTF-8") from None
+    except OSError as error:
         names = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.jinja")))
-        cause = f"cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}"
+        cause = f"cannot be read: {error.strerror}"
         raise JobError("prompt", prompt, cause, f"name a Jinja file, or a shipped prompt: {names}") from None

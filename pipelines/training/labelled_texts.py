@@ -11,6 +11,7 @@ from pipelines.inputs.csv_records import Dialect, csv_records
 from pipelines.inputs.files import input_files
 from pipelines.inputs.formats import READ_ERRORS
 from pipelines.inputs.reader import InputReader
+from pipelines.inputs.sources import identify_content
 from schemas.emotions import EMOTIONS
 from schemas.errors import JobError
 from schemas.job import Input
@@ -65,11 +66,12 @@ def read_splits(section: LabelledTexts) -> DatasetSplits:
 def content_of(section: LabelledTexts) -> dict[str, str]:
     """Returns what identifies the content of each file of a stage: name -> hash or etag."""
     content = {}
+    columns = [section.columns.get(field, field) for field in _FIELDS]
     for name in ("train", "dev", "test"):
         if isinstance(path := getattr(section, name), str):
             with _errors_under(f"{_KEY}.{name}"):
                 for file in input_files(Input(path=path)):
-                    content[file.name] = file.content()
+                    content[file.name] = identify_content(file, file.label_names(columns))
     return content
 
 
@@ -141,4 +143,5 @@ def _table(key: str, section: Input) -> Iterator[_LabelledText]:
             labels = labels_cell(row.values, "emotions")
             yield text_cell(row.values, "text"), [_LABEL_NUMBERS[label] for label in labels]
         except RowError as error:
-            raise JobError(key, f"{source}, row {index}", str(error), "correct the row, or leave it out") from None
+            remedy = f"correct the row, or leave it out; the labels are {', '.join(EMOTIONS)}"
+            raise JobError(key, f"{source}, row {index}", str(error), remedy) from None

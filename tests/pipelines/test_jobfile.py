@@ -94,6 +94,13 @@ def test_no_such_file(tmp_path):
     assert (error.key, error.value, error.cause) == ("JOB", path, "No such file or directory")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_job(tmp_path):
+    (tmp_path / "base.yaml").write_text("\ufeffname: a\n", encoding="utf-8")
+    text = "\ufeffbase: base.yaml\ninput: {path: x}\nrecipe: messages\noutput: {path: y}\n"
+    (tmp_path / "job.yaml").write_text(text, encoding="utf-8")
+    assert load_job(str(tmp_path / "job.yaml")).name == "a"
+
+
 def test_a_folder_in_place_of_the_file(tmp_path):
     error = error_of(lambda: load_job(str(tmp_path)))
     assert (error.key, error.value, error.cause) == ("JOB", str(tmp_path), "Is a directory")

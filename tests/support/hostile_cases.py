@@ -123,7 +123,7 @@ JSONL = [
     kept("a gzip of a line of 64 MiB", gzip_bomb, "longer than 16 MiB"),
     refused("a gzip that ends early",
             beside("b.jsonl.gz", lambda: gzip.compress(os.urandom(4096).hex().encode())[:1000]), "cannot be read"),
-    refused("a gzip that is none", beside("b.jsonl.gz", b"PK\x03\x04 no gzip"), "cannot be read"),
+    refused("a gzip that is none", beside("b.jsonl.gz", b"no gzip"), "cannot be read"),
     refused("a file without the columns", beside("b.jsonl", b'{"text": "a"}\n'), "no such column"),
 ]  # fmt: skip
 

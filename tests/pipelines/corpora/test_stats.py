@@ -134,6 +134,14 @@ def test_corpora_of_others_in_any_format(tmp_path):
     assert "1 rows that cannot be read were left out" in text and "by" not in found.as_json()
 
 
+def test_emotions_are_counted_whatever_their_case(tmp_path):
+    rows = [{"text": "one", "emotion": emotion, "id": emotion} for emotion in ("Joy", "joy ", ["JOY"], "glee", "Glee")]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    by = stats(str(tmp_path / "a.jsonl"), by=["emotion", "id"]).corpora[0].by
+    assert {value: part.stories for value, part in by["emotion"].items()} == {"joy": 3, "glee": 1, "Glee": 1}
+    assert len(by["id"]) == 5
+
+
 def test_stats_of_what_cannot_be_counted(tmp_path, monkeypatch):
     run = make_run(tmp_path / "runs" / "some", [{}] * 8, committed={0})
     unborn = make_run(tmp_path / "unborn", [{}] * 8, committed=())

@@ -238,7 +238,9 @@ def test_a_marker_parts_prompt_from_answer(text, prompt, answer):
         ([{"answer": "a"}], "has no such column"),
         ([{"response": "a"}, 3], "a JSON int, not an object"),
         ([{"response": t, "emotion": "anger"} for t in TEXTS], "that of prompt 0 is joy"),
-        ([{"response": "a", "emotion": ["joy"]}], "is not one of the 28"),
+        ([{"response": "a", "emotion": ["glee"]}], "'glee' is not one of the 28"),
+        ([{"response": "a", "emotion": "joy, love"}], "the labels joy, love, and one is needed"),
+        ([{"response": "a", "emotion": 17}], "the number 17, and its file names no labels"),
     ],
 )
 def test_responses_that_do_not_fit_are_one_clear_error(tmp_path, prompts, content, cause):
@@ -270,6 +272,17 @@ def test_prompts_come_as_a_table_too(tmp_path):
     path = saved(tmp_path, "p.parquet", [{"text": "x", "emotion": "joy"}])
     (prompt,) = read_prompts(Sentiment(prompts=path, columns={"prompt": "text"}), "sentiment")
     assert (prompt.text, prompt.emotion) == ("x", "joy")
+
+
+def test_emotions_are_read_whatever_their_case_and_space(tmp_path):
+    listed = read_prompts(Sentiment(prompts=saved(tmp_path, "a.json", {" Joy": ["x"], "FEAR": ["y"]})), "sentiment")
+    table = [{"prompt": "x", "emotion": "Joy "}, {"prompt": "y", "emotion": ["Fear"]}]
+    assert listed == read_prompts(Sentiment(prompts=saved(tmp_path, "b.jsonl", table)), "sentiment")
+    assert [prompt.emotion for prompt in listed] == ["joy", "fear"]
+    answers = saved(tmp_path, "r.csv", "response,emotion\nyes,JOY\nno,fear \n")
+    assert [each.emotion for each in read_responses(Responses(path=answers), listed)] == ["joy", "fear"]
+    groups = {"all": [f" {emotion.title()}" for emotion in EMOTIONS]}
+    assert read_groups(Sentiment(groups=saved(tmp_path, "g.json", groups))) == {"all": list(EMOTIONS)}
 
 
 def test_a_file_may_group_emotions_otherwise(tmp_path):

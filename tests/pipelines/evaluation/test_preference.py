@@ -175,6 +175,8 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path):
     long = {**first, "reason": "x" * 2001}
     refused(r"absent\.json: cannot be read: .*\n  remedy: name", good, str(tmp_path / "absent.json"))
     refused("no file of answers is named")
+    (tmp_path / "marked.json").write_text("\ufeff" + Path(good).read_text())
+    assert count_preferences(questionnaire.key, [str(tmp_path / "marked.json")])
     (tmp_path / "cut.json").write_text(Path(good).read_text()[:-40])
     refused(r"cut\.json: not a file of answers.*Invalid JSON: EOF", good, str(tmp_path / "cut.json"))
     (tmp_path / "deep.json").write_text("[" * 100_000)

@@ -206,8 +206,8 @@ def test_a_json_file_counts_only_where_it_is_named(tmp_path):
     ("text", "cause"),
     [
         ('[{"text": "a"', "not valid JSON"),
-        ("", "not valid JSON"),
-        ('{"text": "a"}', "holds a JSON dict"),
+        ("", "the file is empty"),
+        ('{"text": "a"}', "holds one JSON object"),
         ('{"text": "a"}\n{"text": "b"}\n', "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("[%s]" % ("9" * 5000), "not valid JSON"),
@@ -368,6 +368,7 @@ def test_a_folder_is_read_to_its_depths_for_known_endings(tmp_path):
     write_bytes(tmp_path / "in" / "c.jsonl.gz", gzip.compress(b'{"text": "c"}\n'))
     write_lines(tmp_path / "in" / "README.md", "no input")
     assert texts(reader(tmp_path / "in")) == ["z", "b", "c"]
+    assert texts(reader(tmp_path / "in" / "a" / "**")) == ["z"]
 
 
 def test_lists_are_taken_in_their_order_and_each_file_once(tmp_path):
@@ -417,7 +418,7 @@ def test_an_unknown_ending_is_refused(tmp_path):
     path = write_lines(tmp_path / "a.data", "x")
     error = error_of(lambda: reader(path))
     assert (error.key, error.value) == ("input.path", str(path))
-    assert "input.format to parquet, jsonl, json, csv or text" in error.remedy
+    assert "input.format to parquet, arrow, jsonl, json, csv or text" in error.remedy
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "*.txt", "folder"])

@@ -143,7 +143,7 @@ def test_the_job_says_whether_emotions_are_given():
     assert recipe().fields == ("instruction", "input", "output")
     assert recipe(columns={"emotion": "feeling"}).fields == ("instruction", "input", "output", "emotion")
     assert recipe(columns={"emotion": "feeling"}).prefix(ROW) == "joy" and recipe().prefix(ROW) == ""
-    assert recipe(columns={"emotion": "feeling"}).prefix({}) == "None"
+    assert recipe(columns={"emotion": "feeling"}).prefix({}) == ""
 
 
 def test_of_several_labels_the_first_is_asked_for():

@@ -230,14 +230,16 @@ def test_the_context_is_not_read_as_a_template(story):
     ("values", "reason"),
     [
         ({"context": "a", "emotion": "happiness"}, "emotion 'happiness' is not one of the 28 GoEmotions labels"),
-        ({"context": "a", "emotion": "Joy"}, "emotion 'Joy' is not one of the 28 GoEmotions labels"),
         ({"context": "a", "emotion": ["joy", "glee"]}, "emotion 'glee' is not one of the 28 GoEmotions labels"),
         ({"context": "a", "emotion": ["joy", None]}, "emotion None is not one of the 28 GoEmotions labels"),
         ({"context": "a", "emotion": [["joy"]]}, "emotion ['joy'] is not one of the 28 GoEmotions labels"),
         ({"context": "a", "emotion": []}, "emotion has no label"),
         ({"context": "a", "emotion": None}, "emotion is null"),
         ({"context": "a"}, "emotion is null"),
-        ({"context": "a", "emotion": 17}, "emotion is int, not text"),
+        (
+            {"context": "a", "emotion": 17},
+            "emotion has the number 17, and its file names no labels (ClassLabel) by number",
+        ),
         ({"context": "a", "emotion": " "}, "emotion is blank"),
         ({"context": None, "emotion": "joy"}, "context is null"),
         ({"emotion": "joy"}, "context is null"),
@@ -250,6 +252,16 @@ def test_the_context_is_not_read_as_a_template(story):
 )
 def test_rows_that_have_no_story(story, values, reason):
     assert row_error(story, values) == reason
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
+    (tmp_path / "plain.jinja").write_text("{{ context }}")
+    (tmp_path / "marked.jinja").write_text("\ufeff{{ context }}")
+    plain, marked = (Template(str(tmp_path / f"{name}.jinja")) for name in ("plain", "marked"))
+    assert text_of(marked.render({"context": "here"}, SEED)) == "here"
+    assert marked.prompt_hash == plain.prompt_hash
+    (tmp_path / "wide.jinja").write_bytes("{{ context }}".encode("utf-16"))
+    assert job_error(lambda: Template(str(tmp_path / "wide.jinja"))).remedy == "write it again as UTF-8"
 
 
 def test_a_story_prompt_of_ones_own(tmp_path):

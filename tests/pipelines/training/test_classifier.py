@@ -135,8 +135,19 @@ def test_shares_of_a_table_keep_equal_texts_together(tmp_path):
 
 def test_a_label_that_the_taxonomy_does_not_know_is_named(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "a", "emotions": ["schadenfreude"]}) + "\n")
-    with pytest.raises(JobError, match="schadenfreude"):
+    with pytest.raises(JobError, match=r"jsonl, row 0: emotions 'schadenfreude' is not .*\n.*admiration, .*neutral"):
         read_splits(LabelledTexts(train=str(tmp_path / "rows.jsonl")))
+
+
+def test_labels_are_read_whatever_their_case_and_form_and_a_byte_order_mark_is_no_text(tmp_path):
+    labels = ["Joy", " love ", "Joy,LOVE", "['joy', 'love']"] * 25
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": f"t{number}", "emotions": label}) + "\n" for number, label in enumerate(labels))
+    )
+    (tmp_path / "b.tsv").write_text("\ufefffirst\t17\tid\n")
+    splits = read_splits(LabelledTexts(train=str(tmp_path / "a.jsonl"), dev=str(tmp_path / "b.tsv")))
+    assert splits.train.targets.sum() + splits.test.targets.sum() == 150
+    assert splits.dev.texts == ["first"]
 
 
 def plain_classifier(folder, names):
