@@ -150,7 +150,8 @@ def _files(name: str) -> list[Source]:
         return list(input_files(section))
     except JobError as error:
         remedy = "name a run folder, or files with an ending of Parquet, JSONL, CSV or text"
-        raise RunError("RUN", name, f"it is no run, and no corpus: {error.cause}", remedy) from None
+        remedy = remedy if error.cause == "no such file" else error.remedy
+        raise RunError("RUN", error.value, f"it is no run, and no corpus: {error.cause}", remedy) from None
 
 
 def _value(values: Mapping[str, Any], name: str) -> str:

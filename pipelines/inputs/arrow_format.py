@@ -16,7 +16,7 @@ class ArrowSource(FileSource):
     """An Arrow file or stream, read batch by batch."""
 
     format = "arrow"
-    endings = (".arrow",)
+    endings = (".arrow", ".feather")
     is_read_from_folders = False  # beside its data, a dataset keeps caches in such files: saved_dataset.py
 
     def count(self) -> int:

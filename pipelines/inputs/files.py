@@ -15,7 +15,7 @@ from pipelines.inputs.compression import format_ending
 from pipelines.inputs.file_choice import HIDDEN, FileChoice, is_hidden, skip_documents, skip_runs
 from pipelines.inputs.formats import FORMATS
 from pipelines.inputs.other_content import refuse_other_content
-from pipelines.inputs.saved_dataset import is_saved_dataset, saved_files
+from pipelines.inputs.saved_dataset import is_cache, is_saved_dataset, saved_files
 from pipelines.inputs.sources import FileSource
 from schemas.errors import JobError
 from schemas.job import Input
@@ -74,6 +74,7 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str, section: In
 
 def _skip_in_glob(choice: FileChoice, fs: fsspec.AbstractFileSystem, folder: str, pattern: str, section: Input) -> None:
     choice.keep(HIDDEN, lambda file: not is_hidden(file, folder, pattern))
+    choice.keep("caches of datasets", lambda file: not is_cache(file))
     # A pattern without ** names each level: runs/*/data/*.parquet means what it says.
     if "**" in pattern:
         skip_runs(choice, fs, folder, fs.find(folder))
@@ -91,7 +92,7 @@ def _nothing(fs: fsspec.AbstractFileSystem, path: str, pattern: str, choice: Fil
         return JobError("input.path", pattern, cause, "a file that is named itself is read: name it")
     remedy = "paths are relative to the folder you run the command in"
     if fs.isdir(path):
-        remedy = f"a folder's .json files have to be named: {os.path.join(pattern, '*.json')}"
+        remedy = f"a folder's .json and .arrow files have to be named: {os.path.join(pattern, '*.json')}"
     return JobError("input.path", pattern, "no such file", remedy)
 
 
@@ -115,7 +116,7 @@ def _regular_files(paths: list[str], folder: str) -> Iterator[str]:
     inside = os.path.join(os.path.realpath(folder), "")
     for path in paths:
         target = os.path.realpath(path)
-        if not os.path.join(target, "").startswith(inside):  # data/** has data itself
+        if not target.startswith(inside):
             raise JobError(
                 "input.path", path, f"this link leads out of {folder}, to {target}",
                 "take it out of the folder; to read the file, name it in input.path itself",

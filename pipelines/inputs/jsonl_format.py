@@ -60,6 +60,6 @@ def _describe(line: bytes, fault: str) -> tuple[str, str]:
         return "it holds a JSON list, not a JSON object in each line", remedy
     if re.match(rb"\{\s*'", line):
         return "its lines are Python dicts (single quotes), not JSON", "write them with json.dumps"
-    if line.startswith(b"{") and not line.endswith(b"}"):
+    if line.startswith(b"{") and not line.endswith((b"}", b"},")):
         return "its objects go over several lines", "write each object in one line, as `jq -c .` does"
     return f"none of its lines is a JSON object; the first: {fault}", "write a JSON object in each line"

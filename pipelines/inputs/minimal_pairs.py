@@ -148,4 +148,5 @@ def _errors_under(key: str) -> Iterator[None]:
         yield
     except JobError as error:
         remedy = "name BLiMP's files: <paradigm>.jsonl with sentence_good and sentence_bad"
-        raise JobError(key, error.value, error.cause, remedy) from None
+        is_of_files = error.key == "input.path"
+        raise JobError(key, error.value, error.cause, error.remedy if is_of_files else remedy) from None

@@ -9,6 +9,7 @@ from schemas.errors import JobError
 
 _HEAD_BYTES = 512
 _RENAME = "give its name the ending of its format, or set input.format"
+_NOT_CSV = ("", "arrow", "compressed", "json", "jsonl", "parquet", "template", "text")
 # First bytes of a file, the formats whose files may begin with them, what the file is, and the remedy.
 _CONTENTS = (
     (rb"version https://git-lfs\.github\.com/spec/", (), "a Git LFS pointer, not the file", "run `git lfs pull`"),
@@ -24,6 +25,7 @@ _CONTENTS = (
         rb"\x1f\x8b\x08|BZh\d1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd", ("compressed",),
         "compressed, which its name does not say", "add .gz, .bz2, .xz or .zst to its name",
     ),
+    (rb"(?:\xef\xbb\xbf)?\s*\[?\s*\{\s*\"[^\"\n]*\"\s*:", _NOT_CSV, "JSON, not CSV", _RENAME),
     (rb"PAR1", ("parquet",), "a Parquet file", _RENAME),
     (rb"ARROW1\0|\xff{4}.{3}\0", ("arrow",), "an Arrow file", _RENAME),
 )  # fmt: skip

@@ -1,6 +1,8 @@
 """Folders that `save_to_disk` of Hugging Face datasets wrote: one dataset, or one in a subfolder for each split."""
 
 import json
+import os
+import re
 
 import fsspec
 
@@ -8,6 +10,11 @@ from schemas.errors import JobError
 from schemas.text import shorten
 
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+
+
+def is_cache(path: str) -> bool:
+    """Returns whether a file is a cache that `map` of Hugging Face datasets leaves beside the data."""
+    return re.fullmatch(r"cache-[\w-]+\.arrow", os.path.basename(path)) is not None
 
 
 def is_saved_dataset(fs: fsspec.AbstractFileSystem, folder: str) -> bool:

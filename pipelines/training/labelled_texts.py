@@ -36,7 +36,8 @@ def _errors_under(key: str) -> Iterator[None]:
         yield
     except JobError as error:
         remedy = "name a table with a text and its emotions, or map `columns`"
-        raise JobError(key, error.value, error.cause, remedy) from None
+        is_of_columns = error.key.startswith("input.columns")
+        raise JobError(key, error.value, error.cause, remedy if is_of_columns else error.remedy) from None
 
 
 def read_splits(section: LabelledTexts) -> DatasetSplits:
@@ -102,18 +103,24 @@ def _dataset(rows: list[_LabelledText]) -> LabelledDataset:
 def _rows(key: str, section: LabelledTexts, path: str) -> Iterator[_LabelledText]:
     if path.endswith(".tsv"):
         return _goemotions(key, section, path)
-    dialect = {"delimiter": section.delimiter, "quotes": section.quotes}
-    return _table(key, Input(path=path, columns=section.columns, **dialect))
+    return _table(key, section, path)
 
 
 def _goemotions(key: str, section: LabelledTexts, path: str) -> Iterator[_LabelledText]:
-    """Yields the rows of a file in GoEmotions' format: lines of text, tab, label numbers, tab, anything."""
+    """Yields the rows of a file in GoEmotions' format: lines of text, tab, label numbers, tab, anything.
+
+    A file that begins with the names of its columns is a table.
+    """
+    columns = {section.columns.get(field, field) for field in _FIELDS}
     dialect = Dialect(section.delimiter or "\t", section.quotes, has_header=False)
     with _errors_under(key):
         files = input_files(Input(path=path))
     for file in files:
         try:
             for number, cells in enumerate(csv_records(file.name, file.open, dialect), 1):
+                if number == 1 and columns <= {*(cells or [])}:
+                    yield from _table(key, section, file.name)
+                    break
                 yield _goemotions_row(key, f"{file.name}, row {number}", cells or [])
         except READ_ERRORS as error:
             remedy = "name a file in GoEmotions' format"
@@ -132,10 +139,11 @@ def _goemotions_row(key: str, place: str, cells: list[str]) -> _LabelledText:
         raise JobError(key, place, cause, "name a file in GoEmotions' format, without a header") from None
 
 
-def _table(key: str, section: Input) -> Iterator[_LabelledText]:
+def _table(key: str, section: LabelledTexts, path: str) -> Iterator[_LabelledText]:
     """Yields the rows of a table with a text and the names of its emotions."""
+    dialect = {"delimiter": section.delimiter, "quotes": section.quotes}
     with _errors_under(key):
-        reader = InputReader(section, _FIELDS)
+        reader = InputReader(Input(path=path, columns=section.columns, **dialect), _FIELDS)
     for source, index, row in reader.all_rows():
         try:
             if row.values is None:

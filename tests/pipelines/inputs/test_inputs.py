@@ -166,6 +166,12 @@ def test_jsonl_with_a_byte_order_mark_and_crlf(tmp_path):
     assert texts(reader(path)) == ["a", "b"]
 
 
+def test_byte_order_marks_of_joined_files_are_no_text(tmp_path):
+    assert texts(reader(write_bytes(tmp_path / "a.txt", "\ufeffa\n\ufeffb\n"))) == ["a", "b"]
+    path = write_bytes(tmp_path / "a.jsonl", '\ufeff{"text": "a"}\n\ufeff{"text": "b"}\n')
+    assert texts(reader(path)) == ["a", "b"]
+
+
 def test_jsonl_columns_may_differ_between_rows(tmp_path):
     path = write_bytes(tmp_path / "a.jsonl", jsonl([{"text": "a"}, {"text": "b", "more": 1}]))
     assert values_of(reader(path, ["text", "more"])) == [{"text": "a", "more": None}, {"text": "b", "more": 1}]

@@ -81,6 +81,9 @@ def test_pointers_and_web_pages_are_no_rows(tmp_path, name, content, cause, reme
         ("a.json", b'{"text": "a"}\n{"text": "b"}\n', "not valid JSON: Extra data", "rename it to .jsonl"),
         ("a.json", b'{"text": {"0": "a"}}', "it holds one JSON object, not a list", "as a list"),
         ("a.json", b"[{'text': 'a'}]", "not valid JSON", "repair"),
+        ("a.jsonl", b'{"text": "a"},\n{"text": "b"},\n', "the first: the line is not JSON: Extra data", "in each line"),
+        ("a.csv", b'{"text": "a"}\n{"text": "b"}\n', "it is JSON, not CSV", "ending"),
+        ("a.tsv", b'[{"text": "a"}]', "it is JSON, not CSV", "ending"),
         ("a.csv", gzip.compress(b"text\na\n"), "compressed, which its name does not say", ".gz"),
         ("a.jsonl", parquet_bytes(), "a Parquet file", "ending"),
         ("a.txt", arrow_bytes(), "an Arrow file", "ending"),
@@ -101,8 +104,11 @@ def test_a_row_that_is_no_json_object_spoils_no_file(tmp_path):
     assert rows == [None] * 400 + [{"text": "good"}]
 
 
-@pytest.mark.parametrize(("content", "cause"), [(LFS, "Git LFS pointer"), (HTML, "web page"), (PYTHON, "Python dicts")])
-def test_every_verb_says_so(tmp_path, content, cause):
+@pytest.mark.parametrize(
+    ("content", "cause", "remedy"),
+    [(LFS, "Git LFS pointer", "git lfs"), (HTML, "web page", "resolve"), (PYTHON, "Python dicts", "json.dumps")],
+)
+def test_every_verb_says_so(tmp_path, content, cause, remedy):
     path = str(tmp_path / "rows.jsonl")
     (tmp_path / "rows.jsonl").write_bytes(content)
     for call in (
@@ -113,7 +119,7 @@ def test_every_verb_says_so(tmp_path, content, cause):
     ):
         with pytest.raises(KindlingError, match=cause) as raised:
             call()
-        assert path in str(raised.value)
+        assert path in str(raised.value) and remedy in raised.value.remedy
 
 
 @pytest.mark.parametrize(("content", "cause"), [(LFS, "Git LFS pointer"), (HTML, "web page")])

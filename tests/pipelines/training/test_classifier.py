@@ -119,6 +119,13 @@ def test_a_line_that_is_not_goemotions_is_named(tmp_path, line):
     assert "row 2" in str(raised.value)
 
 
+def test_a_tsv_file_with_a_header_is_a_table(tmp_path):
+    rows = "".join(f"{number}\ttext {number}\tJoy\n" for number in range(30))
+    (tmp_path / "a.tsv").write_text(f"id\ttext\tmood\n{rows}")
+    splits = read_splits(LabelledTexts(train=str(tmp_path / "a.tsv"), columns={"emotions": "mood"}))
+    assert sum(len(part.texts) for part in (splits.train, splits.dev, splits.test)) == 30
+
+
 def test_shares_of_a_table_keep_equal_texts_together(tmp_path):
     texts = [f"sentence number {n % 100}" for n in range(300)]
     table = pa.table({"context": texts, "emotions": [["joy", "love"]] * 300})
