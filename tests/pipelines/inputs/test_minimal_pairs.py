@@ -14,7 +14,7 @@ def write_pair(path, good):
 
 @pytest.mark.parametrize(
     "names",
-    [("island.jsonl", "island.part.jsonl"), ("a/island.jsonl", "b/island.jsonl"), ("island.txt", "island.jsonl")],
+    [("island.jsonl", "island.part.jsonl"), ("a/island.jsonl", "b/island.jsonl"), ("island.jsonl.gz", "island.jsonl")],
 )
 def test_two_files_of_a_paradigm_are_refused_with_both_names(tmp_path, names):
     for name in names:
