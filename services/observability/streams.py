@@ -9,6 +9,7 @@ import io
 import os
 import select
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -31,26 +32,42 @@ class _DroppingStream(io.TextIOWrapper):
         is_stderr = descriptor == _STDERR
         buffer = io.BufferedWriter(io.FileIO(descriptor, "wb", closefd=False))
         super().__init__(buffer, encoding, errors, line_buffering=is_stderr or os.isatty(descriptor))
+        self._descriptor = descriptor
+        self._writing = threading.local()
         self._drops_all = is_stderr  # a full disk under the log, too
 
     def write(self, text: str) -> int:
         """Writes a text, or drops it; see `io.TextIOBase.write`."""
-        with self._dropping():
-            super().write(text)
+        with self._dropping() as is_interrupting:
+            if is_interrupting:
+                os.write(self._descriptor, text.encode(self.encoding, "backslashreplace"))
+            else:
+                super().write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flushes the stream where it can be written; see `io.IOBase.flush`."""
-        with self._dropping():
-            super().flush()
+        with self._dropping() as is_interrupting:
+            if not is_interrupting:
+                super().flush()
 
     @contextmanager
-    def _dropping(self) -> Iterator[None]:
+    def _dropping(self) -> Iterator[bool]:
+        """Drops what cannot be written inside the block.
+
+        Yields:
+            whether this is the handler of a signal that interrupted a write of the same thread. The buffer refuses a
+            second write below the first.
+        """
+        is_interrupting = getattr(self._writing, "now", False)
+        self._writing.now = True
         try:
-            yield
+            yield is_interrupting
         except OSError as error:
             if not self._drops_all and error.errno not in _UNREAD:
                 raise
+        finally:
+            self._writing.now = is_interrupting
 
 
 def set_up() -> None:

@@ -84,7 +84,7 @@ def test_pointers_and_web_pages_are_no_rows(tmp_path, name, content, cause, reme
         ("a.jsonl", b'{"text": "a"},\n{"text": "b"},\n', "the first: the line is not JSON: Extra data", "in each line"),
         ("a.csv", b'{"text": "a"}\n{"text": "b"}\n', "it is JSON, not CSV", "ending"),
         ("a.tsv", b'[{"text": "a"}]', "it is JSON, not CSV", "ending"),
-        ("a.csv", gzip.compress(b"text\na\n"), "compressed, which its name does not say", ".gz"),
+        ("a.csv", gzip.compress(b"text\na\n", mtime=0), "compressed, which its name does not say", ".gz"),
         ("a.jsonl", parquet_bytes(), "a Parquet file", "ending"),
         ("a.txt", arrow_bytes(), "an Arrow file", "ending"),
         ("a.xlsx", zip_bytes(), "a ZIP archive or office document", "as CSV"),

@@ -1,8 +1,10 @@
 """Output that nobody can read is dropped, and changes no exit code."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 from tests.support.processes import cli_env
 
@@ -54,3 +56,26 @@ def test_the_first_lines_of_a_page_end_quietly(tmp_path):
     command = f"{sys.executable} -m pipelines stats {tmp_path}/rows.jsonl | true; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], env=cli_env(), capture_output=True)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+INTERRUPTED = """
+import signal, sys
+from services.observability import streams
+streams.set_up()
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled", file=sys.stderr, flush=True))
+print("ready", flush=True)
+print("e" * 4_000_000, file=sys.stderr)
+"""
+
+
+def test_a_signal_handler_may_print_while_a_line_is_being_printed():
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], env=cli_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    time.sleep(0.5)  # the long line fills the pipe, and waits
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors[-500:]
+    assert errors.count(b"e") >= 4_000_000 and b"handled" in errors
