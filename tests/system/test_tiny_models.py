@@ -163,7 +163,7 @@ def test_models_that_cannot_be_served_are_one_clear_error_each(tmp_path):
     script, log = tmp_path / "start.py", tmp_path / "log"
     script.write_text(START)
     with log.open("w") as output:  # a file, as under Ray: why a process of the engine died is read from it
-        subprocess.run([sys.executable, script, *expected], env=cli_env(), stdout=output, stderr=output, timeout=500)
+        subprocess.run([sys.executable, script, *expected], env=cli_env(), stdout=output, stderr=output, timeout=900)
     text = log.read_text(errors="replace")
     told = dict(json.loads(line) for line in text.splitlines() if line.startswith('["'))
     assert told.keys() == expected.keys(), text[-3000:]
