@@ -77,8 +77,10 @@ def set_up() -> None:
             os.fstat(descriptor)
         except OSError:  # closed by the caller: the next file of the run would get this number, and messages
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout = _DroppingStream(_STDOUT, sys.stdout)
-    sys.stderr = _DroppingStream(_STDERR, sys.stderr)
+    if not isinstance(sys.stdout, _DroppingStream):
+        sys.stdout = _DroppingStream(_STDOUT, sys.stdout)
+    if not isinstance(sys.stderr, _DroppingStream):
+        sys.stderr = _DroppingStream(_STDERR, sys.stderr)
 
 
 def is_stdout_read() -> bool:

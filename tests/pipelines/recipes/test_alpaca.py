@@ -200,7 +200,7 @@ REFUSED = [
     ("broken_encoding", {"output": "A caf\u00c3\u00a9 in Paris."}),
     ("broken_encoding", {"input": "It\u00e2\u20ac\u2122s raining."}),
     ("broken_encoding", {"instruction": "Explain \ufffd."}),
-    ("broken_encoding", {"output": "A duck\x00."}),
+    ("broken_encoding", {"output": "A duck\x01."}),
     ("emotion_not_positive", {"emotion": "anger"}),
     ("emotion_not_positive", {"emotion": ["neutral", "joy"]}),
 ]
