@@ -25,6 +25,7 @@ from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
 from services.storage.lease import hold_lease
+from services.storage.parts import in_input_order, part_name, part_number, part_of, shard_of
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
@@ -41,7 +42,7 @@ class Fault:
     Attributes:
         path: the file, relative to the run folder.
         cause: description of the fault.
-        damages: number of the shard that must be made again because of it; None where no shard needs a repair.
+        damages: number of the part that must be made again because of it; None where no shard needs a repair.
     """
 
     path: str
@@ -110,37 +111,66 @@ def verify(url: str, repair: bool = False) -> Verdict:
 
 def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
     verdict = Verdict(store.url)
-    committed = store.committed_shards()
     siblings: dict[int, list[str]] = defaultdict(list)
     for path, number in store.list_siblings().items():
         siblings[number].append(path)
-    expected_files = set()
+    parts: dict[int, list[int]] = defaultdict(list)
+    for part in in_input_order(store.committed_parts()):
+        parts[shard_of(part)].append(part)
+    expected_files: set[str] = set()
     for shard, start, end in run.shard_ranges():
-        if shard not in committed:
+        if part_number(shard) not in parts.get(shard, ()):
             cause = f"rows {start} to {end - 1} have no final state yet: run the job again to resume it"
             verdict.faults.append(Fault(shard_path("data", shard), cause))
             if not store.can_append:  # a driver that lost its lease may commit them yet; the job removes what is left
                 expected_files.update(siblings[shard])
             continue
         verdict.shards += 1
-        expected_files.add(shard_path("data", shard))
-        try:
-            manifest = store.read_manifest(shard)
-            causes = [*_foreign_shard(run, manifest, shard, start, end), *_changed_files(store, manifest)]
-            causes = causes or list(_wrong_rows(store, run, manifest, verdict.rows))
-        except (UnreadableError, OSError) as error:
-            verdict.faults.append(_read_failure(shard, error))
-            expected_files.update(siblings[shard])
-        except RunError as error:
-            verdict.faults.append(Fault(shard_path("data", shard), error.cause, shard))
-            expected_files.update(siblings[shard])
-        else:
-            verdict.faults.extend(Fault(path, cause, shard) for path, cause in causes)
-            expected_files.update(manifest.siblings)
+        states: dict[_Identity, str] = {}
+        faults_before = len(verdict.faults)
+        for part in parts[shard]:
+            if len(verdict.faults) > faults_before:
+                # What it must hold depends on the earlier part, which is damaged (a repair moves both) or unreadable.
+                expected_files.update((shard_path("data", part), *siblings[part]))
+                continue
+            listed = _check_part(store, run, part, (start, end), states, verdict)
+            expected_files.update(siblings[part] if listed is None else listed)
+            expected_files.add(shard_path("data", part))
     for path in sorted(_parquet_files(store) - expected_files):
         verdict.strays.append(path)
         verdict.faults.append(Fault(path, "no shard of this run lists this file"))
     return verdict
+
+
+def _check_part(
+    store: ShardStore,
+    run: RunRecord,
+    part: int,
+    rows: tuple[int, int],
+    states: dict[_Identity, str],
+    verdict: Verdict,
+) -> list[str] | None:
+    """Adds the faults and the rows of a part to the verdict.
+
+    Args:
+        rows: first input row of the shard, and the one after its last.
+        states: states of the shard's outputs by its earlier parts; those of this part are added.
+
+    Returns:
+        its files of rejected and failed rows; None where the part cannot be read.
+    """
+    try:
+        manifest = store.read_manifest(part)
+        causes = [*_foreign_shard(run, manifest, part, *rows), *_changed_files(store, manifest)]
+        causes = causes or list(_wrong_rows(store, run, manifest, states, verdict.rows))
+    except (UnreadableError, OSError) as error:
+        verdict.faults.append(_read_failure(part, error))
+    except RunError as error:
+        verdict.faults.append(Fault(shard_path("data", part), error.cause, part))
+    else:
+        verdict.faults.extend(Fault(path, cause, part) for path, cause in causes)
+        return list(manifest.siblings)
+    return None
 
 
 def _read_failure(shard: int, error: UnreadableError | OSError) -> Fault:
@@ -174,13 +204,19 @@ def _label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
 
 def _set_aside(store: ShardStore, verdict: Verdict) -> None:
     present = _parquet_files(store)
-    shards = sorted({fault.damages for fault in verdict.faults if fault.damages is not None})
-    # The data file of a shard goes first: without it the shard is not committed, even if the repair is interrupted.
+    damaged_parts = {fault.damages for fault in verdict.faults if fault.damages is not None}
+    # Later retries of the same rows go with a damaged part, and before it. The data file of each goes first: without it
+    # the part is not committed, even if the repair is interrupted.
     siblings = store.list_siblings()
+    parts = [
+        part
+        for part in reversed(in_input_order({*store.committed_parts(), *damaged_parts}))
+        if any(_depends_on(part, damaged) for damaged in damaged_parts)
+    ]
     damaged = [
         path
-        for shard in shards
-        for path in (shard_path("data", shard), *(path for path in siblings if siblings[path] == shard))
+        for part in parts
+        for path in (shard_path("data", part), *(path for path in siblings if siblings[path] == part))
     ]
     # A file beside a foreign shard is both damaged and a stray; it is moved once.
     for path in dict.fromkeys([*(path for path in damaged if path in present), *verdict.strays]):
@@ -194,13 +230,18 @@ def _renew_card(store: ShardStore, run: RunRecord) -> None:
     RunCard(store, run, index, index.totals().outcomes).renew()
 
 
-def _foreign_shard(run: RunRecord, manifest: Manifest, shard: int, start: int, end: int) -> Iterator[tuple[str, str]]:
+def _depends_on(later: int, part: int) -> bool:
+    """Returns whether a part is this part, or a later retry of rows of the same shard."""
+    return shard_of(later) == shard_of(part) and later >= part
+
+
+def _foreign_shard(run: RunRecord, manifest: Manifest, part: int, start: int, end: int) -> Iterator[tuple[str, str]]:
     """Path and cause of faults that show that a shard belongs to another run or to another place of this run."""
-    path = shard_path("data", shard)
+    path = shard_path("data", part)
     if manifest.fingerprint not in (run.fingerprint, *run.earlier_fingerprints):
         yield path, f"belongs to another run (fingerprint {manifest.fingerprint[:12]})"
-    if (manifest.shard, manifest.start, manifest.end) != (shard, start, end):
-        yield path, f"holds shard {manifest.shard}, rows {manifest.start} to {manifest.end - 1}"
+    if (part_of(manifest), manifest.start, manifest.end) != (part, start, end):
+        yield path, f"holds {part_name(part_of(manifest))}, rows {manifest.start} to {manifest.end - 1}"
 
 
 def _changed_files(store: ShardStore, manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -215,12 +256,23 @@ def _changed_files(store: ShardStore, manifest: Manifest) -> Iterator[tuple[str,
             yield path, "its content is not what was committed (sha256 differs)"
 
 
-def _wrong_rows(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Compares the identity of each row of a shard with the identities that its range must have; counts into `rows`."""
+def _wrong_rows(
+    store: ShardStore, run: RunRecord, manifest: Manifest, states: dict[_Identity, str], rows: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    """Compares the identity of each row of a part with the identities that it must have.
+
+    Args:
+        states: states of the shard's outputs by its earlier parts; those of this part are added.
+        rows: number of rows by state, to which those of this part are added.
+    """
+    expected = set(_identities(run, manifest.start, manifest.end))
+    if manifest.retry:  # exactly the rows that were in the retried state, which these supersede
+        expected = {identity for identity, state in states.items() if state == manifest.retried}
+        rows[manifest.retried] -= len(expected)
     identities: Counter[_Identity] = Counter()
     for state in STATES:
         folder = FOLDER_OF_STATE[state]
-        path = shard_path(folder, manifest.shard) if state == ACCEPTED else manifest.sibling(folder)
+        path = shard_path(folder, part_of(manifest)) if state == ACCEPTED else manifest.sibling(folder)
         if path is None:
             continue
         try:
@@ -236,9 +288,10 @@ def _wrong_rows(store: ShardStore, run: RunRecord, manifest: Manifest, rows: Cou
         if table.num_rows != manifest.counts[state] or set(table["state"].to_pylist()) - {state}:
             yield path, f"the manifest says {manifest.counts[state]} rows {state}, the file differs"
         rows[state] += table.num_rows
-        identities.update(zip(*(table[name].to_pylist() for name in IDENTITY), strict=True))
-    path = shard_path("data", manifest.shard)
-    expected = set(_identities(run, manifest.start, manifest.end))
+        its_rows = list(zip(*(table[name].to_pylist() for name in IDENTITY), strict=True))
+        identities.update(its_rows)
+        states.update(dict.fromkeys(its_rows, state))
+    path = shard_path("data", part_of(manifest))
     for identity, times in identities.items():
         if times > 1:
             yield path, f"{_described(*identity)}, is there {times} times"

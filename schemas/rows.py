@@ -102,6 +102,7 @@ class WorkRow:
             the recipe knows none.
         variant: name of the variant, which sets prompt and sampling.
         refused: reason why the row is rejected without generation, where that is known in advance; empty otherwise.
+        retry: number of the retry that generates the row again; 0 for its first generation.
     """
 
     output_id: int
@@ -115,6 +116,7 @@ class WorkRow:
     prefix: str = ""
     variant: str = DEFAULT_VARIANT
     refused: str = ""
+    retry: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def row_seed(run_seed: int, source: str, row_index: int, sample: int, *, attempt
         source: input file or dataset of the input row.
         row_index: number of the input row in its source, from 0.
         sample: number of the output among the samples of its input row and variant, from 0.
-        attempt: number of asked-for retries of a rejected row before this one. Restarts after a crash do not count.
+        attempt: number of the asked-for retry; 0 for the first generation. Restarts after a crash do not count.
     """
     identity = repr((run_seed, source, row_index, sample, DEFAULT_VARIANT, attempt)).encode()
     digest = hashlib.blake2b(identity, digest_size=8).digest()

@@ -36,6 +36,21 @@ class RunVariant(Record):
     """values that replace those of the job: `{"prompt": "p1", "temperature": 0.3}`"""
 
 
+class Retry(Record):
+    """Retry of the rejected or failed rows of a run (`--retry`)."""
+
+    number: int = Field(gt=0)
+    """number of the retry, from 1; its files end with `.r1.parquet`"""
+    state: str
+    """state of the rows that it generates again: rejected or error"""
+    rows: int
+    """number of input rows that the run had; rows that were added later are not retried"""
+    fingerprint: str
+    """fingerprint of the job that generates them"""
+    changes: list[str] = []
+    """keys in which this job differs from the one before: `sampling.max_tokens: 64 -> 256`"""
+
+
 class RunRecord(Record):
     """Record of a run, run.json: the job as resolved, its identity, and the machines of its last start."""
 
@@ -50,7 +65,7 @@ class RunRecord(Record):
     fingerprint: str
     """sha256 over `identity`"""
     earlier_fingerprints: list[str] = []
-    """fingerprints that the run had before each `--extend`; shards that were committed then carry them"""
+    """fingerprints that the run had before each `--extend` and each `--retry`; shards of that time carry them"""
     identity: dict[str, Any]
     """all keys that can change text or layout, flat; a resume with another identity is refused, with the difference"""
     inputs: list[InputSource]
@@ -58,6 +73,8 @@ class RunRecord(Record):
     segments: Annotated[list[int], Field(min_length=1)]
     """number of input rows at the end of each segment: [200], and after an `--extend` by 50 rows [200, 250]. No shard
     crosses the end of a segment, so that committed shards stay as they are"""
+    retries: list[Retry] = Field([], exclude_if=lambda retries: not retries)
+    """retries, in their order"""
     samples: int = Field(gt=0)
     """number of outputs for each input row and variant"""
     variants: list[RunVariant] = []
@@ -128,6 +145,10 @@ class Manifest(Record):
     """fingerprint of the run; a shard with another one belongs to another run"""
     shard: int
     """number of the shard, from 0"""
+    retry: int = Field(0, exclude_if=lambda retry: not retry)
+    """number of the retry; 0 for the shard itself"""
+    retried: str = Field("", exclude_if=lambda state: not state)
+    """state of the rows that the retry generated again, all of this shard that had it"""
     start: int
     """number of the first input row, counted over all sources"""
     end: int
@@ -137,14 +158,16 @@ class Manifest(Record):
     variants: int = 1
     """number of variants"""
     counts: dict[str, int]
-    """number of rows by state; they add up to (end - start) * samples * variants"""
+    """number of rows by state; of a shard itself they add up to (end - start) * samples * variants"""
     cut_off: int | None = Field(None, exclude_if=lambda rows: rows is None)
     """number of accepted rows whose text was cut off; None in shards of versions before, as the next two"""
     rejects: dict[str, int] | None = Field(None, exclude_if=lambda reasons: reasons is None)
     """number of rejected rows by rule"""
     errors: dict[str, int] | None = Field(None, exclude_if=lambda reasons: reasons is None)
     """number of failed rows by reason, with N in place of numbers; rare reasons are counted together"""
-    siblings: dict[Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}(\.[0-9a-f]{8})?\.parquet$")], str]
+    siblings: dict[
+        Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}(\.r\d+)?(\.[0-9a-f]{8})?\.parquet$")], str
+    ]
     """sha256 of the files of rejected and failed rows, by their paths below the run; empty where there are none. On
     object stores each driver's files have names of their own: errors/part-00003.5d1e0c7a.parquet"""
     prompt_tokens: int

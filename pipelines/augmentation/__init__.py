@@ -4,6 +4,7 @@ augment.py           the verb
 plan.py              run.json of a new or a resumed run, and the rows that are left to generate
 card.py              the dataset card, renewed with each commit
 first_rows.py        refuses a job whose first rows have no prompt, before engines start
+retries.py           `--retry`: rows that were rejected or failed are generated again
 progress.py          counts, the progress bar, log lines
 eta.py               throughput of the last minutes, and the time left with its interval
 fitting_emotions.py  picks the emotion that fits a row, with a classifier

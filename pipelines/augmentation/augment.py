@@ -1,16 +1,18 @@
 """`kindling augment`: reads a corpus, generates outputs, and commits them as Parquet shards."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.augmentation.card import RunCard
 from pipelines.augmentation.first_rows import refuse_rows_without_prompts
-from pipelines.augmentation.plan import facts_of, near_duplicates_of, plan_run, variant_settings, work_rows
+from pipelines.augmentation.plan import facts_of, near_duplicates_of, new_run, plan_run, variant_settings, work_rows
 from pipelines.augmentation.progress import AugmentProgress, Display
+from pipelines.augmentation.retries import plan_retry, refuse_retries_without_shards, rows_to_retry
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.recipes import all_fields, make_recipes, optional_fields
@@ -20,7 +22,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
 from schemas.outcomes import by_frequency
-from schemas.rows import ACCEPTED, STATES, counts_text
+from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, counts_text
 from schemas.run import RunRecord
 from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target, serve_metrics
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from pipelines.augmentation.fitting_emotions import FittingEmotions
 
 _log = logging.getLogger("kindling")
+
+_STATES_TO_RETRY = {"rejected": REJECTED, "errors": ERROR}
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,18 @@ class Summary:
         return asdict(self)
 
 
-def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = False) -> Summary:
+def augment(
+    job: AugmentJob | Mapping[str, Any] | str | Path,
+    extend: bool = False,
+    retry: Literal["rejected", "errors"] | None = None,
+) -> Summary:
     """Runs or resumes an augmentation job.
 
     Args:
         job: a job, the same as a dict, or the path of a job file.
         extend: accept an input with rows that were added at its end since the run began.
+        retry: generate the rows of a complete run again that were rejected, or that failed; the job may differ from
+            the run's.
 
     Raises:
         JobError: the job or its input is at fault, or none of the first rows has a prompt.
@@ -98,7 +108,11 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
     variants = variant_settings(job, recipes)
     # From here on a signal raises no exception: the coordinator polls `stop_within`.
     with claimed(store, "augment") as lease, stop_signals(job.cluster.grace_seconds) as stop_within:
-        run = plan_run(store, job, recipes, reader.inputs, extend, **facts_of(job, recipes))
+        facts = facts_of(job, recipes)
+        if retry:
+            run = plan_retry(store, new_run(job, recipes, reader.inputs, facts), _STATES_TO_RETRY[retry])
+        else:
+            run = plan_run(store, job, recipes, reader.inputs, extend, **facts)
         metrics = AugmentMetrics(run.name)
         metrics.free_bytes.set_function(store.free_bytes)
         if (price := job.cluster.price_per_replica_hour) is not None:
@@ -106,16 +120,18 @@ def augment(job: AugmentJob | Mapping[str, Any] | str | Path, extend: bool = Fal
         with write_errors(store.url, resumable=True):
             progress, index = AugmentProgress(run, metrics), read_index(store, run)
             # Earlier starts are counted before the endpoint opens: Prometheus takes a counter that falls for a reset.
-            progress.on_committed_before(index.totals())
+            refuse_retries_without_shards(store.url, index.committed)
+            left = index.left_to_retry(run)
+            progress.on_committed_before(index.totals(left, run.retries[-1].state if left else ""))
             for rows in read_logged_rows(store, run, index.committed):
                 progress.on_logged_before(rows)
             with serve_metrics(metrics, job.metrics) as run.metrics:
                 index.save_if_due()
                 card = RunCard(store, run, index, progress.outcomes)
                 card.renew()
-                if progress.shards < run.shards:
+                if progress.shards < run.shards or left:
                     with _last_metrics_kept(store, lease, run, metrics):
-                        _generate(job, run, reader, store, lease, variants, progress, index, card, stop_within)
+                        _generate(job, run, reader, store, lease, variants, progress, index, left, card, stop_within)
                 else:
                     _log.info("%s is complete: nothing to do", store.url)
                 # A driver that died right after the last commit, or that lost its lease, leaves files behind.
@@ -134,6 +150,7 @@ def _generate(
     variants: dict[str, VariantSettings],
     progress: AugmentProgress,
     index: ShardIndex,
+    retried: Collection[int],
     card: RunCard,
     stop_within: Callable[[], float | None],
 ) -> None:
@@ -142,13 +159,9 @@ def _generate(
     store.write_run(run)  # `status` finds the endpoint there, also while the engines start, which takes minutes
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
-    # Emotions are picked before any engine starts, so they do not depend on the replica or the start of a row.
-    if job.classifier is not None:
-        reader = _with_emotions(reader, job.classifier, run, index.committed, stop_within)
-    if not progress.rows[ACCEPTED]:
-        refuse_rows_without_prompts(run, reader, variants, index.committed)
-    recipe = next(iter(variants.values())).recipe  # inputs are compared, and all variants have the same inputs
-    duplicates = near_duplicates_of(reader, recipe) if recipe.rejects_near_duplicates else {}
+    committed = index.committed.difference(retried)
+    has_accepted = bool(progress.rows[ACCEPTED])
+    reader, duplicates = _prepared_rows(job, run, reader, variants, committed, has_accepted, stop_within)
     with (
         connect_to_ray(job.cluster.address) as ray_metrics,
         register_target(ray_metrics, job.metrics, job="ray"),
@@ -170,7 +183,10 @@ def _generate(
             _record_engine(store, run, member)
 
         recipes = {name: settings.recipe for name, settings in variants.items()}
-        rows = work_rows(run, reader, recipes, writer, index.committed, duplicates)
+        rows = chain(
+            work_rows(run, reader, recipes, writer, index.committed, duplicates),
+            rows_to_retry(run, reader, recipes, writer, store, retried, duplicates),
+        )
         left = progress.total - progress.finished
         coordinator = Coordinator(pool, variants, rows, left, writer.put, update_and_stop_within, on_ready)
         progress.metrics.add_replica_series(coordinator.replicas)
@@ -191,6 +207,25 @@ def _generate(
             "", None, f"by a signal, after {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
+
+
+def _prepared_rows(
+    job: AugmentJob,
+    run: RunRecord,
+    reader: InputRows,
+    variants: Mapping[str, VariantSettings],
+    committed: set[int],
+    has_accepted: bool,
+    stop_within: Callable[[], float | None],
+) -> tuple[InputRows, dict[int, int]]:
+    """Returns the input with emotions, and its near-duplicates; refuses rows of which none has a prompt."""
+    # Emotions are picked before any engine starts, so they do not depend on the replica or the start of a row.
+    if job.classifier is not None:
+        reader = _with_emotions(reader, job.classifier, run, committed, stop_within)
+    if not has_accepted:
+        refuse_rows_without_prompts(run, reader, variants, committed)
+    recipe = next(iter(variants.values())).recipe  # inputs are compared, and all variants have the same inputs
+    return reader, near_duplicates_of(reader, recipe) if recipe.rejects_near_duplicates else {}
 
 
 def _with_emotions(

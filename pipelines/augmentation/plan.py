@@ -11,7 +11,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
-from pipelines.inputs.reader import InputRows
+from pipelines.inputs.reader import InputRows, RowCursor
 from pipelines.run_folder import lines_of, refuse_other_job, versions, write_errors
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
@@ -20,6 +20,7 @@ from schemas.rows import WorkRow
 from schemas.run import InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
 from services.replicas.row_records import Recipe, VariantSettings
+from services.storage.parts import retry_of
 from services.storage.shard_writer import ShardWriter
 from services.storage.store import ShardStore
 
@@ -73,7 +74,7 @@ def planned_run(
         RunError: the folder holds the run of another job.
         OSError: the folder cannot be read.
     """
-    run = _new_run(job, recipes, inputs, facts)
+    run = new_run(job, recipes, inputs, facts)
     old = store.read_run()
     if old is None or not store.has_rows():
         return run
@@ -98,24 +99,38 @@ def work_rows(
         committed: numbers of the shards that are committed.
         duplicates: for each row that is refused as a near duplicate, the number of the earlier row that it is like.
     """
-    outputs = [(sample, variant) for sample in range(run.samples) for variant in recipes]
-    distinct = list(dict.fromkeys(recipes.values()))
     cursor = reader.cursor()
     for shard, start, end in run.shard_ranges():
         if shard in committed:
             continue
         done = writer.open(shard, start, end)  # ids of the outputs that the row log of the shard holds
-        if len(done) == (end - start) * len(outputs):
-            continue
+        wanted = set(range(start * run.outputs_per_row, end * run.outputs_per_row)) - done
+        yield from rows_of_part(shard, start, end, wanted, run, cursor, recipes, duplicates)
+
+
+def rows_of_part(
+    part: int,
+    start: int,
+    end: int,
+    wanted: set[int],
+    run: RunRecord,
+    cursor: RowCursor,
+    recipes: Mapping[str, Recipe],
+    duplicates: Mapping[int, int],
+) -> Iterator[WorkRow]:
+    """Yields the outputs of the input rows `start` to `end` - 1 whose numbers are wanted."""
+    outputs = [(sample, variant) for sample in range(run.samples) for variant in recipes]
+    distinct = list(dict.fromkeys(recipes.values()))
+    if wanted:
         for number, (source, index, row) in enumerate(cursor.rows(start, end), start):
             prefixes = {recipe: _prefix(recipe, row.values) for recipe in distinct}
             first = duplicates.get(number)
             refused = "" if first is None else f"near_duplicate of row {_place(run.inputs, first)}"
             for output_id, (sample, name) in enumerate(outputs, number * len(outputs)):
-                if output_id not in done:
+                if output_id in wanted:
                     yield WorkRow(
-                        output_id, shard, source, index, sample, row.values, row.fault, prefix=prefixes[recipes[name]],
-                        variant=name, refused=refused,
+                        output_id, part, source, index, sample, row.values, row.fault, prefix=prefixes[recipes[name]],
+                        variant=name, refused=refused, retry=retry_of(part),
                     )  # fmt: skip
 
 
@@ -178,9 +193,10 @@ def _place(inputs: list[InputSource], number: int) -> str:
     raise ValueError(f"the input ends {number} rows before it")
 
 
-def _new_run(
+def new_run(
     job: AugmentJob, recipes: Mapping[str, Recipe], inputs: list[InputSource], facts: Mapping[str, str]
 ) -> RunRecord:
+    """Makes run.json of a job, as if its folder were new."""
     resolved = job.model_dump(mode="json")
     listed = {source.source: f"{source.rows} rows, {source.content}" for source in inputs}
     hashes = {name: recipe.prompt_hash for name, recipe in recipes.items()}
@@ -208,7 +224,7 @@ def _resumed(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
     if all(change.startswith(_EXTENDABLE) for change in difference(old.identity, new.identity)):
         remedy += "; for rows added at the end, --extend"
     refuse_other_job(url, old.identity, new.identity, remedy)
-    return new.model_copy(update=_kept(old, "segments", "earlier_fingerprints"))
+    return new.model_copy(update=kept_fields(old, "segments", "earlier_fingerprints"))
 
 
 def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
@@ -221,13 +237,14 @@ def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
     segments = old.segments if new.rows == old.rows else [*old.segments, new.rows]
     earlier = [*old.earlier_fingerprints, old.fingerprint] if new.fingerprint != old.fingerprint else []
     return new.model_copy(
-        update=_kept(old) | {"segments": segments, "earlier_fingerprints": earlier or old.earlier_fingerprints}
+        update=kept_fields(old) | {"segments": segments, "earlier_fingerprints": earlier or old.earlier_fingerprints}
     )
 
 
-def _kept(old: RunRecord, *more: str) -> dict[str, Any]:
+def kept_fields(old: RunRecord, *more: str) -> dict[str, Any]:
     """Returns the fields that a resumed run takes from its old record."""
-    return {key: getattr(old, key) for key in ("created_at", "model_revision", "ended_at", "last_metrics", *more)}
+    kept = ("created_at", "model_revision", "ended_at", "last_metrics", "retries", *more)
+    return {key: getattr(old, key) for key in kept}
 
 
 def _not_appended(old: list[InputSource], new: list[InputSource]) -> list[str]:

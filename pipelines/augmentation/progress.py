@@ -101,12 +101,13 @@ class AugmentProgress:
 
     def on_commit(self, manifest: Manifest) -> None:
         """Counts a shard that was committed, and logs it."""
-        self.shards += 1
-        self.metrics.shards.inc()
+        if not manifest.retry:
+            self.shards += 1
+            self.metrics.shards.inc()
         facts = {
             "event": "shard",
             "run": self.run.name,
-            **manifest.model_dump(include={"shard", "counts", "output_tokens", "started_at", "finished_at"}),
+            **manifest.model_dump(include={"shard", "retry", "counts", "output_tokens", "started_at", "finished_at"}),
         }
         _log.info("shard %d committed: %s", manifest.shard, counts_text(manifest.counts), extra={"facts": facts})
 
@@ -172,7 +173,7 @@ class AugmentProgress:
         reason, rows = next(iter(by_frequency(self.outcomes.errors).items()))
         _log.warning(
             "%d of %d rows failed (%.0f%%); the commonest reason: %d x %s. `kindling status` lists the reasons, and "
-            "errors/ has each row",
+            "errors/ has each row; once the job is corrected, --retry errors generates them again",
             failed, finished, 100 * failed / finished, rows, reason,
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ A verb reads its job file before it imports Ray and Arrow, which takes seconds: 
 
 import shutil
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,15 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="refresh until the ru
 WatchJson = Annotated[
     bool, typer.Option("--json", help="print one JSON object on standard output; with --watch one a line")
 ]
+
+
+class Retry(StrEnum):
+    """Rows that `augment --retry` generates again."""
+
+    rejected = "rejected"
+    errors = "errors"
+
+
 # Width for a file or a pipe, where no line needs to be cut.
 _WIDTH_OF_FILE = 10_000
 # Reasons of rejected and of failed rows that `augment` prints.
@@ -74,6 +84,9 @@ def augment(
     job: Job,
     overrides: Set = None,
     extend: Annotated[bool, typer.Option("--extend", help="accept rows added at the end of the input")] = False,
+    retry: Annotated[
+        Retry | None, typer.Option(help="generate rows of a complete run again; the job may have changed")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run or resume an augmentation job; exits with 1 where no row was accepted."""
@@ -82,7 +95,7 @@ def augment(
     loaded = load_job(job, overrides)
     from pipelines.augmentation.augment import augment
 
-    summary = augment(loaded, extend=extend)
+    summary = augment(loaded, extend=extend, retry=retry.value if retry else None)
     if as_json:
         print_json(summary.as_json())
     else:

@@ -4,7 +4,7 @@ import json
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import Any
@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from pipelines.corpora.rows import damaged, open_committed, short_names
 from schemas.errors import RunError
 from schemas.outcomes import Outcomes
-from schemas.rows import ACCEPTED, FOLDER_OF_STATE
+from schemas.rows import ACCEPTED, STATES
 from schemas.run import InputSource
 from schemas.text import shorten
+from services.storage.parts import shard_of
 from services.storage.shard_index import read_index
-from services.storage.store import shard_path
 
 # States of a row that no shard holds: its shard is not committed yet, or is committed and lacks the row.
 NOT_DONE, LOST = "not done", "lost"
@@ -188,7 +188,7 @@ class _Run:
         shard = self._shard(key, index)
         name = self.sources[key][1].source
         outputs: list[dict[str, Any]] = []
-        for path in (shard_path(FOLDER_OF_STATE[ACCEPTED], shard), *self._store.read_manifest(shard).siblings):
+        for path in self._files(shard):
             try:
                 table = self._store.read_table(path, _COLUMNS)
             except (OSError, pa.ArrowException) as error:
@@ -196,6 +196,14 @@ class _Run:
             is_it = pc.and_(pc.equal(table["source"], name), pc.equal(table["row_index"], index))
             outputs += table.filter(is_it).to_pylist()
         return sorted(outputs, key=lambda row: (row["variant"], row["sample"]))
+
+    def _files(self, shard: int) -> Iterator[str]:
+        """Yields the files with the rows of a shard in their newest states."""
+        parts = [part for part in self._store.committed_parts() if shard_of(part) == shard]
+        for state in STATES:
+            for part in self._store.live_parts(state, parts):
+                if path := self._store.file_of(part, state):
+                    yield path
 
     def outcomes(self) -> Outcomes | None:
         """Returns the outcomes of all rows so far; None where a shard is damaged, which may be one of other rows."""

@@ -14,6 +14,7 @@ from schemas.compose import Part
 from schemas.errors import JobError, RunError
 from schemas.rows import RowError
 from schemas.text import shorten
+from services.storage.parts import in_input_order
 from services.storage.store import ShardStore, shard_path
 
 
@@ -93,11 +94,11 @@ class RunDocuments:
         if part.variant not in (None, *run.variant_names):
             remedy = f"its variants are {shorten('; '.join(run.variant_names))}"
             raise JobError(f"parts.{name}.variant", part.variant, "the run has no such variant", remedy)
-        sizes = self._store.shard_sizes()
+        sizes = self._store.part_sizes()
         if not sizes:
             raise JobError(f"parts.{name}.run", part.run, "it has no shard yet", "run its job, or leave the part out")
-        self._shards, self._fingerprint = sorted(sizes), run.fingerprint
-        self.complete = len(sizes) == run.shards
+        self._parts, self._fingerprint = in_input_order(sizes), run.fingerprint
+        self.complete = len(self._store.committed_shards()) == run.shards
         # The digest identifies the committed rows: a shard changes only where a repair made it again, and then its
         # time differs.
         times = [(shard, size, self._store.read_manifest(shard).finished_at) for shard, size in sorted(sizes.items())]
@@ -115,8 +116,8 @@ class RunDocuments:
         Raises:
             RunError: a shard cannot be read.
         """
-        for shard in self._shards:
-            path = shard_path("data", shard)
+        for part in self._parts:
+            path = shard_path("data", part)
             try:
                 for batch in self._store.read_batches(path, columns):
                     for row in batch.to_pylist():

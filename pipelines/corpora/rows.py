@@ -104,7 +104,7 @@ def corpus_rows(name: str, text_column: str, by: Sequence[str] | None) -> Corpus
     if not fs.exists(f"{root}/run.json"):
         return CorpusRows(name, list(dict.fromkeys(by or ())), None, text_column, _files(name))
     store, run, committed = open_committed(name)
-    paths = (store.path(shard_path(FOLDER_OF_STATE[ACCEPTED], shard)) for shard in sorted(committed))
+    paths = (store.path(shard_path(FOLDER_OF_STATE[ACCEPTED], part)) for part in store.live_parts(ACCEPTED))
     sources: list[Source] = [ParquetSource(path, store.fs, path) for path in paths]
     columns = list(RUN_BREAKDOWNS if by is None else dict.fromkeys(by))
     cut_off = read_index(store, run).totals().outcomes.cut_off

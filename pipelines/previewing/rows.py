@@ -18,6 +18,7 @@ from schemas.rows import ERROR, REJECTED, RowError, RowRejection, WorkRow, rule_
 from schemas.run import RunRecord
 from services.replicas.row_records import VariantSettings
 from services.storage.output_ids import OutputIds
+from services.storage.parts import retry_of
 from services.storage.row_log import open_row_log
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore
@@ -134,7 +135,7 @@ def draw_outputs(store: ShardStore, run: RunRecord, seed: int, max_rows: int) ->
         (number of the input row, number of its output) of each, in order; and the number of outputs that are left.
     """
     log, output_ids = open_row_log(store), OutputIds(run)
-    logged = {shard: output_ids.of(log.recover(shard)) for shard in log.shards()}
+    logged = {shard: output_ids.of(log.recover(shard)) for shard in log.shards() if not retry_of(shard)}
     committed = read_index(store, run).committed  # after the logs: a shard may be committed meanwhile
     done = {output_id for shard in logged.keys() - committed for output_id in logged[shard] if output_id >= 0}
     ranges = [(start, end) for shard, start, end in run.shard_ranges() if shard not in committed]

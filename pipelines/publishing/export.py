@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines.publishing.dataset_card import dataset_card
 from pipelines.run_folder import open_run, read_part, write_errors
 from schemas.errors import RunError
-from schemas.rows import FOLDER_OF_STATE, ROW_SCHEMA
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
 from services.storage.digest import ContentDigest
 from services.storage.filesystem import resolve, write_atomic
 from services.storage.shard_index import read_index
@@ -83,10 +83,10 @@ def _tables(store: ShardStore) -> Iterator[pa.Table]:
     """
     batches: list[pa.RecordBatch] = []
     waiting, tables = 0, 0
-    for shard in sorted(store.committed_shards()):
-        part = read_part(store, shard_path(FOLDER_OF_STATE["accepted"], shard)).to_batches()
-        batches += part
-        waiting += sum(batch.num_rows for batch in part)
+    for part in store.live_parts(ACCEPTED):
+        added = read_part(store, shard_path(FOLDER_OF_STATE[ACCEPTED], part)).to_batches()
+        batches += added
+        waiting += sum(batch.num_rows for batch in added)
         while waiting >= _ROWS_PER_FILE:
             table = pa.Table.from_batches(batches, ROW_SCHEMA)
             yield table.slice(0, _ROWS_PER_FILE)

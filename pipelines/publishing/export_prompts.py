@@ -1,7 +1,6 @@
 """`kindling export --format prompts`: collects one set of evaluation prompts from all task lists of a run."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,9 +9,9 @@ from pipelines.inputs.near_duplicates import NearDuplicates
 from pipelines.run_folder import open_run, read_part, write_errors
 from schemas.emotions import EMOTIONS
 from schemas.errors import RunError
-from schemas.rows import ACCEPTED, FOLDER_OF_STATE, REJECTED
+from schemas.rows import ACCEPTED, REJECTED
 from services.storage.filesystem import resolve, write_atomic
-from services.storage.store import ShardStore, shard_path
+from services.storage.store import ShardStore
 
 
 @dataclass
@@ -76,14 +75,13 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
     fs, path = resolve(to, "--to")
     if fs.exists(path):
         raise RunError("--to", to, "it exists already", "name a new file")
-    committed = sorted(store.committed_shards())
     emotions = {emotion: EmotionPrompts() for emotion in EMOTIONS}
     texts = {emotion: NearDuplicates() for emotion in EMOTIONS}
-    for shard in committed:
-        refused = Counter(emotion for emotion, _, _ in _rows(store, REJECTED, shard))
-        for emotion, rows in refused.items():
-            emotions[emotion].refused += rows
-        for emotion, text, rest in _rows(store, ACCEPTED, shard):
+    for part in store.live_parts(REJECTED):
+        for emotion, _, _ in _rows(store, REJECTED, part):
+            emotions[emotion].refused += 1
+    for part in store.live_parts(ACCEPTED):
+        for emotion, text, rest in _rows(store, ACCEPTED, part):
             emotions[emotion].unparsed += len(rest.split("\n")) if rest else 0
             for task in json.loads(text):
                 _add(emotions[emotion], texts[emotion], task, per_emotion)
@@ -95,13 +93,12 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
         raise RunError("RUN", url, "it has no prompt yet", remedy)
     with write_errors(to, "--to"):
         write_atomic(fs, path, f"{json.dumps(prompts, ensure_ascii=False, indent=1)}\n".encode())
-    return PromptSet(to, emotions, len(committed) == run.shards)
+    return PromptSet(to, emotions, len(store.committed_shards()) == run.shards)
 
 
-def _rows(store: ShardStore, state: str, shard: int) -> Iterator[tuple[str, str, str]]:
-    """Yields (emotion, text, reason) of the rows of a committed shard in one state."""
-    folder = FOLDER_OF_STATE[state]
-    path = shard_path(folder, shard) if state == ACCEPTED else store.read_manifest(shard).sibling(folder)
+def _rows(store: ShardStore, state: str, part: int) -> Iterator[tuple[str, str, str]]:
+    """Yields (emotion, text, reason) of the rows of a committed part in one state."""
+    path = store.file_of(part, state)
     if path is None:
         return
     columns = ["emotion", "text", "reason"]

@@ -18,6 +18,7 @@ from schemas.outcomes import OUTCOME_COLUMNS, Outcomes, by_frequency
 from schemas.rows import ACCEPTED, STATES
 from schemas.run import RunRecord
 from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
+from services.storage.parts import part_number, retry_of
 from services.storage.row_log import open_row_log
 from services.storage.shard_index import generation_spans, read_index
 from services.storage.store import ShardStore
@@ -39,6 +40,7 @@ class RunStatus(Status):
         rows: rows by state, those in the log of open shards included.
         variants: names of the sweep's combinations, by each of which every input row is a row; none without a sweep.
         logged: rows of shards that are still open.
+        left_to_retry: rows that the last `--retry` has left; until they are committed they have their old state.
         in_flight: rows that are with replicas; None where that is not known.
         cut_off: accepted rows whose text was cut off.
         rejects: rejected rows by rule, the commonest first.
@@ -86,6 +88,7 @@ class RunStatus(Status):
     metrics: str
     replica_hours: float | None = None
     cost: float | None = None
+    left_to_retry: int = 0
     kind: str = "augment"
 
     def as_json(self) -> dict[str, Any]:
@@ -133,7 +136,8 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
     logs = _logs(store)  # before the index: a shard that is committed meanwhile is in both, and not in neither
     index = read_index(store, run)
     shards, table = index.totals(), index.table()
-    logs = {shard: rows for shard, rows in logs.items() if shard not in index.committed}
+    # A row that is generated again keeps its old state until its part is committed.
+    logs = {shard: rows for shard, rows in logs.items() if shard not in index.committed and not retry_of(shard)}
     logged = pa.concat_tables(logs.values()) if logs else None
     outcomes, rows = shards.outcomes, shards.outcomes.counts
     committed, output_tokens, accepted_tokens = sum(rows.values()), shards.output_tokens, shards.accepted_output_tokens
@@ -143,13 +147,15 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         output_tokens += pc.sum(logged["output_tokens"]).as_py()
         accepted_tokens += pc.sum(logged.filter(pc.equal(logged["state"], ACCEPTED))["output_tokens"]).as_py() or 0
         starts, ends = map(np.append, (starts, ends), spans_of_rows(logged))
+    left_to_retry = sum(index.left_to_retry(run).values())
     total, finished, active = run.outputs, sum(rows.values()), active_seconds(starts, ends)
     history = read_history(store, table, list(logs.values()), total - finished)
     eta = history.eta
     status = RunStatus(
         run=store.url,
         name=run.name,
-        complete=committed == total,
+        complete=committed == total and not left_to_retry,
+        left_to_retry=left_to_retry,
         source="disk",
         silent="",
         rows={state: rows[state] for state in STATES},
@@ -186,6 +192,7 @@ def _logs(store: ShardStore) -> dict[int, pa.Table]:
 
 def _slowest(table: pa.Table) -> list[dict[str, Any]]:
     """The committed shards that took longest, pauses between starts left out."""
+    table = table.filter(pc.less(table["shard"], part_number(0, 1)))
     started, finished = (table[name].cast(pa.int64()).to_numpy() for name in ("started_at", "finished_at"))
     seconds = (finished - started) / 1000
     for number in np.flatnonzero(pc.list_value_length(table["pauses"]).to_numpy()):

@@ -43,6 +43,10 @@ def _facts(status: "RunStatus", now: datetime, width: int) -> list[str]:
     logged = f"; {status.logged:,} of them in open shards" if status.logged else ""
     lines.append(f"rows      {counts_text(status.rows)}{logged}{in_flight}")
     worked = f"; {status.output_tokens:,} output tokens in {clock(status.active_seconds)} of work"
+    if status.left_to_retry:
+        lines.append(
+            f"retry     {status.left_to_retry:,} rows are left to generate again, and have their old state until then"
+        )
     if status.cut_off:
         lines.append(f"cut off   {cut_off_share(status.cut_off, status.rows['accepted'])}, at max_tokens")
     lines.append(f"shards    {status.shards:,} of {status.shards_total:,}{worked if status.active_seconds else ''}")

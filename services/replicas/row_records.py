@@ -95,7 +95,7 @@ class VariantSettings:
 
     def seed_of(self, row: WorkRow) -> int:
         """Returns the row's own sampling seed."""
-        return row_seed(self.run_seed, row.source, row.row_index, row.sample)
+        return row_seed(self.run_seed, row.source, row.row_index, row.sample, attempt=row.retry)
 
 
 def finished_record(

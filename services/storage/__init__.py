@@ -1,6 +1,7 @@
 """The run folder on disk or in an object store.
 
 store.py         paths, shards and run.json of a run folder
+parts.py         numbers and names of shards, and of the retries of their rows
 shard_writer.py  assembles finished rows into shards and commits them
 row_log.py       log of finished rows whose shard is still open
 object_log.py    the same on object stores

@@ -11,7 +11,7 @@ import pyarrow as pa
 from schemas.rows import ROW_SCHEMA
 
 _HEADER = struct.Struct("<II")  # bytes of the batch, and their CRC-32
-_SHARD = struct.Struct("<I")  # before each record of a log of several shards
+_SHARD = struct.Struct("<Q")  # before each record of a log of several shards; retries of their rows have high numbers
 
 
 def encode_record(batch: pa.RecordBatch, shard: int | None = None) -> bytes:

@@ -21,6 +21,7 @@ from services.storage.failpoints import failpoint
 from services.storage.filesystem import LEFTOVER_SUFFIX, make_folder, sync_folder, write_all
 from services.storage.log_records import decode_records, encode_record
 from services.storage.object_log import ObjectLog
+from services.storage.parts import parse_part, part_name
 from services.storage.store import ShardStore
 
 # Rows of at most this time are lost if the machine dies. If only the process dies, none are.
@@ -79,8 +80,8 @@ class FileLog:
 
     def __init__(self, store: ShardStore) -> None:
         self._store = store
-        names = (name for name in store.list_names("log") if name.startswith("part-") and name.endswith(".arrows"))
-        self._logged_shards = {int(name.removeprefix("part-").removesuffix(".arrows")) for name in names}
+        parts = (parse_part(name, ".arrows") for name in store.list_names("log"))
+        self._logged_shards = {part for part in parts if part is not None}
         # In the order of their last record.
         self._files: dict[int, FileIO] = {}
         self._started_shards: set[int] = set()
@@ -187,7 +188,7 @@ class FileLog:
 
 
 def _log_path(shard: int) -> str:
-    return f"log/part-{shard:05d}.arrows"
+    return f"log/{part_name(shard)}.arrows"
 
 
 def _write_record(file: FileIO, batch: pa.RecordBatch) -> None:

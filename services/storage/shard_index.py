@@ -10,6 +10,7 @@ shards exist.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from schemas.rows import ERROR, REJECTED, STATES
 from schemas.run import Manifest, RunRecord
 from services.storage.digest import ContentDigest
 from services.storage.filesystem import write_atomic
+from services.storage.parts import part_of, retry_of, shard_of
 from services.storage.store import ShardStore, shard_path
 from services.storage.time_spans import active_seconds
 
@@ -41,7 +43,10 @@ _MOMENT = pa.timestamp("ms", tz="UTC")
 _SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.int64(), nullable=False) for name in ("shard", "bytes")),
-        pa.field("fingerprint", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        *(
+            pa.field(name, pa.dictionary(pa.int32(), pa.string()), nullable=False)
+            for name in ("fingerprint", "retried")
+        ),
         *(pa.field(name, pa.int64(), nullable=False) for name in (*STATES, "cut_off", *_TOKENS)),
         *(pa.field(name, pa.map_(pa.string(), pa.int64()), nullable=False) for name in _REASONS),
         pa.field("started_at", _MOMENT, nullable=False),
@@ -63,7 +68,7 @@ _FOOTERS_PER_TASK = 32
 
 @dataclass(frozen=True)
 class Totals:
-    """Totals of all committed shards.
+    """Totals of all committed shards, and of the retries of their rows.
 
     Attributes:
         shards: number of shards.
@@ -93,7 +98,7 @@ class ShardIndex:
         outdated: number of entries in index.parquet that no longer hold.
 
     Attributes:
-        committed: numbers of the shards that were on disk when the index was read.
+        committed: numbers of the parts that were on disk when the index was read: shards, and retries of their rows.
     """
 
     def __init__(self, store: ShardStore, entries: pa.Table, new_entries: list[dict[str, Any]], outdated: int) -> None:
@@ -107,11 +112,12 @@ class ShardIndex:
 
     def add(self, manifest: Manifest) -> None:
         """Adds a shard that was just committed."""
-        size = self._store.file_size(shard_path("data", manifest.shard))
-        self._new_entries.append(_entry(self._store, manifest.shard, size, manifest))
+        part = part_of(manifest)
+        size = self._store.file_size(shard_path("data", part))
+        self._new_entries.append(_entry(self._store, part, size, manifest))
         self._changes += 1
         if self._digest is not None:
-            self._digest.add(manifest.shard, size, manifest.fingerprint, _milliseconds(manifest))
+            self._digest.add(part, size, manifest.fingerprint, _milliseconds(manifest))
 
     def save_if_due(self) -> None:
         """Writes index.parquet if it lacks many shards; called after each `add`.
@@ -137,17 +143,25 @@ class ShardIndex:
         write_atomic(self._store.fs, self._store.path(INDEX_PATH), buffer.getvalue())
         self._entries, self._new_entries, self._changes, self._is_outdated = table, [], 0, False
 
-    def totals(self) -> Totals:
-        """Totals of all committed shards."""
+    def totals(self, left: Collection[int] = (), left_state: str = "") -> Totals:
+        """Totals of all committed shards; of a row that was retried the newest state counts.
+
+        Args:
+            left: shards whose rows of `left_state` do not count: a retry is about to generate them again.
+        """
         table = self.table()
-        names = (*STATES, "cut_off", *_TOKENS)
-        sums = {name: pc.sum(table[name]).as_py() or 0 for name in names}
-        rejects, errors = (_sum_reasons(table[name]) for name in _REASONS)
-        counts = Counter({state: sums[state] for state in STATES})
+        tokens = {name: pc.sum(table[name]).as_py() or 0 for name in _TOKENS}
+        outcomes = Outcomes(cut_off=pc.sum(table["cut_off"]).as_py() or 0)
+        reasons = {REJECTED: "rejects", ERROR: "errors"}
+        for state in STATES:
+            live = _live(table, state, left if state == left_state else ())
+            outcomes.counts[state] = pc.sum(live[state]).as_py() or 0
+            if state in reasons:
+                setattr(outcomes, reasons[state], _sum_reasons(live[reasons[state]]))
         return Totals(
-            shards=table.num_rows,
-            outcomes=Outcomes(counts, sums["cut_off"], rejects, errors),
-            **{name: sums[name] for name in _TOKENS},
+            shards=sum(not retry_of(part) for part in table["shard"].to_pylist()),
+            outcomes=outcomes,
+            **tokens,
             active_seconds=round(active_seconds(*generation_spans(table)), 3),
         )
 
@@ -160,6 +174,19 @@ class ShardIndex:
             for facts in zip(*(column.to_pylist() for column in (*table.columns, finished_at)), strict=True):
                 self._digest.add(*facts)
         return str(self._digest)
+
+    def left_to_retry(self, run: RunRecord) -> dict[int, int]:
+        """Number of rows that the run's last retry has left to generate, by shard; empty where there is no retry."""
+        if not run.retries:
+            return {}
+        retry, table = run.retries[-1], self.table()
+        live = _live(table, retry.state).select(["shard", retry.state])
+        done = {shard_of(part) for part in table["shard"].to_pylist() if retry_of(part) == retry.number}
+        rows: Counter[int] = Counter()
+        for part, count in zip(*(live[name].to_pylist() for name in ("shard", retry.state)), strict=True):
+            if count and shard_of(part) not in done:
+                rows[shard_of(part)] += count
+        return {shard: rows[shard] for shard, _, end in run.shard_ranges() if shard in rows and end <= retry.rows}
 
     def table(self) -> pa.Table:
         """Entries of all committed shards: number, rows by state, tokens, reasons, times of generation."""
@@ -175,7 +202,7 @@ def read_index(store: ShardStore, run: RunRecord) -> ShardIndex:
     Raises:
         RunError: a footer had to be read, and its shard is damaged.
     """
-    sizes = store.shard_sizes()
+    sizes = store.part_sizes()
     saved = _read_saved_entries(store)
     entries = saved.filter(_entries_that_hold(saved, sizes, run)) if saved.num_rows else saved
     missing = sorted(sizes.keys() - set(entries["shard"].to_pylist()))
@@ -243,6 +270,7 @@ def _entry(store: ShardStore, shard: int, size: int, manifest: Manifest) -> dict
         "shard": shard,
         "bytes": size,
         "fingerprint": manifest.fingerprint,
+        "retried": manifest.retried,
         **{state: manifest.counts.get(state, 0) for state in STATES},
         "cut_off": cut_off,
         **{name: getattr(manifest, name) for name in _TOKENS},
@@ -265,6 +293,24 @@ def _read_outcomes(store: ShardStore, shard: int, manifest: Manifest) -> Outcome
 
 def _milliseconds(manifest: Manifest) -> int:
     return pa.scalar(datetime.fromisoformat(manifest.finished_at), _MOMENT).value
+
+
+def _live(table: pa.Table, state: str, left: Collection[int] = ()) -> pa.Table:
+    """Entries whose rows of a state count: no later part of the shard retried them, and none is about to.
+
+    Args:
+        left: shards whose rows of this state do not count.
+    """
+    retried = table.filter(pc.equal(table["retried"].cast(pa.string()), state))["shard"].to_pylist()
+    if not retried and not left:
+        return table
+    newest: dict[int, int] = {}
+    for part in retried:
+        newest[shard_of(part)] = max(newest.get(shard_of(part), 0), retry_of(part))
+    parts = table["shard"].to_pylist()
+    return table.filter(
+        pa.array([retry_of(p) >= newest.get(shard_of(p), 0) and shard_of(p) not in left for p in parts], pa.bool_())
+    )
 
 
 def _sum_reasons(column: pa.ChunkedArray) -> Counter[str]:

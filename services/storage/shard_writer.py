@@ -24,6 +24,7 @@ from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES, FinishedRows
 from schemas.run import Manifest, RunRecord
 from services.storage.lease import Lease
 from services.storage.output_ids import OutputIds
+from services.storage.parts import part_number, retry_of, shard_of
 from services.storage.row_log import RowLog, open_row_log
 from services.storage.shard_index import ShardIndex
 from services.storage.store import ShardStore
@@ -46,6 +47,7 @@ class _OpenShard:
         number: number of the shard.
         start: first input row of the shard.
         end: input row after the last one.
+        outputs: number of outputs that it will have.
         batches: finished rows, in order of arrival.
         output_ids: number of each row's output in the run, one array for each batch.
         seen: numbers of all finished outputs.
@@ -54,6 +56,7 @@ class _OpenShard:
     number: int
     start: int
     end: int
+    outputs: int
     batches: list[pa.RecordBatch] = field(default_factory=list)
     output_ids: list[np.ndarray] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
@@ -111,8 +114,11 @@ class ShardWriter:
         self._store, self._run, self._index, self._lease = store, run, index, lease
         self._on_rows, self._on_commit, self._on_round = on_rows, on_commit, on_round
         self._log = open_row_log(store)
-        for shard in index.committed.intersection(self._log.shards()):
-            self._log.drop(shard)
+        last_retry = len(run.retries)
+        for part in self._log.shards():
+            # Rows of a retry that another one replaced before it was complete are generated again by that one.
+            if part in index.committed or retry_of(part) not in (0, last_retry):
+                self._log.drop(part)
         self._output_ids = OutputIds(run)
         self._shards: dict[int, _OpenShard] = {}
         self._closing = threading.Event()
@@ -123,13 +129,22 @@ class ShardWriter:
         self.cpu_seconds = 0.0
         self._thread.start()
 
-    def open(self, number: int, start: int, end: int) -> set[int]:
-        """Opens a shard; must be called before a row of the shard is handed out.
+    def open(self, number: int, start: int, end: int, retried: set[int] | None = None) -> set[int]:
+        """Opens a part; must be called before a row of the part is handed out.
+
+        Args:
+            number: number of the part.
+            start: first input row of its shard.
+            end: input row after the last one.
+            retried: numbers of its outputs, for a retry; a shard itself has all outputs of its rows.
 
         Returns:
             Numbers of the shard's outputs that earlier starts finished and logged.
         """
-        shard = self._shards[number] = _restore_shard(self._log, self._output_ids, number, start, end)
+        outputs = (end - start) * self._run.outputs_per_row if retried is None else len(retried)
+        shard = _OpenShard(number, start, end, outputs)
+        _restore_rows(shard, self._log, self._output_ids, retried)
+        self._shards[number] = shard
         if self._is_complete(shard):  # a crash came between its last row and its commit
             self._queue.put(number)
         return shard.seen
@@ -223,7 +238,7 @@ class ShardWriter:
             self._commit(shard)
 
     def _is_complete(self, shard: _OpenShard) -> bool:
-        return len(shard.seen) == (shard.end - shard.start) * self._run.outputs_per_row
+        return len(shard.seen) == shard.outputs
 
     def _commit(self, shard: _OpenShard) -> None:
         table = shard.table()
@@ -254,19 +269,22 @@ def read_logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> 
     log, output_ids = open_row_log(store), OutputIds(run)
     logged = set(log.shards()) - committed
     for number, start, end in run.shard_ranges():
-        if number in logged:
-            yield from _restore_shard(log, output_ids, number, start, end).batches
+        for part in {number, part_number(number, len(run.retries))} & logged:
+            shard = _OpenShard(part, start, end, outputs=0)
+            _restore_rows(shard, log, output_ids)
+            yield from shard.batches
 
 
-def _restore_shard(log: RowLog, output_ids: OutputIds, number: int, start: int, end: int) -> _OpenShard:
-    """Opens a shard with the rows in its log; rows of another shard or run are ignored."""
-    shard = _OpenShard(number, start, end)
-    for batch in log.recover(number).to_batches():
+def _restore_rows(shard: _OpenShard, log: RowLog, output_ids: OutputIds, retried: set[int] | None = None) -> None:
+    """Adds the rows in the log of a part; rows of another part or run are ignored."""
+    for batch in log.recover(shard.number).to_batches():
         batch_output_ids = output_ids.of(batch)
-        is_own = [start <= output_ids.row_of(output_id) < end for output_id in batch_output_ids]
+        is_own = [
+            shard.start <= output_ids.row_of(output_id) < shard.end and (retried is None or output_id in retried)
+            for output_id in batch_output_ids
+        ]
         own_output_ids = [output_id for output_id, own in zip(batch_output_ids, is_own, strict=True) if own]
         shard.add(own_output_ids, batch.filter(pa.array(is_own)))
-    return shard
 
 
 def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
@@ -276,7 +294,9 @@ def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
     ends = starts + table["duration_seconds"].to_numpy()
     return Manifest(
         fingerprint=run.fingerprint,
-        shard=shard.number,
+        shard=shard_of(shard.number),
+        retry=retry_of(shard.number),
+        retried=run.retries[-1].state if retry_of(shard.number) else "",
         start=shard.start,
         end=shard.end,
         samples=run.samples,

@@ -6,6 +6,7 @@ the shard's rejected rows and errors are durable, and it is never written again.
 run.json                     the job as resolved, its fingerprint, versions
 README.md                    the dataset card
 data/part-00000.parquet      accepted rows; the existence of this file commits the shard
+data/part-00000.r1.parquet   accepted rows of a retry (see parts.py), which has its own siblings
 rejected/part-00000.parquet  rows that quality control refused
 errors/part-00000.parquet    rows that could not be generated; on object stores each driver gives these files a name of
                              its own (part-00000.5d1e0c7a.parquet), and the manifest says which are the shard's
@@ -19,10 +20,9 @@ import errno
 import hashlib
 import io
 import math
-import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeGuard, TypeVar
 
@@ -36,14 +36,13 @@ from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
 from schemas.run import MANIFEST_KEY, Manifest, RunRecord
 from services.storage.failpoints import failpoint
 from services.storage.filesystem import is_leftover, is_local, list_folder, resolve, write_atomic
+from services.storage.parts import in_input_order, parse_part, part_name, part_of, retry_of, shard_of
 
 LOCK_NAME, TRAIN_LOCK_NAME = "run.lock", "train.lock"
 # Folders to which only this program writes: it may remove what a killed process left half written there.
 _OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values())
 _SIBLING_FOLDERS = tuple(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED)
 _BATCH_ROWS = 256
-_SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
-_SIBLING_NAME = re.compile(r"part-(\d{5,})(?:\.[0-9a-f]{8})?\.parquet")
 
 _Footer = TypeVar("_Footer", bound=BaseModel)
 
@@ -119,18 +118,18 @@ class ShardStore:
                 if is_leftover(name):
                     self.remove(f"{folder}/{name}" if folder else name)
         siblings = self.list_siblings()
-        committed = self.committed_shards() if siblings else set()
-        for path, shard in siblings.items():
-            if shard not in committed:
+        committed = self.committed_parts() if siblings else set()
+        for path, part in siblings.items():
+            if part not in committed:
                 self.remove(path)
 
     def list_siblings(self) -> dict[str, int]:
-        """Shard number of each file in rejected/ and errors/, by its path."""
+        """Number of the part of each file in rejected/ and errors/, by its path."""
         return {
-            f"{folder}/{name}": int(match[1])
+            f"{folder}/{name}": part
             for folder in _SIBLING_FOLDERS
             for name in self.list_names(folder)
-            if (match := _SIBLING_NAME.fullmatch(name))
+            if (part := parse_part(name, ".parquet", with_owner=True)) is not None
         }
 
     def remove_logs(self) -> None:
@@ -161,18 +160,47 @@ class ShardStore:
         self.write_text("run.json", run.model_dump_json(indent=2) + "\n")
 
     def committed_shards(self) -> set[int]:
-        """Numbers of the committed shards."""
-        return set(self.shard_sizes())
+        """Numbers of the committed shards, without retries of their rows."""
+        return {part for part in self.committed_parts() if not retry_of(part)}
 
-    def shard_sizes(self) -> dict[int, int]:
-        """Bytes of the data file of each committed shard, by its number."""
+    def committed_parts(self) -> set[int]:
+        """Numbers of the committed parts: shards, and retries of their rows."""
+        return set(self.part_sizes())
+
+    def part_sizes(self) -> dict[int, int]:
+        """Bytes of the data file of each committed part, by its number."""
         listed = list_folder(self.fs, self.path("data"))
-        return {int(match[1]): size for name, size in listed if (match := _SHARD_NAME.fullmatch(name))}
+        return {part: size for name, size in listed if (part := parse_part(name, ".parquet")) is not None}
+
+    def live_parts(self, state: str, parts: Iterable[int] | None = None) -> list[int]:
+        """Committed parts whose rows of a state were not retried by a later part; those of a shard by their age.
+
+        Args:
+            parts: parts to choose from, with all retries of their shards; by default all committed parts.
+
+        Raises:
+            UnreadableError, RunError: as `read_manifest`, for a retry.
+        """
+        live, retried_shards = [], set()
+        for part in reversed(in_input_order(self.committed_parts() if parts is None else parts)):
+            if state == ACCEPTED or shard_of(part) not in retried_shards:
+                live.append(part)
+            if state != ACCEPTED and retry_of(part) and self.read_manifest(part).retried == state:
+                retried_shards.add(shard_of(part))
+        return live[::-1]
+
+    def file_of(self, part: int, state: str) -> str | None:
+        """Path of the file with a committed part's rows of a state; None where it has none.
+
+        Raises:
+            UnreadableError, RunError: as `read_manifest`.
+        """
+        folder = FOLDER_OF_STATE[state]
+        return shard_path(folder, part) if state == ACCEPTED else self.read_manifest(part).sibling(folder)
 
     def has_rows(self) -> bool:
         """Returns whether any row was generated: a shard is committed, or rows of an open shard are logged."""
-        listed = list_folder(self.fs, self.path("data"))
-        if any(_SHARD_NAME.fullmatch(name) for name, _ in listed):
+        if self.part_sizes():
             return True
         return bool(self.list_names("log"))
 
@@ -193,9 +221,9 @@ class ShardStore:
         failpoint("commit.begun")
         siblings: dict[str, bytes] = {}
         for state, folder in FOLDER_OF_STATE.items():
-            part = rows.filter(pc.equal(rows["state"], state))
-            if state != ACCEPTED and part.num_rows:
-                siblings[shard_path(folder, manifest.shard, self._owner)] = parquet_bytes(part, ROW_SCHEMA)
+            of_state = rows.filter(pc.equal(rows["state"], state))
+            if state != ACCEPTED and of_state.num_rows:
+                siblings[shard_path(folder, part_of(manifest), self._owner)] = parquet_bytes(of_state, ROW_SCHEMA)
         # A crash between here and the data file leaves siblings of an uncommitted shard. A later driver removes them,
         # see `remove_leftovers`, and generates the shard again.
         for relative, data in siblings.items():
@@ -206,7 +234,7 @@ class ShardStore:
         accepted = rows.filter(pc.equal(rows["state"], ACCEPTED))
         # The file must be new: a driver that was suspended lost its lease without noticing, and must not replace the
         # shard that its successor committed meanwhile.
-        path = self.path(shard_path("data", manifest.shard))
+        path = self.path(shard_path("data", part_of(manifest)))
         write_atomic(self.fs, path, encode_shard(accepted, manifest), must_be_new=True, failpoint_prefix="data")
         failpoint("commit.data")
         return manifest
@@ -260,23 +288,22 @@ class ShardStore:
             yield from parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
 
     def read_rows(self, state: str = ACCEPTED, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Reads the committed rows of one state, shard by shard in input order, in batches of at most a row group."""
-        folder = FOLDER_OF_STATE[state]
-        for shard in sorted(self.committed_shards()):
-            relative = shard_path(folder, shard) if state == ACCEPTED else self.read_manifest(shard).sibling(folder)
+        """Reads the committed rows of one state, part by part in input order, in batches of at most a row group."""
+        for part in self.live_parts(state):
+            relative = self.file_of(part, state)
             if relative is None:
                 continue
             with self.fs.open(self.path(relative), "rb") as file:
                 yield from pq.ParquetFile(file).iter_batches(columns=columns)
 
 
-def shard_path(folder: str, shard: int, owner: str = "") -> str:
-    """Path of a shard's file: `data/part-00003.parquet`. Names of data files are deterministic.
+def shard_path(folder: str, part: int, owner: str = "") -> str:
+    """Path of a part's file: `data/part-00003.parquet`. Names of data files are deterministic.
 
     Args:
         owner: part of the name of siblings that one driver alone writes; see `Manifest.siblings`.
     """
-    return f"{folder}/part-{shard:05d}{owner}.parquet"
+    return f"{folder}/{part_name(part)}{owner}.parquet"
 
 
 def is_filesystem_failure(error: Exception) -> TypeGuard[OSError]:

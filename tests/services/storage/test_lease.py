@@ -270,7 +270,7 @@ def test_a_driver_that_lost_its_lease_in_the_middle_of_a_commit_loses_no_row(bri
     run = run_of(1)
     remove_unlisted_siblings(second, read_index(second, run))
     assert sorted(second.list_siblings()) == sorted(written.siblings)
-    assert read_index(second, run).totals().rejects == {"because": 1}
+    assert read_index(second, run).totals().outcomes.rejects == {"because": 1}
 
 
 def test_siblings_of_an_uncommitted_shard_stay_on_an_object_store(brief, monkeypatch):
