@@ -193,6 +193,7 @@ def test_a_verb_that_cannot_reach_the_store_ends_with_one_error(memory, monkeypa
         monkeypatch.setattr(memory, name, failing(FAILURES[0][0]))
     command = ["kindling", verb, URL, *(["--to", str(tmp_path / "to")] if verb == "export" else [])]
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(cli.streams, "set_up", lambda: None)  # the streams here are pytest's
     with pytest.raises(SystemExit) as ended:
         cli.main()
     shown = capsys.readouterr().err
