@@ -143,7 +143,7 @@ def test_a_good_row_among_the_errors_is_found(finished, copy):
 
 
 def test_the_chaos_job_has_rows_of_all_kinds(tmp_path):
-    wanted = expected_run(chaos_job(tmp_path, "", 400))
+    wanted = expected_run(chaos_job(tmp_path, "local", 400))
     failing = {*range(36, 400, 37), 100, 300}
     assert {index for (_, index, _), state in wanted.states.items() if state == "error"} == failing
     rejected = {*range(10, 400, 11)} - failing
