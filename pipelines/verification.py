@@ -25,7 +25,7 @@ from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
 from services.storage.lease import hold_lease
-from services.storage.parts import in_input_order, part_name, part_number, part_of, shard_of
+from services.storage.parts import in_input_order, part_number, part_of, shard_of
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
@@ -241,7 +241,8 @@ def _foreign_shard(run: RunRecord, manifest: Manifest, part: int, start: int, en
     if manifest.fingerprint not in (run.fingerprint, *run.earlier_fingerprints):
         yield path, f"belongs to another run (fingerprint {manifest.fingerprint[:12]})"
     if (part_of(manifest), manifest.start, manifest.end) != (part, start, end):
-        yield path, f"holds {part_name(part_of(manifest))}, rows {manifest.start} to {manifest.end - 1}"
+        retry = f", retry {manifest.retry}" if manifest.retry else ""
+        yield path, f"holds shard {manifest.shard}{retry}, rows {manifest.start} to {manifest.end - 1}"
 
 
 def _changed_files(store: ShardStore, manifest: Manifest) -> Iterator[tuple[str, str]]:
