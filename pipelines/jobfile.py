@@ -78,8 +78,9 @@ def load_any_job(path: str, overrides: list[str] | None = None) -> tuple[str, An
         JobError: the file cannot be read, is no YAML, or does not fit the schema of its kind.
     """
     data = _read_job(path, overrides)
-    keys = data.keys() if isinstance(data, dict) else ()
-    verb = next((verb for key, verb in _VERB_OF_KEY.items() if key in keys), "augment")
+    keys = data.keys() if isinstance(data, dict) else set()
+    verb = next((verb for key, verb in _VERB_OF_KEY.items() if key in keys), "")
+    verb = verb or ("label" if keys and keys <= resolve_name(_SCHEMAS["label"]).model_fields.keys() else "augment")
     return verb, parse_job(data, resolve_name(_SCHEMAS[verb]))
 
 

@@ -247,9 +247,12 @@ def read_part(store: ShardStore, relative: str, columns: list[str] | None = None
 
     Raises:
         RunError: the file is damaged.
+        StoreError: a remote file system fails; the file may be whole.
     """
     try:
         return store.read_table(relative, columns)
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as error:
         cause = f"damaged: {str(error).splitlines()[0]}"
         raise RunError(relative, None, cause, "`kindling verify` lists all damage") from None

@@ -118,12 +118,13 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
     for part in in_input_order(store.committed_parts()):
         parts[shard_of(part)].append(part)
     expected_files: set[str] = set()
+    if not store.can_append:  # a driver that lost its lease may commit their parts yet; the job removes what is left
+        committed = {part for numbers in parts.values() for part in numbers}
+        expected_files.update(path for part, paths in siblings.items() if part not in committed for path in paths)
     for shard, start, end in run.shard_ranges():
         if part_number(shard) not in parts.get(shard, ()):
             cause = f"rows {start} to {end - 1} have no final state yet: run the job again to resume it"
             verdict.faults.append(Fault(shard_path("data", shard), cause))
-            if not store.can_append:  # a driver that lost its lease may commit them yet; the job removes what is left
-                expected_files.update(siblings[shard])
             continue
         verdict.shards += 1
         states: dict[_Identity, str] = {}

@@ -90,8 +90,9 @@ def _is_secret_user(head: str, user: str) -> bool:
 
 def _is_secret_piece(head: str, piece: str) -> bool:
     name, equals, _ = piece.partition("=")
-    # In the name of an object `?` and `#` are letters, and `?` is one of a glob.
-    return (bool(equals) or _is_web(head)) and name.lower() not in _HARMLESS
+    if not _is_web(head) and (not equals or "/" in name):
+        return False  # in the name of an object `?` and `#` are letters, and `?` is one of a glob
+    return name.lower() not in _HARMLESS
 
 
 def _is_web(head: str) -> bool:

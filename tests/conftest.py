@@ -19,6 +19,7 @@ os.environ.update(
 for _name in ("RAY_ADDRESS", "HF_HOME", "XDG_CACHE_HOME", "LD_PRELOAD"):
     os.environ.pop(_name, None)
 
+import signal
 import subprocess
 import sys
 
@@ -26,6 +27,9 @@ import pytest
 
 from tests.support.files import write_jsonl
 from tests.support.processes import cli_env
+
+# A test run under `nohup` would hand an ignored SIGHUP on to the jobs that it starts.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Of the fast tests these files take longest: they begin, so that the two processes of `make test` end together.
 _LONGEST_FILES = ["test_augment.py", "test_real_engine.py", "test_deaths.py", "test_pools.py", "test_labelling.py"]

@@ -22,7 +22,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
 from schemas.outcomes import by_frequency
-from schemas.rows import ACCEPTED, ERROR, REJECTED, STATES, counts_text
+from schemas.rows import ERROR, REJECTED, STATES, counts_text
 from schemas.run import RunRecord
 from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target, serve_metrics
@@ -110,7 +110,13 @@ def augment(
     with claimed(store, "augment") as lease, stop_signals(job.cluster.grace_seconds) as stop_within:
         facts = facts_of(job, recipes)
         if retry:
-            run = plan_retry(store, new_run(job, recipes, reader.inputs, facts), _STATES_TO_RETRY[retry])
+            new = new_run(job, recipes, reader.inputs, facts)
+            # Before the retry's job becomes the run's: one that cannot begin changes nothing.
+            check_model(job.model, job.cluster)
+            if job.classifier is None:
+                refuse_rows_without_prompts(new, reader, variants, ())
+            with write_errors(store.url):
+                run = plan_retry(store, new, _STATES_TO_RETRY[retry])
         else:
             run = plan_run(store, job, recipes, reader.inputs, extend, **facts)
         metrics = AugmentMetrics(run.name)
@@ -132,6 +138,9 @@ def augment(
                 if progress.shards < run.shards or left:
                     with _last_metrics_kept(store, lease, run, metrics):
                         _generate(job, run, reader, store, lease, variants, progress, index, left, card, stop_within)
+                    if index.left_to_retry(run):  # shards that were made again now, after their retry
+                        cause = "shards that were made again hold rows whose retry is still to come"
+                        raise StoppedError("", None, cause, "the same command generates them")
                 else:
                     _log.info("%s is complete: nothing to do", store.url)
                 # A driver that died right after the last commit, or that lost its lease, leaves files behind.
@@ -160,8 +169,8 @@ def _generate(
     if progress.finished:
         _log.info("resuming %s: %s", store.url, counts_text(progress.rows))
     committed = index.committed.difference(retried)
-    has_accepted = bool(progress.rows[ACCEPTED])
-    reader, duplicates = _prepared_rows(job, run, reader, variants, committed, has_accepted, stop_within)
+    is_first_start = not progress.finished
+    reader, duplicates = _prepared_rows(job, run, reader, variants, committed, is_first_start, stop_within)
     with (
         connect_to_ray(job.cluster.address) as ray_metrics,
         register_target(ray_metrics, job.metrics, job="ray"),
@@ -198,10 +207,13 @@ def _generate(
             progress.coordinator_seconds, progress.writer_seconds = coordinator.cpu_seconds, writer.cpu_seconds
             pool.stop()
             progress.publish(pool)
-            if writer.error is None:
-                card.renew()
+            with suppress(Exception):  # an error on its way is the one to report
+                lease.check()
+                card.renew_if_outdated()
     if writer.error is not None:
         raise unwritable(store.url, writer.error, resumable=True) from writer.error
+    lease.check()
+    card.renew_if_outdated()
     if not done:
         raise StoppedError(
             "", None, f"by a signal, after {progress.finished} of {progress.total} rows; they are kept",
@@ -215,14 +227,14 @@ def _prepared_rows(
     reader: InputRows,
     variants: Mapping[str, VariantSettings],
     committed: set[int],
-    has_accepted: bool,
+    is_first_start: bool,
     stop_within: Callable[[], float | None],
 ) -> tuple[InputRows, dict[int, int]]:
     """Returns the input with emotions, and its near-duplicates; refuses rows of which none has a prompt."""
     # Emotions are picked before any engine starts, so they do not depend on the replica or the start of a row.
     if job.classifier is not None:
         reader = _with_emotions(reader, job.classifier, run, committed, stop_within)
-    if not has_accepted:
+    if is_first_start:  # else a resume would judge a run by the rows that are left
         refuse_rows_without_prompts(run, reader, variants, committed)
     recipe = next(iter(variants.values())).recipe  # inputs are compared, and all variants have the same inputs
     return reader, near_duplicates_of(reader, recipe) if recipe.rejects_near_duplicates else {}

@@ -29,7 +29,16 @@ class RunCard:
 
     def renew_if_due(self) -> None:
         """Writes the card where shards were committed since; cheap to call often."""
-        if self._index.digest() != self._written_digest and monotonic() >= self._written_at + self._min_seconds:
+        if monotonic() >= self._written_at + self._min_seconds:
+            self.renew_if_outdated()
+
+    def renew_if_outdated(self) -> None:
+        """Writes the card where shards were committed since, at once.
+
+        Raises:
+            OSError: the file system refuses.
+        """
+        if self._index.digest() != self._written_digest:
             self.renew()
 
     def renew(self) -> None:

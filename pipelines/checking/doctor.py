@@ -147,7 +147,11 @@ def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     text = f"a process may have {soft} files open"
     if soft < _MIN_OPEN_FILES and soft != resource.RLIM_INFINITY:
-        cure = f"run `ulimit -n {_MIN_OPEN_FILES}` first" if hard >= _MIN_OPEN_FILES else "ask the host's administrator"
+        cure = (
+            f"run `ulimit -n {_MIN_OPEN_FILES}` first"
+            if hard >= _MIN_OPEN_FILES or hard == resource.RLIM_INFINITY
+            else "ask the host's administrator"
+        )
         return Finding("open files", "warning", text, f"Ray opens thousands on a busy node: {cure}")
     return Finding("open files", "ok", text)
 

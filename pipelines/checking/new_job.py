@@ -5,6 +5,7 @@ import keyword
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,12 @@ def new_job(data: str, to: str = "job.yaml") -> NewJob:
         to: path of the job file; a prompt file for the recipe `template` lies beside it.
 
     Raises:
-        JobError: the data cannot be read, or have no rows.
+        JobError: the data cannot be read, or have no rows; or `to` is the name of a prompt file.
     """
+    if Path(to).suffix == ".jinja":
+        raise JobError(
+            "--to", to, "the prompt file beside the job would have this name", "name a file that ends in .yaml"
+        )
     source = input_files(Input(path=data))[0]
     try:
         columns, rows = source.columns(), source.count()
@@ -62,7 +67,7 @@ def new_job(data: str, to: str = "job.yaml") -> NewJob:
     if recipe == "template":
         prompt = str(Path(to).with_suffix(".jinja"))
         shown = [column for column in columns if _is_text(values[column])] or columns
-        variables = {column: _variable(column) for column in shown[:_MAX_COLUMNS]}
+        variables = _variables(shown[:_MAX_COLUMNS])
         mapping = {variable: column for column, variable in variables.items() if variable != column}
     files = {to: _job_text(to, name, data, source, rows, columns, recipe, mapping, prompt)}
     if prompt:
@@ -118,10 +123,16 @@ def _is_chat(cell: Any) -> bool:
     return bool(cell) and isinstance(cell, list) and all(isinstance(turn, dict) and "role" in turn for turn in cell)
 
 
-def _variable(column: str) -> str:
-    """Name of a column in a template: `Question text` is `Question_text` there."""
-    name = re.sub(r"\W", "_", column)
-    return name if name.isidentifier() and not keyword.iskeyword(name) else f"column_{name}"
+def _variables(columns: list[str]) -> dict[str, str]:
+    """Name of each column in a template: `Question text` is `Question_text` there, and no name stands for two."""
+    variables: dict[str, str] = {}
+    for column in columns:
+        name = re.sub(r"\W", "_", column)
+        if not name.isidentifier() or keyword.iskeyword(name) or name.lower() in ("true", "false", "none"):
+            name = f"column_{name}"
+        taken = {*variables.values(), *(other for other in columns if other != column)}
+        variables[column] = next(n for n in chain([name], (f"{name}_{i}" for i in count(2))) if n not in taken)
+    return variables
 
 
 def _prompt_text(variables: Mapping[str, str], values: Mapping[str, list[Any]]) -> str:

@@ -9,6 +9,9 @@ from schemas.text import shorten
 
 _ROLES = ("system", "user", "assistant", "tool")
 
+# As deep as the values of an input row may be; JSON that comes as text is bounded here.
+_MAX_NESTING = 64
+
 
 def messages_cell(values: dict[str, Any], field: str) -> list[dict[str, str]]:
     """Returns the field's chat messages, each with its role and content and no other key.
@@ -88,6 +91,7 @@ def _tool_calls(number: int, calls: Any) -> list[dict[str, Any]]:
                 arguments = json.loads(arguments or "{}")
             except (ValueError, RecursionError):
                 raise RowError(f"message {number} has a tool call whose arguments are not JSON") from None
+            arguments = _json(arguments, f"message {number}: the arguments of a tool call")
         parsed.append({"type": "function", **call, "function": {**function, "arguments": arguments}})
     return parsed
 
@@ -108,6 +112,8 @@ def tools_cell(values: dict[str, Any], field: str) -> list[dict[str, Any]] | Non
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RowError(f"{field} is not a list of tools")
+    if not all(isinstance(tool.get("function", tool), dict) for tool in tools):
+        raise RowError(f"{field} has a tool whose function is not an object")
     return _json(tools, field)
 
 
@@ -115,18 +121,20 @@ def _json(value: Any, name: str) -> Any:
     """Returns a JSON value without its null values.
 
     Raises:
-        RowError: the value is not JSON, or not valid Unicode.
+        RowError: the value is not JSON, nested too deeply, or not valid Unicode.
     """
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise RowError(f"{name} is not valid Unicode") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RowError(f"{name} is not JSON: {shorten(str(error))}") from None
-    return _without_nulls(value)
+    return _without_nulls(value, name)
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any, name: str, depth: int = 0) -> Any:
+    if depth > _MAX_NESTING:
+        raise RowError(f"{name} is nested more than {_MAX_NESTING} deep")
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_nulls(item, name, depth + 1) for key, item in value.items() if item is not None}
+    return [_without_nulls(item, name, depth + 1) for item in value] if isinstance(value, list) else value

@@ -57,7 +57,9 @@ class JinjaPrompt:
         self._text = _read(path, prompt)
         # No value of a row contains these characters, so no row can begin a turn.
         self._mark = secrets.token_hex(16) if _TURN.match(self._text.lstrip()) else ""
-        self.hash = hashlib.sha256(f"{self._text}\0{data}".encode()).hexdigest()[:16]
+        # Version 0.2.0 sent the lines of turns as text: its run is not resumed with other prompts.
+        turns = "\0turns" if self._mark else ""
+        self.hash = hashlib.sha256(f"{self._text}\0{data}{turns}".encode()).hexdigest()[:16]
         self._render: Callable[[dict[str, Any]], str] | None = None
         try:
             tree = Sandbox().parse(self._text)
@@ -73,7 +75,7 @@ class JinjaPrompt:
                 self._render = self._compiled()
         except TemplateSyntaxError as error:
             cause = f"not valid Jinja at line {error.lineno}: {shorten(error.message or '')}"
-            raise JobError("prompt", prompt, cause, "correct the template; see docs/jobs.md") from None
+            raise JobError("prompt", prompt, cause, "correct the template; see docs/job-file.md") from None
         except Exception as error:  # too many nodes, nested too deeply for Jinja or Python, or too long a number
             cause = f"it cannot be compiled: {type(error).__name__}: {shorten(str(error))}"
             raise JobError("prompt", prompt, cause, "make the template simpler") from None

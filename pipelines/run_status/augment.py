@@ -53,7 +53,7 @@ class RunStatus(Status):
         last_row_at: when the last row came to its end, ISO 8601, UTC; None before the first.
         replicas: how each one is: see `ReplicaStatus`, and `node` and `cores`; none where that is not known.
         slowest_shards: the committed ones that took longest.
-        open_shards: those that have a row and are not committed, the oldest first; only on a local file system.
+        open_shards: those that have a row and are not committed, the oldest first.
         metrics: address of the endpoint.
         replica_hours: that replicas were there, in all starts but killed ones; None before that is known.
         cost: of these, at the job's price of an hour; None where it has none.
@@ -239,7 +239,8 @@ def _from_endpoint(endpoint: EndpointMetrics, status: RunStatus, run: RunRecord)
         "cut_off": int(endpoint.value("kindling_cut_off_rows_total") or 0),
         "rejects": by_frequency(rejects),
         "errors": by_frequency(errors),
-        "logged": sum(rows.values()) - sum(status.rows.values()) + status.logged,
+        # On disk, rows that are left to retry have their old state; the endpoint does not count them.
+        "logged": max(sum(rows.values()) - sum(status.rows.values()) + status.logged + status.left_to_retry, 0),
         "output_tokens": int(endpoint.value("kindling_tokens_total", kind="output") or 0),
         "in_flight": int(endpoint.value("kindling_requests_in_flight") or 0),
         "last_row_at": max((replica["last_rows_at"] for replica in replicas if replica["last_rows_at"]), default=None)
@@ -253,9 +254,7 @@ def _from_endpoint(endpoint: EndpointMetrics, status: RunStatus, run: RunRecord)
             "eta_high_seconds": _rounded(bounds.get("high")),
             "goodput_now_tokens_per_second": _rounded(endpoint.value("kindling_goodput_last_minute_tokens_per_second")),
         }
-    if (
-        status.goodput_tokens_per_second is None
-    ):  # an object store has no row log: before the first shard no row is on disk
+    if status.goodput_tokens_per_second is None:  # no row is on disk yet
         newer["goodput_tokens_per_second"] = _rounded(endpoint.value("kindling_goodput_tokens_per_second") or None)
     return newer
 

@@ -72,7 +72,11 @@ def content_of(section: LabelledTexts) -> dict[str, str]:
         if isinstance(path := getattr(section, name), str):
             with _errors_under(f"{_KEY}.{name}"):
                 for file in input_files(Input(path=path)):
-                    content[file.name] = identify_content(file, file.label_names(columns))
+                    try:
+                        content[file.name] = identify_content(file, file.label_names(columns))
+                    except READ_ERRORS as error:
+                        cause = f"cannot be read: {shorten(str(error))}"
+                        raise JobError("input.path", file.name, cause, "repair the file, or name another") from None
     return content
 
 

@@ -12,7 +12,6 @@ shards exist.
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -30,7 +29,7 @@ from schemas.run import Manifest, RunRecord
 from services.storage.digest import ContentDigest
 from services.storage.filesystem import write_atomic
 from services.storage.parts import part_of, retry_of, shard_of
-from services.storage.store import ShardStore, shard_path
+from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 from services.storage.time_spans import active_seconds
 
 INDEX_PATH = "index.parquet"
@@ -283,11 +282,18 @@ def _entry(store: ShardStore, shard: int, size: int, manifest: Manifest) -> dict
 
 
 def _read_outcomes(store: ShardStore, shard: int, manifest: Manifest) -> Outcomes:
-    """Counts the outcomes of a shard's rows. Lost or damaged files count as empty: only `verify` reports them."""
+    """Counts the outcomes of a shard's rows. Lost or damaged files count as empty: only `verify` reports them.
+
+    Raises:
+        OSError: the file system failed; the file may be whole, and its counts would be kept as empty.
+    """
     outcomes = Outcomes()
     for path in (shard_path("data", shard), *manifest.siblings):
-        with suppress(OSError, pa.ArrowException):
+        try:
             outcomes.add(Outcomes.of(store.read_table(path, list(OUTCOME_COLUMNS))))
+        except (OSError, pa.ArrowException) as error:
+            if is_filesystem_failure(error):
+                raise
     return outcomes
 
 

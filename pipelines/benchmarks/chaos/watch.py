@@ -155,7 +155,7 @@ def read_logs(folder: Path) -> Texts:
             raw = path.read_bytes()
         except FileNotFoundError:
             continue  # its shard was committed just now
-        for batch in _log_batches(raw, prefix=4 if path.name.startswith("rows-") else 0):
+        for batch in _log_batches(raw, prefix=8 if path.name.startswith("rows-") else 0):
             texts.update(_texts(batch.select(COLUMNS).to_pylist()))
     return texts
 

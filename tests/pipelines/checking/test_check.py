@@ -65,6 +65,7 @@ def test_init_writes_over_nothing(folder):
         ({"chat": [{"role": "user", "content": "Hello"}]}, "messages", {"messages": "chat"}),
         ({"class": "a", "2nd": "b"}, "template", {"column_class": "class", "column_2nd": "2nd"}),
         ({"text": "It rains.", "label": "weather"}, "template", {}),
+        ({"a b": "x", "a_b": "y", "none": "z"}, "template", {"a_b_2": "a b", "column_none": "none"}),
     ],
 )  # fmt: skip
 def test_the_recipe_fits_the_columns(folder, row, recipe, columns):
@@ -130,6 +131,19 @@ def test_the_kind_of_a_job_is_seen_from_its_keys(folder):
     verb, loaded = load_any_job("t.yaml")
     assert verb == "train" and loaded.output.path == "runs/t"
     assert "valid job file of `kindling train`" in run("check", "t.yaml").stdout
+
+
+def test_a_job_of_label_needs_no_key_of_its_own(folder):
+    Path("l.yaml").write_text("name: l\ninput: raw.txt\noutput: runs/l\n")
+    assert load_any_job("l.yaml")[0] == "label"
+    Path("a.yaml").write_text("name: a\ninput: q.csv\nmodel: fake\noutput: runs/a\n")
+    with pytest.raises(JobError, match="recipe"):
+        load_any_job("a.yaml")
+
+
+def test_a_prompt_file_is_not_written_over_its_job(folder):
+    with pytest.raises(JobError, match="the prompt file beside the job"):
+        new_job("q.csv", "job.jinja")
 
 
 def test_short_forms_are_sections(folder):

@@ -1,5 +1,6 @@
 """Prompt files of several messages: which lines begin one, and that no row can."""
 
+import hashlib
 import pickle
 
 import pytest
@@ -80,5 +81,8 @@ def test_a_message_that_a_row_leaves_empty_is_that_rows_error(template):
         template("system:\nHi\n{% if q %}\nuser:\n{{ q }}{% endif %}").render({"q": ""}, 7)
 
 
-def test_the_hash_is_that_of_the_file(template):
-    assert template(TURNS).prompt_hash == template(TURNS).prompt_hash
+def test_the_hash_is_that_of_the_file_and_of_its_turns(template, tmp_path):
+    recipe = template(TURNS)
+    assert recipe.prompt_hash == template(TURNS).prompt_hash
+    # Version 0.2.0 sent these lines as text.
+    assert recipe.prompt_hash != hashlib.sha256(f"{TURNS}\0".encode()).hexdigest()[:16]
