@@ -50,7 +50,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         # Jinja's optimizer would compute constant expressions when it compiles, where nothing is counted.
-        super().__init__(undefined=StrictUndefined, trim_blocks=True, optimized=False, finalize=_refuse_null)
+        super().__init__(undefined=StrictUndefined, trim_blocks=True, optimized=False, finalize=_written_value)
         self._steps_left, self._characters_left = MAX_STEPS, MAX_CHARACTERS
         self.filters.update(dict.fromkeys(("default", "d"), _default))
         self.filters = {name: self._counted(self.filters[name], FILTER_COSTS.get(name)) for name in FILTERS}
@@ -159,10 +159,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
             yield item
 
 
-def _refuse_null(value: Any) -> Any:
-    """Returns a value that a template writes. Jinja would write a null as the word None."""
+def _written_value(value: Any) -> Any:
+    """Returns a value that a template writes. Jinja would write a null as the word None, and a method with its address.
+
+    Raises:
+        TemplateRuntimeError: the value is null, or a method or function that was not called.
+    """
     if value is None:
         raise TemplateRuntimeError("it writes a value that is null; test it with `if`, or give it a `default`")
+    if callable(value) and not isinstance(value, Undefined):
+        raise TemplateRuntimeError("it writes a method and not a value: a text has no such key; a call needs `()`")
     return value
 
 

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import augment, compare, export, stats, status, verify
-from schemas.errors import RunError, StoppedError
+from schemas.errors import JobError, RunError, StoppedError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, row_seed
+from schemas.run import Retry
 from services.storage.shard_index import INDEX_PATH, read_index
 from services.storage.store import ShardStore
 from tests.support.files import write_jsonl
@@ -142,3 +143,19 @@ def test_a_retry_is_refused_where_rows_or_layout_differ(failed_job, tmp_path):
     before = files_of(run)
     assert augment(failed_job, retry="rejected").generated == 0 and files_of(run) == before
     assert ShardStore(run).read_run().retries == []
+
+
+def test_a_retry_that_cannot_begin_changes_nothing_and_none_takes_over_the_rows_of_another(failed_job, tmp_path):
+    run = augment(failed_job).run
+    store = ShardStore(run)
+    record, card = store.read_run(), Path(run, "README.md").read_text()
+    (tmp_path / "wrong.jinja").write_text("Write of {{ context.title }}")
+    with pytest.raises(JobError, match="no row"):
+        augment({**failed_job, "prompt": str(tmp_path / "wrong.jinja")}, retry="errors")
+    assert (store.read_run(), Path(run, "README.md").read_text()) == (record, card)
+    # A retry of the failed rows that was stopped before its first row, as a killed driver leaves it.
+    retry = Retry(number=1, state=ERROR, rows=record.rows, fingerprint=record.fingerprint)
+    store.write_run(record.model_copy(update={"retries": [retry]}))
+    with pytest.raises(RunError, match="another job"):  # no row is rejected; the failed ones are not this job's
+        augment(mended(failed_job), retry="rejected")
+    assert dict(verify(run).rows) == {ACCEPTED: 14, ERROR: 6}

@@ -98,6 +98,12 @@ def test_a_tested_value_that_is_merely_false_stays_what_it_is(template, value):
     assert render(template("x {{ a|default('none') }}{% if a is none %}none{% endif %}"), {"a": value}) == f"x {value}"
 
 
+@pytest.mark.parametrize("text", ["x {{ a.title }}", "x {{ a.split }}", "x {{ range }}"])
+def test_a_method_is_never_written_with_its_address(template, text):
+    with pytest.raises(RowError, match="a method and not a value"):
+        template(text).render({"a": "word"}, 7)
+
+
 def test_a_null_within_a_value_is_never_written_as_a_word(template):
     with pytest.raises(RowError, match="a value that is null"):
         render(template("x {% if a %}{{ a.title }}{% endif %}"), {"a": {"title": None}})
