@@ -118,6 +118,11 @@ class WorkRow:
     refused: str = ""
     retry: int = 0
 
+    @property
+    def characters(self) -> int:
+        """Number of characters of its texts, which are nearly all of the memory of a large row."""
+        return characters_in(self.values)
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -134,6 +139,15 @@ class Prompt:
     inputs: dict[str, Any]
     emotion: str = ""
     emotions: list[str] = field(default_factory=list)
+
+
+def characters_in(value: Any) -> int:
+    """Returns the number of characters of all texts in a value, at any depth."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(characters_in, value.values()))
+    return sum(map(characters_in, value)) if isinstance(value, list) else 0
 
 
 def rule_of(reason: str) -> str:

@@ -33,9 +33,10 @@ _OPENING = (
     pl.col("words").list.head(OPENING_WORDS).list.eval(_bare(pl.element())).list.join(" ", ignore_nulls=True)
     .str.slice(0, 100)
 )  # fmt: skip
-# Number of counts held in memory before they go to disk. The words of a million English stories fit; openings, and
-# tokens that are no words (numbers, keys, addresses), grow without end.
-MAX_HELD = 4_000_000
+# Number of counts held in memory before they go to disk, of words and of openings each. The words of English stories
+# fit; openings, and tokens that are no words (numbers, keys, addresses), grow without end. A million of them take some
+# 300 MB with what merging them needs.
+MAX_HELD = 500_000
 # Limits of a frame, which is counted at once: enough work for all cores, and small beside the memory for the counts.
 _MAX_FRAME_ROWS, _MAX_FRAME_CHARACTERS = 8192, 8 << 20
 # A column with more values than this identifies rows rather than groups of rows.

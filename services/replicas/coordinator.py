@@ -49,6 +49,8 @@ _MAX_QUARANTINED_ROWS = 8
 # but holds more rows in memory and spreads rows in flight over more open shards.
 _WINDOW_ROWS_PER_REQUEST = 8
 _MAX_WINDOW_ROWS = 16_384
+# Characters of the rows that a replica has, beside the last message: more requests of such a size no engine runs.
+_MAX_CHARACTERS_IN_FLIGHT = 64 << 20
 
 
 class Pool(Protocol):
@@ -109,6 +111,7 @@ class Coordinator:
         self._isolated_rows: deque[WorkRow] = deque()
         self._quarantine: list[FinishedRows] = []
         self._is_stopping = False
+        self._characters: Counter[int] = Counter()  # of the rows that each replica has
         self._finished_rows: Counter[int] = Counter()
         self._deaths: Counter[int] = Counter()
         self._last_rows_at: dict[int, float] = {}
@@ -181,7 +184,7 @@ class Coordinator:
             if member is isolation_replica:
                 # It takes no other rows, and so runs empty before it gets the first isolated one.
                 if self._isolated_rows and not member.rows:
-                    self._pool.send(member, [self._isolated_rows.popleft()])
+                    self._send(member, [self._isolated_rows.popleft()])
                 continue
             # Near the end the rows that are left are shared out evenly. At least one row is asked for: `total` is only
             # an upper bound, and the window learns that the planner has no more rows only by asking.
@@ -189,9 +192,15 @@ class Coordinator:
             capacity = min(member.share, even_share) - len(member.rows)
             if self._suspect_rows and capacity > 0:
                 capacity -= self._send_suspect_rows(member, capacity)
-            while capacity > 0 and (batch := self._window.take(member.number, min(capacity, _MAX_BATCH_ROWS))):
-                self._pool.send(member, batch)
+            while capacity > 0 and self._characters[member.number] < _MAX_CHARACTERS_IN_FLIGHT:
+                if not (batch := self._window.take(member.number, min(capacity, _MAX_BATCH_ROWS))):
+                    break
+                self._send(member, batch)
                 capacity -= len(batch)
+
+    def _send(self, member: Member, rows: list[WorkRow]) -> None:
+        self._pool.send(member, rows)
+        self._characters[member.number] += sum(row.characters for row in rows)
 
     def _isolation_replica(self, serving: list[Member]) -> Member | None:
         """Returns the replica that runs isolated rows, one at a time; None while there are no such rows."""
@@ -206,7 +215,7 @@ class Coordinator:
         in_flight = sum(row.attempt > 0 for row in member.rows.values())
         count = max(min(_MAX_SUSPECT_ROWS - in_flight, capacity, len(self._suspect_rows)), 0)
         if count:
-            self._pool.send(member, [self._suspect_rows.popleft() for _ in range(count)])
+            self._send(member, [self._suspect_rows.popleft() for _ in range(count)])
         return count
 
     def _handle_events(self, timeout: float) -> None:
@@ -224,7 +233,8 @@ class Coordinator:
         if not finished.output_ids:
             return
         for output_id in finished.output_ids:
-            member.rows.pop(output_id, None)
+            if row := member.rows.pop(output_id, None):
+                self._characters[member.number] -= row.characters
         self._unfinished -= len(finished.output_ids)
         self._finished_rows[member.number] += len(finished.output_ids)
         self._last_rows_at[member.number] = time.time()
@@ -237,6 +247,7 @@ class Coordinator:
         member, rows = lost.member, list(lost.member.rows.values())
         was_isolated = len(rows) == 1 and rows[0].attempt >= _DEATHS_TO_ISOLATE
         self._window.release(member.number)
+        self._characters[member.number] = 0
         self._deaths[member.number] += lost.what_ended != "session"
         if lost.what_ended in _DEATHS_TO_FAIL:
             self._suspect(rows, lost)

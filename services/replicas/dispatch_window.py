@@ -12,10 +12,14 @@ Rows are reordered only while they wait here. Shards, and the order of rows in t
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 
 from schemas.rows import WorkRow
+
+# Characters of the rows that wait here, and of those in one message to a replica: rows of a megabyte would else take
+# gigabytes. One row more is held, or sent, where that is reached.
+MAX_WINDOW_CHARACTERS = 64 << 20
+MAX_BATCH_CHARACTERS = 8 << 20
 
 
 @dataclass
@@ -31,8 +35,34 @@ class _Turn:
     rows_left: int
 
 
+@dataclass
+class _Batch:
+    """Rows for one message.
+
+    Attributes:
+        max_rows: largest number of rows.
+        rows: rows so far.
+        characters: number of characters in their texts.
+    """
+
+    max_rows: int
+    rows: list[WorkRow] = field(default_factory=list)
+    characters: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """True where no further row may be added."""
+        return len(self.rows) >= self.max_rows or self.characters >= MAX_BATCH_CHARACTERS
+
+    def add(self, row: WorkRow) -> int:
+        """Adds a row, and returns the number of its characters."""
+        self.rows.append(row)
+        self.characters += (characters := row.characters)
+        return characters
+
+
 class DispatchWindow:
-    """Looks ahead over the planned rows, and holds up to `size` of them.
+    """Looks ahead over the planned rows, and holds up to `size` of them, or fewer where they are large.
 
     A replica takes turns. In one turn it gets all rows of one prefix that wait when the turn begins. Its next prefix is
     the one that has waited longest and that no other replica works on. Rows of the same prefix keep their input order;
@@ -53,35 +83,37 @@ class DispatchWindow:
         # One queue for each prefix; the first prefix has waited longest.
         self._queues: OrderedDict[str, deque[WorkRow]] = OrderedDict()
         self._queued = 0
+        self._queued_characters = 0
         self._turns: dict[int, _Turn] = {}
         self._replicas_at: Counter[str] = Counter()
-        self._returned: list[WorkRow] = []
+        self._returned: deque[WorkRow] = deque()
 
     def take(self, replica: int, max_rows: int) -> list[WorkRow]:
         """Returns the next rows for a replica, in the order in which it should run them.
 
         Args:
             replica: number of the replica.
-            max_rows: number of rows wanted; fewer are returned only where no more are left.
+            max_rows: number of rows wanted; fewer are returned only where no more are left, or they are large.
         """
+        batch = _Batch(max_rows)
         # Rows of dead replicas go first: their shards have waited longest.
-        taken = self._returned[:max_rows]
-        del self._returned[: len(taken)]
-        self._fill(max_rows - len(taken))
-        while len(taken) < max_rows and self._queues:
+        while self._returned and not batch.is_full:
+            batch.add(self._returned.popleft())
+        self._fill(max_rows - len(batch.rows))
+        while self._queues and not batch.is_full:
             turn = self._turn_of(replica)
             queue = self._queues[turn.prefix]
-            count = min(turn.rows_left, len(queue), max_rows - len(taken))
-            taken += [queue.popleft() for _ in range(count)]
-            turn.rows_left -= count
-            self._queued -= count
+            while turn.rows_left and queue and not batch.is_full:
+                self._queued_characters -= batch.add(queue.popleft())
+                turn.rows_left -= 1
+                self._queued -= 1
             if not queue:
                 del self._queues[turn.prefix]
             elif not turn.rows_left:
                 # Rows of this prefix that were planned during the turn wait until every other prefix had its turn.
                 # Otherwise a very common prefix would starve the others, and their shards would stay open.
                 self._queues.move_to_end(turn.prefix)
-        return taken
+        return batch.rows
 
     def put_back(self, rows: list[WorkRow]) -> None:
         """Takes back rows of a dead replica; they are the first to be taken again."""
@@ -103,12 +135,16 @@ class DispatchWindow:
         missing = max(self.size, wanted) - self._queued
         if not self._may_have_more or missing <= 0:
             return
-        planned = 0
-        for row in islice(self._rows, missing):
-            planned += 1
+        for _ in range(missing):
+            if self._queued_characters >= MAX_WINDOW_CHARACTERS:
+                return
+            row = next(self._rows, None)
+            if row is None:
+                self._may_have_more = False
+                return
             self._queues.setdefault(row.prefix, deque()).append(row)
-        self._queued += planned
-        self._may_have_more = planned == missing
+            self._queued += 1
+            self._queued_characters += row.characters
 
     def _turn_of(self, replica: int) -> _Turn:
         """Returns the turn that the replica is in, or begins its next one; some row must be queued."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from schemas.rows import WorkRow
+from schemas.rows import WorkRow, characters_in
 from services.engines.engine import EngineInfo
 from services.replicas.row_records import VariantSettings
 
@@ -21,6 +21,8 @@ MAX_WAIT_SECONDS = 1.0
 # Share of the requests that wait inside the engine. When so many rows have finished, a message must leave: if all had,
 # the engine would run out of requests before new ones arrive.
 _FULL_MESSAGE_SHARE = 0.7
+# Characters of finished rows in one message, beside its last row.
+_MAX_MESSAGE_CHARACTERS = 8 << 20
 # An `exchange` with no finished rows returns after this time, so that the driver knows that the replica lives.
 _EXCHANGE_TIMEOUT_SECONDS = 2.0
 
@@ -100,10 +102,15 @@ class Session:
         self._is_full.set()
 
     def take(self) -> list[tuple[WorkRow, dict[str, Any]]]:
-        """Returns the records, and forgets them."""
-        self._has_records.clear()
-        self._is_full.clear()
-        records, self.records = self.records, []
+        """Returns the records, and forgets them; where they are large, some stay for the next message."""
+        count = characters = 0
+        while count < len(self.records) and characters < _MAX_MESSAGE_CHARACTERS:
+            characters += characters_in(self.records[count][1])
+            count += 1
+        records, self.records = self.records[:count], self.records[count:]
+        if not self.records:
+            self._has_records.clear()
+            self._is_full.clear()
         return records
 
 

@@ -21,7 +21,7 @@ def encode_record(batch: pa.RecordBatch, shard: int | None = None) -> bytes:
     return prefix + _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def decode_records(raw: bytes, shard: int | None = None) -> list[tuple[int, pa.RecordBatch]]:
+def decode_records(raw: bytes | memoryview, shard: int | None = None) -> list[tuple[int, pa.RecordBatch]]:
     """Decodes the records of a log up to the first damaged one.
 
     Args:

@@ -90,11 +90,12 @@ class FileLog:
 
     def recover(self, shard: int) -> pa.Table:
         """Reads the rows that earlier starts logged for a shard, up to a damaged record; possibly none."""
-        raw = b""
+        raw = memoryview(b"")
         if shard in self._logged_shards:
             # `status` reads while a driver runs, which may have committed the shard since the folder was listed.
+            # A view, so that the records are no copies: a log may be as large as its shard.
             with contextlib.suppress(FileNotFoundError):
-                raw = self._store.fs.cat_file(self._store.path(_log_path(shard)))
+                raw = memoryview(self._store.fs.cat_file(self._path(shard)))
         return pa.Table.from_batches([batch for _, batch in decode_records(raw, shard)], schema=ROW_SCHEMA)
 
     def shards(self) -> list[int]:

@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,12 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.outcomes import Outcomes, by_frequency
-from schemas.rows import ACCEPTED, ROW_SCHEMA, STATES, FinishedRows
+from schemas.rows import ACCEPTED, STATES, FinishedRows
 from schemas.run import Manifest, RunRecord
 from services.storage.lease import Lease
+from services.storage.open_shard import OpenShard
 from services.storage.output_ids import OutputIds
 from services.storage.parts import part_number, retry_of, shard_of
-from services.storage.row_log import RowLog, open_row_log
+from services.storage.row_log import open_row_log
 from services.storage.shard_index import ShardIndex
 from services.storage.store import ShardStore
 from services.storage.time_spans import find_pauses
@@ -33,53 +33,16 @@ from services.storage.time_spans import find_pauses
 # Messages that may wait for the writer. If the disk is slower than the engines, the coordinator waits, and so does
 # dispatch: memory stays bounded.
 _QUEUE_LENGTH = 1024
+# The same in bytes, for large rows: of messages that wait, and of messages that are handled together.
+_MAX_WAITING_BYTES = 64 << 20
+# Bytes of the rows of open shards in memory. Beyond them the largest shards have their rows in the log alone, and are
+# read back for their commit.
+_MAX_OPEN_BYTES = 256 << 20
 # After its work the thread waits this many times as long as the work took. It shares the interpreter lock with the
 # coordinator, and rows cost less the more of them are logged together.
 _WAIT_PER_WORK = 50
 _MAX_WAIT_SECONDS = 0.5
-
-
-@dataclass
-class _OpenShard:
-    """Rows of a shard that is not complete yet.
-
-    Attributes:
-        number: number of the shard.
-        start: first input row of the shard.
-        end: input row after the last one.
-        outputs: number of outputs that it will have.
-        batches: finished rows, in order of arrival.
-        output_ids: number of each row's output in the run, one array for each batch.
-        seen: numbers of all finished outputs.
-    """
-
-    number: int
-    start: int
-    end: int
-    outputs: int
-    batches: list[pa.RecordBatch] = field(default_factory=list)
-    output_ids: list[np.ndarray] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
-
-    def add(self, output_ids: list[int], batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Keeps the rows that have not arrived before, and returns them."""
-        new = []
-        for i, output_id in enumerate(output_ids):
-            if output_id not in self.seen:
-                self.seen.add(output_id)
-                new.append(i)
-        if len(new) < len(output_ids):
-            batch = batch.take(pa.array(new, pa.int64()))
-            output_ids = [output_ids[i] for i in new]
-        self.output_ids.append(np.array(output_ids, dtype=np.int64))
-        self.batches.append(batch)
-        return batch
-
-    def table(self) -> pa.Table:
-        """All rows, in input order."""
-        # Rows finish in any order, but the layout of a shard depends on the input only.
-        order = np.argsort(np.concatenate(self.output_ids))
-        return pa.Table.from_batches(self.batches, schema=ROW_SCHEMA).take(pa.array(order))
+_FULL_QUEUE_SECONDS = 0.02
 
 
 class ShardWriter:
@@ -120,7 +83,7 @@ class ShardWriter:
             if part in index.committed or retry_of(part) not in (0, last_retry):
                 self._log.drop(part)
         self._output_ids = OutputIds(run)
-        self._shards: dict[int, _OpenShard] = {}
+        self._shards: dict[int, OpenShard] = {}
         self._closing = threading.Event()
         # Finished rows; the number of a shard that was complete when it was opened; None: close.
         self._queue: queue.Queue[FinishedRows | int | None] = queue.Queue(_QUEUE_LENGTH)
@@ -142,10 +105,10 @@ class ShardWriter:
             Numbers of the shard's outputs that earlier starts finished and logged.
         """
         outputs = (end - start) * self._run.outputs_per_row if retried is None else len(retried)
-        shard = _OpenShard(number, start, end, outputs)
-        _restore_rows(shard, self._log, self._output_ids, retried)
+        shard = OpenShard(number, start, end, outputs, retried)
+        shard.restore(self._log, self._output_ids)
         self._shards[number] = shard
-        if self._is_complete(shard):  # a crash came between its last row and its commit
+        if shard.is_complete:  # a crash came between its last row and its commit
             self._queue.put(number)
         return shard.seen
 
@@ -153,6 +116,11 @@ class ShardWriter:
         """Hands finished rows to the thread; waits only if the disk is slower than the engines."""
         # With a timeout: nobody empties the queue of a thread that an error ended while this waits.
         while self.error is None:
+            with self._queue.mutex:
+                waiting = [message for message in self._queue.queue if isinstance(message, FinishedRows)]
+            if sum(len(message.encoded) for message in waiting) > _MAX_WAITING_BYTES:
+                time.sleep(_FULL_QUEUE_SECONDS)
+                continue
             try:
                 return self._queue.put(finished, timeout=1)
             except queue.Full:
@@ -192,14 +160,16 @@ class ShardWriter:
             self.cpu_seconds = time.thread_time()
 
     def _receive(self) -> list[FinishedRows | int | None]:
-        """Takes all waiting messages: rows of many messages are logged in one write.
+        """Takes the waiting messages, up to a number of bytes: rows of many messages are logged in one write.
 
         Returns an empty list after a while, so that logged rows are synced even if no other row follows.
         """
         messages: list[FinishedRows | int | None] = []
         with contextlib.suppress(queue.Empty):
             messages.append(self._queue.get(timeout=self._log.sync_if_due()))
-            while messages[-1] is not None:
+            size = 0
+            while (last := messages[-1]) is not None and size < _MAX_WAITING_BYTES:
+                size += len(last.encoded) if isinstance(last, FinishedRows) else 0
                 messages.append(self._queue.get_nowait())
         return messages
 
@@ -230,18 +200,27 @@ class ShardWriter:
             batch = shard.add([output_ids[i] for i in of_shard], batch)
             kept.append(batch)
             self._log.append(shard.number, batch)  # before `on_rows`: a row that is counted is on disk
-            if self._is_complete(shard):
+            if shard.is_complete:
                 complete.append(shard)
         if kept:
             self._on_rows(pa.concat_batches(kept))
         for shard in complete:
             self._commit(shard)
+        self._forget_rows_in_log()
 
-    def _is_complete(self, shard: _OpenShard) -> bool:
-        return len(shard.seen) == shard.outputs
+    def _forget_rows_in_log(self) -> None:
+        """Keeps the rows of open shards in memory up to _MAX_OPEN_BYTES, where the log has all of them."""
+        shards = list(self._shards.values())  # the coordinator opens others meanwhile
+        size = sum(shard.bytes_in_memory for shard in shards)
+        if size > _MAX_OPEN_BYTES and self._store.can_append:
+            for shard in sorted(shards, key=lambda shard: shard.bytes_in_memory, reverse=True):
+                if size <= _MAX_OPEN_BYTES / 2:
+                    return
+                size -= shard.bytes_in_memory
+                shard.forget_rows()
 
-    def _commit(self, shard: _OpenShard) -> None:
-        table = shard.table()
+    def _commit(self, shard: OpenShard) -> None:
+        table = shard.take_table(self._log, self._output_ids)
         # Checked here too: a shard that was complete when it was opened arrives without a row, and `_keep` may commit
         # many shards after its own check.
         self._lease.check()
@@ -270,24 +249,12 @@ def read_logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> 
     logged = set(log.shards()) - committed
     for number, start, end in run.shard_ranges():
         for part in {number, part_number(number, len(run.retries))} & logged:
-            shard = _OpenShard(part, start, end, outputs=0)
-            _restore_rows(shard, log, output_ids)
+            shard = OpenShard(part, start, end, outputs=0)
+            shard.restore(log, output_ids)
             yield from shard.batches
 
 
-def _restore_rows(shard: _OpenShard, log: RowLog, output_ids: OutputIds, retried: set[int] | None = None) -> None:
-    """Adds the rows in the log of a part; rows of another part or run are ignored."""
-    for batch in log.recover(shard.number).to_batches():
-        batch_output_ids = output_ids.of(batch)
-        is_own = [
-            shard.start <= output_ids.row_of(output_id) < shard.end and (retried is None or output_id in retried)
-            for output_id in batch_output_ids
-        ]
-        own_output_ids = [output_id for output_id, own in zip(batch_output_ids, is_own, strict=True) if own]
-        shard.add(own_output_ids, batch.filter(pa.array(is_own)))
-
-
-def _manifest(run: RunRecord, shard: _OpenShard, table: pa.Table) -> Manifest:
+def _manifest(run: RunRecord, shard: OpenShard, table: pa.Table) -> Manifest:
     outcomes = Outcomes.of(table)
     accepted = pc.filter(table["output_tokens"], pc.equal(table["state"], ACCEPTED))
     starts = table["started_at"].cast(pa.int64()).to_numpy() / 1e6

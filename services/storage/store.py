@@ -221,7 +221,7 @@ class ShardStore:
         failpoint("commit.begun")
         siblings: dict[str, bytes] = {}
         for state, folder in FOLDER_OF_STATE.items():
-            of_state = rows.filter(pc.equal(rows["state"], state))
+            of_state = _rows_of_state(rows, state)
             if state != ACCEPTED and of_state.num_rows:
                 siblings[shard_path(folder, part_of(manifest), self._owner)] = parquet_bytes(of_state, ROW_SCHEMA)
         # A crash between here and the data file leaves siblings of an uncommitted shard. A later driver removes them,
@@ -231,7 +231,7 @@ class ShardStore:
         failpoint("commit.siblings")
         hashes = {relative: hashlib.sha256(data).hexdigest() for relative, data in siblings.items()}
         manifest = manifest.model_copy(update={"siblings": hashes})
-        accepted = rows.filter(pc.equal(rows["state"], ACCEPTED))
+        accepted = _rows_of_state(rows, ACCEPTED)
         # The file must be new: a driver that was suspended lost its lease without noticing, and must not replace the
         # shard that its successor committed meanwhile.
         path = self.path(shard_path("data", part_of(manifest)))
@@ -295,6 +295,11 @@ class ShardStore:
                 continue
             with self.fs.open(self.path(relative), "rb") as file:
                 yield from pq.ParquetFile(file).iter_batches(columns=columns)
+
+
+def _rows_of_state(rows: pa.Table, state: str) -> pa.Table:
+    mask = pc.equal(rows["state"], state)
+    return rows if pc.all(mask).as_py() else rows.filter(mask)  # no copy of a shard whose rows are all accepted
 
 
 def shard_path(folder: str, part: int, owner: str = "") -> str:

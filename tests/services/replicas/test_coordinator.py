@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import EngineError
 from schemas.rows import FinishedRows, WorkRow
+from services.replicas import coordinator, dispatch_window
 from services.replicas.coordinator import Coordinator
 from services.replicas.members import Lost, Member, Ready, Returned
 from services.replicas.row_records import VariantSettings
@@ -78,8 +79,8 @@ def run(pool, number, stop_within=lambda: None):
             finished.extend(message.output_ids)
 
     variants = {"default": VariantSettings(RECIPE, {}, 0, "fake")}
-    coordinator = Coordinator(pool, variants, rows(number), number, sink, stop_within, lambda member: None)
-    return coordinator.run(), finished, failed
+    feeder = Coordinator(pool, variants, rows(number), number, sink, stop_within, lambda member: None)
+    return feeder.run(), finished, failed
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,6 +90,17 @@ def test_poison_rows_alone_fail_and_each_row_ends_once(replicas, poison, seed):
     assert done and sorted(finished) == sorted(set(range(300)) - poison)
     assert set(failed) == poison
     assert all("boom" in reason and "under this row alone" in reason for reason in failed.values())
+
+
+def test_a_replica_has_few_large_rows_at_a_time(monkeypatch):
+    monkeypatch.setattr(coordinator, "_MAX_CHARACTERS_IN_FLIGHT", 3)
+    monkeypatch.setattr(dispatch_window, "MAX_BATCH_CHARACTERS", 1)
+    pool, most = DyingPool(2, random.Random(0), set()), []
+    wait = pool.wait
+    monkeypatch.setattr(pool, "wait", lambda timeout: most.extend(len(m.rows) for m in pool.members) or wait(timeout))
+    done, finished, failed = run(pool, 50)
+    assert done and sorted(finished) == list(range(50)) and not failed
+    assert max(most) == 3
 
 
 def test_a_poison_row_costs_three_engines():

@@ -10,7 +10,8 @@ from pipelines.recipes.babylm import BabylmStory
 from pipelines.recipes.messages import Messages
 from pipelines.recipes.template import Template
 from schemas.rows import WorkRow
-from services.replicas.dispatch_window import DispatchWindow
+from services.replicas import dispatch_window
+from services.replicas.dispatch_window import MAX_BATCH_CHARACTERS, MAX_WINDOW_CHARACTERS, DispatchWindow
 
 
 def rows(prefixes):
@@ -68,6 +69,25 @@ def test_no_more_rows_are_planned_than_it_looks_ahead():
     for _ in range(10):
         window.take(0, 3)
     assert next(planned) <= 30 + 32
+
+
+def test_large_rows_are_held_and_sent_by_their_size():
+    planned = count()
+    text = "x" * (MAX_BATCH_CHARACTERS // 8)
+    large = (WorkRow(number, 0, "s", number, 0, {"turns": [{"text": text}]}) for number in planned)
+    window = DispatchWindow(large, size=1000)
+    given_out = [window.take(0, 64) for _ in range(20)]
+    assert [[row.output_id for row in batch] for batch in given_out[:2]] == [list(range(8)), list(range(8, 16))]
+    assert next(planned) <= 20 * 8 + MAX_WINDOW_CHARACTERS // len(text)
+    window.put_back([row for batch in given_out for row in batch])
+    assert window.take(1, 64) == given_out[0]
+
+
+def test_a_row_larger_than_any_limit_is_sent_alone(monkeypatch):
+    monkeypatch.setattr(dispatch_window, "MAX_WINDOW_CHARACTERS", 1)
+    monkeypatch.setattr(dispatch_window, "MAX_BATCH_CHARACTERS", 1)
+    window = DispatchWindow((WorkRow(number, 0, "s", number, 0, {"text": "xx"}) for number in range(3)), size=9)
+    assert [row.output_id for row in drained(window, max_rows=9)] == [0, 1, 2] and window.is_empty
 
 
 @given(

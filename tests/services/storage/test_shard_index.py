@@ -1,5 +1,6 @@
 import shutil
 import threading
+import time
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from schemas.errors import RunError
 from schemas.job import Input
 from schemas.outcomes import Outcomes
 from schemas.rows import ACCEPTED, ERROR, REJECTED, FinishedRows, to_batch
-from services.storage import shard_index
+from services.storage import shard_index, shard_writer
 from services.storage.shard_index import INDEX_PATH, Totals, read_index
 from services.storage.shard_writer import ShardWriter
 from services.storage.store import ShardStore, shard_path
@@ -332,6 +333,40 @@ def test_rows_of_open_shards_stay_in_the_log_where_the_index_cannot_be_written(t
     assert isinstance(writer.error, OSError) and store.committed_shards() == {0}
     store.write_run(run)
     assert status(str(tmp_path)).rows[ACCEPTED] == ROWS + 1
+
+
+def test_rows_that_memory_does_not_take_are_read_back_from_the_log(tmp_path, monkeypatch):
+    def written(name):
+        store, run = ShardStore(str(tmp_path / name)), run_of(2)
+        writer = ShardWriter(store, run, read_index(store, run), UNCONTESTED, lambda rows: None, lambda manifest: None)
+        for shard in (0, 1):
+            writer.open(shard, shard * ROWS, (shard + 1) * ROWS)
+        for index in (5, 0, 2, 7, 2, 3, 6, 1, 4):  # one arrives twice
+            writer.put(FinishedRows([index], [index // ROWS], batch(index).serialize().to_pybytes(), 0))
+            while writer._queue.qsize():
+                time.sleep(0.005)
+        writer.close()
+        assert writer.error is None
+        return [path.read_bytes() for path in sorted((tmp_path / name / "data").iterdir())]
+
+    whole = written("whole")
+    monkeypatch.setattr(shard_writer, "_MAX_OPEN_BYTES", 1)
+    monkeypatch.setattr(shard_writer, "_MAX_WAITING_BYTES", 1)
+    assert written("read_back") == whole and len(whole) == 2
+
+
+def test_a_log_that_lost_rows_ends_the_writer_and_commits_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_writer, "_MAX_OPEN_BYTES", 1)
+    store, run, kept = ShardStore(str(tmp_path)), run_of(1), threading.Event()
+    writer = ShardWriter(store, run, read_index(store, run), UNCONTESTED, lambda _: kept.set(), lambda manifest: None)
+    writer.open(0, 0, ROWS)
+    writer.put(FinishedRows([0, 1], [0, 0], batch(0, 1).serialize().to_pybytes(), 0))
+    assert kept.wait(60)
+    time.sleep(0.1)
+    (tmp_path / "log" / "part-00000.arrows").write_bytes(b"")
+    writer.put(FinishedRows([2, 3], [0, 0], batch(2, 3).serialize().to_pybytes(), 0))
+    writer.close()
+    assert "lost rows" in str(writer.error) and store.committed_shards() == set()
 
 
 # Those who ask it
