@@ -253,6 +253,7 @@ if __name__ == "__main__":
         assert samples[name]["whole"][0]["prompt_tokens"] == samples[name]["kindling"][0]["prompt_tokens"]
 
 
+@pytest.mark.slow
 def test_the_gpu_bench_says_that_there_is_no_gpu():
     import torch
 

@@ -98,6 +98,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "moods" / "thesis.tex").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_trained_too_lies_beside_its_head(tmp_path):
     report = train(job_on(tmp_path, encoder="trained", epochs=6, batch_size=5, learning_rate=3e-3, dropout=0))
     # Batches are of texts of one length, which here are of one emotion: a step must not take its scale from a batch.
