@@ -237,6 +237,7 @@ class ReplicaPool:
                 "this is a fault of Kindling's own; please report it with the log in Ray's session folder",
             ) from error  # fmt: skip
         except ray.exceptions.RayError as error:
+            self._require_head()  # a lost head takes its node's replicas along, and the next question would wait for it
             return Lost(member, cause_line(error), "node" if _is_node_lost(error, member) else "process")
         member.pending_call = None
         return self._returned(member, answer) if isinstance(answer, bytes) else self._ready(member, answer)
