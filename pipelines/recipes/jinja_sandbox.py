@@ -13,15 +13,14 @@ is written.
 """
 
 import functools
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, cast
 
 from jinja2 import StrictUndefined, Template, TemplateRuntimeError, Undefined, nodes
 from jinja2.filters import do_default
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
+from jinja2.sandbox import SandboxedFormatter, safe_range
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
 
 from pipelines.recipes.jinja_allowed import (
     ATTRIBUTES,
@@ -33,20 +32,53 @@ from pipelines.recipes.jinja_allowed import (
     sum_of_numbers,
 )
 from pipelines.recipes.jinja_blanks import BLANK
+from services.models.bounded_jinja import COUNT_TURNS, CountingEnvironment, CountingTransformer, filtered
 
 MAX_STEPS = 100_000
 MAX_CHARACTERS = 8 << 20
 
-# Filters for the compiled template alone: a name that ends in a blank cannot be written in a template.
-_COUNT_VALUE, _COUNT_TURNS = "count_value ", "count_turns "
+# Filter for the compiled template alone, as COUNT_TURNS is.
+_COUNT_VALUE = "count_value "
 # Constants up to this length are not counted where they are used; longer ones are, as variables are.
 _MAX_UNCOUNTED_CHARACTERS = 64
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
+class _CountingTransformer(CountingTransformer):
+    """Adds counts to a template's syntax tree, where neither a call nor an operator counts: `a` becomes `a|count`."""
+
+    def visit_Name(self, node: nodes.Name | nodes.Tuple | nodes.List | nodes.Dict) -> nodes.Node:
+        self.generic_visit(node)
+        # A name that is assigned to has the context "store".
+        return filtered(node, _COUNT_VALUE) if getattr(node, "ctx", "load") == "load" else node
+
+    visit_Tuple = visit_List = visit_Dict = visit_Name
+
+    def visit_Getitem(self, node: nodes.Getitem | nodes.Getattr) -> nodes.Node:
+        self.generic_visit(node)
+        return filtered(node, _COUNT_VALUE) if node.ctx == "load" else node
+
+    visit_Getattr = visit_Getitem
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:
+        method = node.node if isinstance(node.node, nodes.Getattr) else None
+        if method is None:
+            return self.generic_visit(node)
+        # In `text.upper()`, `text` is counted, and the result is. The method itself has no size, and must remain what
+        # is called, so it is taken out while its parts are visited.
+        node.node = method.node
+        self.generic_visit(node)
+        method.node, node.node = node.node, method
+        return node
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:
+        return filtered(node, _COUNT_VALUE) if len(str(node.value)) > _MAX_UNCOUNTED_CHARACTERS else node
+
+
+class Sandbox(CountingEnvironment):
     """Compiles and renders templates; one render at a time."""
 
-    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+    transformer = _CountingTransformer
+    intercepted_binops = frozenset(CountingEnvironment.default_binop_table)
 
     def __init__(self) -> None:
         # Jinja's optimizer would compute constant expressions when it compiles, where nothing is counted.
@@ -54,7 +86,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._steps_left, self._characters_left = MAX_STEPS, MAX_CHARACTERS
         self.filters.update(dict.fromkeys(("default", "d"), _default))
         self.filters = {name: self._counted(self.filters[name], FILTER_COSTS.get(name)) for name in FILTERS}
-        self.filters.update({_COUNT_VALUE: self.count_value, _COUNT_TURNS: self._count_turns})
+        self.filters.update({_COUNT_VALUE: self.count_value, COUNT_TURNS: self.count_turns})
         tests = cast("dict[str, Callable[..., Any]]", {**self.tests, **_TESTS})
         self.tests = {name: self._counted(test) for name, test in tests.items()}
         self.globals = {"range": lambda *bounds: list(safe_range(*bounds)), "dict": dict, "namespace": _Namespace}
@@ -69,7 +101,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._steps_left, self._characters_left = MAX_STEPS, MAX_CHARACTERS
         return template.render(variables)
 
-    def spend(self, steps: int, characters: int) -> None:
+    def spend(self, steps: int, characters: int = 0) -> None:
         """Counts work that is about to be done.
 
         Raises:
@@ -91,14 +123,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     # The methods of Jinja that a compiled template calls
 
-    def concat(self, pieces: Iterable[str]) -> str:
-        """Joins the text that a template, a macro or a block writes, and counts it."""
-        counted = []
-        for piece in pieces:
-            self.spend(0, len(piece))
-            counted.append(piece)
-        return "".join(counted)
-
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Calls a function or method for a template; overrides `SandboxedEnvironment.call`."""
         owner = getattr(function, "__self__", None)
@@ -113,7 +137,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """Gets an item; overrides `Environment.getitem`. Filters call it for each part of their `attribute`."""
-        self.spend(1, 0)
+        self.spend(1)
         return super().getitem(obj, argument)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
@@ -126,9 +150,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Replaces `str.format` by one that counts; overrides `SandboxedEnvironment.wrap_str_format`."""
         is_format = super().wrap_str_format(value) is not None and value.__name__ == "format"
         return functools.partial(_CountingFormatter(self).format, value.__self__) if is_format else None
-
-    def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
-        return super()._generate(_CountingTransformer().visit(source), *args, **kwargs)
 
     # Counts
 
@@ -152,11 +173,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(value, (Iterator, KeysView, ValuesView, ItemsView)):
             return [self.count_value(item) for item in value]
         return self.count_value(value)
-
-    def _count_turns(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            self.spend(1, 0)
-            yield item
 
 
 def _written_value(value: Any) -> Any:
@@ -182,51 +198,6 @@ _TESTS: dict[str, Callable[..., bool]] = {
     "undefined": lambda value: value is BLANK or isinstance(value, Undefined),
     "none": lambda value: value is BLANK or value is None,
 }
-
-
-class _CountingTransformer(NodeTransformer):
-    """Adds counts to a template's syntax tree, where neither a call nor an operator counts: `a` becomes `a|count`."""
-
-    def visit_Name(self, node: nodes.Name | nodes.Tuple | nodes.List | nodes.Dict) -> nodes.Node:
-        self.generic_visit(node)
-        # A name that is assigned to has the context "store".
-        return _filtered(node, _COUNT_VALUE) if getattr(node, "ctx", "load") == "load" else node
-
-    visit_Tuple = visit_List = visit_Dict = visit_Name
-
-    def visit_Getitem(self, node: nodes.Getitem | nodes.Getattr) -> nodes.Node:
-        self.generic_visit(node)
-        return _filtered(node, _COUNT_VALUE) if node.ctx == "load" else node
-
-    visit_Getattr = visit_Getitem
-
-    def visit_Call(self, node: nodes.Call) -> nodes.Node:
-        method = node.node if isinstance(node.node, nodes.Getattr) else None
-        if method is None:
-            return self.generic_visit(node)
-        # In `text.upper()`, `text` is counted, and the result is. The method itself has no size, and must remain what
-        # is called, so it is taken out while its parts are visited.
-        node.node = method.node
-        self.generic_visit(node)
-        method.node, node.node = node.node, method
-        return node
-
-    def visit_Const(self, node: nodes.Const) -> nodes.Node:
-        return _filtered(node, _COUNT_VALUE) if len(str(node.value)) > _MAX_UNCOUNTED_CHARACTERS else node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        # `a ~ b` is compiled to a join that nothing intercepts; the filter `join` does the same and is counted.
-        self.generic_visit(node)
-        return _filtered(nodes.List(node.nodes, lineno=node.lineno, environment=node.environment), "join")
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        self.generic_visit(node)
-        node.iter = _filtered(node.iter, _COUNT_TURNS)
-        return node
-
-
-def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno, environment=node.environment)
 
 
 class _CountingFormatter(SandboxedFormatter):

@@ -5,6 +5,7 @@ embedded.py         the models that Python packages ship
 classifier.py       emotion classifiers: texts in, a score for each label out
 emotion_head.py     the classifier that Kindling ships: a head on a sentence encoder (shipped_head/)
 document_scores.py  emotions of long texts, from the scores of their sentences
+bounded_jinja.py    Jinja's sandbox with counts of work, for chat templates and prompts
 chat_templates.py   bounds the work of models' chat templates
 causal_lm.py        loads a causal language model with its tokenizer
 diverged.py        refuses a model whose numbers are NaN

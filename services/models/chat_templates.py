@@ -3,28 +3,25 @@
 Invariant: in a process that called `bound_chat_templates`, each rendering of a chat template by transformers ends after
 MAX_STEPS steps or MAX_CHARACTERS characters.
 
-A chat template comes with a model. transformers renders it in Jinja's sandbox, which keeps it from code and files, but
-two nested loops of a line each would run for hours, and nothing can end a thread of Python. As in the sandbox of
-prompts, work is counted and no clock is read, so that a row has the same result on every machine. The limits are far
-above what a long chat needs, and nothing else that a template may do is changed.
+A chat template comes with a model. transformers renders it in Jinja's sandbox, where one that loops would run for
+hours, and nothing can end a thread of Python. The limits are far above what a long chat needs, and nothing else that a
+template may do is changed.
 """
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from jinja2 import Template, TemplateRuntimeError, nodes
+from jinja2 import Template, TemplateRuntimeError
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
+
+from services.models.bounded_jinja import COUNT_TURNS, CountingEnvironment
 
 MAX_STEPS = 1_000_000
 """turns of loops, and calls of functions, macros and filters"""
 MAX_CHARACTERS = 256 << 20
 """characters that are written or that an operator, a call or a filter makes"""
-# A filter for the compiled template alone: a name that ends in a blank cannot be written in a template.
-_COUNT_TURNS = "count_turns "
 _SIZED = (str, bytes, list, tuple)
 
 
@@ -62,7 +59,7 @@ class _BoundedTemplate(Template):
         return super().new_context(*args, **kwargs)
 
 
-class BoundedEnvironment(ImmutableSandboxedEnvironment):
+class BoundedEnvironment(CountingEnvironment):
     """Jinja's sandbox, whose renderings end."""
 
     template_class = _BoundedTemplate
@@ -73,7 +70,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(*args, **kwargs, optimized=False)
         self.work = _Work()
         self.filters = {name: self._counted(function) for name, function in self.filters.items()}
-        self.filters[_COUNT_TURNS] = self._count_turns
+        self.filters[COUNT_TURNS] = self.count_turns
 
     def spend(self, steps: int, characters: int = 0) -> None:
         """Counts work.
@@ -90,14 +87,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     # The methods of Jinja that a compiled template calls
 
-    def concat(self, pieces: Iterable[str]) -> str:
-        """Joins the text that a template or a macro writes, and counts it."""
-        counted = []
-        for piece in pieces:
-            self.spend(0, len(piece))
-            counted.append(piece)
-        return "".join(counted)
-
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Calls a function or method for a template; overrides `SandboxedEnvironment.call`."""
         self.spend(1)
@@ -113,9 +102,6 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self.spend(0, left.bit_length() * abs(right))
         return self._count_result(super().call_binop(context, operator, left, right))
 
-    def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
-        return super()._generate(_CountingTransformer().visit(source), *args, **kwargs)
-
     # Counts
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,26 +116,3 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(value, _SIZED):
             self.spend(0, len(value))
         return value
-
-    def _count_turns(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            self.spend(1)
-            yield item
-
-
-class _CountingTransformer(NodeTransformer):
-    """Adds counts to a template's syntax tree, where nothing that Jinja calls could count."""
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        self.generic_visit(node)
-        node.iter = _filtered(node.iter, _COUNT_TURNS)
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        # `a ~ b` is compiled to a join that nothing intercepts; the filter `join` does the same and is counted.
-        self.generic_visit(node)
-        return _filtered(nodes.List(node.nodes, lineno=node.lineno, environment=node.environment), "join")
-
-
-def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno, environment=node.environment)
