@@ -9,10 +9,12 @@ from typing import Any
 
 from pipelines.checking.findings import Finding, answers, format_bytes, list_gpus
 from pipelines.jobfile import as_job
-from pipelines.previewing.rendering import RenderedJob, render_job
+from pipelines.previewing.rendering import render_job
+from pipelines.previewing.rows import Population
 from schemas.augment import AugmentJob
 from schemas.errors import EngineError, JobError
 from services.models.checkpoints import locate
+from services.replicas.row_records import VariantSettings
 from services.storage.filesystem import is_local
 from services.storage.store import ShardStore
 
@@ -97,21 +99,17 @@ def check(
         findings.append(Finding("rows", "ok", "the run is complete: no row is left"))
         return Check(job.name, 0, rendered.run.outputs, 0, {}, [], findings)
     refused = population.refusals()
-    findings += [_refusals(len(population.rendered), sum(refused.values())), *_lengths(job, rendered)]
+    findings += [
+        _refusals(len(population.rendered), sum(refused.values())),
+        *_lengths(job, rendered.variants, population),
+    ]
+    prompts = [
+        RenderedPrompt(row.number, row.work.source, row.work.row_index, row.work.variant, rendered.messages(row))
+        for row in population.draw(rows, seed)
+    ]
     return Check(
-        job.name, population.rows_left, population.rows_done, len(population.rendered), refused,
-        _prompts(rendered, rows, seed), findings,
-    )  # fmt: skip
-
-
-def _prompts(rendered: RenderedJob, rows: int, seed: int) -> list[RenderedPrompt]:
-    assert rendered.population is not None
-    prompts = []
-    for row in rendered.population.draw(rows, seed):
-        work, settings = row.work, rendered.variants[row.work.variant]
-        prompt = settings.recipe.render(work.values or {}, settings.seed_of(work))
-        prompts.append(RenderedPrompt(row.number, work.source, work.row_index, work.variant, prompt.messages))
-    return prompts
+        job.name, population.rows_left, population.rows_done, len(population.rendered), refused, prompts, findings
+    )
 
 
 def _refusals(looked_at: int, refused: int) -> Finding:
@@ -123,13 +121,12 @@ def _refusals(looked_at: int, refused: int) -> Finding:
     return Finding("rows", "ok", text)
 
 
-def _lengths(job: AugmentJob, rendered: RenderedJob) -> list[Finding]:
-    assert rendered.population is not None
-    characters = max((row.characters for row in rendered.population.generated_rows()), default=0)
+def _lengths(job: AugmentJob, variants: Mapping[str, VariantSettings], population: Population) -> list[Finding]:
+    characters = max((row.characters for row in population.generated_rows()), default=0)
     if not characters:
         return []
     tokens = characters // _CHARACTERS_PER_TOKEN
-    longest_output = max(settings.sampling["max_tokens"] for settings in rendered.variants.values())
+    longest_output = max(settings.sampling["max_tokens"] for settings in variants.values())
     text = f"the longest has {characters:,} characters, about {tokens:,} tokens; outputs have up to {longest_output:,}"
     bound = job.engine.get("max_model_len")
     if isinstance(bound, int) and tokens + longest_output > bound:

@@ -13,7 +13,6 @@ from pipelines.previewing.running import run_rows
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
 from services.replicas.placement import check_model
-from services.replicas.row_records import VariantSettings
 
 _MIN_ROWS = 2
 # With so many rows the means of their prompts' figures are within a percent or two of those of the whole job.
@@ -87,27 +86,24 @@ def preview(
         raise JobError("-n", rows, "one row tells nothing of how rows differ", "give 2 or more; 16 to 32 tell the time")
     job = as_job(job)
     rendered = render_job(job, seed, extend, _MAX_RENDERED)
-    variants, population = rendered.variants, rendered.population
+    population = rendered.population
     if population is None:
         remedy = "name another output.path to preview the job from its start"
         raise JobError("output.path", job.output.path, "the run there is complete: no row is left", remedy)
     check_model(job.model, job.cluster)
     drawn = population.draw(rows, seed)
     fillers = [row.work for row in population.fillers(drawn, seed)]
-    run = run_rows(job, variants, [row.work for row in drawn], fillers) if drawn else None
+    run = run_rows(job, rendered.variants, [row.work for row in drawn], fillers) if drawn else None
     records = run.records if run else []
-    shown = [_previewed_row(row, record, variants) for row, record in zip(drawn, records, strict=True)]
+    shown = [_previewed_row(row, record, rendered.messages(row)) for row, record in zip(drawn, records, strict=True)]
     forecast = make_forecast(population, drawn, run, job.cluster.replicas, job.cluster.price_per_replica_hour, seed)
     return Preview(job.name, shown, len(population.rendered), population.refusals(), forecast)
 
 
-def _previewed_row(
-    row: RenderedRow, record: Mapping[str, Any], variants: Mapping[str, VariantSettings]
-) -> PreviewedRow:
-    work, settings = row.work, variants[row.work.variant]
-    prompt = settings.recipe.render(work.values or {}, settings.seed_of(work))
+def _previewed_row(row: RenderedRow, record: Mapping[str, Any], messages: list[dict[str, Any]]) -> PreviewedRow:
+    work = row.work
     columns = ("state", "reason", "text", "finish_reason", "prompt_tokens", "output_tokens", "duration_seconds")
     return PreviewedRow(
-        row.number, work.source, work.row_index, work.sample, work.variant, prompt.messages,
+        row.number, work.source, work.row_index, work.sample, work.variant, messages,
         **{name: record[name] for name in columns},
     )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.augmentation.plan import facts_of, near_duplicates_of, planned_run, variant_settings
 from pipelines.inputs.reader import InputReader, InputRows
-from pipelines.previewing.rows import Population, draw_outputs, render_rows
+from pipelines.previewing.rows import Population, RenderedRow, draw_outputs, render_rows
 from pipelines.recipes import all_fields, make_recipes, optional_fields
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
@@ -27,6 +28,11 @@ class RenderedJob:
     run: RunRecord
     variants: dict[str, VariantSettings]
     population: Population | None
+
+    def messages(self, row: RenderedRow) -> list[dict[str, Any]]:
+        """Returns the prompt of a row that is generated, as messages with role and content."""
+        settings = self.variants[row.work.variant]
+        return settings.recipe.render(row.work.values or {}, settings.seed_of(row.work)).messages
 
 
 def render_job(job: AugmentJob, seed: int, extend: bool, max_rows: int) -> RenderedJob:
