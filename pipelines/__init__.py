@@ -8,7 +8,7 @@ cli/              the command line: `kindling VERB`, the same as `python -m pipe
 labelling/        the verb label
 previewing/       the verb preview
 augmentation/     the verb augment
-run_status/       the verb status
+run_status/       the verbs status, runs
 corpora/          the verbs stats, compare, compose
 publishing/       the verbs export, push; dataset and model cards
 training/         the verb train
@@ -40,6 +40,7 @@ _CALLS = {
     "demo": "pipelines.demonstration",
     "doctor": "pipelines.checking.doctor",
     "verify": "pipelines.verification",
+    "runs": "pipelines.run_status.listing",
     "status": "pipelines.run_status.status",
     "export": "pipelines.publishing.export",
     "compose": "pipelines.corpora.composition",

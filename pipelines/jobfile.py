@@ -4,6 +4,8 @@ A job file may come from a stranger, so its size, its number of values and its n
 """
 
 import math
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
@@ -106,6 +108,14 @@ def as_job(job: Any, kind: type[Any] = AugmentJob) -> Any:
     if isinstance(job, kind):
         return job
     return load_job(str(job), kind=kind) if isinstance(job, str | Path) else parse_job(dict(job), kind)
+
+
+def command_line() -> str:
+    """Returns the command of `kindling` that this process carries out, without secrets; empty in other programs."""
+    program = Path(sys.argv[0])
+    if program.name != "kindling" and program.parts[-2:] != ("pipelines", "__main__.py"):
+        return ""
+    return shlex.join(["kindling", *map(without_secret, sys.argv[1:])])
 
 
 def without_secret(override: str) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from pipelines.jobfile import command_line
 from schemas.errors import JobError, KindlingError, RunError, StoppedError, StoreError
 from schemas.fingerprint import difference, fingerprint
 from schemas.run import RunRecord
@@ -91,14 +92,15 @@ def has_record(store: ShardStore, kind: str, must_be_bare: bool = False) -> bool
     if other is not None:
         raise RunError(_KEY, store.url, f"the folder belongs to a job of `kindling {other}`", _OTHER_FOLDER)
     # The lock of a job of another kind counts: its job may not have come to write its record yet.
-    is_empty = not store.list_names("") if must_be_bare else store.is_empty(_lock_name(kind))
+    is_empty = not store.list_names("") if must_be_bare else store.is_empty(lock_name(kind))
     if not is_empty or store.fs.isfile(store.root):
         cause = f"the folder is not empty, or is a file, and holds no {RECORD_NAMES[kind]}"
         raise RunError(_KEY, store.url, cause, "name a folder of its own")
     return False
 
 
-def _lock_name(kind: str) -> str:
+def lock_name(kind: str | None) -> str:
+    """Returns the file name of the lock of a folder, by the kind of its job."""
     return TRAIN_LOCK_NAME if kind == "train" else LOCK_NAME
 
 
@@ -125,7 +127,7 @@ def claimed(store: ShardStore, kind: str, resumable: bool = False) -> Iterator[L
         with write_errors(store.url, resumable=resumable):
             if has_record(store, kind) and kind == "augment":
                 store.read_run()  # a record that cannot be read is refused before anything is written or removed
-            lease = held.enter_context(hold_lease(store, _lock_name(kind), empty_after=kind == "train"))
+            lease = held.enter_context(hold_lease(store, lock_name(kind), kind == "train", command_line()))
             if kind in ("augment", "label"):
                 store.remove_leftovers()
         yield lease

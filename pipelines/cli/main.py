@@ -1,6 +1,5 @@
 """The command line. Each verb imports what it needs when it runs, so that `--help` answers at once."""
 
-import shlex
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -50,6 +49,7 @@ _VERBS = (
     runs.preview,
     runs.augment,
     runs.status,
+    runs.runs,
     runs.verify,
     corpora.stats,
     corpora.compare,
@@ -97,8 +97,8 @@ def _end(error: KindlingError) -> NoReturn:
 def _exit(code: int) -> NoReturn:
     """Ends the process; after a stop it first prints the command that resumes the job."""
     if code == EXIT_STOPPED:
-        from pipelines.jobfile import without_secret
+        from pipelines.jobfile import command_line
 
-        command = shlex.join(["kindling", *map(without_secret, sys.argv[1:])])
+        command = command_line()
         logs.report(f"resume with: {command}", event="resume", command=command)
     sys.exit(code)

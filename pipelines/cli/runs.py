@@ -1,4 +1,4 @@
-"""The verbs about runs: demo, label, preview, augment, status, verify, pool.
+"""The verbs about runs: demo, label, preview, augment, status, runs, verify, pool.
 
 A verb reads its job file before it imports Ray and Arrow, which takes seconds: a mistake there is reported at once.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pool_app = typer.Typer(help="Engines that stay up between jobs: start, list, stop.", no_args_is_help=True)
 AnyRun = Annotated[str, typer.Argument(metavar="RUN", help="folder of a run or of a training: the job's output.path")]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="refresh until the run is complete, or until Ctrl-C")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="refresh until the job has ended, or until Ctrl-C")]
 WatchJson = Annotated[
     bool, typer.Option("--json", help="print one JSON object on standard output; with --watch one a line")
 ]
@@ -214,6 +214,27 @@ def pool_stop(
     from pipelines.pools import stop_pool
 
     print(f"{name}: {stop_pool(name, address)} replicas stopped")
+
+
+def runs(
+    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="folder below which runs lie")] = "runs",
+    as_json: Json = False,
+) -> None:
+    """List the runs below a folder: kind, state, how far each is, and how to go on."""
+    hide_pandas()
+    from pipelines.run_status.listing import runs
+
+    listed = runs(folder)
+    if as_json:
+        return print_json({"runs": [run.as_json() for run in listed]})
+    if not listed:
+        return print(f"no run below {folder}")
+    width = max(len(run.run) for run in listed)
+    for run in listed:
+        first, *more = run.lines()
+        print(f"{run.run:{width}}  {run.kind:8}  {first}")
+        for line in more:
+            print(f"{'':{width}}  {'':8}  {line}")
 
 
 def status(run: AnyRun, watch: Watch = False, as_json: WatchJson = False) -> None:

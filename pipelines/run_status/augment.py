@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,13 +30,13 @@ _SLOWEST = 5
 _LOG_COLUMNS = [*OUTCOME_COLUMNS, "output_tokens", "started_at", "duration_seconds"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunStatus(Status):
     """Progress of an `augment` run.
 
     Attributes:
         source: `endpoint` where the running job told how far it is, else `disk`.
-        silent: why no endpoint did; empty where one did, or none was asked since the run is complete.
+        silent: why no endpoint did; empty where one did, or none was asked, as no job runs.
         rows: rows by state, those in the log of open shards included.
         variants: names of the sweep's combinations, by each of which every input row is a row; none without a sweep.
         logged: rows of shards that are still open.
@@ -59,9 +59,7 @@ class RunStatus(Status):
         cost: of these, at the job's price of an hour; None where it has none.
     """
 
-    run: str
-    name: str
-    complete: bool
+    kind: str = "augment"
     source: str
     silent: str
     rows: dict[str, int]
@@ -89,11 +87,11 @@ class RunStatus(Status):
     replica_hours: float | None = None
     cost: float | None = None
     left_to_retry: int = 0
-    kind: str = "augment"
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+    @property
+    def is_answered(self) -> bool:
+        """Returns whether the endpoint of the running job answered."""
+        return self.source == "endpoint"
 
     def line(self) -> str:
         """The status in one line."""
@@ -104,15 +102,18 @@ class RunStatus(Status):
         return augment_page(self, now, width)
 
 
-def augment_status(store: ShardStore) -> RunStatus:
+def augment_status(store: ShardStore, may_run: bool) -> RunStatus:
     """Status of an `augment` run, from its files, and from its endpoint while its job runs.
+
+    Args:
+        may_run: whether its job may run now; the endpoint is asked only then.
 
     Raises:
         RunError: the folder holds no run, or a shard is damaged.
     """
     run = open_run(store)
     status = _on_disk(store, run)
-    if status.complete:
+    if status.complete or not may_run:
         return status
     try:
         return replace(

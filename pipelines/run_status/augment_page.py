@@ -71,12 +71,8 @@ def _facts(status: "RunStatus", now: datetime, width: int) -> list[str]:
 
 
 def _state(status: "RunStatus") -> str:
-    if status.complete:
-        return "complete"
-    if status.source == "disk":
-        return "not complete"
     serving = any(replica["state"] == "serving" for replica in status.replicas)
-    return "running" if serving else "starting"
+    return "starting" if status.source == "endpoint" and not serving else status.state_text()
 
 
 def _replicas(status: "RunStatus", now: datetime) -> list[str]:

@@ -1,7 +1,7 @@
 """Status of an `evaluate` run: results that are done, and prompts that models responded to."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -45,7 +45,7 @@ class EvaluatedPart:
         return "" if self.answers is None else f"{self.answers:,} of {self.prompts:,} prompts answered"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateStatus(Status):
     """Progress of an evaluation.
 
@@ -56,18 +56,21 @@ class EvaluateStatus(Status):
         failures: error of each model that the last finished start could not evaluate, by the model's name.
     """
 
-    run: str
-    name: str
-    complete: bool
+    kind: str = "evaluate"
     source: str
     silent: str
     parts: list[EvaluatedPart]
     failures: dict[str, str]
-    kind: str = "evaluate"
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+    @property
+    def is_answered(self) -> bool:
+        """Returns whether the endpoint of the running job answered."""
+        return self.source == "endpoint"
+
+    @property
+    def has_failed_parts(self) -> bool:
+        """Returns whether a model could not be evaluated."""
+        return bool(self.failures)
 
     def line(self) -> str:
         """Number of results."""
@@ -85,8 +88,7 @@ class EvaluateStatus(Status):
         return sum(part.done for part in self.parts)
 
     def _results_text(self) -> str:
-        state = "running" if self.source == "endpoint" else "complete" if self.complete else "not complete"
-        return f"an evaluation, {self._results()} of {len(self.parts)} results, {state}"
+        return f"an evaluation, {self._results()} of {len(self.parts)} results, {self.state_text()}"
 
     def _evaluation_lines(self) -> list[str]:
         """A line for each evaluation: its results, and the progress of models that have begun."""
@@ -98,8 +100,11 @@ class EvaluateStatus(Status):
         return lines
 
 
-def evaluate_status(store: ShardStore) -> EvaluateStatus:
+def evaluate_status(store: ShardStore, may_run: bool) -> EvaluateStatus:
     """Status of an evaluation, from its results and runs, and from its endpoint while it runs.
+
+    Args:
+        may_run: whether it may run now; the endpoint is asked only then.
 
     Raises:
         RunError: its record cannot be read.
@@ -113,8 +118,10 @@ def evaluate_status(store: ShardStore) -> EvaluateStatus:
     complete = all(
         part.done or part.model in failures or (_section(job, part).for_all_models and bool(failures)) for part in parts
     )
-    status = EvaluateStatus(store.url, job.name, complete, "disk", "", parts, failures)
-    if all(part.done for part in parts):
+    status = EvaluateStatus(
+        run=store.url, name=job.name, complete=complete, source="disk", silent="", parts=parts, failures=failures
+    )
+    if all(part.done for part in parts) or not may_run:
         return status
     try:
         endpoint = read_endpoint(record.get("metrics", ""), record.get("start_id", ""))

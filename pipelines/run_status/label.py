@@ -1,8 +1,7 @@
 """Status of a `label` run."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pipelines.labelling.record import read_record
 from pipelines.run_status.page import Status, progress_bar
@@ -11,24 +10,17 @@ from schemas.text import shorten
 from services.storage.store import ShardStore
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelStatus(Status):
     """Progress of a `label` run, whose shards are ranges of raw text."""
 
-    run: str
-    name: str
-    complete: bool
+    kind: str = "label"
     shards: int
     shards_total: int
-    kind: str = "label"
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
 
     def line(self) -> str:
-        """Number of shards."""
-        return f"{shorten(self.name)}: {self.shards} of {self.shards_total} shards"
+        """Number of shards, and state."""
+        return f"{shorten(self.name)}: {self.shards} of {self.shards_total} shards, {self.state_text()}"
 
     def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
         """Number of shards, and a bar."""
@@ -45,4 +37,5 @@ def label_status(store: ShardStore) -> LabelStatus:
     if record is None:
         raise RunError(store.path("run.json"), None, "it is no record of a label run", "name the output.path of one")
     done = len(store.committed_shards() & {part.shard for part in record.ranges})
-    return LabelStatus(store.url, record.name, done == len(record.ranges), done, len(record.ranges))
+    total = len(record.ranges)
+    return LabelStatus(run=store.url, name=record.name, complete=done == total, shards=done, shards_total=total)

@@ -2,25 +2,81 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, Self
 
+from schemas.text import shorten
 from services.observability.terminal import clock
+from services.storage.lease import LastDriver
 
 # Lines of one list where the height of the page is not bounded; `--json` has all entries.
 _MAX_LIST_LINES = 10
+_MAX_ERROR_CHARACTERS = 400
 
 
+State = Literal["running", "stopped", "failed", "complete", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Status(ABC):
     """Progress of one run; the base of the status of each kind of run.
 
     Attributes:
+        run: the run folder.
         name: name of the run.
+        kind: kind of its job: the name of the verb.
         complete: nothing is left to do.
+        state: `running` while a process works on the run; `complete`; `failed` where its last start ended with an
+            error, or parts of it failed; else `stopped`. `unknown` where it cannot be known if a process works on it.
+        error: error of the last start; of a stopped run the cause of the stop. Empty where there is none.
+        command: command of the last start; the same command resumes the run. Empty where no command is known.
     """
 
+    run: str
     name: str
+    kind: str
     complete: bool
+    state: State = "unknown"
+    error: str = ""
+    command: str = ""
+
+    def after(self, driver: LastDriver) -> Self:
+        """Returns this status with the state that follows from its last driver."""
+        state: State
+        if self.complete and not self.has_failed_parts:
+            state = "complete"
+        elif driver.is_running or self.is_answered:
+            state = "running"
+        elif driver.is_running is None:
+            state = "unknown"
+        else:
+            state = "failed" if driver.ended == "failed" or self.has_failed_parts else "stopped"
+        error = driver.error if state in ("stopped", "failed") else ""
+        return replace(self, state=state, error=error, command=driver.command)
+
+    @property
+    def has_failed_parts(self) -> bool:
+        """Returns whether a complete run has parts that failed, which the same command tries again."""
+        return False
+
+    @property
+    def is_answered(self) -> bool:
+        """Returns whether the endpoint of a running job answered."""
+        return False
+
+    def state_text(self) -> str:
+        """The state, as the first line of a page has it."""
+        return "not complete" if self.state == "unknown" else self.state
+
+    def remedy_lines(self) -> list[str]:
+        """Lines of a page that say why the run ended, and how to go on."""
+        if self.state not in ("stopped", "failed"):
+            return []
+        title = "error" if self.state == "failed" else "stopped"
+        lines = titled_list(title, [shorten(self.error, _MAX_ERROR_CHARACTERS)]) if self.error else []
+        again = self.command or f"run the same `kindling {self.kind}` again: it resumes"
+        return [*lines, *titled_list("go on", [f"{again}{'   (mend the error first)' if title == 'error' else ''}"])]
 
     @abstractmethod
     def line(self) -> str:
@@ -30,9 +86,9 @@ class Status(ABC):
     def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
         """Lines that are always shown, and lists of lines that may be cut to fit the page."""
 
-    @abstractmethod
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
+        return asdict(self)
 
 
 def render_page(status: Status, now: datetime, width: int, height: int | None = None) -> list[str]:
@@ -44,6 +100,7 @@ def render_page(status: Status, now: datetime, width: int, height: int | None = 
         height: maximum number of lines, to which lists are cut; None for no maximum.
     """
     lines, lists = status.page(now, width)
+    lines = [*lines, *status.remedy_lines()]
     sizes = [len(entries) for entries in lists]
     room = [_MAX_LIST_LINES] * len(lists) if height is None else _share_lines(height - len(lines), sizes)
     for entries, max_lines in zip(lists, room, strict=True):

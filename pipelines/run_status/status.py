@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 
-from pipelines.run_folder import kind_of
+from pipelines.run_folder import kind_of, lock_name
 from pipelines.run_status.augment import augment_status
 from pipelines.run_status.evaluate import evaluate_status
 from pipelines.run_status.label import label_status
 from pipelines.run_status.page import Status
 from pipelines.run_status.train import train_status
 from schemas.errors import RunError
+from services.storage.lease import read_lease
 from services.storage.store import ShardStore
 
-STATUSES: dict[str, Callable[[ShardStore], Status]] = {
+STATUSES: dict[str, Callable[[ShardStore, bool], Status]] = {
     "augment": augment_status,
-    "label": label_status,
+    "label": lambda store, may_run: label_status(store),
     "train": train_status,
     "evaluate": evaluate_status,
 }
-"""the status of a run folder, by the kind of job (see `run_folder.RECORD_NAMES`)"""
+"""the status of a run folder, and whether its job may run, by the kind of job (see `run_folder.RECORD_NAMES`)"""
 
 
 def status(url: str) -> Status:
@@ -31,4 +32,8 @@ def status(url: str) -> Status:
     if kind not in STATUSES:
         cause = "this folder is a composed corpus, which appears as a whole, and no run"
         raise RunError("RUN", url, cause, "see its README.md")
-    return STATUSES[kind](store)
+    # Before the files: those of a job that ends meanwhile are complete.
+    driver = read_lease(store, lock_name(kind))
+    # A lock may not be seen from here, as on some network file systems; an end that was written is certain.
+    may_run = driver.is_running is not False or not driver.ended
+    return STATUSES[kind](store, may_run).after(driver)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from services.observability.terminal import clock
 from services.storage.store import ShardStore
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainStatus(Status):
     """Progress of a training.
 
@@ -33,9 +33,7 @@ class TrainStatus(Status):
         tokens_per_second, eta_seconds: speed and longest time left of a training that runs.
     """
 
-    run: str
-    name: str
-    complete: bool
+    kind: str = "train"
     source: str
     silent: str
     stages: list[str]
@@ -46,11 +44,11 @@ class TrainStatus(Status):
     held_out_loss: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
-    kind: str = "train"
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+    @property
+    def is_answered(self) -> bool:
+        """Returns whether the endpoint of the running job answered."""
+        return self.source == "endpoint"
 
     def line(self) -> str:
         """Stage, step and time left."""
@@ -77,11 +75,15 @@ class TrainStatus(Status):
         if self.complete:
             return f"a training, complete: {', '.join(self.stages)}"
         step = "before its first step" if self.step is None else f"step {self.step} of {self.steps}"
-        return f"a training, stage {self.stages[self.stage]} ({self.stage + 1} of {len(self.stages)}), {step}"
+        stage = f"stage {self.stages[self.stage]} ({self.stage + 1} of {len(self.stages)})"
+        return f"a training, {self.state_text()}, {stage}, {step}"
 
 
-def train_status(store: ShardStore) -> TrainStatus:
+def train_status(store: ShardStore, may_run: bool) -> TrainStatus:
     """Status of a training, from its record and checkpoints, and from its endpoint while it runs.
+
+    Args:
+        may_run: whether it may run now; the endpoint is asked only then.
 
     Raises:
         RunError: its record cannot be read.
@@ -94,10 +96,20 @@ def train_status(store: ShardStore) -> TrainStatus:
         name = record["name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunError(str(path), None, "it is no record of a training", "name a folder that one wrote") from None
-    status = TrainStatus(store.url, name, done == len(stages), "disk", "", stages, min(done, len(stages) - 1))
+    status = TrainStatus(
+        run=store.url,
+        name=name,
+        complete=done == len(stages),
+        source="disk",
+        silent="",
+        stages=stages,
+        stage=min(done, len(stages) - 1),
+    )
     if status.complete:
         return status
     status = replace(status, **_last_checkpoint(path.parent / "work" / stages[done]))
+    if not may_run:
+        return status
     try:
         endpoint = read_endpoint(record.get("metrics", ""), record.get("start_id", ""))
     except EndpointError as error:

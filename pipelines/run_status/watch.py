@@ -1,4 +1,4 @@
-"""`kindling status --watch`: the page again and again, until the run is complete or Ctrl-C."""
+"""`kindling status --watch`: the page again and again, until the job has ended or Ctrl-C."""
 
 import json
 import time
@@ -17,10 +17,12 @@ _PAGE_SECONDS = 2.0
 _LINE_SECONDS = 10.0
 # Reading the status of a run with 100,000 shards, or on an object store, may take a second: no larger share than this.
 _MAX_SHARE_OF_TIME = 0.1
+# A job that was started just now takes seconds to its first trace in the run folder.
+_START_SECONDS = 10.0
 
 
 def watch(url: str, as_json: bool = False) -> None:
-    """Shows the status of a run on standard output until the run is complete; Ctrl-C ends it, and the run goes on.
+    """Shows the status of a run on standard output until its job has ended; Ctrl-C ends it, and the job goes on.
 
     The end of the reader of standard output ends it too.
 
@@ -41,7 +43,7 @@ def watch(url: str, as_json: bool = False) -> None:
 
 
 def _print_lines(url: str, as_json: bool) -> None:
-    last_text = ""
+    last_text, started = "", time.monotonic()
     while True:
         began = time.monotonic()
         current = status(url)
@@ -49,25 +51,32 @@ def _print_lines(url: str, as_json: bool) -> None:
         if as_json or text != last_text:
             last_text = text
             print(text if as_json else f"{datetime.now():%H:%M:%S} {text}", flush=True)
-        if current.complete or not is_stdout_read():
+        if _is_over(current, started) or not is_stdout_read():
             return
         _pause(began, _LINE_SECONDS)
 
 
 def _show_pages(url: str, console: Console) -> None:
-    current = status(url)
+    current, started = status(url), time.monotonic()
     try:
         # In the alternate screen, so that the terminal shows its former content again afterwards.
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 began = time.monotonic()
                 live.update(_screen(current, console), refresh=True)
-                if current.complete or not is_stdout_read():
+                if _is_over(current, started) or not is_stdout_read():
                     break
                 _pause(began, _PAGE_SECONDS)
                 current = status(url)
     finally:
         print("\n".join(render_page(current, current_time(), console.width)))
+
+
+def _is_over(status: Status, started: float) -> bool:
+    """Returns whether the job has ended; `started` is the time on the monotonic clock at which watching began."""
+    if status.state in ("stopped", "failed"):
+        return time.monotonic() - started > _START_SECONDS
+    return status.state == "complete"
 
 
 def _screen(current: Status, console: Console) -> Text:

@@ -6,10 +6,13 @@ A second driver would generate every row again, and could not tell the first dri
 
 On a local file system the lease is a lock on `run.lock`. The kernel releases it when its holder dies in any way.
 Elsewhere the lease is an object that its holder writes again every few seconds. A driver that finds the object watches
-it, and takes the holder for dead only when the object has stayed unchanged for long enough. The clocks of two machines
-are never compared. The object is made only where there is none, and replaced only in the version that was read, so that
-of two drivers one gets it, also if a request arrives late (see versioned_object.py; stores other than S3 replace it
-without a condition).
+it, and takes the holder for dead only when the object has stayed unchanged for long enough; it never compares the
+clocks of two machines. The object is made only where there is none, and replaced only in the version that was read, so
+that of two drivers one gets it, also if a request arrives late (see versioned_object.py; stores other than S3 replace
+it without a condition).
+
+The lock file, or the object, stays after its holder. It then says how the holder ended, and by which command it was
+started; `read_lease` reads that.
 """
 
 import contextlib
@@ -22,9 +25,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
-from schemas.errors import RunError
+from schemas.errors import KindlingError, RunError, StoppedError
+from schemas.secrets import without_secrets
+from schemas.text import shorten
 from services.storage.filesystem import is_local, make_folder, require_atomic_writes
 from services.storage.store import LOCK_NAME, ShardStore
 from services.storage.versioned_object import VersionedObject
@@ -36,6 +43,10 @@ _log = logging.getLogger("kindling")
 _VOID_SECONDS = float(os.environ.get("KINDLING_LEASE_SECONDS", "60"))
 _RENEW_SECONDS = _VOID_SECONDS / 6
 _TERM, _RELEASED = "void_after_seconds", "released"
+# A reader of the lease holds a local lock for microseconds.
+_READER_SECONDS = 0.3
+_MAX_ERROR_CHARACTERS = 2000
+_MAX_LOCK_BYTES = 1 << 16
 
 
 class LeaseLostError(OSError):
@@ -54,43 +65,131 @@ class Lease(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LastDriver:
+    """The driver that works on a run, or that worked on it last.
+
+    Attributes:
+        is_running: None where that cannot be known.
+        ended: how it ended: `finished`, `stopped` or `failed`; empty where it was killed, or runs.
+        error: cause of a stop or a failure; empty for none.
+        command: command that started it; empty where no command of `kindling` did.
+    """
+
+    is_running: bool | None = False
+    ended: str = ""
+    error: str = ""
+    command: str = ""
+
+
 @contextlib.contextmanager
-def hold_lease(store: ShardStore, lock_name: str = LOCK_NAME, empty_after: bool = False) -> Iterator[Lease]:
+def hold_lease(
+    store: ShardStore, lock_name: str = LOCK_NAME, empty_after: bool = False, command: str = ""
+) -> Iterator[Lease]:
     """Holds the lease inside the block: only this process may write to the run folder.
 
     Args:
         lock_name: file name of the lock.
-        empty_after: leave an empty lock file: the folder is a checkpoint, whose content hash must stay the same.
+        empty_after: leave an empty lock file after a success: the folder is a checkpoint, whose content hash must stay
+            the same.
+        command: command that started this process, for `read_lease`; empty to keep that of the driver before.
 
     Raises:
         RunError: another driver holds the lease; the message names it.
         OSError: the folder cannot be written.
     """
     require_atomic_writes(store.fs, store.url)
-    lease = _FileLock(store, lock_name, empty_after) if is_local(store.fs) else _RenewedObject(store, lock_name)
+    lease = _FileLock(store, lock_name, command) if is_local(store.fs) else _RenewedObject(store, lock_name, command)
     try:
         yield lease
-    finally:
-        lease.release()
+    except BaseException as error:
+        lease.release(_ending(error, lease.earlier))
+        raise
+    lease.release({} if empty_after else {"ended": "finished"})
+
+
+def _ending(error: BaseException, earlier: dict[str, Any]) -> dict[str, Any]:
+    """Entries about the end of a driver that an error ended."""
+    if isinstance(error, RunError) and error.key == "output.path":
+        # The folder is another job's: the error says nothing about the run in it.
+        return {key: earlier[key] for key in ("ended", "error", "command") if key in earlier}
+    if isinstance(error, StoppedError | KeyboardInterrupt | SystemExit):
+        text = str(error) if isinstance(error, StoppedError) else ""
+        return {"ended": "stopped", "error": shorten(text, _MAX_ERROR_CHARACTERS)}
+    text = str(error) if isinstance(error, KindlingError) else without_secrets(f"{type(error).__name__}: {error}")
+    return {"ended": "failed", "error": shorten(text, _MAX_ERROR_CHARACTERS)}
+
+
+def read_lease(store: ShardStore, lock_name: str = LOCK_NAME) -> LastDriver:
+    """Reads who works on a run, or who did last; nothing is written.
+
+    On an object store a driver that was killed counts as running until its object has not been renewed for some time,
+    by the clocks of the store and of this machine.
+    """
+    try:
+        if is_local(store.fs):
+            content, is_running = _read_lock_file(store.path(lock_name))
+        else:
+            content = VersionedObject(store.fs, store.path(lock_name)).read()[0]
+            is_running = bool(content) and not _is_released(content) and _is_fresh(store, lock_name, content)
+    except FileNotFoundError:
+        return LastDriver()
+    except OSError:
+        return LastDriver(is_running=None)
+    entries = _entries(content)
+    texts = {key: value for key in ("ended", "error", "command") if isinstance(value := entries.get(key), str)}
+    return LastDriver(is_running, **texts)
+
+
+def _read_lock_file(path: str) -> tuple[bytes, bool]:
+    """Returns (content, whether a driver holds the lock)."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released with the file
+        except BlockingIOError:
+            return file.read(_MAX_LOCK_BYTES), True
+        return file.read(_MAX_LOCK_BYTES), False
+
+
+def _is_fresh(store: ShardStore, lock_name: str, content: bytes) -> bool:
+    modified = store.fs.modified(store.path(lock_name))
+    if modified.tzinfo is None:
+        modified = modified.replace(tzinfo=UTC)
+    return (datetime.now(UTC) - modified).total_seconds() < 1.5 * _parse_term(content)
 
 
 class _FileLock:
     """Lock on a local file. It works on network file systems that support `flock`, such as NFS from version 4 on."""
 
-    def __init__(self, store: ShardStore, name: str, empty_after: bool) -> None:
-        self._path, self._empty_after = store.path(name), empty_after
+    def __init__(self, store: ShardStore, name: str, command: str) -> None:
+        self._path = store.path(name)
         make_folder(store.root)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _parse_holder(os.read(self._descriptor, 1000))
+        if not self._lock():
+            holder = _parse_holder(os.pread(self._descriptor, _MAX_LOCK_BYTES, 0))
             os.close(self._descriptor)
-            raise _held_by(store, holder) from None
+            raise _held_by(store, holder)
+        self.earlier = _entries(os.pread(self._descriptor, _MAX_LOCK_BYTES, 0))
         # The random part distinguishes this lock from that of any other driver, see `check`.
-        self._content = f"{_describe_this_driver()}\n{secrets.token_hex(8)}".encode()
+        self._entries = {**_new_entries(command, self.earlier), "nonce": secrets.token_hex(8)}
+        self._content = json.dumps(self._entries).encode()
+        self._write(self._content)
+
+    def _lock(self) -> bool:
+        """Takes the lock; False where another driver holds it."""
+        waited_until = time.monotonic() + _READER_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > waited_until:
+                    return False
+                time.sleep(_READER_SECONDS / 10)
+
+    def _write(self, content: bytes) -> None:
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, self._content, 0)
+        os.pwrite(self._descriptor, content, 0)
 
     def check(self) -> None:
         """Checks the lock file, see `Lease.check`.
@@ -106,21 +205,25 @@ class _FileLock:
         if content != self._content:
             raise LeaseLostError(f"{self._path} is another driver's now")
 
-    def release(self) -> None:
+    def release(self, ending: dict[str, Any]) -> None:
         """Releases the lock.
 
         The file stays. If it were removed, one driver could lock the removed file and another a new one.
+
+        Args:
+            ending: entries about the end of this driver; empty to leave the file empty.
         """
-        if self._empty_after:
-            os.ftruncate(self._descriptor, 0)
+        with contextlib.suppress(OSError):  # such as a full disk: the file then says that its driver was killed
+            self._write(json.dumps({**self._entries, **ending}).encode() if ending else b"")
         os.close(self._descriptor)
 
 
 class _RenewedObject:
     """Lease on a file system without locks: an object that a thread of its own renews."""
 
-    def __init__(self, store: ShardStore, name: str) -> None:
+    def __init__(self, store: ShardStore, name: str, command: str) -> None:
         self._store, self._path, self._nonce = store, store.path(name), secrets.token_hex(8)
+        self._command, self.earlier = command, dict[str, Any]()
         self._object = VersionedObject(store.fs, self._path)
         self._ended = threading.Event()
         self._renewals = 0
@@ -135,19 +238,20 @@ class _RenewedObject:
         if _now() > self._good_until:
             raise LeaseLostError(f"{self._path} could not be renewed, or is another driver's now")
 
-    def release(self) -> None:
+    def release(self, ending: dict[str, Any]) -> None:
         """Ends the renewing, and gives the object up if it is still this driver's.
 
-        On a conditional store it stays, marked as released: a removal that the store applies late could remove the
-        object of the next driver.
+        It stays, marked as released: a removal that the store applies late could remove the object of the next driver.
+
+        Args:
+            ending: entries about the end of this driver.
         """
         self._ended.set()
         self._thread.join()
+        released = {**_new_entries(self._command, self.earlier), _RELEASED: True, **ending}
         with contextlib.suppress(OSError):
-            if self._object.is_conditional:
-                self._object.write(json.dumps({_RELEASED: True}).encode(), self._version)
-            elif self._is_own(self._object.read()[0]):
-                self._object.remove()
+            if self._object.is_conditional or self._is_own(self._object.read()[0]):
+                self._object.write(json.dumps(released).encode(), self._version)
 
     def _take(self) -> None:
         """Takes the lease once nobody renews it.
@@ -156,6 +260,7 @@ class _RenewedObject:
             RunError: another driver renews it, or took it at the same time.
         """
         content, version = self._object.read()
+        self.earlier = _entries(content)
         if content and not _is_released(content):
             version = self._wait_for_silence(content, version)
         if not self._write(version):
@@ -219,10 +324,8 @@ class _RenewedObject:
         """Writes the object in the place of a version; returns False where another version lies there."""
         self._renewals += 1  # changes the content, and so the version, which is what another driver watches
         began = _now()
-        lease = {
-            "holder": _describe_this_driver(), "nonce": self._nonce, "renewals": self._renewals,
-            _TERM: _VOID_SECONDS,
-        }  # fmt: skip
+        entries = _new_entries(self._command, self.earlier)
+        lease = {**entries, "nonce": self._nonce, "renewals": self._renewals, _TERM: _VOID_SECONDS}
         if not (written := self._object.write(json.dumps(lease).encode(), version)):
             return False
         self._version = written
@@ -244,27 +347,35 @@ def _describe_this_driver() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
 
 
-def _parse_holder(content: bytes) -> str:
-    """Holder's description from a lock file (its first line) or a lease object (JSON)."""
+def _new_entries(command: str, earlier: dict[str, Any]) -> dict[str, Any]:
+    return {"holder": _describe_this_driver(), "command": command or earlier.get("command", "")}
+
+
+def _entries(content: bytes) -> dict[str, Any]:
+    """Entries of a lock file or a lease object; empty where it is empty, or of a version that wrote no JSON."""
     try:
-        return json.loads(content)["holder"]
-    except (ValueError, TypeError, KeyError):
-        return content.decode(errors="replace").partition("\n")[0] or "another driver"
+        entries = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _parse_holder(content: bytes) -> str:
+    """Holder's description; in lock files of version 0.2.0 it is the first line."""
+    first_line = content.decode(errors="replace").partition("\n")[0]
+    return str(_entries(content).get("holder", first_line)) or "another driver"
 
 
 def _parse_term(content: bytes) -> float:
     """Seconds that a lease object stays good without a renewal; objects of version 0.2.0 do not say it."""
     try:
-        return float(json.loads(content)[_TERM])
+        return float(_entries(content)[_TERM])
     except (ValueError, TypeError, KeyError):
         return _VOID_SECONDS
 
 
 def _is_released(content: bytes) -> bool:
-    try:
-        return bool(json.loads(content).get(_RELEASED))
-    except (ValueError, AttributeError):
-        return False
+    return bool(_entries(content).get(_RELEASED))
 
 
 def _held_by(store: ShardStore, holder: str) -> RunError:

@@ -307,20 +307,24 @@ def test_the_page_fits_the_terminal_and_says_what_it_leaves_out(tmp_path):
     at = next(i for i, text in enumerate(lines) if text.startswith("replicas"))
     assert lines[at + 1].split()[:2] == ["20", "starting"] and lines[at + 2].split()[0] == "30"  # trouble comes first
     assert "cores 0-2,5" in lines[at + 2]
-    assert render_page(found, NOON, 80)[0] == "r: 30 of 40 rows (75.0%), not complete"
+    assert render_page(found, NOON, 80)[0] == "r: 30 of 40 rows (75.0%), stopped"
 
 
 def test_a_training_and_a_labelling_have_pages_too():
-    training = TrainStatus("o", "t", False, "endpoint", "", ["0-clm", "1-sft"], 1, 30, 120, 2.5, None, 900.0, 90.0)
+    training = TrainStatus(
+        run="o", name="t", complete=False, state="running", source="endpoint", silent="", stages=["0-clm", "1-sft"],
+        stage=1, step=30, steps=120, loss=2.5, tokens_per_second=900.0, eta_seconds=90.0,
+    )  # fmt: skip
     assert render_page(training, NOON, 80) == [
-        "t: a training, stage 1-sft (2 of 2), step 30 of 120",
+        "t: a training, running, stage 1-sft (2 of 2), step 30 of 120",
         "[" + "#" * 19 + "-" * 59 + "]",
         "loss      2.5000",
         "speed     900 tokens/s",
         "left      at most 01:30",
     ]
-    assert training.line() == "t: a training, stage 1-sft (2 of 2), step 30 of 120, about 01:30 left"
-    assert LabelStatus("o", "l", False, 3, 7).line() == "l: 3 of 7 shards"
+    assert training.line() == "t: a training, running, stage 1-sft (2 of 2), step 30 of 120, about 01:30 left"
+    label = LabelStatus(run="o", name="l", complete=False, state="stopped", shards=3, shards_total=7)
+    assert label.line() == "l: 3 of 7 shards, stopped"
 
 
 def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
@@ -342,9 +346,10 @@ def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
     write(tmp_path / "responses/sentiment/two", run, [spanned(i, NOON, 1.0) for i in range(6)])
     found = status(str(tmp_path))
     assert render_page(found, NOON, 100) == [
-        "e: an evaluation, 2 of 7 results, not complete",
+        "e: an evaluation, 2 of 7 results, stopped",
         "[" + "#" * 22 + "-" * 56 + "]",
         "from disk: 127.0.0.1:1 is silent: the job ended or is elsewhere",
+        "go on     run the same `kindling evaluate` again: it resumes",
         "sentiment   1 of 2; two: 6 of 8 prompts answered",
         "preference  0 of 3",
         "lm_eval     1 of 2; one: 1 of 2",
@@ -354,7 +359,7 @@ def test_of_an_evaluation_results_and_answers_are_counted(tmp_path):
     assert not status(str(tmp_path)).complete  # of the other one not all is there
     ShardStore(str(tmp_path)).write_text("results/lm_eval/one/mnli.json", "{}")
     found = status(str(tmp_path))
-    assert found.complete and found.line() == "e: an evaluation, 3 of 7 results, complete"
+    assert found.complete and found.line() == "e: an evaluation, 3 of 7 results, failed"
     assert render_page(found, NOON, 100)[-1] == "failed    two: it is nowhere"
 
 
@@ -367,7 +372,7 @@ def test_an_evaluation_that_gets_another_model_is_not_complete_any_more(tmp_path
     assert status(str(tmp_path)).complete
     plain["models"].append({"id": "fake", "name": "two"})
     with recorded(store, EvaluateJob.model_validate(plain), "", EvaluateMetrics("exam")):
-        assert status(str(tmp_path)).line() == "e: an evaluation, 1 of 2 results, not complete"
+        assert status(str(tmp_path)).line() == "e: an evaluation, 1 of 2 results, running"
 
 
 def test_what_an_evaluation_told_last_outlives_a_start_that_tells_nothing(tmp_path):
@@ -454,6 +459,6 @@ def test_ctrl_c_leaves_the_page_and_the_terminal_as_it_was(tmp_path, term):
     if term == "xterm":
         assert written.index("\x1b[?1049h") < written.index("\x1b[?1049l")  # into the other screen, and back
         assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is there again
-        assert "30 of 40 rows (75.0%), not complete" in written[written.index("\x1b[?1049l") :]
+        assert "30 of 40 rows (75.0%), stopped" in written[written.index("\x1b[?1049l") :]
     else:
         assert "\x1b" not in written and written.count("30 of 40 rows") == 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import signal
@@ -13,10 +14,10 @@ import time
 import fsspec
 import pytest
 
-from schemas.errors import JobError, RunError
+from schemas.errors import EngineError, JobError, RunError, StoppedError
 from schemas.rows import ACCEPTED, ERROR, REJECTED
 from services.storage import lease
-from services.storage.lease import LeaseLostError, hold_lease
+from services.storage.lease import LastDriver, LeaseLostError, hold_lease, read_lease
 from services.storage.shard_index import read_index, remove_unlisted_siblings
 from services.storage.store import LOCK_NAME, ShardStore
 from tests.support.processes import cli_env
@@ -52,6 +53,40 @@ with hold_lease(ShardStore({str(tmp_path)!r})):
     process.wait()
     with hold_lease(ShardStore(str(tmp_path))):
         pass
+
+
+@pytest.mark.parametrize("place", ["tmp_path", "remote"])
+def test_the_lease_says_how_its_last_holder_ended(request, place):
+    store = ShardStore(str(request.getfixturevalue(place)))
+    assert read_lease(store) == LastDriver(is_running=False)
+    with hold_lease(store, command="kindling augment a.yaml"):
+        assert read_lease(store) == LastDriver(is_running=True, command="kindling augment a.yaml")
+    assert read_lease(store) == LastDriver(False, "finished", "", "kindling augment a.yaml")
+    for error, ended, text in (
+        (StoppedError("", None, "by a signal", "the same command resumes"), "stopped", "by a signal"),
+        (KeyboardInterrupt(), "stopped", ""),
+        (EngineError("model.id", "x", "it has no weights", "name another"), "failed", "it has no weights"),
+        (ZeroDivisionError("division by zero"), "failed", "ZeroDivisionError: division by zero"),
+    ):
+        with pytest.raises(type(error)), hold_lease(store):
+            raise error
+        driver = read_lease(store)
+        assert (driver.ended, driver.command) == (ended, "kindling augment a.yaml") and text in driver.error
+    # The job of another run says nothing about this one.
+    with pytest.raises(RunError), hold_lease(store, command="kindling augment other.yaml"):
+        raise RunError("output.path", store.url, "the folder holds the output of another job", "name another")
+    assert read_lease(store) == driver
+
+
+def test_a_reader_of_a_lock_does_not_stop_a_driver(tmp_path):
+    store = ShardStore(str(tmp_path))
+    with hold_lease(store):
+        pass
+    reader = os.open(tmp_path / LOCK_NAME, os.O_RDONLY)
+    fcntl.flock(reader, fcntl.LOCK_SH)
+    threading.Timer(0.1, os.close, [reader]).start()
+    with hold_lease(store) as held:
+        held.check()
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -96,7 +131,7 @@ def test_on_an_object_store_a_dead_drivers_lease_is_void_after_a_while(remote):
     with hold_lease(store) as held:
         assert time.monotonic() - began >= 1.0
         held.check()
-    assert store.is_empty() and LOCK_NAME not in store.list_names("")
+    assert store.is_empty() and read_lease(store).ended == "finished"
 
 
 def test_on_an_object_store_a_lease_that_another_driver_took_is_noticed(remote):
