@@ -3,7 +3,7 @@
 `dir(pipelines)` lists the calls and the errors that they raise. Each is loaded when it is first used, so that
 `kindling --help` imports neither Ray nor Arrow.
 
-checking/         the verbs doctor, init, check: what can be known before a job starts
+checking/         the verbs doctor, init, schema, check: what can be known before a job starts
 cli/              the command line: `kindling VERB`, the same as `python -m pipelines VERB`
 labelling/        the verb label
 previewing/       the verb preview

@@ -24,8 +24,7 @@ _MAX_BYTES = 256 << 10
 # An alias counts as all the values that it repeats: a small file can stand for billions of them.
 _MAX_VALUES = 10_000
 _MAX_NESTING = 32
-# Keys that only jobs of one verb have.
-_VERB_OF_KEY = {
+VERB_OF_KEY = {
     "recipe": "augment",
     "stages": "train",
     "evaluations": "evaluate",
@@ -33,14 +32,16 @@ _VERB_OF_KEY = {
     "threshold": "label",
     "segmentation": "label",
 }
+"""the verb of a job file that has a key which only jobs of that verb have"""
 # Imported when a job of that kind is read: the schema of a training imports Arrow.
-_SCHEMAS = {
+SCHEMAS = {
     "augment": "schemas.augment:AugmentJob",
     "label": "schemas.label:LabelJob",
     "compose": "schemas.compose:ComposeJob",
     "train": "schemas.train:TrainJob",
     "evaluate": "schemas.evaluate:EvaluateJob",
 }
+"""module and class of the schema of each verb's job files"""
 
 
 @overload
@@ -81,9 +82,9 @@ def load_any_job(path: str, overrides: list[str] | None = None) -> tuple[str, An
     """
     data = _read_job(path, overrides)
     keys = data.keys() if isinstance(data, dict) else set()
-    verb = next((verb for key, verb in _VERB_OF_KEY.items() if key in keys), "")
-    verb = verb or ("label" if keys and keys <= resolve_name(_SCHEMAS["label"]).model_fields.keys() else "augment")
-    return verb, parse_job(data, resolve_name(_SCHEMAS[verb]))
+    verb = next((verb for key, verb in VERB_OF_KEY.items() if key in keys), "")
+    verb = verb or ("label" if keys and keys <= resolve_name(SCHEMAS["label"]).model_fields.keys() else "augment")
+    return verb, parse_job(data, resolve_name(SCHEMAS[verb]))
 
 
 def _read_job(path: str, overrides: list[str] | None) -> Any:

@@ -8,7 +8,9 @@ import difflib
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from schemas.errors import JobError
 from schemas.secrets import secret_in, secret_key_in
@@ -68,6 +70,12 @@ class Section(BaseModel):
     @classmethod
     def _expand_short_form(cls, value: Any) -> Any:
         return {cls.short_key: value} if cls.short_key and isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Adds the short form to the JSON schema of a section that has one."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        return {"anyOf": [{"type": "string"}, schema]} if cls.short_key else schema
 
 
 class Input(Section):

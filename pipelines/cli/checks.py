@@ -1,4 +1,4 @@
-"""The verbs that need no engine: doctor, init, check."""
+"""The verbs that need no engine: doctor, init, schema, check."""
 
 from typing import Annotated
 
@@ -35,6 +35,13 @@ def init(
     write_job(job)
     print(f"wrote {' and '.join(job.files)}: recipe {job.recipe}")
     print(f"next: read {'them' if len(job.files) > 1 else 'it'}, then run: kindling check {to}")
+
+
+def schema() -> None:
+    """Print the JSON schema of all job files, by which an editor completes and checks keys."""
+    from pipelines.checking.editor_schema import editor_schema
+
+    print_json(editor_schema())
 
 
 def check(

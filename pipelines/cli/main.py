@@ -45,6 +45,7 @@ _VERBS = (
     runs.demo,
     runs.label,
     checks.init,
+    checks.schema,
     checks.check,
     runs.preview,
     runs.augment,
