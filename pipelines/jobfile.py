@@ -4,8 +4,6 @@ A job file may come from a stranger, so its size, its number of values and its n
 """
 
 import math
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,7 +15,7 @@ from yaml.composer import ComposerError
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
 from schemas.job import Job, parse_job
-from schemas.secrets import is_secret_name, without_secrets
+from schemas.secrets import without_secret
 from schemas.text import shorten
 
 _MAX_BYTES = 256 << 10
@@ -109,21 +107,6 @@ def as_job(job: Any, kind: type[Any] = AugmentJob) -> Any:
     if isinstance(job, kind):
         return job
     return load_job(str(job), kind=kind) if isinstance(job, str | Path) else parse_job(dict(job), kind)
-
-
-def command_line() -> str:
-    """Returns the command of `kindling` that this process carries out, without secrets; empty in other programs."""
-    program = Path(sys.argv[0])
-    if program.name != "kindling" and program.parts[-2:] != ("pipelines", "__main__.py"):
-        return ""
-    return shlex.join(["kindling", *map(without_secret, sys.argv[1:])])
-
-
-def without_secret(override: str) -> str:
-    """Returns an override (`key.of.section=value`) for logs, without its secrets."""
-    key, equals, _ = override.partition("=")
-    is_secret = "storage_options" in key or is_secret_name(key.rpartition(".")[2])
-    return f"{key}=..." if equals and is_secret else without_secrets(override)
 
 
 def _merged_with_base(data: Any, path: str) -> Any:

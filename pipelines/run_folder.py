@@ -23,10 +23,10 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from pipelines.jobfile import command_line
 from schemas.errors import JobError, KindlingError, RunError, StoppedError, StoreError
 from schemas.fingerprint import difference, fingerprint
 from schemas.run import RunRecord
+from schemas.secrets import command_line
 from services.storage.filesystem import is_local
 from services.storage.lease import Lease, LeaseLostError, hold_lease
 from services.storage.store import LOCK_NAME, TRAIN_LOCK_NAME, ShardStore

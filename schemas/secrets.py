@@ -5,7 +5,10 @@ known to carry none. What a job holds is written to its record, its card and eac
 """
 
 import re
+import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 # Query parameters that carry no permission, as hubs, stores and file hosts name them.
@@ -97,3 +100,18 @@ def _is_secret_piece(head: str, piece: str) -> bool:
 
 def _is_web(head: str) -> bool:
     return head.lower() in ("http://", "https://")
+
+
+def command_line() -> str:
+    """Returns the command of `kindling` that this process carries out, without secrets; empty in other programs."""
+    program = Path(sys.argv[0])
+    if program.name != "kindling" and program.parts[-2:] != ("pipelines", "__main__.py"):
+        return ""
+    return shlex.join(["kindling", *map(without_secret, sys.argv[1:])])
+
+
+def without_secret(override: str) -> str:
+    """Returns an override (`key.of.section=value`) for logs, without its secrets."""
+    key, equals, _ = override.partition("=")
+    is_secret = "storage_options" in key or is_secret_name(key.rpartition(".")[2])
+    return f"{key}=..." if equals and is_secret else without_secrets(override)

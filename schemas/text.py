@@ -40,3 +40,10 @@ def _printable_character(character: str) -> str:
     if character.isprintable() or character in _JOINERS:
         return character
     return " " if character.isspace() else "\ufffd"
+
+
+def clock(seconds: float) -> str:
+    """Formats a duration as `03:10`, and from an hour on as `1:03:10`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from schemas.text import clock
 from services.observability.series import TrainMetrics
-from services.observability.terminal import LINE_SECONDS, Bar, clock
+from services.observability.terminal import LINE_SECONDS, Bar
 
 _log = logging.getLogger("kindling")
 

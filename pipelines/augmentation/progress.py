@@ -15,8 +15,9 @@ from pipelines.augmentation.eta import Eta, Pace, Rates
 from schemas.outcomes import Outcomes, by_frequency
 from schemas.rows import ACCEPTED, ERROR, STATES, counts_text
 from schemas.run import Manifest, RunRecord
+from schemas.text import clock
 from services.observability.series import AugmentMetrics
-from services.observability.terminal import LINE_SECONDS, Bar, clock
+from services.observability.terminal import LINE_SECONDS, Bar
 from services.replicas.members import Member
 from services.replicas.replica_pool import ReplicaPool
 from services.storage.shard_index import Totals

@@ -8,6 +8,7 @@ import typer
 
 from pipelines.cli import bench, checks, corpora, models, runs
 from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoreError
+from schemas.secrets import command_line
 from services.observability import logs, streams
 
 # Exit code with which Typer ends after Ctrl-C.
@@ -98,8 +99,6 @@ def _end(error: KindlingError) -> NoReturn:
 def _exit(code: int) -> NoReturn:
     """Ends the process; after a stop it first prints the command that resumes the job."""
     if code == EXIT_STOPPED:
-        from pipelines.jobfile import command_line
-
         command = command_line()
         logs.report(f"resume with: {command}", event="resume", command=command)
     sys.exit(code)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from time import monotonic
 
 from pipelines.labelling.contexts import LabelCounts
-from services.observability.terminal import LINE_SECONDS, Bar, clock
+from schemas.text import clock
+from services.observability.terminal import LINE_SECONDS, Bar
 
 _log = logging.getLogger("kindling")
 

@@ -11,8 +11,7 @@ from pipelines.corpora.comparison_page import save_comparison
 from pipelines.previewing.estimates import Interval
 from pipelines.previewing.forecast import Forecast
 from pipelines.previewing.preview import Preview, PreviewedRow
-from schemas.text import printable, shorten
-from services.observability.terminal import clock
+from schemas.text import clock, printable, shorten
 
 # Longer texts are cut in a terminal; --json and a page have them whole.
 _MAX_SHOWN_CHARACTERS = 900

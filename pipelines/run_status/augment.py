@@ -17,7 +17,7 @@ from pipelines.run_status.page import Status
 from schemas.outcomes import OUTCOME_COLUMNS, Outcomes, by_frequency
 from schemas.rows import ACCEPTED, STATES
 from schemas.run import RunRecord
-from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
+from services.observability.endpoint_reader import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.parts import part_number, retry_of
 from services.storage.row_log import open_row_log
 from services.storage.shard_index import generation_spans, read_index

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from pipelines.run_status.page import age, progress_bar, time_left, titled_list
 from schemas.outcomes import cut_off_share
 from schemas.rows import counts_text
-from schemas.text import shorten
-from services.observability.terminal import clock
+from schemas.text import clock, shorten
 
 if TYPE_CHECKING:
     from pipelines.run_status.augment import RunStatus

@@ -13,7 +13,7 @@ from pipelines.run_status.page import Status, progress_bar, titled_list
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob, EvaluationSection, PromptSet
 from schemas.text import shorten
-from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
+from services.observability.endpoint_reader import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.store import ShardStore
 
 

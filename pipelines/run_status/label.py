@@ -27,8 +27,11 @@ class LabelStatus(Status):
         return [self.line(), progress_bar(self.shards, self.shards_total, width)], []
 
 
-def label_status(store: ShardStore) -> LabelStatus:
+def label_status(store: ShardStore, may_run: bool) -> LabelStatus:
     """Status of a `label` run, from its files.
+
+    Args:
+        may_run: is not needed: a `label` run has no endpoint that could be asked.
 
     Raises:
         RunError: its run.json cannot be read.

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
-from schemas.text import shorten
-from services.observability.terminal import clock
+from schemas.text import clock, shorten
 from services.storage.lease import LastDriver
 
 # Lines of one list where the height of the page is not bounded; `--json` has all entries.

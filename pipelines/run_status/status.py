@@ -1,24 +1,21 @@
 """`kindling status`: progress of a run, from its files, and from its endpoint while its job runs."""
 
-from collections.abc import Callable
+from pkgutil import resolve_name
 
 from pipelines.run_folder import kind_of, lock_name
-from pipelines.run_status.augment import augment_status
-from pipelines.run_status.evaluate import evaluate_status
-from pipelines.run_status.label import label_status
 from pipelines.run_status.page import Status
-from pipelines.run_status.train import train_status
 from schemas.errors import RunError
 from services.storage.lease import read_lease
 from services.storage.store import ShardStore
 
-STATUSES: dict[str, Callable[[ShardStore, bool], Status]] = {
-    "augment": augment_status,
-    "label": lambda store, may_run: label_status(store),
-    "train": train_status,
-    "evaluate": evaluate_status,
+# Imported when a run of that kind is read, so that a page of one kind does not wait for the others.
+STATUSES = {
+    "augment": "pipelines.run_status.augment:augment_status",
+    "label": "pipelines.run_status.label:label_status",
+    "train": "pipelines.run_status.train:train_status",
+    "evaluate": "pipelines.run_status.evaluate:evaluate_status",
 }
-"""the status of a run folder, and whether its job may run, by the kind of job (see `run_folder.RECORD_NAMES`)"""
+"""module and function that read the status of a run folder, by the kind of job (see `run_folder.RECORD_NAMES`)"""
 
 
 def status(url: str) -> Status:
@@ -36,4 +33,5 @@ def status(url: str) -> Status:
     driver = read_lease(store, lock_name(kind))
     # A lock may not be seen from here, as on some network file systems; an end that was written is certain.
     may_run = driver.is_running is not False or not driver.ended
-    return STATUSES[kind](store, may_run).after(driver)
+    current: Status = resolve_name(STATUSES[kind])(store, may_run)
+    return current.after(driver)

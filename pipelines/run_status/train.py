@@ -11,9 +11,8 @@ from typing import Any
 from pipelines.run_folder import RECORD_NAMES
 from pipelines.run_status.page import Status, progress_bar, time_left
 from schemas.errors import RunError
-from schemas.text import shorten
-from services.observability.metrics import EndpointError, EndpointMetrics, read_endpoint
-from services.observability.terminal import clock
+from schemas.text import clock, shorten
+from services.observability.endpoint_reader import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.store import ShardStore
 
 

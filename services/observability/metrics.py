@@ -1,18 +1,15 @@
-"""The Prometheus endpoint of a job: serves its metrics, and reads those of another job.
+"""The Prometheus endpoint of a job.
 
 Invariant: within one series a counter never falls. A counter begins with the count that earlier starts left on disk,
 and each start of a job has series of its own (label `start`).
 
-This is the only file that imports prometheus_client; `series.py` lists the metrics of each verb.
+`series.py` lists the metrics of each verb, and `endpoint_reader.py` reads the endpoint of another process.
 """
 
 import errno
 import math
-import re
 import secrets
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,14 +19,9 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-_START_LABEL = "start"
-# A live endpoint answers in milliseconds, on a crowded machine in seconds. A dead address may never refuse.
-_READ_TIMEOUT_SECONDS = 5.0
-_MAX_ANSWER_BYTES = 16 << 20
-_ADDRESS = re.compile(r"[\w.:\[\]-]+:\d+")
+from services.observability.endpoint_reader import START_LABEL
 
 
 class _Registry(CollectorRegistry):
@@ -47,7 +39,7 @@ class _Registry(CollectorRegistry):
         """Collects all metrics, with the label `start`; see `CollectorRegistry.collect`."""
         for family in super().collect():
             family.samples = [
-                sample._replace(labels={**sample.labels, _START_LABEL: self._start_id})
+                sample._replace(labels={**sample.labels, START_LABEL: self._start_id})
                 for sample in family.samples
                 # `_created` would say that the count began with this start, but it continues that of earlier ones.
                 if not sample.name.endswith("_created")
@@ -104,7 +96,7 @@ class Endpoint:
         for sample in (sample for family in self.registry.collect() for sample in family.samples):
             # A histogram's count and sum stay; its buckets would be most of the record.
             if not sample.name.endswith("_bucket") and math.isfinite(sample.value):
-                own_labels = {name: value for name, value in sample.labels.items() if name not in ("run", _START_LABEL)}
+                own_labels = {name: value for name, value in sample.labels.items() if name not in ("run", START_LABEL)}
                 labels = ",".join(f'{name}="{value}"' for name, value in own_labels.items())
                 values[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return values
@@ -205,74 +197,3 @@ class ReplicaCollector(Collector):
             if replica.last_rows_at is not None:
                 last.add_metric(values, replica.last_rows_at)
         yield from (state, in_flight, rows, deaths, last)
-
-
-class EndpointError(Exception):
-    """No endpoint of the start asked for answers; the message says what is at its address instead."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the address comes from a file in the run folder, which another person may have written."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-class EndpointMetrics:
-    """Samples read from an endpoint."""
-
-    def __init__(self, samples: list[tuple[str, dict[str, str], float]]) -> None:
-        self._samples = samples
-
-    def value(self, name: str, **labels: str) -> float | None:
-        """Value of the first series with this name and these labels; None if there is none."""
-        wanted = labels.items()
-        matches = (value for series, present, value in self._samples if series == name and wanted <= present.items())
-        return next(matches, None)
-
-    def values_by(self, label: str, name: str) -> dict[str, float]:
-        """Values of all series with this name, keyed by one of their labels."""
-        return {labels[label]: value for series, labels, value in self._samples if series == name and label in labels}
-
-    def belongs_to(self, start_id: str) -> bool:
-        """Returns whether the endpoint is that of this start of a job."""
-        return any(labels.get(_START_LABEL) == start_id for _, labels, _ in self._samples)
-
-    def labels(self, name: str) -> list[dict[str, str]]:
-        """Labels of all series with this name."""
-        return [labels for series, labels, _ in self._samples if series == name]
-
-
-def read_endpoint(address: str, start_id: str) -> EndpointMetrics:
-    """Reads the endpoint of a job.
-
-    Args:
-        address: `host:port` of the endpoint; empty if the job has none.
-        start_id: label `start` that its series must have.
-
-    Raises:
-        EndpointError: nothing answers at the address, or another program or job does.
-    """
-    if not _ADDRESS.fullmatch(address):
-        raise EndpointError("the job has no endpoint (`metrics.port` is null), or has not begun")
-    # Never through a proxy: the address is on this machine or on one beside it.
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
-    consequence = "the job ended or is elsewhere"
-    try:
-        with direct.open(f"http://{address}/metrics", timeout=_READ_TIMEOUT_SECONDS) as answer:
-            text = answer.read(_MAX_ANSWER_BYTES).decode()
-        samples = [
-            (sample.name, sample.labels, sample.value)
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        ]
-    except OSError as error:
-        # An HTTP error is the answer of some program; a refused connection or a timeout is none.
-        occupant = "another program's" if isinstance(error, urllib.error.HTTPError) else "silent"
-        raise EndpointError(f"{address} is {occupant}: {consequence}") from None
-    except Exception:  # the parser has no error class of its own, and another program may answer anything
-        raise EndpointError(f"{address} is another program's: {consequence}") from None
-    metrics = EndpointMetrics(samples)
-    if not metrics.belongs_to(start_id):
-        raise EndpointError(f"{address} is another job's: {consequence}")
-    return metrics

@@ -43,10 +43,3 @@ class Bar:
     def update(self, **changes: Any) -> None:
         """Changes `completed`, `note` or `description`; cheap enough to call for each row."""
         self._progress.update(self._task, **changes)
-
-
-def clock(seconds: float) -> str:
-    """Formats a duration as `03:10`, and from an hour on as `1:03:10`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -19,7 +19,7 @@ from pipelines.recipes.babylm import BabylmStory
 from schemas.errors import EngineError, JobError, RunError, StoppedError
 from schemas.rows import ROW_SCHEMA, row_seed
 from services.engines.fake_engine import fake_text
-from services.observability.metrics import read_endpoint
+from services.observability.endpoint_reader import read_endpoint
 from services.storage.row_log import open_row_log
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore

@@ -26,7 +26,7 @@ from schemas.minimal_pairs import MinimalPairs
 from services.models.causal_lm import load_causal_model
 from services.models.minimal_pairs import MinimalPair, log_likelihoods, margins
 from services.models.prefix_trees import supports_prefix_trees
-from services.observability.metrics import read_endpoint
+from services.observability.endpoint_reader import read_endpoint
 from tests.support.evaluations import in_this_process
 from tests.support.files import SHARED_DATA, write_jsonl
 from tests.support.tiny_models import save_tiny

@@ -27,7 +27,8 @@ from pipelines.run_status.watch import watch
 from schemas.errors import RunError, StoppedError
 from schemas.evaluate import EvaluateJob
 from schemas.rows import ACCEPTED, REJECTED, FinishedRows, to_batch
-from services.observability.metrics import EndpointError, ReplicaStatus, read_endpoint
+from services.observability.endpoint_reader import EndpointError, read_endpoint
+from services.observability.metrics import ReplicaStatus
 from services.observability.series import AugmentMetrics, EvaluateMetrics
 from services.storage.shard_index import read_index
 from services.storage.shard_writer import ShardWriter
