@@ -13,6 +13,7 @@ from pipelines.augmentation.first_rows import refuse_rows_without_prompts
 from pipelines.augmentation.plan import facts_of, near_duplicates_of, new_run, plan_run, variant_settings, work_rows
 from pipelines.augmentation.progress import AugmentProgress, Display
 from pipelines.augmentation.retries import plan_retry, refuse_retries_without_shards, rows_to_retry
+from pipelines.augmentation.shared import Shared, serve_run
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.recipes import all_fields, make_recipes, optional_fields
@@ -25,9 +26,10 @@ from schemas.outcomes import by_frequency
 from schemas.rows import ERROR, REJECTED, STATES, counts_text
 from schemas.run import RunRecord
 from services.cluster import connect_to_ray
-from services.observability.endpoint import register_target, serve_metrics
+from services.observability.endpoint import register_target
 from services.observability.series import AugmentMetrics
 from services.replicas.coordinator import Coordinator
+from services.replicas.kept_replicas import KeptReplicas
 from services.replicas.members import Member
 from services.replicas.placement import check_model
 from services.replicas.replica_pool import ReplicaPool
@@ -86,6 +88,7 @@ def augment(
     job: AugmentJob | Mapping[str, Any] | str | Path,
     extend: bool = False,
     retry: Literal["rejected", "errors"] | None = None,
+    shared: Shared | None = None,
 ) -> Summary:
     """Runs or resumes an augmentation job.
 
@@ -94,6 +97,7 @@ def augment(
         extend: accept an input with rows that were added at its end since the run began.
         retry: generate the rows of a complete run again that were rejected, or that failed; the job may differ from
             the run's.
+        shared: engines and endpoint that the run shares with others; by default it has its own.
 
     Raises:
         JobError: the job or its input is at fault, or none of the first rows has a prompt.
@@ -131,13 +135,16 @@ def augment(
             progress.on_committed_before(index.totals(left, run.retries[-1].state if left else ""))
             for rows in read_logged_rows(store, run, index.committed):
                 progress.on_logged_before(rows)
-            with serve_metrics(metrics, job.metrics) as run.metrics:
+            with serve_run(metrics, job.metrics, shared) as run.metrics:
                 index.save_if_due()
                 card = RunCard(store, run, index, progress.outcomes)
                 card.renew()
                 if progress.shards < run.shards or left:
                     with _last_metrics_kept(store, lease, run, metrics):
-                        _generate(job, run, reader, store, lease, variants, progress, index, left, card, stop_within)
+                        replicas = shared.replicas if shared else None
+                        _generate(
+                            job, run, reader, store, lease, variants, progress, index, left, card, stop_within, replicas
+                        )
                     if index.left_to_retry(run):  # shards that were made again now, after their retry
                         cause = "shards that were made again hold rows whose retry is still to come"
                         raise StoppedError("", None, cause, "the same command generates them")
@@ -162,6 +169,7 @@ def _generate(
     retried: Collection[int],
     card: RunCard,
     stop_within: Callable[[], float | None],
+    replicas: KeptReplicas | None,
 ) -> None:
     check_model(job.model, job.cluster)
     run.start_id = progress.metrics.start_id
@@ -177,7 +185,7 @@ def _generate(
         Display(progress) as display,
     ):
         writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit, card.renew_if_due)
-        pool = ReplicaPool(job.model, job.engine, job.cluster, variants)
+        pool = ReplicaPool(job.model, job.engine, job.cluster, variants, kept=replicas)
 
         # The coordinator calls this several times a second, so the display and the gauges are updated here too.
         def update_and_stop_within() -> float | None:

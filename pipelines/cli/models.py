@@ -109,7 +109,15 @@ def push(
 
 
 @logged
-def evaluate(job: Job, overrides: Set = None, as_json: Json = False) -> None:
+def evaluate(
+    job: Job,
+    overrides: Set = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="run this evaluation of the job alone; may be given several times"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Measure models, or responses that are written already; see docs/evaluate.md."""
     from pipelines.jobfile import load_job
     from schemas.evaluate import EvaluateJob
@@ -120,12 +128,14 @@ def evaluate(job: Job, overrides: Set = None, as_json: Json = False) -> None:
     from pipelines.evaluation.evaluate import evaluate
     from pipelines.evaluation.tables import rendered
 
-    report = evaluate(loaded)
+    report = evaluate(loaded, only)
     if as_json:
         print_json(report.as_json())
     else:
         Console().print(rendered(report.tables()))
-        print(f"tables and records: {report.run}")
+        print(f"tables, responses and records: {report.run}")
+        if report.left_out:
+            print(f"left out: {', '.join(report.left_out)}; the same command without --only runs what is left")
     for error in report.failures.values():
         logs.report(f"error: {error}", event="error")
     if report.failures:

@@ -8,16 +8,16 @@ from typing import Any
 
 from eval.preference import Preferences, count_preferences
 from eval.questionnaire import DEFAULT_QUESTION, write_questionnaire
-from pipelines.evaluation.prompts import first_per_emotion, read_prompts
+from pipelines.evaluation.generation import read_generated
+from pipelines.evaluation.prompts import EmotionPrompt, first_per_emotion, read_prompts
 from pipelines.evaluation.record import write_result
-from pipelines.evaluation.responses import Response, generate_responses, write_prompts
-from pipelines.evaluation.session import Evaluation, Report, Session
+from pipelines.evaluation.responses import Response
+from pipelines.evaluation.session import Evaluation, Report, Session, UnansweredPrompts
 from pipelines.evaluation.tables import Figure, Table, percent
 from pipelines.inputs.file_choice import is_hidden
 from schemas.errors import JobError
 from schemas.evaluate import EvaluateJob, Preference
 from schemas.text import printable
-from services.cluster import connect_to_ray
 from services.storage.filesystem import resolve
 
 PREFERENCE = "preference"
@@ -59,22 +59,29 @@ def check_preference(job: EvaluateJob) -> None:
     _returned(job.preference)
 
 
+def _prompts(section: Preference) -> list[EmotionPrompt]:
+    return first_per_emotion(read_prompts(section, PREFERENCE), section.per_emotion)
+
+
+def unanswered_prompts(session: Session) -> UnansweredPrompts:
+    """Returns all models: the run of each knows which of its responses are there."""
+    return UnansweredPrompts(list(session.models), _prompts(session.job.preference))
+
+
 def evaluate_preference(session: Session) -> PreferenceReport:
-    """Lets the models respond, writes the questionnaire, and counts the answers that came back.
+    """Writes the questionnaire of the models' responses, and counts the answers that came back.
 
     Raises:
         KindlingError: the job, its prompts, a returned file or the folder is at fault.
-        StoppedError: a signal came; finished responses are kept.
     """
     job, store, section = session.job, session.store, session.job.preference
     returned = _returned(section)
-    prompts = first_per_emotion(read_prompts(section, PREFERENCE), section.per_emotion)
-    url = write_prompts(store, PREFERENCE, prompts)
-    responses: dict[str, list[Response]] = {}
-    with connect_to_ray(job.cluster.address):
-        for name, (model, _) in session.models.items():
-            with session.record_failure(name):
-                responses[name], _ = generate_responses(job, model, PREFERENCE, prompts, url)
+    prompts = _prompts(section)
+    responses: dict[str, list[Response]] = {
+        name: read_generated(job, model, PREFERENCE, prompts)[0]
+        for name, (model, _) in session.models.items()
+        if name not in session.failures
+    }
     if len(responses) < len(job.models):
         _log.error(
             "there is no questionnaire yet: it needs responses of all models of the job, and some could not respond. "
@@ -159,4 +166,4 @@ def _line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-EVALUATION = Evaluation("preference", evaluate_preference, check_preference)
+EVALUATION = Evaluation("preference", evaluate_preference, check_preference, unanswered_prompts)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 
 from eval.sentiment import BLANK, compare_sentiment
-from pipelines.evaluation.prompts import content_of, first_per_emotion, read_groups, read_prompts
-from pipelines.evaluation.responses import Response, generate_responses, read_responses, write_prompts
+from pipelines.evaluation.generation import read_generated
+from pipelines.evaluation.prompts import EmotionPrompt, content_of, first_per_emotion, read_groups, read_prompts
+from pipelines.evaluation.responses import Response, read_responses
 from pipelines.evaluation.sentiment_results import (
     SENTIMENT,
     ModelSentiment,
@@ -18,7 +20,7 @@ from pipelines.evaluation.sentiment_results import (
     read_sentiment,
     write_sentiment,
 )
-from pipelines.evaluation.session import Comparison, Evaluation, Session
+from pipelines.evaluation.session import Comparison, Evaluation, Session, UnansweredPrompts
 from schemas.emotions import EMOTIONS
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
@@ -49,15 +51,53 @@ def check_sentiment(job: EvaluateJob) -> None:
     classifier_revision(section.classifier)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Prompts and given responses of a job, and the identities of its results.
+
+    Attributes:
+        prompts: prompts that models respond to; none where the job names none.
+        given: responses that exist already, by the name of the model that wrote them.
+        identities: everything that the rates of a model depend on, flat, by the model's name.
+    """
+
+    prompts: list[EmotionPrompt]
+    given: dict[str, list[Response]]
+    identities: dict[str, dict[str, Any]]
+
+
+def unanswered_prompts(session: Session) -> UnansweredPrompts:
+    """Returns the models without a result."""
+    plan = _plan(session)
+    left = session.without_result(SENTIMENT, plan.identities)
+    return UnansweredPrompts([name for name in left if name in session.models], plan.prompts)
+
+
 def evaluate_sentiment(session: Session) -> SentimentReport:
-    """Lets models respond, scores the responses, and computes the rates; finished results are read.
+    """Scores the responses, and computes the rates; finished results are read.
 
     Raises:
         KindlingError: the job, a file of it, its classifier or the folder is at fault.
         StoppedError: a signal came; finished results are kept.
     """
-    job, store, models = session.job, session.store, session.models
-    section, groups = job.sentiment, read_groups(job.sentiment)
+    job, store, groups, plan = session.job, session.store, read_groups(session.job.sentiment), _plan(session)
+    left = [name for name in session.without_result(SENTIMENT, plan.identities) if name not in session.failures]
+    if left:
+        responses: dict[str, list[Response]] = {name: plan.given[name] for name in left if name in plan.given}
+        engines: dict[str, dict[str, Any]] = {}
+        for name in (name for name in left if name in session.models):
+            responses[name], engines[name] = read_generated(job, session.models[name][0], SENTIMENT, plan.prompts)
+        with connect_to_ray(job.cluster.address):
+            for name, scores in _score_responses(session, responses):
+                with session.record_failure(name):
+                    identity, engine = plan.identities[name], engines.get(name, {})
+                    write_sentiment(store, name, responses[name], scores, groups, identity, engine)
+    measured = [read_sentiment(store, name, groups) for name in plan.identities if name not in session.failures]
+    return SentimentReport(list(groups), measured, list(_comparisons(measured, groups, job.seed)))
+
+
+def _plan(session: Session) -> _Plan:
+    job, section = session.job, session.job.sentiment
     prompts = read_prompts(section, SENTIMENT) if section.prompts else None
     given: dict[str, list[Response]] = {}
     if job.responses is not None:
@@ -67,27 +107,11 @@ def evaluate_sentiment(session: Session) -> SentimentReport:
         "classifier": {**section.classifier.model_dump(), "found": classifier_revision(section.classifier)},
         "prompts": content_of([(prompt.emotion, prompt.text) for prompt in prompts]),
         "pooling": section.pooling,
-        "groups": groups,
+        "groups": read_groups(section),
     }
-    facts = {name: _model_facts(job, model, revision) for name, (model, revision) in models.items()}
+    facts = {name: _model_facts(job, model, revision) for name, (model, revision) in session.models.items()}
     facts |= {name: _response_facts(responses) for name, responses in given.items()}
-    identities = {name: identity_of({SENTIMENT: common, **model}) for name, model in facts.items()}
-    if left := session.without_result(SENTIMENT, identities):
-        with connect_to_ray(job.cluster.address):
-            responses: dict[str, list[Response]] = {name: given[name] for name in left if name in given}
-            engines: dict[str, dict[str, Any]] = {}
-            url = write_prompts(store, SENTIMENT, prompts) if models else ""
-            # One model at a time has the machine, and the classifier has it after them.
-            for name in (name for name in left if name in models):
-                with session.record_failure(name):
-                    responses[name], engines[name] = generate_responses(job, models[name][0], SENTIMENT, prompts, url)
-            for name, scores in _score_responses(session, responses):
-                with session.record_failure(name):
-                    write_sentiment(
-                        store, name, responses[name], scores, groups, identities[name], engines.get(name, {})
-                    )
-    measured = [read_sentiment(store, name, groups) for name in identities if name not in session.failures]
-    return SentimentReport(list(groups), measured, list(_comparisons(measured, groups, job.seed)))
+    return _Plan(prompts, given, {name: identity_of({SENTIMENT: common, **model}) for name, model in facts.items()})
 
 
 def _response_facts(responses: Sequence[Response]) -> dict[str, str]:
@@ -148,4 +172,4 @@ def _comparisons(
             yield Comparison(first.name, second.name, by)
 
 
-EVALUATION = Evaluation("sentiment", evaluate_sentiment, check_sentiment)
+EVALUATION = Evaluation("sentiment", evaluate_sentiment, check_sentiment, unanswered_prompts)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from eval.intervals import Rate
 from eval.sentiment import BLANK, OVERALL, SentimentRates, group_of_emotion, sentiment_rates, top_labels
 from eval.variety import Variety, measure_variety
+from pipelines.evaluation.examples import Example, choose_examples
 from pipelines.evaluation.record import write_result
 from pipelines.evaluation.responses import Response
 from pipelines.evaluation.session import Comparison, Report
@@ -51,6 +52,7 @@ class ModelSentiment:
         labels: label of the response to each prompt, in the order of the prompts; None where there is no response.
         emotions: emotion of each prompt; None where the emotions are not known.
         cut_off: number of responses that reached `max_tokens`; None where it is not known.
+        examples: a few prompts with their responses.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ModelSentiment:
     labels: list[str | None]
     emotions: list[str] | None
     cut_off: int | None
+    examples: list[Example]
 
     @property
     def failed(self) -> int:
@@ -143,6 +146,7 @@ def _figures(name: str, rows: Sequence[Mapping[str, Any]], groups: Mapping[str, 
         labels=[row["label"] for row in rows],
         emotions=[row["emotion"] for row in rows] if asked else None,
         cut_off=sum(known) if known else None,
+        examples=choose_examples([row["prompt"] for row in rows], [row["response"] for row in rows]),
     )
 
 
@@ -165,6 +169,10 @@ class SentimentReport(Report):
     def comparisons_as_json(self) -> list[dict[str, Any]]:
         """Comparisons of each other model with the first."""
         return [asdict(comparison) for comparison in self.comparisons]
+
+    def examples(self) -> dict[str, list[Example]]:
+        """A few prompts with each model's response."""
+        return {model.name: model.examples for model in self.models}
 
 
 def sentiment_tables(report: SentimentReport) -> list[Table]:

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 import torch
 
 from eval.intervals import Difference
+from pipelines.evaluation.examples import Example
 from pipelines.evaluation.models import collect_failures
 from pipelines.evaluation.progress import EvaluationProgress
+from pipelines.evaluation.prompts import EmotionPrompt
 from pipelines.evaluation.record import read_result
 from pipelines.evaluation.tables import Table
 from schemas.evaluate import EvaluatedModel, EvaluateJob
@@ -55,6 +57,10 @@ class Report(ABC):
     def comparisons_as_json(self) -> list[dict[str, Any]] | None:
         """Plain values of the comparisons with the first model; None where the evaluation has no comparisons."""
         return None
+
+    def examples(self) -> dict[str, list[Example]]:
+        """Some prompts with each model's response, by the model's name; the same prompts for all models."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,14 @@ class Session:
 
 
 @dataclass(frozen=True)
+class UnansweredPrompts:
+    """Prompts of an evaluation, and the names of the models that still have to respond to them."""
+
+    models: Sequence[str] = ()
+    prompts: Sequence[EmotionPrompt] = ()
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One kind of evaluation. Its module ends with one of these, and `evaluate.EVALUATIONS` lists it.
 
@@ -125,11 +139,13 @@ class Evaluation:
         name: the name in `evaluations` of a job, and of its section there.
         evaluate: evaluates all models of a session, and goes on with the results that are there.
         check: reports faults of the job before any evaluation runs; raises KindlingError.
+        unanswered: returns the prompts that models have to respond to before `evaluate`.
     """
 
     name: str
     evaluate: Callable[[Session], Report]
     check: Callable[[EvaluateJob], None] = lambda job: None
+    unanswered: Callable[[Session], UnansweredPrompts] = lambda session: UnansweredPrompts()
 
 
 def spread_over_model(

@@ -11,6 +11,7 @@ import math
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -36,10 +37,10 @@ class _Registry(CollectorRegistry):
         self._start_id = start_id
 
     def collect(self) -> Iterator[Metric]:
-        """Collects all metrics, with the label `start`; see `CollectorRegistry.collect`."""
+        """Collects all metrics, with the label `start`; those of an included endpoint keep their own."""
         for family in super().collect():
             family.samples = [
-                sample._replace(labels={**sample.labels, START_LABEL: self._start_id})
+                sample._replace(labels={START_LABEL: self._start_id, **sample.labels})
                 for sample in family.samples
                 # `_created` would say that the count began with this start, but it continues that of earlier ones.
                 if not sample.name.endswith("_created")
@@ -129,6 +130,15 @@ class Endpoint:
         opened_port = self._server.server_port
         shown_host = f"[{host}]" if ":" in host else host
         return f"{shown_host}:{opened_port}", port in (0, opened_port)
+
+    @contextmanager
+    def including(self, other: "Endpoint") -> Iterator[None]:
+        """Inside the block this endpoint shows another one's series too, which has other metrics."""
+        self.registry.register(other.registry)
+        try:
+            yield
+        finally:
+            self.registry.unregister(other.registry)
 
     def close(self) -> None:
         """Closes the endpoint."""

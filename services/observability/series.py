@@ -137,7 +137,7 @@ class TrainMetrics(Endpoint):
 
 
 class EvaluateMetrics(Endpoint):
-    """Metrics of `evaluate`, by evaluation and model. Generating a model's responses is a run with its own metrics."""
+    """Metrics of `evaluate`, by evaluation and model. The runs of models' responses are at the same endpoint."""
 
     def __init__(self, run: str) -> None:
         super().__init__(run)

@@ -24,7 +24,8 @@ class Member:
         rows: rows that it has now, by their `output_id`.
         share: number of requests that it may have in flight for this job.
         kv_cache_usage: share of its engine's KV cache in use at its last answer; see `Engine.kv_cache_usage`.
-        start_seconds: time from its creation until it served this job; 0 for a replica of a warm pool.
+        start_seconds: time from its creation, or from the beginning of the job's pool where that was later, until it
+            served this job; 0 for a replica of a warm pool.
         node: id of its Ray node.
         cores: numbers of the CPU cores that its engine computes on; empty on GPUs.
         info: facts of its engine; set when it begins to serve.

@@ -15,6 +15,8 @@ from services.replicas.resource_wait import ResourceWait, node_resources
 
 _log = logging.getLogger("kindling")
 
+_STOP_SECONDS = 15.0
+
 
 def replica_actor(spec: EngineSpec, **options: Any) -> Any:
     """Returns the Ray actor class of replicas with this spec.
@@ -26,6 +28,14 @@ def replica_actor(spec: EngineSpec, **options: Any) -> Any:
     resources = {"num_gpus": spec.gpus} if spec.gpus else {"num_cpus": spec.cpus}
     # Calls run concurrently, so that the driver can ask a replica whose engine is stuck. Ray's own default is 1000.
     return ray.remote(Replica).options(scheduling_strategy="SPREAD", max_concurrency=1000, **resources, **options)
+
+
+def end_replicas(actors: list[Any]) -> None:
+    """Ends replicas: first their engines, and then the actors."""
+    stopping = [actor.stop.remote() for actor in actors]
+    ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
+    for actor in actors:
+        ray.kill(actor)
 
 
 def check_model(model: Model, cluster: Cluster) -> None:

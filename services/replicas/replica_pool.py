@@ -20,6 +20,7 @@ from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
 from services.cluster import HeadWatch, cause_line, head_lost, is_head_reachable
 from services.engines.engine import EngineDeadError
+from services.replicas.kept_replicas import KeptReplicas
 from services.replicas.members import Lost, Member, Ready, Returned
 from services.replicas.placement import replica_actor, replica_spec, replica_wait
 from services.replicas.row_records import VariantSettings
@@ -50,6 +51,7 @@ class ReplicaPool:
         cluster: number of replicas, and their GPUs and cores.
         variants: settings of each variant that rows have, by its name.
         max_adopted: number of replicas to adopt from a warm pool at most; None for all.
+        kept: replicas that an earlier pool of this process left, and to which this one leaves its own.
 
     Attributes:
         members: the replicas; each one's place is its number.
@@ -63,12 +65,15 @@ class ReplicaPool:
         cluster: Cluster,
         variants: Mapping[str, VariantSettings],
         max_adopted: int | None = None,
+        kept: KeptReplicas | None = None,
     ) -> None:
         self._variants, self._job_id = variants, uuid.uuid4().hex
         self._head_watch = HeadWatch()
         self._deaths: Counter[int] = Counter()
         self.restarts = 0
-        name, actors = find_pool(model, engine)
+        self._kept, self._began_at = kept, time.monotonic()
+        left = kept.take() if kept is not None else []
+        name, actors = ("", []) if left else find_pool(model, engine)
         actors = actors[:max_adopted]
         if actors:
             _log.info("using the warm pool %s: %d replicas", name, len(actors))
@@ -79,10 +84,11 @@ class ReplicaPool:
                     cluster.replicas, len(actors), name,
                 )  # fmt: skip
         # Needed with a warm pool too: if it is stopped during the job, replicas of the job's own take over.
-        self._spec = replica_spec(model, engine, cluster, warn=not actors)
+        self._spec = replica_spec(model, engine, cluster, warn=not actors and not left)
         self._resource_wait = replica_wait(self._spec, cluster)
         self.members = [self._open_session(Member(number, actor, is_warm=True)) for number, actor in enumerate(actors)]
-        self.members += [self._create(number) for number in range(0 if actors else cluster.replicas)]
+        self.members += [self._open_session(Member(number, actor)) for number, actor in enumerate(left)]
+        self.members += [self._create(number) for number in range(len(left), 0 if actors else cluster.replicas)]
 
     def send(self, member: Member, rows: list[WorkRow]) -> None:
         """Sends a batch of rows to a serving replica."""
@@ -178,18 +184,23 @@ class ReplicaPool:
         self._deaths[member.number] = 0
 
     def stop(self) -> None:
-        """Ends the job's own replicas and their engines; closes the session with those of a warm pool."""
+        """Ends the job's own replicas and their engines; closes the session with those that outlive the job."""
         serving = [member for member in self.members if member.phase == "serving"]
         stopping = [
-            member.actor.close.remote(self._job_id) if member.is_warm else member.actor.stop.remote()
+            member.actor.close.remote(self._job_id) if self._outlives_job(member) else member.actor.stop.remote()
             for member in serving
         ]
         if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
         for member in self.members:
-            if not member.is_warm:
+            if not self._outlives_job(member):
                 ray.kill(member.actor)
+        if self._kept is not None:
+            self._kept.leave([member.actor for member in serving if not member.is_warm])
         self.members = []
+
+    def _outlives_job(self, member: Member) -> bool:
+        return member.is_warm or (self._kept is not None and member.phase == "serving")
 
     def _require_head(self) -> None:
         if not is_head_reachable():
@@ -250,7 +261,7 @@ class ReplicaPool:
     def _ready(self, member: Member, session: OpenedSession) -> Ready:
         member.share = session.share
         member.info, member.node, member.cores = session.info, session.node, session.cores
-        member.start_seconds = 0.0 if member.is_warm else session.uptime_seconds
+        member.start_seconds = 0.0 if member.is_warm else min(session.uptime_seconds, time.monotonic() - self._began_at)
         member.phase = "serving"
         if session.cores_missing:
             _log.warning(

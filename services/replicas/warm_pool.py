@@ -21,7 +21,7 @@ from ray import ObjectRef
 from schemas.errors import EngineError, KindlingError
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
-from services.replicas.placement import replica_actor, replica_spec, replica_wait
+from services.replicas.placement import end_replicas, replica_actor, replica_spec, replica_wait
 from services.replicas.row_records import VariantSettings
 from services.replicas.sessions import OpenedSession
 
@@ -29,7 +29,6 @@ _NAMESPACE = "kindling"
 _PREFIX = "pool"
 # A replica that does not answer within this time is starting its engine, which blocks its only thread.
 _ANSWER_SECONDS = 3.0
-_STOP_SECONDS = 15.0
 _POLL_SECONDS = 1.0
 # What a driver and a replica send each other, pickled.
 _MESSAGES = (WorkRow, FinishedRows, VariantSettings, OpenedSession)
@@ -100,7 +99,7 @@ def start_pool(
             if started:
                 on_ready(len(actors) - len(starting))
     except BaseException as error:
-        _end(actors)  # also after Ctrl-C: detached actors would keep their GPUs
+        end_replicas(actors)  # also after Ctrl-C: detached actors would keep their GPUs
         if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, KindlingError):
             raise error.cause from None
         if isinstance(error, ray.exceptions.RayError):
@@ -134,7 +133,7 @@ def stop_pool(name: str) -> int:
     if not actors:
         known = ", ".join(sorted({json.loads(actor)[1] for actor in _actor_names()})) or "none"
         raise EngineError("pool", name, "there is no pool of this name", f"the pools of this cluster: {known}")
-    _end(actors)
+    end_replicas(actors)
     return len(actors)
 
 
@@ -197,10 +196,3 @@ def _answer(ref: ObjectRef[Any]) -> dict[str, Any] | None:
         return ray.get(ref)
     except ray.exceptions.RayError:
         return None  # the replica is being restarted
-
-
-def _end(actors: list[Any]) -> None:
-    stopping = [actor.stop.remote() for actor in actors]
-    ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
-    for actor in actors:
-        ray.kill(actor)

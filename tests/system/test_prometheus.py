@@ -168,7 +168,7 @@ def test_what_a_real_prometheus_tells_of_a_job_equals_its_shards(job, prometheus
         opened.update(series.values())
         return serve_metrics(series, section)
 
-    monkeypatch.setattr("pipelines.augmentation.augment.serve_metrics", opening)
+    monkeypatch.setattr("pipelines.augmentation.shared.serve_metrics", opening)
     job["engine"]["max_num_seqs"] = 256
     summary = augment(job)
     check_counters(opened, *left)

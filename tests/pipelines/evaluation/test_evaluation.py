@@ -4,7 +4,6 @@ import io
 import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +17,10 @@ from eval.intervals import mcnemar_p_value, paired_difference, rate_of
 from eval.sentiment import OVERALL, PAPER_GROUPS, compare_sentiment, sentiment_rates, top_labels
 from eval.variety import measure_variety
 from pipelines import evaluate
+from pipelines.evaluation.generation import read_generated
 from pipelines.evaluation.models import collect_failures
 from pipelines.evaluation.prompts import EmotionPrompt, read_groups, read_prompts
-from pipelines.evaluation.responses import Response, generate_responses, read_responses, split_at_marker
+from pipelines.evaluation.responses import Response, read_responses, split_at_marker
 from pipelines.evaluation.sentiment_results import write_sentiment
 from pipelines.evaluation.tables import Figure, Table, markdown, rendered
 from pipelines.jobfile import as_job
@@ -435,6 +435,9 @@ def test_results_say_what_they_are_of(evaluated):
     page = (out / "README.md").read_text()
     assert "| Instruction emotion | n | one: Positive (%) |" in page and "`gone` could not be evaluated" in page
     assert "two less one" in page and "| Grief | 2 |" in page
+    answers = [line.split(" | ") for line in page.partition("| Prompt | one | two |")[2].splitlines()[2:8]]
+    assert [cells[0] for cells in answers] == [f"| {row['prompt'].strip()}" for row in rows[:6]]
+    assert answers[3][1:] == [rows[3]["response"], f"{rows[3]['response']} |"]  # one and two are the same model
     console = Console(width=100, file=io.StringIO())
     console.print(rendered(report.tables()))
     shown = console.file.getvalue()
@@ -516,14 +519,11 @@ def test_greedy_answers_in_single_precision_are_the_same_by_one_engine_and_two(t
     assert answers[0] == answers[1] and len(answers[0]) == 56
 
 
-def test_a_blank_response_of_a_model_is_a_response(tmp_path, monkeypatch):
+def test_a_blank_response_of_a_model_is_a_response(tmp_path):
     blank, failed = {"text": " \n", "state": "rejected"}, {"state": "error", "reason": "because"}
-    monkeypatch.setattr(
-        "pipelines.evaluation.responses.augment",
-        lambda job: make_run(Path(job.output.path), [{"text": "Yes."}, blank, failed]),
-    )
+    make_run(tmp_path / "responses" / "sentiment" / "fake", [{"text": "Yes."}, blank, failed])
     data = {"name": "e", "models": [{"id": "fake"}], "evaluations": ["sentiment"], "output": {"path": str(tmp_path)}}
     job = as_job({**data, "sentiment": {"prompts": "prompts.json"}}, EvaluateJob)
     prompts = [EmotionPrompt(f"p{n}", "joy") for n in range(3)]
-    responses, _ = generate_responses(job, job.models[0], "sentiment", prompts, "in.jsonl")
+    responses, _ = read_generated(job, job.models[0], "sentiment", prompts)
     assert [(each.text, each.fault) for each in responses] == [("Yes.", ""), (" \n", ""), (None, "because")]
