@@ -2,8 +2,10 @@
 
 from time import monotonic
 
+from pipelines.publishing.card_header import DataFiles
 from pipelines.publishing.dataset_card import dataset_card
 from schemas.outcomes import Outcomes
+from schemas.rows import ACCEPTED
 from schemas.run import RunRecord
 from services.storage.shard_index import ShardIndex
 from services.storage.store import ShardStore
@@ -48,6 +50,6 @@ class RunCard:
             OSError: the file system refuses.
         """
         digest = self._index.digest()
-        card = dataset_card(self._run, self._outcomes, "data/part-*.parquet", digest)
-        self._store.write_text("README.md", card)
+        files = DataFiles({"train": "data/part-*.parquet"}, digest, self._outcomes.counts[ACCEPTED])
+        self._store.write_text("README.md", dataset_card(self._run, self._outcomes, files))
         self._written_digest, self._written_at = digest, monotonic()

@@ -79,36 +79,67 @@ class FileFormat(StrEnum):
 
     parquet = "parquet"
     jsonl = "jsonl"
+    csv = "csv"
+    messages = "messages"
+    alpaca = "alpaca"
+    prompt_completion = "prompt-completion"
     prompts = "prompts"
 
 
 def export(
     run: Run,
-    to: Annotated[str, typer.Option("--to", help="new or empty folder; with --format prompts a new file")],
+    to: Annotated[str, typer.Option("--to", help="a new .parquet, .jsonl or .csv file; or a new or empty folder")],
     file_format: Annotated[
-        FileFormat,
-        typer.Option("--format", help="format of the data files; prompts: for a run of evaluation_prompts"),
-    ] = FileFormat.parquet,
+        FileFormat | None,
+        typer.Option(
+            "--format",
+            help="type of a folder's files (default parquet); or columns for trainers: messages, alpaca, "
+            "prompt-completion; or prompts, for a run of evaluation_prompts",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="columns in their order; inputs.NAME is a column of your own file"),
+    ] = None,
+    flatten: Annotated[
+        bool, typer.Option("--flatten", help="columns of your own file, in place of `inputs` with their JSON")
+    ] = False,
+    test: Annotated[float, typer.Option(help="share of the input rows in a split `test`: 0.1")] = 0.0,
+    seed: Annotated[int, typer.Option(help="seed that chooses the rows of --test")] = 0,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="license for the card, as the Hub names it: cc-by-4.0")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="languages for the card: en, or en,de")] = None,
     per_emotion: Annotated[
         int | None,
         typer.Option(min=1, help="number of prompts kept for each emotion; by default 30, as in the paper"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's accepted rows as a dataset with a card, ready for load_dataset and the Hub; or a set of prompts."""
+    """Write a run's accepted rows as a dataset with a card, ready for load_dataset and the Hub, or as one file."""
     if file_format is FileFormat.prompts:
+        options = {"columns": columns, "flatten": flatten, "test": test, "license": license_, "language": language}
+        for name in (name for name, value in options.items() if value):
+            raise JobError(f"--{name}", options[name], "a set of prompts has one form", "leave the option out")
         return _export_prompts(run, to, per_emotion or 30, as_json)
     if per_emotion is not None:
         cause = "it limits the prompts in a set of prompts, and no such set is exported"
         raise JobError("--per-emotion", per_emotion, cause, "add --format prompts")
-    from pipelines.publishing.export import export
+    from pipelines.publishing.export import export, load_command
 
-    exported = export(run, to, "jsonl" if file_format is FileFormat.jsonl else "parquet")
+    names = None if columns is None else [name.strip() for name in columns.split(",")]
+    exported = export(
+        run, to, file_format.value if file_format else None, names, flatten, test, seed, license_, language
+    )
     if as_json:
         return print_json(exported.as_json())
     unfinished = "" if exported.complete else " (the run is not complete)"
-    print(f"{exported.rows} rows in {len(exported.files)} files{unfinished}")
-    print(f'load it: datasets.load_dataset("{exported.to}", split="train")')
+    splits = ", ".join(f"{rows} {name}" for name, rows in exported.splits.items())
+    parts = f" ({splits})" if len(exported.splits) > 1 else ""
+    files = "1 file" if len(exported.files) == 1 else f"{len(exported.files)} files"
+    print(f"{exported.rows} rows{parts} in {files}{unfinished}")
+    print(f"columns: {', '.join(exported.columns)}")
+    print(f"load it: {load_command(exported)}")
 
 
 @logged

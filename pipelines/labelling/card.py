@@ -3,8 +3,11 @@
 from pipelines.labelling.contexts import CONTEXT_SCHEMA, LabelCounts, read_manifest
 from pipelines.labelling.record import LabelRecord
 from pipelines.pages.markdown import code
-from pipelines.publishing.dataset_card import card_header
+from pipelines.publishing.card_header import DataFiles, card_header, model_name
 from services.storage.store import ShardStore
+
+# Name for readers of the classifier that a job calls `embedded`.
+_OWN_CLASSIFIER = "Kindling's classifier on all-MiniLM-L6-v2"
 
 
 def write_card(store: ShardStore, run: LabelRecord, totals: LabelCounts) -> None:
@@ -39,9 +42,11 @@ def contexts_card(run: LabelRecord, totals: LabelCounts) -> str:
     )
     emotions = "\n".join(f"| {name} | {number} |" for name, number in totals.emotions.most_common())
     dropped = "\n".join(f"| {rule} | {number} |" for rule, number in totals.dropped.most_common())
-    return f"""{card_header(run.name, ["emotions", "kindling"], "data/part-*.parquet", str(totals.digest))}
+    files = DataFiles({"train": "data/part-*.parquet"}, str(totals.digest), counts.get("kept", 0))
+    classifier = model_name(job["classifier"]["id"], embedded=_OWN_CLASSIFIER)
+    return f"""{card_header(run.name, ["emotions", "kindling"], files)}
 
-Sentences of raw text with the emotions that {code(job["classifier"]["id"])} found in them. A sentence is kept where its
+Sentences of raw text with the emotions that {code(classifier)} found in them. A sentence is kept where its
 best label is not neutral and reaches the threshold ({job["threshold"]}); it has every label that reaches it.
 
 | | |

@@ -1,8 +1,13 @@
 """Publishes results of runs: datasets, sets of prompts, cards, uploads.
 
-export.py          `kindling export`: a dataset in Parquet or JSONL
+export.py          `kindling export`: a dataset with its card, or one file
+columns.py         columns of an export
+chat_formats.py    columns that trainers read: messages, alpaca, prompt-completion
+splits.py          splits of an export by input row
+data_files.py      file types of an export: Parquet, JSONL, CSV
 export_prompts.py  `kindling export --format prompts`: a set of evaluation prompts
 hub.py             `kindling push`: uploads a trained model to the Hugging Face Hub
+card_header.py     the YAML header of cards, and names on the Hub
 dataset_card.py    dataset cards of runs and composed corpora
 model_card.py      model cards
 """

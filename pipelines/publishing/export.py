@@ -1,26 +1,35 @@
-"""`kindling export`: writes the accepted rows of a run as a dataset, ready for load_dataset and the Hub."""
+"""`kindling export`: writes the accepted rows of a run as a dataset, ready for load_dataset, trainers and the Hub."""
 
 import hashlib
 import io
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
+import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipelines.publishing.card_header import CardFacts, DataFiles
+from pipelines.publishing.chat_formats import CHAT_FORMATS, ChatFormat
+from pipelines.publishing.columns import Columns
+from pipelines.publishing.data_files import FILE_TYPES, csv_schema, features_of, write_tables
 from pipelines.publishing.dataset_card import dataset_card
+from pipelines.publishing.splits import Split, splits_of
 from pipelines.run_folder import open_run, read_part, write_errors
-from schemas.errors import RunError
-from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
+from schemas.errors import JobError, RunError
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY
 from services.storage.digest import ContentDigest
-from services.storage.filesystem import resolve, write_atomic
+from services.storage.filesystem import atomic_folder, new_file, resolve, write_atomic
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, shard_path
 
 # About 100 MB of stories in a file: few files for the Hub, and each fits in memory.
 _ROWS_PER_FILE = 65_536
+# Endings of data files that people may ask for, and that no export writes.
+_OTHER_ENDINGS = {".json", ".ndjson", ".tsv", ".txt", ".arrow", ".feather", ".gz", ".zst", ".zip", ".xlsx", ".pq"}
 
 
 @dataclass(frozen=True)
@@ -28,84 +37,184 @@ class Exported:
     """Result of `export`.
 
     Attributes:
-        to: the folder.
-        files: data files, relative to the folder.
+        to: the folder, or the file.
+        files: data files, relative to the folder; the name of the one file.
         rows: number of rows in all files.
         complete: True where the run had finished all its rows.
+        columns: names of the columns.
+        splits: number of rows by split.
     """
 
     to: str
     files: list[str]
     rows: int
     complete: bool
+    columns: list[str]
+    splits: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
         return asdict(self)
 
 
-def export(url: str, to: str, file_format: Literal["parquet", "jsonl"] = "parquet") -> Exported:
-    """Copies the committed accepted rows of a run, in input order, with a dataset card.
+def export(
+    url: str,
+    to: str,
+    file_format: str | None = None,
+    columns: Sequence[str] | None = None,
+    flatten: bool = False,
+    test: float = 0.0,
+    seed: int = 0,
+    license: str | None = None,
+    language: str | None = None,
+) -> Exported:
+    """Copies the committed accepted rows of a run, in input order: into a folder with a dataset card, or into one file.
 
     Args:
         url: the run folder.
-        to: a new or empty folder; a local path or a URL.
-        file_format: format of the data files.
+        to: a new file that ends with .parquet, .jsonl or .csv; or a new or empty folder. A local path or a URL.
+        file_format: type of the files of a folder, by default parquet; or a format for trainers: messages, alpaca or
+            prompt-completion.
+        columns: columns in their order; `inputs.NAME` is one of the input row. By default all columns of the rows, and
+            of a format for trainers its own.
+        flatten: give the columns of the input row in place of the column `inputs`, which has them as JSON.
+        test: share of the input rows that go to a split `test`, each with all its variants and samples.
+        seed: seed that chooses them.
+        license: license for the card, as the Hub names it: `cc-by-4.0`.
+        language: languages for the card, as two letters: `en`, or `en,de`.
 
     Raises:
-        RunError: the folder `url` holds no run, a shard is damaged, or `to` is not empty or cannot be written.
+        JobError: an option is wrong, or contradicts another one.
+        RunError: the folder `url` holds no run, or none with accepted rows; a shard is damaged; prompts cannot be made
+            again; or `to` exists already or cannot be written.
     """
+    file_type, is_file = _file_type(to, file_format, test)
+    facts = CardFacts(license, language)
     store = ShardStore(url)
     run = open_run(store)
     fs, root = resolve(to, "--to")
-    if fs.exists(root) and (not fs.isdir(root) or fs.ls(root)):
+    if fs.exists(root) and (is_file or not fs.isdir(root) or fs.ls(root)):
+        if is_file:
+            raise RunError("--to", to, "it exists already", "name a new file")
         raise RunError("--to", to, "it exists already, and is not an empty folder", "name a new or empty folder")
     outcomes = read_index(store, run).totals().outcomes
-    files: list[str] = []
-    rows, digest = 0, ContentDigest()
+    if not outcomes.counts[ACCEPTED]:
+        remedy = "`kindling status` shows the progress of the run, and why rows were refused"
+        raise RunError("RUN", url, "it has no accepted row yet, and load_dataset reads no dataset without rows", remedy)
+    chat = ChatFormat(file_format, run) if file_format in CHAT_FORMATS else None
+    chosen = Columns(columns, flatten, file_format if chat else None, _rows(store, ["inputs"]))
+    splits = splits_of(_rows(store, ["source", "row_index"]), test, seed)
+    tables = partial(_tables, store, chosen, chat)
     with write_errors(to, "--to"):
-        for number, table in enumerate(_tables(store)):
-            name = f"data/train-{number:05d}.{file_format}"
-            data = _ENCODERS[file_format](table)
-            write_atomic(fs, f"{root}/{name}", data)
-            digest.add(name, hashlib.sha256(data).hexdigest())
-            files.append(name)
-            rows += table.num_rows
-        card = dataset_card(run, outcomes, f"data/*.{file_format}", str(digest))
-        write_atomic(fs, f"{root}/README.md", card.encode())
-    return Exported(to, files, rows, outcomes.counts.total() == run.outputs)
+        if is_file:
+            with new_file(fs, root) as file:
+                counts = {"train": write_tables(file, file_type, chosen.schema, tables(splits[0]))}
+            files = [os.path.basename(root)]
+        else:
+            schema = csv_schema(chosen.schema) if file_type == "csv" else chosen.schema
+            # A folder that is there may be a mount, which no other folder can replace.
+            with nullcontext(root) if fs.exists(root) else atomic_folder(fs, root) as folder:
+                digests, counts = _write_files(fs, folder, file_type, schema, {s.name: tables(s) for s in splits})
+                patterns = {split.name: f"data/{split.name}-*.{file_type}" for split in splits}
+                digest = ContentDigest()
+                for each in digests.items():
+                    digest.add(*each)
+                data_files = DataFiles(patterns, str(digest), sum(counts.values()), features_of(schema))
+                card = dataset_card(run, outcomes, data_files, schema, facts, _split_note(counts, seed))
+                write_atomic(fs, f"{folder}/README.md", card.encode())
+            files = list(digests)
+    complete = outcomes.counts.total() == run.outputs
+    return Exported(to, files, sum(counts.values()), complete, chosen.schema.names, counts)
 
 
-def _tables(store: ShardStore) -> Iterator[pa.Table]:
-    """Yields the committed accepted rows, one table for each file.
+def _write_files(
+    fs: fsspec.AbstractFileSystem,
+    folder: str,
+    file_type: str,
+    schema: pa.Schema,
+    splits: dict[str, Iterator[pa.Table]],
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Writes the data files of a folder; returns the sha256 of each by its name, and the number of rows by split."""
+    digests, counts = {}, dict.fromkeys(splits, 0)
+    for split, tables in splits.items():
+        for number, table in enumerate(_in_files(tables)):
+            buffer = io.BytesIO()
+            counts[split] += write_tables(buffer, file_type, schema, [table])
+            name, data = f"data/{split}-{number:05d}.{file_type}", buffer.getvalue()
+            write_atomic(fs, f"{folder}/{name}", data)
+            digests[name] = hashlib.sha256(data).hexdigest()
+    return digests, counts
 
-    A run without rows gives one empty table, so that load_dataset finds the columns.
+
+def _file_type(to: str, file_format: str | None, test: float) -> tuple[str, bool]:
+    """Returns the type of the data files, and whether `to` is one file.
+
+    Raises:
+        JobError: the ending of `to` is of no type, or contradicts another option.
     """
-    batches: list[pa.RecordBatch] = []
-    waiting, tables = 0, 0
+    if file_format is not None and file_format not in (*FILE_TYPES, *CHAT_FORMATS):
+        names = ", ".join((*FILE_TYPES, *CHAT_FORMATS))
+        raise JobError("--format", file_format, "there is no such format", f"the formats are {names}")
+    asked = file_format if file_format in FILE_TYPES else None
+    ending = os.path.splitext(to)[1]
+    endings = ", ".join(f".{name}" for name in FILE_TYPES)
+    if ending in _OTHER_ENDINGS:
+        raise JobError("--to", to, f"no {ending} is written", f"let it end with one of {endings}, or name a folder")
+    if ending.removeprefix(".") not in FILE_TYPES:
+        return asked or "parquet", False
+    file_type = ending[1:]
+    if asked not in (None, file_type):
+        raise JobError(
+            "--format", asked, f"--to ends with {ending}", f"leave --format out, or let it end with .{asked}"
+        )
+    if test:
+        raise JobError("--test", test, "two splits do not go into one file", "name a folder with --to")
+    if file_type == "csv" and file_format == "messages":
+        raise JobError("--format", file_format, "a CSV file has no lists", "let --to end with .jsonl or .parquet")
+    return file_type, True
+
+
+def _rows(store: ShardStore, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yields the committed accepted rows in input order."""
     for part in store.live_parts(ACCEPTED):
-        added = read_part(store, shard_path(FOLDER_OF_STATE[ACCEPTED], part)).to_batches()
-        batches += added
-        waiting += sum(batch.num_rows for batch in added)
-        while waiting >= _ROWS_PER_FILE:
-            table = pa.Table.from_batches(batches, ROW_SCHEMA)
-            yield table.slice(0, _ROWS_PER_FILE)
-            tables += 1
-            batches = table.slice(_ROWS_PER_FILE).to_batches()
-            waiting -= _ROWS_PER_FILE
-    if waiting or not tables:
-        yield pa.Table.from_batches(batches, ROW_SCHEMA)
+        yield from read_part(store, shard_path(FOLDER_OF_STATE[ACCEPTED], part), columns).to_batches()
 
 
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+def _tables(store: ShardStore, columns: Columns, chat: ChatFormat | None, split: Split) -> Iterator[pa.Table]:
+    """Yields the exported rows of a split."""
+    for batch in _rows(store, columns.read + [name for name in IDENTITY[:2] if name not in columns.read]):
+        rows = split.of(batch)
+        if rows.num_rows:
+            yield columns.table(rows, chat)
 
 
-def _jsonl(table: pa.Table) -> bytes:
-    lines = (json.dumps(row, ensure_ascii=False, default=lambda value: value.isoformat()) for row in table.to_pylist())
-    return "".join(f"{line}\n" for line in lines).encode()
+def _in_files(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yields the same rows, in tables of the size of a file."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        while rows >= _ROWS_PER_FILE:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, _ROWS_PER_FILE)
+            waiting, rows = [whole.slice(_ROWS_PER_FILE)], rows - _ROWS_PER_FILE
+    if rows:
+        yield pa.concat_tables(waiting)
 
 
-_ENCODERS = {"parquet": _parquet, "jsonl": _jsonl}
+def load_command(exported: Exported) -> str:
+    """Returns the Python call that loads an export with the library `datasets`."""
+    split = "" if len(exported.splits) > 1 else ', split="train"'
+    ending = os.path.splitext(exported.to)[1].removeprefix(".")
+    if ending not in FILE_TYPES:
+        return f'datasets.load_dataset("{exported.to}"{split})'
+    builder = "json" if ending == "jsonl" else ending
+    return f'datasets.load_dataset("{builder}", data_files="{exported.to}"{split})'
+
+
+def _split_note(counts: dict[str, int], seed: int) -> str:
+    if len(counts) == 1:
+        return ""
+    rows = " and ".join(f"{rows} rows in `{name}`" for name, rows in counts.items())
+    return f"{rows}, drawn with the seed {seed}: all rows that were made from one input row are in the same split."

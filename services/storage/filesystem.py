@@ -12,9 +12,9 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -141,6 +141,36 @@ def _rename_to_new(temporary: str, path: str) -> None:
         os.rename(temporary, path)
         return
     os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def new_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
+    """Yields a file to write; at the end of the block it is at `path`, complete. Elsewhere than on a local disk the
+    file is held in memory until then.
+
+    Raises:
+        FileExistsError: a file lies at `path` by then, and stays as it is.
+        OSError: the file system refuses; no temporary file stays.
+    """
+    if not is_local(fs):
+        buffer = BytesIO()
+        yield buffer
+        put(fs, path, buffer.getvalue(), must_be_new=True)
+        return
+    folder, name = os.path.split(path)
+    make_folder(folder)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}{LEFTOVER_SUFFIX}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _rename_to_new(temporary, path)
+        sync_folder(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pipelines.augmentation.first_rows import refuse_rows_without_prompts
 from pipelines.augmentation.progress import AugmentProgress
 from pipelines.cli.main import app
 from pipelines.inputs.reader import InputReader
+from pipelines.publishing.card_header import DataFiles
 from pipelines.publishing.dataset_card import dataset_card
 from pipelines.recipes import all_fields, make_recipes, optional_fields
 from schemas.augment import AugmentJob
@@ -98,7 +99,7 @@ def test_the_card_has_the_share_of_cut_off_texts_and_the_reasons():
         1, job={"model": {"id": "m", "revision": None}, "recipe": "r", "prompt": None, "sampling": {}, "seed": 0}
     )
     outcomes = Outcomes(Counter({ACCEPTED: 40, REJECTED: 3, ERROR: 2}), 10, Counter(url=3), Counter({"a `b` | c": 2}))
-    card = dataset_card(run, outcomes, "data/*.parquet", "digest")
+    card = dataset_card(run, outcomes, DataFiles({"train": "data/*.parquet"}, "digest", 3))
     assert "| of these, cut off at max_tokens | 10 (25.0%) |" in card
     assert "| rows rejected | 3: 3 x `url` |" in card and r"| rows that failed | 2: 2 x ``a `b` \| c`` |" in card
 

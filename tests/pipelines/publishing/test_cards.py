@@ -11,11 +11,13 @@ from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import LabelCounts
 from pipelines.labelling.record import LabelRecord
 from pipelines.pages.markdown import code, escaped, yaml_block
+from pipelines.publishing.card_header import DataFiles
 from pipelines.publishing.dataset_card import dataset_card
 from schemas.outcomes import Outcomes
 from schemas.run import InputSource
 from tests.support.runs import run_of
 
+FILES = DataFiles({"train": "data/*.parquet"}, "digest", 3)
 NAMES = ["a`b.txt", "``.txt", "a\n# Heading\n\n<script>alert(1)</script>.txt", "a|b.txt", "```\n---\nx: y", "a\u202eb"]
 
 
@@ -34,7 +36,7 @@ def test_cards_show_hostile_names_as_text(name):
     run = run_of(1)
     run.inputs = [InputSource(source=name, rows=4, content="sha256:1")]
     run.job = {"model": {"id": name, "revision": None}, "recipe": "template", "prompt": name, "sampling": {}, "seed": 0}
-    assert_harmless(dataset_card(run, Outcomes(errors=Counter({name: 2})), "data/*.parquet", "digest"))
+    assert_harmless(dataset_card(run, Outcomes(errors=Counter({name: 2})), FILES))
     job = {"classifier": {"id": name}, "threshold": 0.5}
     label = LabelRecord(name="l", created_at="", job=job, fingerprint="f", identity={}, ranges=[], versions={})
     totals = LabelCounts()
