@@ -88,7 +88,7 @@ class Optimizer(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters (LoRA), which are trained in place of the weights and merged into them at the end."""
+    """Low-rank adapters (LoRA), which are trained in place of the weights."""
 
     rank: int = Field(8, gt=0)
     """rank of each adapter"""
@@ -98,6 +98,9 @@ class Lora(Section):
     """share of an adapter's inputs that a training step leaves out"""
     targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """names of the layers that get an adapter"""
+    merge: bool = Field(True, exclude_if=lambda merge: merge)
+    """merging of the adapters into the weights at the end, which gives a plain checkpoint; `false` keeps the adapters
+    alone, for peft and for vLLM's `--lora-modules`, in a job of one stage"""
 
 
 class GrammarGuard(MinimalPairs):
@@ -273,6 +276,8 @@ class TrainJob(Section):
     """folder of the trained model"""
     license: str | None = None
     """license of the model, for its card, as the Hub names it: `cc-by-4.0`"""
+    language: str | None = Field(None, exclude_if=lambda language: language is None)
+    """languages of the model, for its card, as two letters: `en`, or `en,de`"""
     metrics: Metrics = Field(Metrics(), exclude_if=lambda section: section == Metrics())
     """Prometheus endpoint of this job"""
     seed: int = 0
@@ -285,6 +290,9 @@ class TrainJob(Section):
                 raise ValueError("a classifier is a job of its own, with one stage")
             if self.model.from_config or self.precision != "auto":
                 raise ValueError("from_config and precision are a language model's")
+        adapters = [stage.lora for stage in self.language_stages() if stage.lora and not stage.lora.merge]
+        if adapters and (len(self.stages) > 1 or self.model.from_config):
+            raise ValueError("with lora.merge: false a job has one stage, and a model that others have too")
         return self
 
     def language_stages(self) -> list[ClmStage | SftStage]:

@@ -102,7 +102,8 @@ def train_language_model(
         pairs: minimal pairs that `stage.blimp` asks for; none where the stage has no such section.
 
     Returns:
-        The model with the weights of its best evaluation (adapters are merged into it), and the figures of the stage.
+        The model with the weights of its best evaluation, and the figures of the stage. Adapters are merged into it, or
+        it is peft's model of the adapters where `stage.lora.merge` is false.
 
     Raises:
         RunError: the loss is not a finite number (its batch is saved beside the checkpoints), no evaluation kept enough
@@ -136,7 +137,7 @@ def train_language_model(
             after = trainer.losses()
     state = trainer.state
     losses = {entry["step"]: round(entry["eval_loss"], 5) for entry in state.log_history if "eval_loss" in entry}
-    trained = trainer.model.merge_and_unload() if stage.lora else trainer.model
+    trained = trainer.model.merge_and_unload() if stage.lora and stage.lora.merge else trainer.model
     return trained, StageOutcome(
         before, after, state.global_step, state.best_global_step or 0, losses, stop.was_stopped, blimp
     )

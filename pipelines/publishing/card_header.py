@@ -51,14 +51,9 @@ class CardFacts:
         if self.license is not None and not _LICENSE.fullmatch(self.license):
             remedy = "write it as the Hub does: apache-2.0, mit, cc-by-4.0, other"
             raise JobError("--license", self.license, "the Hub knows no such license", remedy)
-        for language in self.languages:
+        for language in languages_of(self.language):
             if not _LANGUAGE.fullmatch(language):
                 raise JobError("--language", language, "not the code of a language", "write it as en, or as en,de")
-
-    @property
-    def languages(self) -> list[str]:
-        """Codes of the languages."""
-        return [] if self.language is None else [code.strip() for code in self.language.split(",")]
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ def card_header(name: str, tags: list[str], files: DataFiles, facts: CardFacts |
     }
     header = {
         "license": facts.license,
-        "language": facts.languages,
+        "language": languages_of(facts.language),
         "pretty_name": name,
         "tags": tags,
         "size_categories": [size_category(files.rows)],
@@ -103,6 +98,11 @@ def card_header(name: str, tags: list[str], files: DataFiles, facts: CardFacts |
         "dataset_info": {"features": files.features} if files.features else None,
     }
     return f"{yaml_header(header)}\n\n# {name}"
+
+
+def languages_of(text: str | None) -> list[str]:
+    """Returns the codes in `en,de`; none where there is no text."""
+    return [code.strip() for code in text.split(",")] if text else []
 
 
 def yaml_header(header: Mapping[str, Any]) -> str:

@@ -109,8 +109,10 @@ class ChatFormat:
 
     @cached_property
     def _recipes(self) -> dict[str, Recipe]:
+        # Of these options a record has the names alone, since their values may be secrets.
+        job = {**self._run.job, "input": {**self._run.job["input"], "storage_options": {}}}
         try:
-            return make_recipes(parse_job(self._run.job, AugmentJob))
+            return make_recipes(parse_job(job, AugmentJob))
         except JobError as error:
             cause = f"the prompts of the run cannot be made again: {error.key}: {error.cause}"
             remedy = f"run it in the folder where the job ran, with its prompt files; or {_WITHOUT_PROMPTS}"

@@ -1,10 +1,17 @@
 """The model card: README.md of a trained model, with the YAML header that the Hub reads."""
 
+import json
 from typing import Any
 
-import yaml
-
 from pipelines.pages.markdown import code, escaped, yaml_block
+from pipelines.publishing.card_header import (
+    EMBEDDED_ENCODER,
+    hub_datasets,
+    hub_model,
+    languages_of,
+    model_name,
+    yaml_header,
+)
 
 _ENCODER_NOTES = {"frozen": "left as they are", "trained": "trained with it"}
 
@@ -17,9 +24,10 @@ def classifier_card(record: dict[str, Any]) -> str:
     """
     job, report = record["job"], record["report"]
     (stage,) = job["stages"]
-    license_ = {"license": job["license"]} if job["license"] else {}
     header = {
-        **license_,
+        "license": job["license"],
+        "language": languages_of(job.get("language")),
+        "base_model": hub_model(job["model"]["id"], record["identity"].get("revision"), EMBEDDED_ENCODER),
         "pretty_name": record["name"],
         "tags": ["text-classification", "emotions", "goemotions", "kindling"],
         "pipeline_tag": "text-classification",
@@ -32,9 +40,7 @@ def classifier_card(record: dict[str, Any]) -> str:
         f"- {code(name)}: {escaped(str(content))}" for name, content in record["identity"].items() if "data." in name
     )
     rows = report["rows"]
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False).strip()}
----
+    return f"""{yaml_header(header)}
 
 # {record["name"]}
 
@@ -69,7 +75,8 @@ On one kind of machine `kindling train` with the same job gives the same bytes a
 
 
 def _encoder(model: dict[str, Any]) -> str:
-    return "all-MiniLM-L6-v2, as packaged" if model["id"] == "embedded" else code(model["id"])
+    name = code(model_name(model["id"], embedded=EMBEDDED_ENCODER))
+    return f"{name}, as packaged" if model["id"] == "embedded" else name
 
 
 def _credit(data: dict[str, Any]) -> str:
@@ -83,12 +90,16 @@ def language_model_card(record: dict[str, Any]) -> str:
         record: content of train.json.
     """
     job = record["job"]
+    revision, adapters = record["identity"]["revision"], _adapters(job)
     header = {
-        **({"license": job["license"]} if job["license"] else {}),
+        "license": job["license"],
+        "language": languages_of(job.get("language")),
+        "base_model": None if job["model"].get("from_config") else hub_model(job["model"]["id"], revision),
+        "datasets": hub_datasets(_datasets(job)),
         "pretty_name": record["name"],
         "tags": ["text-generation", "kindling", *sorted({stage["kind"] for stage in record["stages"]})],
         "pipeline_tag": "text-generation",
-        "library_name": "transformers",
+        "library_name": "peft" if adapters else "transformers",
     }
     content = [
         f"- {code(key)}: {escaped(str(value))}"
@@ -97,13 +108,11 @@ def language_model_card(record: dict[str, Any]) -> str:
     ]
     content += [f"- {code(run)} was written by {escaped(teacher)}" for run, teacher in record["teachers"].items()]
     nl = "\n"
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False).strip()}
----
+    return f"""{yaml_header(header)}
 
 # {record["name"]}
 
-{_started_from(job["model"])} (revision `{record["identity"]["revision"]}`), trained further.
+{_started_from(job["model"], revision)} (revision `{revision}`), trained further.{adapters}
 
 | stage | rows or documents | tokens | steps | loss on held-out rows: before, after | change (95% interval) |
 | --- | --- | --- | --- | --- | --- |
@@ -123,8 +132,25 @@ Fingerprint `{record["fingerprint"]}`; made with {", ".join(f"{n} {v}" for n, v 
 """
 
 
-def _started_from(model: dict[str, Any]) -> str:
-    name = "SmolLM2-135M-Instruct, as packaged" if model["id"] == "embedded" else code(model["id"])
+def _datasets(job: dict[str, Any]) -> list[str | None]:
+    parts = [part for stage in job["stages"] for part in (*stage["parts"].values(), *stage.get("replay", {}).values())]
+    return [part["input"]["dataset"] for part in parts if part["input"]]
+
+
+def _adapters(job: dict[str, Any]) -> str:
+    """Returns how the adapters of a job are used, whose files are here; empty where here is a whole model."""
+    if (job["stages"][-1]["lora"] or {}).get("merge", True):
+        return ""
+    base = json.dumps(hub_model(job["model"]["id"]) or "BASE")
+    code_ = f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), FOLDER)"
+    server = f"vllm serve {base} --enable-lora --lora-modules {job['name']}=FOLDER"
+    return f" These are LoRA adapters without that model:\n\n    {code_}\n    {server}"
+
+
+def _started_from(model: dict[str, Any], revision: str) -> str:
+    name = code(model_name(model["id"], revision))
+    if model["id"] == "embedded":
+        name += ", as packaged"
     if sizes := model.get("from_config"):
         return f"A new GPT-2 of {sizes['layers']} layers and width {sizes['width']}, with the tokenizer of {name}"
     return name

@@ -23,6 +23,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.publishing.card_header import model_name
 from pipelines.publishing.model_card import language_model_card
 from pipelines.run_folder import RECORD_NAMES, has_record, open_run, refuse_other_job, versions
 from schemas.errors import KindlingError, RunError
@@ -80,7 +81,8 @@ def _teachers(job: TrainJob) -> dict[str, str]:
     teachers = {}
     for run in {part.run for part in parts if part.run is not None}:
         record = open_run(ShardStore(run))
-        teachers[run] = f"{record.job['model']['id']} (revision {record.model_revision or 'unknown'})"
+        teacher = model_name(record.job["model"]["id"], record.model_revision)
+        teachers[run] = f"{teacher} (revision {record.model_revision or 'unknown'})"
     return teachers
 
 

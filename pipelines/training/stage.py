@@ -21,6 +21,7 @@ from datasets import Dataset
 from fsspec.implementations.local import LocalFileSystem
 from scipy.stats import t as student
 
+from pipelines.publishing.card_header import hub_model
 from pipelines.publishing.model_card import blimp_line
 from pipelines.training.rows import RowSource
 from schemas.errors import JobError, StoppedError
@@ -235,7 +236,13 @@ class StageTraining:
     def _save(self, model: Any, tokenizer: Any) -> None:
         """Writes the model beside the stage's folder, makes it durable, and moves it into place."""
         scratch = self._work / "model"
-        model.save_pretrained(scratch)
+        if self._stage.lora and not self._stage.lora.merge:
+            adapter = model.peft_config["default"]
+            adapter.base_model_name_or_path = hub_model(self._job.model.id) or adapter.base_model_name_or_path
+            # No vocabulary was changed; to find that out, peft would ask the Hub.
+            model.save_pretrained(scratch, save_embedding_layers=False)
+        else:
+            model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         sync_files(scratch)
         sync_folder(str(scratch))

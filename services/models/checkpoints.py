@@ -85,6 +85,10 @@ def _check_folder(folder: Path, model: Model) -> None:
     Raises:
         EngineError: a file is missing or cannot be read, or the weights are pickles.
     """
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        cause = "this folder holds LoRA adapters, and no whole model"
+        remedy = "train it with `lora: {merge: true}`, or merge it: peft's merge_and_unload(), then save_pretrained()"
+        raise EngineError("model.id", model.id, cause, remedy)
     if not (folder / "config.json").is_file():
         raise EngineError(
             "model.id", model.id, "this folder holds no config.json", "name a folder with a Hugging Face checkpoint"

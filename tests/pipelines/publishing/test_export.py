@@ -42,6 +42,7 @@ def template_run(folder, inputs, template=TEMPLATE, **job):
     store = ShardStore(make_run(folder, rows))
     run = store.read_run()
     run.job = job.model_dump(mode="json")
+    run.job["input"]["storage_options"] = []  # a record has the names alone
     store.write_run(run)
     return store.url
 
