@@ -1,5 +1,6 @@
 """File names, errors and other values stay plain text in a card, whatever characters they have."""
 
+import json
 import re
 from collections import Counter
 from datetime import UTC, datetime
@@ -11,10 +12,12 @@ from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import LabelCounts
 from pipelines.labelling.record import LabelRecord
 from pipelines.pages.markdown import code, escaped, yaml_block
-from pipelines.publishing.card_header import DataFiles
+from pipelines.publishing.card_header import DataFiles, hub_model, model_name, size_category
 from pipelines.publishing.dataset_card import dataset_card
+from pipelines.publishing.model_card import language_model_card
 from schemas.outcomes import Outcomes
 from schemas.run import InputSource
+from tests.support.files import ROOT
 from tests.support.runs import run_of
 
 FILES = DataFiles({"train": "data/*.parquet"}, "digest", 3)
@@ -54,3 +57,40 @@ def test_a_block_of_yaml_is_ended_by_no_value():
     job = {"path": "a\n```\n# Heading", "at": str(datetime.now(UTC))}
     fence, text = re.fullmatch(r"(`+)yaml\n(.*)\n\1", yaml_block(job), re.S).groups()
     assert yaml.safe_load(text) == job and fence not in text
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "name", "shown"),
+    [
+        ("embedded", "sha256:1", "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("mistralai/M-7B", "a" * 40, "mistralai/M-7B", "mistralai/M-7B"),
+        ("models/mine", "sha256:1", None, "mine"),
+        ("/home/me/models/mine/", None, None, "mine"),
+        (f"/c/hub/models--org--M-7B/snapshots/{'b' * 40}", "sha256:1", "org/M-7B", "org/M-7B"),
+    ],
+)
+def test_a_model_has_its_name_on_the_hub(model, revision, name, shown):
+    assert hub_model(model, revision) == name and model_name(model, revision) == shown
+
+
+def test_the_header_of_a_model_card_has_what_the_hub_wants():
+    record = json.loads((ROOT / "tests/pipelines/old_runs/train/train.json").read_text())
+    assert "datasets" not in header_of(language_model_card(record))
+    job = record["job"]
+    job["language"], job["model"] = "en,de", {**job["model"], "id": "org/base"}
+    record["identity"]["revision"] = "c" * 40
+    job["stages"][0]["parts"]["hub"] = {"input": {"dataset": "org/data"}, "run": None}
+    job["stages"][0]["lora"] = {"rank": 8, "merge": False}
+    header = header_of(language_model_card(record))
+    assert (header["base_model"], header["datasets"], header["language"]) == ("org/base", ["org/data"], ["en", "de"])
+    assert header["library_name"] == "peft" and 'from_pretrained("org/base")' in language_model_card(record)
+
+
+def header_of(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_sizes_are_the_classes_of_the_hub():
+    assert [size_category(rows) for rows in (0, 999, 1000, 10**6, 10**10)] == [
+        "n<1K", "n<1K", "1K<n<10K", "1M<n<10M", "10B<n<100B",
+    ]  # fmt: skip

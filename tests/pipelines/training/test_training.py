@@ -22,7 +22,7 @@ from transformers import (
     RobertaForCausalLM,
 )
 
-from pipelines import train
+from pipelines import status, train
 from pipelines.jobfile import as_job
 from pipelines.training import stage as stage_module
 from pipelines.training.rows import is_held_out, row_hash, row_sources
@@ -30,6 +30,7 @@ from schemas.errors import EXIT_STOPPED, EngineError, JobError, RunError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, to_batch
 from schemas.run import Manifest
 from schemas.train import TrainJob, TrainModel
+from services.models.checkpoints import require_model
 from services.storage.store import ShardStore
 from tests.support.files import write_job, write_jsonl
 from tests.support.runs import RUN_FINGERPRINT, record, write_run
@@ -269,6 +270,23 @@ def test_adapters_are_merged(tmp_path, tiny, answers):
     assert was.keys() == now.keys()
     changed = {name for name in was if not torch.equal(was[name], now[name])}
     assert changed and all("attn" in name or "mlp" in name for name in changed)
+
+
+def test_adapters_are_kept_where_they_are_not_merged(tmp_path, tiny, answers):
+    from peft import PeftModel
+
+    lora = {"rank": 4, "merge": False}
+    job = job_of(tmp_path, tiny, sft(answers, lora=lora, optimizer={"learning_rate": 0.03, "max_steps": 5}))
+    report = train(job)
+    folder = tmp_path / "o"
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), folder)
+    assert any(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
+    assert not (folder / "model.safetensors").exists() and "library_name: peft" in (folder / "README.md").read_text()
+    assert train(job) == report and status(str(folder)).complete
+    with pytest.raises(EngineError, match="LoRA adapters, and no whole model"):
+        require_model(TrainModel(id=str(folder)))
+    with pytest.raises(JobError, match="a job has one stage"):
+        train(job_of(tmp_path, tiny, sft(answers, lora=lora), sft(answers)))
 
 
 @pytest.mark.parametrize(
