@@ -11,6 +11,7 @@ from rich.table import Table
 from pipelines.augmentation.augment import Summary, augment
 from schemas.augment import AugmentJob
 from schemas.job import parse_job
+from schemas.text import plural
 from services.storage.store import ShardStore
 
 _MAX_SAMPLES = 4
@@ -54,10 +55,11 @@ def page(summary: Summary) -> Group:
     for row in _samples(summary.run):
         context = json.loads(row["inputs"])["context"]
         table.add_row(row["emotion"], context, _shortened(row["text"]))
-    speed = f"{summary.tokens_per_second:.0f} output tokens/s" if summary.generated else "nothing was left to generate"
-    errors = f", {summary.rows['error']} errors" if summary.rows["error"] else ""
+    rate = f"{summary.tokens_per_second:.0f} accepted output tokens/s"
+    speed = rate if summary.generated else "nothing was left to generate"
+    errors = f", {plural(summary.rows['error'], 'error')}" if summary.rows["error"] else ""
     facts = [
-        f"rows      {summary.rows['accepted']} accepted{errors}, in {summary.shards} shards",
+        f"rows      {summary.rows['accepted']} accepted{errors}, in {plural(summary.shards, 'shard')}",
         f"tokens    {summary.output_tokens} written; {speed}",
         f"dataset   {summary.run}/data/*.parquet, described in {summary.run}/README.md",
         f'load it   datasets.load_dataset("{summary.run}", split="train")',

@@ -12,6 +12,7 @@ from pipelines.jobfile import as_job
 from schemas.augment import AugmentJob
 from schemas.errors import EngineError
 from services.cluster import connect_to_ray
+from services.observability.terminal import Bar
 from services.replicas import warm_pool
 from services.replicas.warm_pool import PoolState
 
@@ -38,10 +39,13 @@ def start_pool(
     began = time.monotonic()
 
     def on_ready(number: int) -> None:
+        bar.update(completed=number)
         _log.info("%d of %d engines up after %.0f s", number, job.cluster.replicas, time.monotonic() - began)
 
-    with _running_cluster(job.cluster.address):
-        warm_pool.start_pool(name or job.name, job.model, job.engine, job.cluster, idle_minutes * 60, on_ready)
+    with _running_cluster(job.cluster.address), Bar("starting engines", job.cluster.replicas) as bar:
+        warm_pool.start_pool(
+            name or job.name, job.model, job.engine, job.cluster, idle_minutes * 60, on_ready, bar.show_phase
+        )
 
 
 def list_pools(address: str | None = None) -> list[PoolState]:

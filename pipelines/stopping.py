@@ -6,7 +6,8 @@ at points where all its state is consistent, and ends itself there.
 
 The first signal lets rows in flight end. A second one ends that wait, and finished rows are still committed. The third
 ends the process at once. Signals within two seconds of the first repeat it: a service manager may send two, and a
-closed terminal is reported by the shell and by the kernel.
+closed terminal is reported by the shell and by the kernel. A person may press Ctrl-C twice within that time, so its
+repetition counts; only a wrapper that passes on the same one is faster.
 """
 
 import logging
@@ -21,6 +22,7 @@ _log = logging.getLogger("kindling")
 # Part of the grace period that is kept for the work after the last row: committing shards and stopping engines.
 _ENDING_SECONDS = 5.0
 _REPEAT_SECONDS = 2.0
+_CTRL_C_REPEAT_SECONDS = 0.3
 
 
 @contextmanager
@@ -28,8 +30,8 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
     """Inside the block stop signals are remembered; only the third ends the process at once, as it usually would.
 
     Args:
-        grace_seconds: seconds between SIGTERM and the SIGKILL of its sender. After Ctrl-C rows in flight get no time:
-            a person waits.
+        grace_seconds: seconds between SIGTERM and the SIGKILL of its sender. After Ctrl-C rows in flight get the same
+            time: whoever does not want to wait presses it again.
 
     Yields:
         `stop_within`: a callable that returns None until a stop signal came, then the seconds left for rows in flight.
@@ -51,11 +53,9 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
         nonlocal deadline, signalled_at
         now = monotonic()
         if deadline is None:
-            grace = 0.0 if number == signal.SIGINT else max(grace_seconds - _ENDING_SECONDS, 0.0)
-            deadline, signalled_at = now + grace, now
-            waiting = f"rows in flight have {grace:.0f} s more (a second signal ends that wait), " if grace else ""
-            _log.warning("stopping: %sfinished rows are kept, and the same command resumes", waiting)
-        elif now - signalled_at > _REPEAT_SECONDS:
+            deadline, signalled_at = now + max(grace_seconds - _ENDING_SECONDS, 0.0), now
+            _log.warning("stopping: what is finished is kept, and the same command resumes")
+        elif now - signalled_at > (_CTRL_C_REPEAT_SECONDS if number == signal.SIGINT else _REPEAT_SECONDS):
             deadline = now
             _log.warning("stopping without rows in flight; a further signal ends the process at once")
             # The default handlers end the process, even if it hangs.

@@ -212,7 +212,7 @@ class Cluster(Section):
     machine's cores"""
     grace_seconds: float = Field(30.0, ge=0)
     """seconds from SIGTERM to the kill that follows it; rows that are being generated may use all but the last 5 of
-    them to finish"""
+    them to finish. After Ctrl-C they have the same time, until it is pressed again"""
     wait_minutes: float | None = Field(30.0, ge=0)
     """minutes that the job waits while the cluster has no place for any replica: nodes may join, and other jobs end.
     null waits without an end. A Ray that the job starts on this machine is not waited for"""

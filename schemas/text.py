@@ -20,6 +20,11 @@ def shorten(value: Any, max_characters: int = _MAX_CHARACTERS) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def plural(number: int, noun: str) -> str:
+    """Formats a number of things: `1 row`, `1,200 rows`. The noun is one whose plural ends with `s`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def printable(text: str) -> str:
     """Returns a text without control characters and direction marks; its line ends stay."""
     lines = text.replace("\r\n", "\n").split("\n")

@@ -14,7 +14,8 @@ import ray
 
 from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.text import shorten
-from services.observability import logs
+from services.observability import logs, start_phases
+from services.observability.terminal import shown_phase
 from services.ray_files import make_token_private, private_folder
 
 # Kindling's messages are a few KB each. Ray would reserve 30% of the machine's memory for its object store.
@@ -81,7 +82,7 @@ def connect_to_ray(address: str | None) -> Iterator[str]:
             # "local": without it ray.init would join a cluster that somebody else runs on this machine.
             make_token_private()
             options |= {"_temp_dir": private_folder(), "object_store_memory": _OBJECT_STORE_BYTES}
-            with _hangup_blocked():
+            with shown_phase(start_phases.RAY), _hangup_blocked():
                 ray.init("local", include_dashboard=False, **options)
     except Exception as error:  # Ray raises a plain Exception where a node does not start in time
         raise _connection_error(address, error) from None

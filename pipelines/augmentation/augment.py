@@ -190,7 +190,8 @@ def _generate(
         # The coordinator calls this several times a second, so the display and the gauges are updated here too.
         def update_and_stop_within() -> float | None:
             if progress.due():
-                display.update(serving=any(member.phase == "serving" for member in pool.members))
+                is_serving = any(member.phase == "serving" for member in pool.members)
+                display.update(None if is_serving else pool.start_phase())
                 progress.publish(pool)
                 progress.warn_of_failures()
             return stop_within() if writer.error is None else 0.0

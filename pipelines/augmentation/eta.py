@@ -1,7 +1,7 @@
 """Throughput of the last minutes, and an estimate of the time that is left.
 
-Invariant: a rate counts only the time in which rows could finish (from the first engine on), and there is no estimate
-before enough time has passed to see long rows finish as well as short ones.
+Invariant: a rate counts only the time in which rows could finish (from the first engine on) and only rows that an
+engine generated, and there is no estimate before enough time has passed to see long rows finish as well as short ones.
 """
 
 import math
@@ -29,7 +29,7 @@ _MIN_LONGEST_ROWS = 2
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of the last minute, per second: rows, output tokens, and output tokens of accepted rows."""
+    """Rates of the last minute, per second: generated rows, output tokens, and output tokens of accepted rows."""
 
     rows: float = 0.0
     output_tokens: float = 0.0
@@ -72,7 +72,7 @@ class Pace:
 
         Args:
             at: time at which they finished, in seconds of one clock; never before the time of the last call.
-            rows: number of rows.
+            rows: number of rows that were generated: others, which were refused, take an engine no time.
             output_tokens: number of their output tokens.
             accepted_tokens: number of output tokens of the accepted rows among them.
             longest_seconds: longest time that one of these rows was with its engine.
@@ -93,8 +93,8 @@ class Pace:
         seconds = max(now - began, _STEP_SECONDS)
         return Rates(*(moments[:, 1:4].sum(axis=0) / seconds).tolist()) if len(moments) else Rates()
 
-    def eta(self, now: float, left: int) -> Eta | None:
-        """Estimates when `left` more rows will be finished, if the rest of the run is like the history.
+    def eta(self, now: float, left: float) -> Eta | None:
+        """Estimates when `left` more rows will be generated, if the rest of the run is like the history.
 
         Returns None while there is too little history: as long as the first rows are still with the engines, the rows
         that are finished already are the short ones, and their rate is too high.
@@ -125,3 +125,16 @@ class Pace:
         with self._lock:
             moments = [moment for moment in self._moments if moment[0] >= start]
         return max(start, self._began), np.array(moments).reshape(-1, 5)
+
+
+def left_to_generate(left: int, in_flight: int, generated: int, refused: int) -> float:
+    """Estimates how many of the rows that are left an engine will generate, if as many are refused as so far.
+
+    Args:
+        left: number of rows that are left.
+        in_flight: number of these that are with engines. A refused row comes back at once, so that these are generated.
+        generated: number of rows that were generated.
+        refused: number of rows that ended without any generation.
+    """
+    share = refused / max(refused + generated + in_flight, 1)
+    return in_flight + max(left - in_flight, 0) * (1 - share)

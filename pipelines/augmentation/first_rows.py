@@ -9,6 +9,7 @@ from schemas.errors import JobError
 from schemas.outcomes import by_frequency, error_group
 from schemas.rows import RowError, RowRejection, WorkRow
 from schemas.run import RunRecord
+from schemas.text import plural
 from services.replicas.row_records import VariantSettings
 
 # So many rows from the first on; and where all of them fail, about as many from all over the input.
@@ -64,6 +65,6 @@ def _failure(cursor: RowCursor, settings: VariantSettings, number: int) -> str:
 def _no_prompt_error(settings: VariantSettings, reasons: Counter[str]) -> JobError:
     commonest = list(by_frequency(reasons).items())[:_MAX_REASONS]
     listed = "".join(f"\n    {rows} x {reason}" for reason, rows in commonest)
-    cause = f"none of the {reasons.total()} rows that were tried has a prompt:{listed}"
+    cause = f"none of the {plural(reasons.total(), 'row')} that were tried has a prompt:{listed}"
     remedy = "correct input.columns, the prompt, or the input; no engine was started, and no row is done"
     return JobError("recipe", settings.recipe.prompt_id, cause, remedy)

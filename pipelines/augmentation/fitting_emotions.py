@@ -11,6 +11,7 @@ from pipelines.inputs.sources import InputRow
 from schemas.emotions import EMOTIONS, POSITIVE
 from schemas.job import Classifier
 from schemas.rows import RowError
+from schemas.text import plural
 from services.models.classifier import load_classifier
 from services.models.document_scores import score_documents
 
@@ -43,7 +44,7 @@ class FittingEmotions(InputRows):
     ) -> None:
         self.inputs = reader.inputs
         self._reader = reader
-        _log.info("picking an emotion for each of %d rows", sum(end - start for start, end in ranges))
+        _log.info("picking an emotion for each of %s", plural(sum(end - start for start, end in ranges), "row"))
         classifier = load_classifier(section)
         self._emotions = np.zeros(sum(source.rows for source in self.inputs), dtype=np.uint8)
         cursor = reader.cursor()

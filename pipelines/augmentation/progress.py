@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.augmentation.eta import Eta, Pace, Rates
+from pipelines.augmentation.eta import Eta, Pace, Rates, left_to_generate
 from schemas.outcomes import Outcomes, by_frequency
 from schemas.rows import ACCEPTED, ERROR, STATES, counts_text
 from schemas.run import Manifest, RunRecord
-from schemas.text import clock
+from schemas.text import clock, plural
 from services.observability.series import AugmentMetrics
+from services.observability.start_phases import Phase
 from services.observability.terminal import LINE_SECONDS, Bar
 from services.replicas.members import Member
 from services.replicas.replica_pool import ReplicaPool
@@ -46,7 +47,7 @@ class AugmentProgress:
         self.output_tokens = 0
         self.generated_here = 0
         self.coordinator_seconds = self.writer_seconds = 0.0
-        self._accepted_tokens_here = 0
+        self._accepted_tokens_here = self._refused_here = self._in_flight = 0
         self._lock = threading.Lock()
         self._serving_since: float | None = None
         self._ended_at: float | None = None
@@ -98,7 +99,9 @@ class AugmentProgress:
             self.metrics.request_seconds.observe(seconds)
         self.generated_here += batch.num_rows
         self._accepted_tokens_here += accepted
-        self._pace.add(monotonic(), batch.num_rows, output, accepted, max(durations, default=0.0))
+        self._refused_here += batch.num_rows - len(durations)
+        if durations:
+            self._pace.add(monotonic(), len(durations), output, accepted, max(durations))
 
     def on_commit(self, manifest: Manifest) -> None:
         """Counts a shard that was committed, and logs it."""
@@ -118,7 +121,9 @@ class AugmentProgress:
 
     def eta(self) -> Eta | None:
         """Estimates when the last row will be finished; None before there is enough history."""
-        return self._pace.eta(self._ended_at or monotonic(), self.total - self.finished)
+        generated = self.generated_here - self._refused_here
+        left = left_to_generate(self.total - self.finished, self._in_flight, generated, self._refused_here)
+        return self._pace.eta(self._ended_at or monotonic(), left)
 
     def goodput(self) -> float:
         """Returns the output tokens of accepted rows a second, since the first replica of this start was up."""
@@ -151,7 +156,8 @@ class AugmentProgress:
         metrics.replicas.labels(run, "starting").set(starting)
         metrics.restarts.inc(pool.restarts - self._restarts)
         self._restarts = pool.restarts
-        metrics.in_flight.set(sum(len(member.rows) for member in pool.members))
+        self._in_flight = sum(len(member.rows) for member in pool.members)
+        metrics.in_flight.set(self._in_flight)
         if usages := [member.kv_cache_usage for member in serving if not isnan(member.kv_cache_usage)]:
             metrics.kv_cache_usage.set(fmean(usages))
         metrics.goodput.set(self.goodput())
@@ -180,10 +186,11 @@ class AugmentProgress:
 
     def line(self) -> str:
         """Returns a log line: `312/400 rows (2 errors), 148 output tokens/s, about 00:35 left`."""
-        eta = self.eta()
-        failed = f" ({self.rows[ERROR]} errors)" if self.rows[ERROR] else ""
+        eta, rate = self.eta(), self.rates().output_tokens
+        failed = f" ({plural(self.rows[ERROR], 'error')})" if self.rows[ERROR] else ""
+        speed = f", {rate:.0f} output tokens/s" if rate else ""  # none in a minute in which no row ended
         left = f", about {clock(eta.seconds)} left" if eta else ""
-        return f"{self.finished}/{self.total} rows{failed}, {self.rates().output_tokens:.0f} output tokens/s{left}"
+        return f"{self.finished}/{plural(self.total, 'row')}{failed}{speed}{left}"
 
     def facts(self) -> dict[str, Any]:
         """Returns the figures of the log line, and more, as keys and values for `--log-format json`."""
@@ -240,20 +247,24 @@ class Display:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.update(serving=True)
+        self.update()
         self._bar.__exit__(*exc)
 
-    def update(self, serving: bool) -> None:
-        """Updates the bar; without a terminal it logs a line once a minute. Cheap to call often."""
+    def update(self, starting: Phase | None = None) -> None:
+        """Updates the bar; without a terminal it logs a line once a minute. Cheap to call often.
+
+        Args:
+            starting: phase of the start of engines; None once one is up.
+        """
         progress = self._progress
-        if self._bar.shown:
-            eta = progress.eta()
-            note = f"{progress.rates().output_tokens:.0f} tok/s" + (f", {clock(eta.seconds)} left" if eta else "")
-            self._bar.update(
-                completed=progress.finished, note=note if serving else "",
-                description="rows" if serving else "starting engines",
-            )  # fmt: skip
+        if starting is not None:
+            self._bar.update(completed=progress.finished)
+            self._bar.show_phase(starting)
+        elif self._bar.shown:
+            eta, rate = progress.eta(), progress.rates().output_tokens
+            notes = [f"{rate:.0f} tok/s"] if rate else []
+            notes += [f"{clock(eta.seconds)} left"] if eta else []
+            self._bar.update(completed=progress.finished, note=", ".join(notes), description="rows")
         elif monotonic() - self._logged_at > LINE_SECONDS:
             self._logged_at = monotonic()
-            facts = progress.facts() if serving else {"event": "starting", "run": progress.run.name}
-            _log.info("%s", progress.line() if serving else "engines are starting", extra={"facts": facts})
+            _log.info("%s", progress.line(), extra={"facts": progress.facts()})

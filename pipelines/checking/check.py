@@ -13,7 +13,9 @@ from pipelines.previewing.rendering import render_job
 from pipelines.previewing.rows import Population
 from schemas.augment import AugmentJob
 from schemas.errors import EngineError, JobError
+from schemas.text import plural
 from services.models.checkpoints import locate
+from services.observability.start_phases import engine_start
 from services.replicas.row_records import VariantSettings
 from services.storage.filesystem import is_local
 from services.storage.store import ShardStore
@@ -152,16 +154,15 @@ def _model(job: AugmentJob) -> Finding:
 def _devices(job: AugmentJob) -> Finding:
     """Compares the devices that the job asks for with those of this machine."""
     address = job.cluster.address or os.environ.get("RAY_ADDRESS")
-    replicas = f"{job.cluster.replicas} replica{'s' if job.cluster.replicas > 1 else ''}"
+    replicas = plural(job.cluster.replicas, "replica")
     if address:
         return Finding("devices", "ok", f"{replicas} on the Ray cluster at {address}, which is not asked here")
     gpus, asked = list_gpus(), (job.cluster.gpus_per_replica or 0) * job.cluster.replicas
     if asked > len(gpus):
         remedy = "leave cluster.gpus_per_replica out to run on the CPU, or name a cluster in cluster.address"
         return Finding("devices", "fault", f"{replicas} want {asked:g} GPUs, and {len(gpus)} are here", remedy)
-    where = f"{len(gpus)} GPUs" if gpus else "the CPU"
-    start = "the engine's start takes 1 to 5 minutes" if gpus else "the engine's start takes about a minute"
-    return Finding("devices", "ok", f"{replicas} on {where} of this machine; {start}")
+    where = plural(len(gpus), "GPU") if gpus else "the CPU"
+    return Finding("devices", "ok", f"{replicas} on {where} of this machine; {engine_start(bool(gpus))}")
 
 
 def _folder(job: AugmentJob) -> list[Finding]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pipelines.checking.check import Check
 from pipelines.checking.findings import finding_lines
-from schemas.text import printable, shorten
+from schemas.text import plural, printable, shorten
 
 _MAX_REASONS = 8
 
@@ -12,7 +12,7 @@ _MAX_REASONS = 8
 def check_lines(check: Check) -> Iterator[str]:
     """Yields the lines of the page."""
     done = f", and {check.rows_done:,} are done" if check.rows_done else ""
-    yield f"{check.job}: {check.rows_left:,} rows left{done}"
+    yield f"{check.job}: {plural(check.rows_left, 'row')} left{done}"
     for prompt in check.prompts:
         variant = f", {prompt.variant}" if prompt.variant != "default" else ""
         yield ""

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.cli.options import Job, Json, Run, Set, logged, print_json
 from schemas.errors import JobError
+from schemas.text import plural
 
 Corpora = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="run folders, or Parquet, JSONL, CSV or text files or folders")
@@ -61,7 +62,7 @@ def compare(
     if as_json:
         print_json(comparison.as_json())
     elif to is not None:
-        print(f"{len(comparison.rows)} rows compared in {to}")
+        print(f"{plural(len(comparison.rows), 'row')} compared in {to}")
     else:
         console = Console()
         console.print(comparison_page(comparison, console.width))

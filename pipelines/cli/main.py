@@ -9,7 +9,7 @@ import typer
 from pipelines.cli import bench, checks, corpora, models, runs
 from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoreError
 from schemas.secrets import command_line
-from services.observability import logs, streams
+from services.observability import logs, start_phases, streams
 
 # Exit code with which Typer ends after Ctrl-C.
 _TYPER_INTERRUPTED = 130
@@ -69,6 +69,7 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Entry point of `kindling`: runs a verb, and shows Kindling's own errors without a traceback."""
+    start_phases.start_clock()
     streams.set_up()
     logs.set_up()
     # These signals end the command in the same way as Ctrl-C; a job that can finish rows first sets its own handler.

@@ -108,19 +108,21 @@ def _print_summary(summary: "Summary") -> None:
     from pipelines.run_status.page import titled_list
     from schemas.outcomes import cut_off_share
     from schemas.rows import counts_text
-    from schemas.text import shorten
+    from schemas.text import plural, shorten
 
-    print(f"{summary.run}: {counts_text(summary.rows)}, {summary.shards} shards, {summary.output_tokens} output tokens")
+    print(f"{summary.run}: {counts_text(summary.rows)}, {plural(summary.shards, 'shard')}, "
+          f"{plural(summary.output_tokens, 'output token')}")  # fmt: skip
     if summary.cut_off:
         print(f"cut off at max_tokens: {cut_off_share(summary.cut_off, summary.rows['accepted'])}")
     for title, reasons in (("rejected", summary.rejects), ("failed", summary.errors)):
         shown = [f"{rows:,} x {shorten(reason)}" for reason, rows in list(reasons.items())[:_MAX_REASONS]]
         more = len(reasons) - len(shown)
-        for line in titled_list(title, [*shown, *([f"and {more} reasons more: --json has them"] if more else [])]):
+        shown += [f"and {plural(more, 'reason')} more: --json has them"] if more else []
+        for line in titled_list(title, shown):
             print(line)
     if summary.generated:
-        rate = f"{summary.tokens_per_second:.0f} output tokens/s"
-        print(f"this start: {summary.generated} rows in {summary.serving_seconds:.0f} s of serving, {rate}")
+        rate = f"{summary.tokens_per_second:.0f} accepted output tokens/s"
+        print(f"this start: {plural(summary.generated, 'row')} in {summary.serving_seconds:.0f} s of serving, {rate}")
     if not summary.rows["accepted"]:
         print("no row was accepted")
 
@@ -155,6 +157,7 @@ def verify(
     hide_pandas()
     from pipelines.verification import verify
     from schemas.rows import counts_text
+    from schemas.text import plural
 
     verdict = verify(run, repair)
     if as_json:
@@ -162,10 +165,11 @@ def verify(
     else:
         for fault in verdict.faults:
             print(f"{fault.path}: {fault.cause}")
-        state = f"{len(verdict.faults)} faults" if verdict.faults else "whole"
-        print(f"{run}: {state}; {verdict.shards} shards, {counts_text(verdict.rows)}")
+        state = plural(len(verdict.faults), "fault") if verdict.faults else "whole"
+        print(f"{run}: {state}; {plural(verdict.shards, 'shard')}, {counts_text(verdict.rows)}")
         if verdict.moved:
-            print(f"set aside {len(verdict.moved)} files in {run}/{verdict.set_aside}; run the job again to make them")
+            moved = plural(len(verdict.moved), "file")
+            print(f"set aside {moved} in {run}/{verdict.set_aside}; run the job again to make them")
     if verdict.faults:
         raise typer.Exit(EXIT_FAULTS)
 
@@ -193,6 +197,7 @@ def pool_list(address: Address = None, as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from pipelines.pools import list_pools
+    from schemas.text import plural
 
     pools = list_pools(address)
     if as_json:
@@ -201,9 +206,9 @@ def pool_list(address: Address = None, as_json: Json = False) -> None:
         print("no pool runs")
     for pool in pools:
         starting = f", {pool.starting} of them starting" if pool.starting else ""
-        used = f"{pool.jobs} jobs, {pool.in_flight} requests in flight" if pool.jobs else ""
+        used = f"{plural(pool.jobs, 'job')}, {plural(pool.in_flight, 'request')} in flight" if pool.jobs else ""
         state = used or f"idle for {pool.idle_seconds / 60:.1f} min"
-        print(f"{pool.name}: {pool.model}, {pool.replicas} replicas{starting}, {state}")
+        print(f"{pool.name}: {pool.model}, {plural(pool.replicas, 'replica')}{starting}, {state}")
 
 
 @pool_app.command("stop")
@@ -212,8 +217,9 @@ def pool_stop(
 ) -> None:
     """Stop a pool; jobs that use it continue with their own engines."""
     from pipelines.pools import stop_pool
+    from schemas.text import plural
 
-    print(f"{name}: {stop_pool(name, address)} replicas stopped")
+    print(f"{name}: {plural(stop_pool(name, address), 'replica')} stopped")
 
 
 def runs(

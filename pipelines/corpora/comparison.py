@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
+from functools import lru_cache
+from itertools import accumulate, islice
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from pipelines.corpora.rows import damaged, open_committed, short_names
 from schemas.errors import RunError
 from schemas.outcomes import Outcomes
-from schemas.rows import ACCEPTED, STATES
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE, STATES
 from schemas.run import InputSource
 from schemas.text import shorten
 from services.storage.parts import shard_of
@@ -25,6 +26,8 @@ from services.storage.shard_index import read_index
 NOT_DONE, LOST = "not done", "lost"
 # Number of rows that are drawn, to find some among them that all runs have finished.
 _MAX_DRAWN = 1000
+# Number of these whose shards are read, to find some that all runs have accepted.
+_MAX_LOOKED_AT = 100
 # Keys of a run's identity that name files and hashes, not settings.
 _NOT_SETTINGS = ("inputs.", "input.path", "prompt_hash")
 _COLUMNS = [
@@ -116,7 +119,7 @@ def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count:
     Args:
         runs: run folders.
         rows: numbers of input rows that all runs have, counted from 0 over their common sources in the order of the
-            first run; by default rows are drawn, if possible among those that all runs have finished.
+            first run; by default rows are drawn, if possible among those that all runs have accepted.
         count: number of rows to draw.
         seed: seed of the draw.
 
@@ -136,7 +139,10 @@ def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count:
 
     if rows is None:
         drawn = random.Random(seed).sample(range(ends[-1]), min(ends[-1], _MAX_DRAWN))
-        rows = sorted(sorted(drawn, key=lambda number: not all(run.done(*place(number)) for run in opened))[:count])
+        drawn.sort(key=lambda number: not all(run.done(*place(number)) for run in opened))
+        looked_at = drawn[: max(_MAX_LOOKED_AT, count)]
+        accepted = (number for number in looked_at if all(run.has_accepted(*place(number)) for run in opened))
+        rows = sorted(list(dict.fromkeys([*islice(accepted, count), *drawn]))[:count])
     for number in rows:
         if not 0 <= number < ends[-1]:
             raise RunError("--rows", number, f"the runs have rows 0 to {ends[-1] - 1} in common", "name some of these")
@@ -168,6 +174,7 @@ class _Run:
         ranges = list(self.record.shard_ranges())
         self._shards, self._starts = [shard for shard, _, _ in ranges], [start for _, start, _ in ranges]
         self.sources: dict[SourceKey, tuple[int, InputSource]] = {}
+        self._accepted = lru_cache(maxsize=_MAX_LOOKED_AT)(self._accepted_rows)
         times: Counter[str] = Counter()
         first = 0
         for source in self.record.inputs:
@@ -178,6 +185,19 @@ class _Run:
     def done(self, key: SourceKey, index: int) -> bool:
         """Returns whether the shard of a row is committed."""
         return self._shard(key, index) in self._committed
+
+    def has_accepted(self, key: SourceKey, index: int) -> bool:
+        """Returns whether the row has an accepted output; False where its shard is damaged, or not committed."""
+        return self.done(key, index) and (self.sources[key][1].source, index) in self._accepted(self._shard(key, index))
+
+    def _accepted_rows(self, shard: int) -> set[tuple[str, int]]:
+        """Returns (source, row index) of the rows of a shard with an accepted output."""
+        paths = [path for path in self._files(shard) if path.startswith(f"{FOLDER_OF_STATE[ACCEPTED]}/")]
+        try:
+            tables = [self._store.read_table(path, ["source", "row_index"]) for path in paths]
+        except (OSError, pa.ArrowException):
+            return set()
+        return {(row["source"], row["row_index"]) for table in tables for row in table.to_pylist()}
 
     def rows(self, key: SourceKey, index: int) -> list[dict[str, Any]]:
         """Reads the outputs of a finished row: a dict of _COLUMNS for each variant and sample.

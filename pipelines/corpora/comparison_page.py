@@ -20,7 +20,7 @@ from pipelines.run_folder import write_errors
 from schemas.errors import JobError, RunError
 from schemas.outcomes import cut_off_share
 from schemas.rows import ACCEPTED
-from schemas.text import printable
+from schemas.text import plural, printable
 from services.storage.filesystem import resolve, write_atomic
 
 # Width of an output in a terminal; as many outputs stand beside each other as fit.
@@ -160,7 +160,7 @@ def _facts(output: Output) -> Iterator[str]:
     yield printable(f"{output.state}: {output.reason}" if refused else output.state)
     if output.duration_seconds is not None:
         cut_off = ", cut off" if output.finish_reason == "length" else ""
-        yield f"{output.duration_seconds:.2f} s, {output.output_tokens} tokens{cut_off}"
+        yield f"{output.duration_seconds:.2f} s, {plural(output.output_tokens, 'token')}{cut_off}"
     for name, value in _inputs(output.inputs):
         yield f"{name}: {value}"
 

@@ -4,8 +4,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from services.observability.series import EvaluateMetrics
+from services.observability.start_phases import MODEL
 from services.observability.terminal import LINE_SECONDS, Bar
 
 _log = logging.getLogger("kindling")
@@ -44,12 +46,13 @@ class EvaluationProgress:
         title = f"{evaluation} of {', '.join(totals)}"
         with Bar(f"{title}: {what}", total) as bar:
             bar.update(completed=sum(finished.values()))
+            bar.show_phase(replace(MODEL, name=f"{title}: {MODEL.name}"))
 
             def advance(name: str, number: int) -> None:
                 nonlocal logged_at
                 finished[name] += number
                 self._metrics.examples.labels(run, evaluation, name).inc(number)
-                bar.update(completed=sum(finished.values()))
+                bar.update(completed=sum(finished.values()), description=f"{title}: {what}")
                 if not bar.shown and time.monotonic() - logged_at > LINE_SECONDS:
                     logged_at = time.monotonic()
                     _log.info("%s: %d of %d %s", title, sum(finished.values()), total, what)

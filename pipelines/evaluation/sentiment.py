@@ -25,6 +25,7 @@ from schemas.emotions import EMOTIONS
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
 from schemas.job import Classifier
+from schemas.text import plural
 from services.cluster import connect_to_ray
 from services.models.classifier import EmotionClassifier, classifier_revision, load_classifier, with_absolute_path
 from services.models.document_scores import score_documents
@@ -137,7 +138,7 @@ def _score_responses(session: Session, responses: Mapping[str, list[Response]]) 
     items = [texts[name][at : at + _TEXTS_PER_ITEM] for name, at in starts]
     scores = {name: np.zeros((len(listed), len(EMOTIONS)), dtype=np.float32) for name, listed in texts.items()}
     left = {name: len(listed) for name, listed in texts.items()}
-    _log.info("scoring %d responses", sum(left.values()))
+    _log.info("scoring %s", plural(sum(left.values()), "response"))
     section = session.job.sentiment
     load, work = partial(_load, with_absolute_path(section.classifier)), partial(_score, section.pooling)
     with session.progress.show(SENTIMENT, "responses", left) as advance:

@@ -8,6 +8,7 @@ from time import monotonic
 
 from pipelines.labelling.contexts import LabelCounts
 from schemas.text import clock
+from services.observability.start_phases import CLASSIFIER
 from services.observability.terminal import LINE_SECONDS, Bar
 
 _log = logging.getLogger("kindling")
@@ -35,9 +36,12 @@ class LabelProgress:
                 # Time counts from the first commit on: before it, most of the time is the start of the actors.
                 self._first = self._first or (self._shards, monotonic())
                 left = self.seconds_left()
-                bar.update(completed=self._shards, note="" if left is None else f"{clock(left)} left")
+                bar.update(
+                    description="shards", completed=self._shards, note="" if left is None else f"{clock(left)} left"
+                )
 
             bar.update(completed=self._shards)
+            bar.show_phase(CLASSIFIER)
             yield advance
 
     @property

@@ -11,7 +11,7 @@ from pipelines.corpora.comparison_page import save_comparison
 from pipelines.previewing.estimates import Interval
 from pipelines.previewing.forecast import Forecast
 from pipelines.previewing.preview import Preview, PreviewedRow
-from schemas.text import clock, printable, shorten
+from schemas.text import clock, plural, printable, shorten
 
 # Longer texts are cut in a terminal; --json and a page have them whole.
 _MAX_SHOWN_CHARACTERS = 900
@@ -23,7 +23,8 @@ def preview_page(preview: Preview, rows: int) -> Group:
     """Returns the first `rows` rows and the forecast, for a terminal."""
     parts: list[RenderableType] = [_prompt_beside_output(row) for row in preview.rows[:rows]]
     if (hidden := len(preview.rows) - rows) > 0:
-        parts.append(Text(f"... and {hidden} rows more, which --show {len(preview.rows)}, --to and --json have"))
+        more = plural(hidden, "row")
+        parts.append(Text(f"... and {more} more, which --show {len(preview.rows)}, --to and --json have"))
     parts += [Text(line) for line in _refusal_lines(preview)]
     return Group(*parts, _forecast_table(preview.forecast), *(Text(note) for note in preview.forecast.notes))
 
@@ -93,8 +94,8 @@ def _prompt_beside_output(row: PreviewedRow) -> Table:
     table.title = Text(printable(title), style="bold")
     state = row.state + (f": {row.reason}" if row.state != "accepted" and row.reason else "")
     cut_off = ", cut off" if row.finish_reason == "length" else ""
-    header = f"{state}, {row.output_tokens} tokens in {row.duration_seconds:.1f} s{cut_off}"
-    table.add_column(Text(f"prompt, {row.prompt_tokens} tokens"), ratio=1, overflow="fold")
+    header = f"{state}, {plural(row.output_tokens, 'token')} in {row.duration_seconds:.1f} s{cut_off}"
+    table.add_column(Text(f"prompt, {plural(row.prompt_tokens, 'token')}"), ratio=1, overflow="fold")
     table.add_column(Text(printable(header)), ratio=1, overflow="fold")
     table.add_row(Text(_cut(printable(_prompt_text(row)))), Text(_cut(printable(row.text))))
     return table

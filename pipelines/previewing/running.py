@@ -15,6 +15,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import StoppedError
 from schemas.job import Cluster
 from schemas.rows import FinishedRows, WorkRow
+from schemas.text import plural
 from services.cluster import connect_to_ray
 from services.engines.engine import EngineInfo
 from services.observability.terminal import Bar
@@ -157,11 +158,13 @@ def run_rows(
         _, warm = find_pool(job.model, job.engine)
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus
-        _log.info("running %d rows, and others beside them that fill the engine", len(rows))
+        _log.info("running %s, and others beside them that fill the engine", plural(len(rows), "row"))
         pool = ReplicaPool(job.model, job.engine, _one_replica(job.cluster), work.variants, max_adopted=1)
 
         def seconds_left() -> float | None:
             nonlocal drain_until
+            if not ready:
+                bar.show_phase(pool.start_phase())
             left = stop_within()
             if left is not None or not work.all_ended():
                 return left

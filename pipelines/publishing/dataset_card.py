@@ -11,6 +11,7 @@ from schemas.compose import CORPUS_SCHEMA, CompositionRecord
 from schemas.outcomes import Outcomes, by_frequency
 from schemas.rows import ERROR, REJECTED, ROW_SCHEMA
 from schemas.run import RunRecord
+from schemas.text import plural
 from services.storage.digest import ContentDigest
 
 # Reasons that a card lists.
@@ -37,7 +38,7 @@ def dataset_card(
         split: sentence on the splits; empty where there is one alone.
     """
     job, counts = run.job, outcomes.counts
-    sources = "\n".join(f"- {code(source.source)}: {source.rows} rows" for source in run.inputs)
+    sources = "\n".join(f"- {code(source.source)}: {plural(source.rows, 'row')}" for source in run.inputs)
     model = model_name(job["model"]["id"], run.model_revision)
     return f"""{card_header(run.name, ["synthetic", "kindling"], files, facts)}
 

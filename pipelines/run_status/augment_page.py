@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pipelines.run_status.page import age, progress_bar, time_left, titled_list
 from schemas.outcomes import cut_off_share
 from schemas.rows import counts_text
-from schemas.text import clock, shorten
+from schemas.text import clock, plural, shorten
 
 if TYPE_CHECKING:
     from pipelines.run_status.augment import RunStatus
@@ -100,8 +100,8 @@ def _reasons(status: "RunStatus") -> list[list[str]]:
 
 def _slowest(status: "RunStatus") -> list[str]:
     shards = [
-        f"shard {shard['shard']}: {clock(shard['seconds'])} for {shard['rows']:,} rows, "
-        f"{shard['output_tokens']:,} tokens"
+        f"shard {shard['shard']}: {clock(shard['seconds'])} for {plural(shard['rows'], 'row')}, "
+        f"{plural(shard['output_tokens'], 'token')}"
         for shard in status.slowest_shards
     ]
     return titled_list("slowest", shards)

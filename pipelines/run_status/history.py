@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.augmentation.eta import HISTORY_SECONDS, Eta, Pace, Rates
+from pipelines.augmentation.eta import HISTORY_SECONDS, Eta, Pace, Rates, left_to_generate
 from schemas.errors import RunError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, STATES
 from services.storage.store import ShardStore, shard_path
@@ -46,12 +46,15 @@ def read_history(store: ShardStore, shards: pa.Table, logs: list[pa.Table], left
         return History(None, Rates(), None)
     starts, ends = spans_of_rows(rows)
     pauses = find_pauses(starts, ends)
+    is_generated = rows["duration_seconds"].to_numpy() > 0
     pace = Pace()
     pace.begin(float(_working(max(since, float(starts.min())), pauses)))
     _add(pace, rows, _working(ends, pauses))
     last = float(ends.max())
     now = float(_working(last, pauses))
-    return History(last, pace.rates(now), pace.eta(now, left))
+    generated = int(is_generated.sum())
+    to_generate = left_to_generate(left, 0, generated, len(is_generated) - generated)
+    return History(last, pace.rates(now), pace.eta(now, to_generate))
 
 
 def spans_of_rows(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +97,7 @@ def _add(pace: Pace, rows: pa.Table, ends: np.ndarray) -> None:
     firsts = np.flatnonzero(
         np.diff(np.floor(ends), prepend=-np.inf)
     )  # the first row of each second: rows that end within one second are added up
-    sums = (np.add.reduceat(each, firsts) for each in (np.ones_like(tokens), tokens, tokens * accepted))
+    is_generated = (durations > 0).astype(np.int64)
+    sums = (np.add.reduceat(each, firsts) for each in (is_generated, tokens, tokens * accepted))
     for moment in zip(ends[firsts], *sums, np.maximum.reduceat(durations, firsts), strict=True):
         pace.add(*(each.item() for each in moment))

@@ -25,6 +25,7 @@ from pipelines.publishing.card_header import hub_model
 from pipelines.publishing.model_card import blimp_line
 from pipelines.training.rows import RowSource
 from schemas.errors import JobError, StoppedError
+from schemas.text import plural
 from schemas.train import ClmStage, TrainJob
 from services.models.minimal_pairs import MinimalPair
 from services.observability.series import TrainMetrics
@@ -92,7 +93,7 @@ class StageReport:
         ]
         if self.blimp:
             details.append(f"  {blimp_line(self.best_step, self.blimp)}")
-        return [f"{self.folder}: {self.steps} steps, loss on held-out rows {losses}", *details]
+        return [f"{self.folder}: {plural(self.steps, 'step')}, loss on held-out rows {losses}", *details]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class StageTraining:
         max_length = initial_model.resolve_max_length(stage.max_length, model, f"stages.{self._number}.max_length")
         facts = self._make_examples(sources, tokenizer, max_length)
         train, held_out = self._read_examples()
-        _log.info("%s: %d examples to train on, %d held out", self._name, len(train), len(held_out))
+        _log.info("%s: %s to train on, %d held out", self._name, plural(len(train), "example"), len(held_out))
         model, outcome = train_language_model(
             stage, model, tokenizer, train, held_out, self._work, self._precision, job.seed, self._should_stop,
             self._progress, pairs,

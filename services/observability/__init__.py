@@ -7,5 +7,6 @@ endpoint.py         serves the metrics of a job while it runs
 scrape_targets.py   files by which Prometheus finds the jobs of this machine
 logs.py             log lines on standard error, as text or JSON
 streams.py          standard output and error that drop what cannot be printed
+start_phases.py     phases of a job's start with their usual lengths, and the clock of the command
 terminal.py         progress bar on a terminal, a line a minute elsewhere
 """

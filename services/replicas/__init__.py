@@ -6,6 +6,7 @@ replica_pool.py     the replicas of a job, and the replacement of dead ones
 members.py          one replica as the driver sees it, and the events of a pool
 warm_pool.py        replicas that outlive their job
 kept_replicas.py    replicas that stay up between the runs of one process
+starts.py           phases of the starts of replicas
 replica.py          the Ray actor around one engine
 sessions.py         one job's rows inside a replica, and when they travel
 row_records.py      the record of a finished row: text, state, reason, lineage

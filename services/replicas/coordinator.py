@@ -19,6 +19,7 @@ Rows under which replicas die
 The coordinator works on any `Pool`: Ray actors in production, simulated replicas in `kindling bench scale`.
 """
 
+import logging
 import math
 import time
 from collections import Counter, deque
@@ -27,10 +28,13 @@ from typing import Protocol
 
 from schemas.errors import EngineError, StoppedError
 from schemas.rows import FinishedRows, WorkRow, to_batch
+from schemas.text import plural
 from services.observability.metrics import ReplicaStatus
 from services.replicas.dispatch_window import DispatchWindow
 from services.replicas.members import Lost, Member, Ready, Returned
 from services.replicas.row_records import VariantSettings, failed_record
+
+_log = logging.getLogger("kindling")
 
 # Largest batch of rows, that is, rows in one message to a replica.
 _MAX_BATCH_ROWS = 64
@@ -162,11 +166,18 @@ class Coordinator:
     def _drain(self) -> bool:
         """Waits for rows in flight as long as the stop signal allows, and sends no more."""
         self._is_stopping = True
+        if self.in_flight and (seconds_left := self._stop_within()):
+            _log.warning(
+                "finishing %s in flight, up to %.0f s more; Ctrl-C, or a second signal, gives them up",
+                plural(self.in_flight, "row"), seconds_left,
+            )  # fmt: skip
         while self.in_flight and (seconds_left := self._stop_within()):
             self._handle_events(min(seconds_left, _TICK_SECONDS))
         if self.in_flight:
             # Rows that replicas had already finished are one message away; without this look they would be lost.
             self._handle_events(_TICK_SECONDS)
+        if self.in_flight:
+            _log.warning("%s in flight given up: the next start generates them anew", plural(self.in_flight, "row"))
         return self._all_finished()
 
     def _all_finished(self) -> bool:

@@ -10,7 +10,7 @@ from schemas.job import Cluster, Model
 from services.cluster import starts_cluster
 from services.engines.engine import EngineSpec
 from services.models.checkpoints import require_model
-from services.replicas.replica import Replica
+from services.replicas.replica import STATUS_GROUP, Replica
 from services.replicas.resource_wait import ResourceWait, node_resources
 
 _log = logging.getLogger("kindling")
@@ -27,7 +27,8 @@ def replica_actor(spec: EngineSpec, **options: Any) -> Any:
     """
     resources = {"num_gpus": spec.gpus} if spec.gpus else {"num_cpus": spec.cpus}
     # Calls run concurrently, so that the driver can ask a replica whose engine is stuck. Ray's own default is 1000.
-    return ray.remote(Replica).options(scheduling_strategy="SPREAD", max_concurrency=1000, **resources, **options)
+    replica_class = ray.remote(concurrency_groups={STATUS_GROUP: 1})(Replica)
+    return replica_class.options(scheduling_strategy="SPREAD", max_concurrency=1000, **resources, **options)
 
 
 def end_replicas(actors: list[Any]) -> None:

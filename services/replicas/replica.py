@@ -24,8 +24,10 @@ import ray
 from schemas.rows import REJECTED, FinishedRows, RowError, RowRejection, WorkRow, to_batch
 from services.engines.cpu_cores import CoreClaim
 from services.engines.engine import Engine, EngineDeadError, EngineInfo, EngineSpec
+from services.engines.engine_log import EngineLog
 from services.engines.fake_engine import FakeEngine
 from services.models.checkpoints import locate
+from services.observability import start_phases
 from services.replicas.row_records import VariantSettings, failed_record, finished_record
 from services.replicas.sessions import (
     OVERSUBSCRIPTION,
@@ -41,6 +43,9 @@ _log = logging.getLogger("kindling")
 _WATCH_SECONDS = 1.0
 # A job that made no call for so long is taken for dead: its session is closed, and other jobs get its share.
 _JOB_SILENCE_SECONDS = 20.0
+_PHASE_CHECK_SECONDS = 0.5
+STATUS_GROUP = "status"
+"""calls of this group have a thread of their own, and are answered while the engine's start blocks the others"""
 # Time that a replica stays up after its engine died, so that its jobs can ask for the cause.
 _REPORT_DEATH_SECONDS = 3.0
 
@@ -59,6 +64,7 @@ class Replica:
         self._claim: CoreClaim | None = None
         self._engine: Engine | None = None
         self._starting = asyncio.Lock()
+        self._log, self._phase = EngineLog(), start_phases.IMPORTING
         self._sessions: dict[str, Session] = {}
         self._death: EngineDeadError | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -79,11 +85,38 @@ class Replica:
                     self._claim = CoreClaim(self._spec.cpus)
                 # The first Arrow batch makes pyarrow import pandas, which takes a second. Done here, no row waits.
                 to_batch([])
-                self._engine = await _start_engine(replace(self._spec, cores=self._cores))
+                self._engine = await self._start_engine(replace(self._spec, cores=self._cores))
                 self._idle_since = monotonic()
         if self._idle_seconds is not None and self._watcher is None:
             self._watcher = asyncio.create_task(self._watch(self._idle_seconds))
         return self._engine.info
+
+    async def _start_engine(self, spec: EngineSpec) -> Engine:
+        if spec.model.id == "fake":
+            self._phase = start_phases.LOADING
+            return FakeEngine(spec)
+        # Before vllm is imported, which takes 15 s: a misspelt model is reported at once.
+        path, revision = locate(spec.model)
+        from services.engines.vllm_engine import VllmEngine
+
+        self._phase = start_phases.LOADING
+        return await VllmEngine.start(spec, path, revision)
+
+    @ray.method(concurrency_group=STATUS_GROUP)
+    async def start_phase(self, known: str) -> str:
+        """Waits until the start of the engine is in another phase than the known one.
+
+        Returns:
+            Name of the phase, as in `services.observability.start_phases`; "" once the engine is up.
+        """
+        while (phase := self._start_phase()) == known:
+            await asyncio.sleep(_PHASE_CHECK_SECONDS)
+        return phase
+
+    def _start_phase(self) -> str:
+        if self._engine is not None:
+            return ""
+        return start_phases.WARMING_UP if self._log.has_loaded_weights() else self._phase
 
     @ray.method(max_task_retries=-1)
     async def open(self, job_id: str, variants: Mapping[str, VariantSettings]) -> OpenedSession:
@@ -268,13 +301,3 @@ class Replica:
         except Exception as error:  # a row without a record would be awaited forever
             record = failed_record(row, settings, seed, f"{type(error).__name__}: {error}")
         session.add(row, record, full_message_rows(self._share(session)))
-
-
-async def _start_engine(spec: EngineSpec) -> Engine:
-    if spec.model.id == "fake":
-        return FakeEngine(spec)
-    # Before vllm is imported, which takes 15 s: a misspelt model is reported at once.
-    path, revision = locate(spec.model)
-    from services.engines.vllm_engine import VllmEngine
-
-    return await VllmEngine.start(spec, path, revision)

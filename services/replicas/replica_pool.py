@@ -18,13 +18,16 @@ from ray import ObjectRef
 from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
+from schemas.text import plural
 from services.cluster import HeadWatch, cause_line, head_lost, is_head_reachable
 from services.engines.engine import EngineDeadError
+from services.observability.start_phases import Phase, waiting_phase
 from services.replicas.kept_replicas import KeptReplicas
 from services.replicas.members import Lost, Member, Ready, Returned
 from services.replicas.placement import replica_actor, replica_spec, replica_wait
 from services.replicas.row_records import VariantSettings
 from services.replicas.sessions import OpenedSession, SessionLostError
+from services.replicas.starts import ReplicaStarts
 from services.replicas.warm_pool import find_pool
 
 _log = logging.getLogger("kindling")
@@ -76,7 +79,7 @@ class ReplicaPool:
         name, actors = ("", []) if left else find_pool(model, engine)
         actors = actors[:max_adopted]
         if actors:
-            _log.info("using the warm pool %s: %d replicas", name, len(actors))
+            _log.info("using the warm pool %s: %s", name, plural(len(actors), "replica"))
             if len(actors) < cluster.replicas:
                 _log.warning(
                     "the job asks for %d replicas, but the warm pool has %d, and the job uses those. For more, stop "
@@ -86,9 +89,16 @@ class ReplicaPool:
         # Needed with a warm pool too: if it is stopped during the job, replicas of the job's own take over.
         self._spec = replica_spec(model, engine, cluster, warn=not actors and not left)
         self._resource_wait = replica_wait(self._spec, cluster)
+        are_up = Phase(f"opening the warm pool {name}" if actors else "opening the engines that are up")
+        first = are_up if actors or left else waiting_phase(self._resource_wait.request)
+        self._starts = ReplicaStarts(first, bool(self._spec.gpus))
         self.members = [self._open_session(Member(number, actor, is_warm=True)) for number, actor in enumerate(actors)]
         self.members += [self._open_session(Member(number, actor)) for number, actor in enumerate(left)]
         self.members += [self._create(number) for number in range(len(left), 0 if actors else cluster.replicas)]
+
+    def start_phase(self) -> Phase:
+        """Returns the phase of the replica whose start is most advanced."""
+        return self._starts.latest()
 
     def send(self, member: Member, rows: list[WorkRow]) -> None:
         """Sends a batch of rows to a serving replica."""
@@ -213,6 +223,7 @@ class ReplicaPool:
 
     def _create(self, number: int) -> Member:
         actor = replica_actor(self._spec).remote(self._spec)
+        self._starts.add(actor)
         return self._open_session(Member(number, actor, placement=actor.__ray_ready__.remote()))
 
     def _check_placement(self) -> None:

@@ -21,9 +21,11 @@ from ray import ObjectRef
 from schemas.errors import EngineError, KindlingError
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
+from services.observability.start_phases import Phase, waiting_phase
 from services.replicas.placement import end_replicas, replica_actor, replica_spec, replica_wait
 from services.replicas.row_records import VariantSettings
 from services.replicas.sessions import OpenedSession
+from services.replicas.starts import ReplicaStarts
 
 _NAMESPACE = "kindling"
 _PREFIX = "pool"
@@ -64,6 +66,7 @@ def start_pool(
     cluster: Cluster,
     idle_seconds: float,
     on_ready: Callable[[int], None] = lambda number: None,
+    on_phase: Callable[[Phase], None] = lambda phase: None,
 ) -> None:
     """Starts a pool and waits until all its engines are up. If one does not start, the whole pool is ended.
 
@@ -74,6 +77,7 @@ def start_pool(
         cluster: number of replicas, and their GPUs and cores.
         idle_seconds: time without a job after which a replica ends itself.
         on_ready: called with the number of engines that are up, each time that it grows.
+        on_phase: called each second, with the phase of the start that is most advanced.
 
     Raises:
         EngineError: a pool of that name runs already, an engine cannot be started, or no node is large enough for it.
@@ -91,7 +95,11 @@ def start_pool(
             actors.append(replica_actor(spec, **options).remote(spec, idle_seconds))
         waiting = [actor.__ray_ready__.remote() for actor in actors]
         starting, wait = [actor.start.remote() for actor in actors], replica_wait(spec, cluster)
+        starts = ReplicaStarts(waiting_phase(wait.request), bool(spec.gpus))
+        for actor in actors:
+            starts.add(actor)
         while starting:
+            on_phase(starts.latest())
             _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
             wait.check(bool(waiting))
             started, starting = ray.wait(starting, timeout=_POLL_SECONDS)

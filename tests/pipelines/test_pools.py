@@ -143,7 +143,7 @@ def test_the_command_line_starts_lists_and_stops(fake_job, tmp_path, kindling, r
     path = write_job(tmp_path / "job.yaml", {**fake_job, "cluster": {"address": ray_cluster, "cpus_per_replica": 1}})
     started = kindling("pool", "start", path, "--name", "warm", "--set", "cluster.replicas=2")
     assert started.returncode == 0, started.stderr
-    assert "2 of 2 engines up" in started.stderr
+    assert "waiting for 1 CPU (usually 2 to 10 s)" in started.stderr and "2 of 2 engines up" in started.stderr
     listed = kindling("pool", "list", "--address", ray_cluster)
     assert listed.stdout.startswith("warm: fake, 2 replicas, idle for 0.")
     as_json = json.loads(kindling("pool", "list", "--address", ray_cluster, "--json").stdout)

@@ -25,7 +25,7 @@ def sent(monkeypatch):
     return send
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_gives_rows_in_flight_their_grace_and_its_repetition_takes_nothing(sent, number):
     before = signal.getsignal(number)
     with stop_signals(grace_seconds=30) as stop_within:
@@ -55,6 +55,15 @@ with stopping.stop_signals(30):
 """
     ended = subprocess.run([sys.executable, "-c", code], env=cli_env(), capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, "alive\n" * 3)
+
+
+def test_a_second_ctrl_c_counts_at_once_and_only_one_that_a_wrapper_passes_on_is_the_same(sent):
+    with stop_signals(grace_seconds=30) as stop_within:
+        sent(signal.SIGINT)
+        sent(signal.SIGINT, after=0.1)
+        assert stop_within() > 20
+        sent(signal.SIGINT, after=0.5)
+        assert stop_within() == 0
 
 
 def test_an_ignored_hangup_stays_ignored_as_nohup_asks(sent):

@@ -209,7 +209,7 @@ def test_sigterm_lets_rows_in_flight_end(fake_job, tmp_path, ray_cluster):
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and "rows in flight have 25 s more" in errors, errors
+    assert process.returncode == 0 and "finishing 40 rows in flight, up to 25 s more" in errors, errors
     assert_whole(run)
 
 

@@ -107,6 +107,16 @@ def test_drawn_rows_are_the_same_for_a_seed_and_done_where_any_are(tmp_path):
     assert len(compare(whole, count=100).rows) == 40
 
 
+def test_drawn_rows_are_accepted_in_all_runs_where_any_are(tmp_path):
+    rows = [{"text": f"story {i}"} for i in range(40)]
+    refused = [row if i % 10 == 3 else {**row, "state": REJECTED, "reason": "words"} for i, row in enumerate(rows)]
+    runs = [make_run(tmp_path / "a", rows, per_shard=20), make_run(tmp_path / "b", refused, per_shard=20)]
+    for seed in range(3):
+        assert [row.number for row in compare(runs, seed=seed).rows] == [3, 13, 23, 33]
+    more = compare(runs[1], count=6).rows
+    assert len(more) == 6 and {3, 13, 23, 33} < {row.number for row in more}
+
+
 def test_compare_of_what_cannot_be_compared(tmp_path):
     run = make_run(tmp_path / "a", [{}] * 8)
     other = make_run(tmp_path / "b", [{}] * 8, [("other.jsonl", "another")])

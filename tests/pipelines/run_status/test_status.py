@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipelines import augment, status
-from pipelines.augmentation.eta import Pace
+from pipelines.augmentation.eta import Pace, left_to_generate
 from pipelines.evaluation.record import read_record, recorded, write_record
 from pipelines.run_status.label import LabelStatus
 from pipelines.run_status.page import render_page
@@ -90,6 +90,18 @@ def test_a_rate_forgets_what_was_and_an_end_without_a_bound_says_so():
     assert rates.output_tokens == pytest.approx(6, rel=0.03) and rates.accepted_tokens == pytest.approx(4, rel=0.03)
     assert pace.eta(1500.0, 900).high == math.inf  # nothing came for most of the history
     assert pace.eta(9000.0, 900) is None and pace.eta(9000.0, 0).seconds == 0
+
+
+def test_refused_rows_are_in_no_rate_and_no_time_left():
+    pace = Pace()
+    pace.begin(0.0)
+    for second in range(100):  # 300 rows were refused at once; of 100 others one a second is generated, 20 at a time
+        pace.add(float(second), 1 if second < 40 else 0, 10, 10, 5.0)
+    assert pace.eta(40.0, left_to_generate(60, 20, 40, 300)).seconds > pace.eta(40.0, 20).seconds
+    assert left_to_generate(60, 60, 40, 300) == 60  # all that are left are with engines, so none is refused
+    assert left_to_generate(60, 20, 40, 0) == 60
+    assert left_to_generate(1020, 20, 480, 500) == pytest.approx(20 + 500)
+    assert left_to_generate(0, 0, 0, 0) == 0
 
 
 # From disk

@@ -1,6 +1,7 @@
 """The coordinator over replicas that a test kills, without a clock: rows that kill engines are found, others finish."""
 
 import random
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -130,7 +131,7 @@ def test_rows_are_not_blamed_for_what_befalls_machines(by):
         assert done and sorted(finished) == list(range(400)) and not failed
 
 
-def test_a_stop_waits_for_rows_in_flight_and_hands_out_no_more():
+def test_a_stop_waits_for_rows_in_flight_and_hands_out_no_more(caplog):
     pool = DyingPool(2, random.Random(0), set())
     asked = []
 
@@ -138,8 +139,10 @@ def test_a_stop_waits_for_rows_in_flight_and_hands_out_no_more():
         asked.append(1)
         return None if len(asked) < 4 else 10.0
 
-    done, finished, failed = run(pool, 1000, stop_within)
+    with caplog.at_level("WARNING", "kindling"):
+        done, finished, failed = run(pool, 1000, stop_within)
     assert not done and not failed
+    assert re.fullmatch(r"finishing \d+ rows? in flight, up to 10 s more; Ctrl-C, .*", caplog.messages[-1])
     assert not any(member.rows for member in pool.members) and 0 < len(finished) < 200
 
 
@@ -147,6 +150,19 @@ def test_a_stop_without_grace_leaves_rows_in_flight():
     pool = DyingPool(1, random.Random(0), set())
     done, finished, _ = run(pool, 1000, lambda: 0.0)
     assert not done and finished == []
+
+
+def test_a_stop_says_how_many_rows_in_flight_it_gives_up(caplog):
+    pool, looks = DyingPool(1, random.Random(0), set()), iter([None, None, 5.0, 5.0, 5.0, 0.0])
+    ready = pool.wait(0)
+    pool.wait = lambda timeout: [ready.pop()] if ready else []  # serves, and never returns a row
+    with caplog.at_level("WARNING", "kindling"):
+        done, finished, _ = run(pool, 3, lambda: next(looks, 0.0))
+    assert not done and not finished
+    assert caplog.messages == [
+        "finishing 3 rows in flight, up to 5 s more; Ctrl-C, or a second signal, gives them up",
+        "3 rows in flight given up: the next start generates them anew",
+    ]
 
 
 def test_a_replica_that_dies_while_the_job_ends_is_not_replaced():

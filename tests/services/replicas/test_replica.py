@@ -8,6 +8,8 @@ from schemas.errors import JobError
 from schemas.job import Model
 from services.engines.engine import EngineSpec
 from services.engines.fake_engine import FakeEngine
+from services.observability.start_phases import IMPORTING, LOADING, WARMING_UP
+from services.replicas import replica as replica_module
 from services.replicas import sessions
 from services.replicas.replica import Replica
 from services.replicas.row_records import VariantSettings
@@ -56,6 +58,31 @@ def test_a_job_has_its_equal_share_and_what_the_others_leave(others, share):
     open_sessions = [Session(variants={}, tasks=set(range(tasks))) for tasks in [0, *others]]
     one._sessions = dict(enumerate(open_sessions))
     assert one._share(open_sessions[0]) == share
+
+
+def test_a_replica_reports_each_phase_of_its_start_once(monkeypatch):
+    monkeypatch.setattr(replica_module, "_PHASE_CHECK_SECONDS", 0.01)
+
+    async def run():
+        replica, phases = Replica(spec := EngineSpec(Model(id="fake"))), []
+
+        async def follow():
+            while phase := await replica.start_phase(phases[-1] if phases else ""):
+                phases.append(phase)
+
+        following = asyncio.create_task(follow())
+        for change in ({}, {"_phase": LOADING}, {"_log": LoadedLog()}, {"_engine": FakeEngine(spec)}):
+            vars(replica).update(change)
+            await asyncio.sleep(0.1)
+        await following
+        return phases
+
+    assert asyncio.run(run()) == [IMPORTING, LOADING, WARMING_UP]
+
+
+class LoadedLog:
+    def has_loaded_weights(self):
+        return True
 
 
 def test_a_session_is_refused_whose_sampling_every_row_would_fail_with():
