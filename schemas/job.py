@@ -103,6 +103,9 @@ class Input(Section):
     format: Literal["auto", "parquet", "arrow", "jsonl", "json", "csv", "text"] = "auto"
     """format of the files; `auto` takes it from the ending of each file's name. `json` is one list of objects, which is
     held in memory"""
+    encoding: str | None = Field(None, exclude_if=_is_none)
+    """encoding of text files (CSV, TSV, JSONL, JSON, plain text), by Python's names: `cp1252` for what Excel on Windows
+    writes as CSV, `utf-16` for what PowerShell writes; by default UTF-8"""
     delimiter: Delimiter = None
     """character between the cells of CSV and TSV files, such as `";"`; by default a comma (a tab for .tsv), or the
     one that the header has instead: a comma, a semicolon, a tab or a bar"""

@@ -4,15 +4,16 @@ import json
 import keyword
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from pipelines.inputs.cells import first_label
+from pipelines.inputs.encodings import guess_encoding
 from pipelines.inputs.files import input_files
 from pipelines.inputs.formats import READ_ERRORS
-from pipelines.inputs.sources import Skip, Source, rows_with_names
+from pipelines.inputs.sources import FileSource, Skip, rows_with_names
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.text import shorten
@@ -52,6 +53,9 @@ def new_job(data: str, to: str = "job.yaml") -> NewJob:
         )
     source = input_files(Input(path=data))[0]
     try:
+        if source.is_text:
+            with source.open() as file:
+                source = replace(source, encoding=guess_encoding(file))
         columns, rows = source.columns(), source.count()
         named = rows_with_names(source, columns, Skip(), source.label_names(columns))
         probed = [row.values for row, _ in zip(named, range(_PROBED_ROWS), strict=False)]
@@ -146,13 +150,14 @@ def _prompt_text(variables: Mapping[str, str], values: Mapping[str, list[Any]]) 
 
 
 def _job_text(
-    to: str, name: str, data: str, source: Source, rows: int, columns: list[str], recipe: str, mapping: dict[str, str],
-    prompt: str,
+    to: str, name: str, data: str, source: FileSource, rows: int, columns: list[str], recipe: str,
+    mapping: dict[str, str], prompt: str,
 ) -> str:  # fmt: skip
     # JSON is YAML: names with colons, quotes or line ends stay what they are.
     more = f" and {len(columns) - _MAX_COLUMNS} more" if len(columns) > _MAX_COLUMNS else ""
     listed = shorten(", ".join(columns[:_MAX_COLUMNS])) + more
     fields = f"  columns: {json.dumps(mapping, ensure_ascii=False)}   # field of the recipe: column of the file\n"
+    guess = f"  encoding: {source.encoding}   # a guess, as the file is not UTF-8: see its accents in `kindling check`"
     without_emotion = recipe == "alpaca_rewrite" and "emotion" not in (*columns, *mapping)
     lines = [
         "# Made by `kindling init`. Every key: docs/job-file.md. What to do next:",
@@ -162,6 +167,7 @@ def _job_text(
         f"name: {json.dumps(name)}",
         "input:",
         f"  path: {json.dumps(data, ensure_ascii=False)}   # {shorten(source.name)} has {rows:,} rows with {listed}",
+        *([guess] if source.encoding else []),
         *([fields.rstrip()] if mapping else []),
         f"recipe: {recipe}   # or: {', '.join(other for other in _RECIPES if other != recipe)}",
         *([f"prompt: {json.dumps(prompt)}   # a Jinja file over the columns: write yours into it"] if prompt else []),

@@ -7,6 +7,7 @@ formats.py          the table of file formats
 sources.py          what all sources of rows have in common
 lines.py            files with a row in each line, read with little memory
 compression.py      compressed files
+encodings.py        text files in other encodings than UTF-8
 other_content.py    files that are something else than their name says
 saved_dataset.py    folders that `save_to_disk` of Hugging Face datasets wrote
 class_labels.py     names of class labels, which datasets store as numbers

@@ -17,6 +17,7 @@ class ArrowSource(FileSource):
 
     format = "arrow"
     endings = (".arrow", ".feather")
+    is_text = False
     is_read_from_folders = False  # beside its data, a dataset keeps caches in such files: saved_dataset.py
 
     def count(self) -> int:

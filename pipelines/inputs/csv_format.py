@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.inputs.compression import format_ending
 from pipelines.inputs.csv_records import REMEDY, Dialect, csv_records
-from pipelines.inputs.sources import FileSource, InputRow, Skip, skip_items
+from pipelines.inputs.sources import NOT_UTF8, FileSource, InputRow, Skip, skip_items
 from schemas.job import Input
 
 
@@ -35,7 +35,7 @@ class CsvSource(FileSource):
     @classmethod
     def options(cls, section: Input) -> dict[str, Any]:
         """Returns the dialect that a job names."""
-        return {"delimiter": section.delimiter, "quotes": section.quotes}
+        return {**super().options(section), "delimiter": section.delimiter, "quotes": section.quotes}
 
     def count(self) -> int:
         """Returns the number of records after the header."""
@@ -69,5 +69,5 @@ def _row(header: list[str], cells: list[str] | None) -> InputRow:
     if len(cells) != len(header):
         return InputRow(None, f"the row has {len(cells)} cells and the header {len(header)}")
     if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-        return InputRow(None, "the row is not UTF-8")
+        return InputRow(None, f"the row is not {NOT_UTF8}")
     return InputRow(dict(zip(header, cells, strict=True)))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import fsspec
 
 from pipelines.inputs.compression import format_ending
+from pipelines.inputs.encodings import check_encoding
 from pipelines.inputs.file_choice import HIDDEN, FileChoice, is_hidden, skip_documents, skip_runs
 from pipelines.inputs.formats import FORMATS
 from pipelines.inputs.other_content import refuse_other_content
@@ -30,8 +31,10 @@ def input_files(section: Input) -> list[FileSource]:
     """Returns the files of an input, each once: in the order of `input.path`, and sorted within a folder or glob.
 
     Raises:
-        JobError: a file is missing, its format is unknown, or a link leads out of its folder.
+        JobError: a file is missing, its format or encoding is unknown, or a link leads out of its folder.
     """
+    if section.encoding is not None:
+        check_encoding(section.encoding)
     patterns = [section.path] if isinstance(section.path, str) else section.path or []
     files: dict[str, FileSource] = {}
     for pattern in patterns:
@@ -41,6 +44,9 @@ def input_files(section: Input) -> list[FileSource]:
             format_name = section.format if section.format != "auto" else _format_by_ending(match)
             refuse_other_content(fs, match, name, format_name)
             file_format = _format(match, format_name)
+            if section.encoding is not None and not file_format.is_text:
+                cause = f"{name} is no text file, and has no encoding"
+                raise JobError("input.encoding", section.encoding, cause, "leave the key out, or name text files alone")
             files[name] = file_format(name, fs, match, **file_format.options(section))
     return list(files.values())
 

@@ -5,7 +5,7 @@ import re
 from itertools import islice
 
 from pipelines.inputs.lines import LineSource
-from pipelines.inputs.sources import PROBED_ROWS, InputRow, object_row
+from pipelines.inputs.sources import NOT_UTF8, PROBED_ROWS, InputRow, object_row
 from schemas.errors import JobError
 
 _LIST_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|$)")
@@ -47,6 +47,8 @@ class JsonlSource(LineSource):
     def _parse(self, line: bytes) -> InputRow:
         try:
             values = json.loads(line)
+        except UnicodeDecodeError:
+            return InputRow(None, f"the line is not {NOT_UTF8}")
         except (ValueError, RecursionError) as error:
             return InputRow(None, f"the line is not JSON: {error}")
         return object_row("the line", values)

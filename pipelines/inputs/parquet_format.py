@@ -19,6 +19,7 @@ class ParquetSource(FileSource):
 
     format = "parquet"
     endings = (".parquet", ".pq")
+    is_text = False
 
     def count(self) -> int:
         """Returns the number of rows, from the footer.

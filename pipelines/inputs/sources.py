@@ -14,6 +14,7 @@ import fsspec
 
 from pipelines.inputs.class_labels import Names, identify_names, name_labels, names_in_card
 from pipelines.inputs.compression import check_compression
+from pipelines.inputs.encodings import recoded
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.text import shorten, wide_encoding
@@ -25,6 +26,8 @@ BATCH_ROWS = 256
 """rows that are decoded at once, where a format comes in batches"""
 PROBED_ROWS = 100
 """first rows that are read to learn the columns of a file that has no header"""
+NOT_UTF8 = "UTF-8: another encoding is named in input.encoding, such as cp1252"
+"""end of the fault of a row that cannot be decoded"""
 _HASH_BYTES = 1 << 20
 # Object stores name a file's content by one of these; which one depends on the store.
 _CONTENT_TAGS = ("ETag", "etag", "md5Hash", "content_md5", "ino")
@@ -101,6 +104,7 @@ class FileSource(ABC):
         name: name in messages, in run.json, and in the column `source`.
         fs: file system that the file is on.
         path: path of the file in that file system.
+        encoding: encoding of a text file; None for UTF-8.
     """
 
     format: ClassVar[str]
@@ -109,17 +113,20 @@ class FileSource(ABC):
     """endings of file names that mean this format, in lower case"""
     is_read_from_folders: ClassVar[bool] = True
     """whether a folder's files of this format are input; if not, a job has to name each file, or a glob"""
+    is_text: ClassVar[bool] = True
+    """whether the files are text, which has an encoding"""
     read_errors: ClassVar[tuple[type[Exception], ...]] = ()
     """exceptions that this format alone raises for a damaged file"""
 
     name: str
     fs: fsspec.AbstractFileSystem
     path: str
+    encoding: str | None = None
 
     @classmethod
     def options(cls, section: Input) -> dict[str, Any]:
         """Returns the arguments of this format that an `input` section names."""
-        return {}
+        return {"encoding": section.encoding}
 
     def content(self) -> str:
         """Returns a hash of the file's bytes; on a remote file system its size and the store's own tag."""
@@ -154,9 +161,10 @@ class FileSource(ABC):
         """Yields the rows; see `Source.rows`."""
 
     def open(self) -> IO[bytes]:
-        """Opens the file for reading, decompressed."""
+        """Opens the file for reading, decompressed; a text in UTF-8."""
         check_compression(self.name, self.path)
-        return self.fs.open(self.path, "rb", compression="infer")
+        file = self.fs.open(self.path, "rb", compression="infer")
+        return recoded(file, self.encoding) if self.encoding else file
 
 
 def refuse_wide_text(key: str, name: str, head: bytes) -> None:
@@ -171,7 +179,7 @@ def refuse_wide_text(key: str, name: str, head: bytes) -> None:
         JobError: the file begins as a text in UTF-16 or UTF-32 does.
     """
     if encoding := wide_encoding(head):
-        remedy = f"convert it: iconv -f {encoding} -t UTF-8 OLD > NEW (PowerShell: Set-Content -Encoding utf8)"
+        remedy = f"name it, `input: {{encoding: {encoding}}}`; or convert it: iconv -f {encoding} -t UTF-8 OLD > NEW"
         raise JobError(key, name, f"it is {encoding} text, or none; text is read as UTF-8", remedy)
 
 

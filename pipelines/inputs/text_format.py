@@ -1,7 +1,7 @@
 """Plain text: a row in each line, in the column `text`."""
 
 from pipelines.inputs.lines import LineSource
-from pipelines.inputs.sources import InputRow
+from pipelines.inputs.sources import NOT_UTF8, InputRow
 
 
 class TextSource(LineSource):
@@ -17,5 +17,5 @@ class TextSource(LineSource):
     def _parse(self, line: bytes) -> InputRow:
         try:
             return InputRow({"text": line.decode("utf-8").rstrip("\r\n")})
-        except UnicodeDecodeError as error:
-            return InputRow(None, f"the line is not UTF-8 (byte {error.start})")
+        except UnicodeDecodeError:
+            return InputRow(None, f"the line is not {NOT_UTF8}")

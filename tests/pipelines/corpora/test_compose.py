@@ -162,7 +162,10 @@ def test_text_that_is_not_utf8_is_left_out_and_told(job, tmp_path):
     made = compose(job)
     assert [row["text"] for row in documents_in(tmp_path / "corpus")] == ["plain line", "another plain"]
     assert (made.parts["facts"].unreadable, made.parts["facts"].documents) == (2, 2)
-    assert made.parts["facts"].first_unreadable == f"row 1 of {latin}: the line is not UTF-8 (byte 3)"
+    assert (
+        made.parts["facts"].first_unreadable
+        == f"row 1 of {latin}: the line is not UTF-8: another encoding is named in input.encoding, such as cp1252"
+    )
     assert "2 documents are left out; the first is row 1" in (tmp_path / "corpus" / "README.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""Files in UTF-16 and UTF-32 are refused by every reader, and a text with NULs is never a row."""
+"""Files in other encodings than UTF-8: read where the job names one, else refused, or an error of their rows."""
 
 import gzip
 import json
@@ -6,7 +6,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from pipelines.checking.new_job import new_job
 from pipelines.corpora.rows import corpus_rows
 from pipelines.evaluation.files import read_json
 from pipelines.inputs.cells import text_cell
@@ -102,3 +104,46 @@ def test_stats_counts_a_text_with_a_nul_as_unreadable(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b\\u0000c"}\n')
     rows = corpus_rows(str(tmp_path / "a.jsonl"), "text", None)
     assert [text for text, *_ in rows] == ["a"] and rows.unreadable == 1 and rows.without_text == 0
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("ending", ["csv", "txt", "jsonl", "json"])
+def test_a_file_in_an_encoding_that_the_job_names_has_the_same_rows(tmp_path, encoding, ending):
+    texts = ["café", "naïve" * 40_000, "Köln"]  # the second is longer than a block
+    content = {
+        "csv": "\r\n".join(["text", *texts]), "txt": "\n".join(texts),
+        "jsonl": "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts),
+        "json": json.dumps([{"text": text} for text in texts], ensure_ascii=False),
+    }[ending]  # fmt: skip
+    path = tmp_path / f"rows.{ending}"
+    path.write_bytes(content.encode(encoding))
+    reader = InputReader(Input(path=str(path), encoding=encoding), ["text"])
+    assert [row.values["text"] for _, _, row in reader.all_rows()] == texts
+
+
+@pytest.mark.parametrize(("encoding", "wrong"), [("cp1252", b"b\x81d"), ("ascii", b"caf\xe9")])
+def test_bytes_that_are_wrong_in_the_named_encoding_spoil_their_row_alone(tmp_path, encoding, wrong):
+    (tmp_path / "rows.txt").write_bytes(b"good\n" + wrong + b"\nagain\n")
+    reader = InputReader(Input(path=str(tmp_path / "rows.txt"), encoding=encoding), ["text"])
+    assert [bool(row.fault) for _, _, row in reader.all_rows()] == [False, True, False]
+
+
+def test_an_encoding_that_does_not_fit_is_one_error(tmp_path):
+    (tmp_path / "rows.txt").write_text("a")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "rows.parquet")
+    for name, encoding, cause in (
+        ("rows.txt", "cp12525", "no such text encoding"), ("rows.txt", "rot13", "no such text encoding"),
+        ("rows.parquet", "cp1252", "is no text file"),
+    ):  # fmt: skip
+        with pytest.raises(JobError, match=cause):
+            InputReader(Input(path=str(tmp_path / name), encoding=encoding), ["text"])
+
+
+def test_init_guesses_the_encoding_of_a_spreadsheet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_bytes("text\ncafé crème\n".encode("cp1252"))
+    (tmp_path / "b.csv").write_bytes("text\ncafé crème\n".encode("utf-16"))
+    (tmp_path / "c.csv").write_bytes("text\ncafé crème\n".encode())
+    for name, encoding in (("a", "cp1252"), ("b", "utf-16"), ("c", None)):
+        job = yaml.safe_load(new_job(f"{name}.csv", f"{name}.yaml").files[f"{name}.yaml"])
+        assert job["input"].get("encoding") == encoding

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pipelines.inputs import json_format, jsonl_format, lines
 from pipelines.inputs.formats import FORMATS
 from pipelines.inputs.reader import InputReader
+from pipelines.inputs.sources import NOT_UTF8
 from schemas.errors import JobError
 from schemas.job import Input
 
@@ -151,7 +152,7 @@ def test_jsonl_rows_that_cannot_be_read_carry_their_fault(tmp_path):
     assert faults[1].startswith("the line is not JSON: ")
     assert faults[2] == "the line is a JSON list, not an object"
     assert faults[3] == "the line is a JSON str, not an object"
-    assert "utf-8" in faults[4]
+    assert faults[4] == f"the line is not {NOT_UTF8}"
     assert "not an object" in faults[5]
     assert [i for i, fault in enumerate(faults) if not fault] == [0, 6, 7]
     assert faults[8]
@@ -260,7 +261,7 @@ def test_csv_rows_with_the_wrong_number_of_cells_carry_their_fault(tmp_path):
 def test_a_csv_cell_that_is_not_utf8_spoils_its_row_alone(tmp_path):
     path = write_bytes(tmp_path / "a.csv", b"text,n\ngood,1\ncaf\xe9,2\ngood again,3\n")
     rows = [(row.values, row.fault) for _, _, row in all_rows(reader(path))]
-    assert rows == [({"text": "good"}, ""), (None, "the row is not UTF-8"), ({"text": "good again"}, "")]
+    assert rows == [({"text": "good"}, ""), (None, f"the row is not {NOT_UTF8}"), ({"text": "good again"}, "")]
 
 
 def test_a_csv_header_that_names_a_column_twice_is_refused(tmp_path):
@@ -300,7 +301,7 @@ def test_text_is_a_row_a_line_without_blank_ones(tmp_path):
 def test_a_text_line_that_is_not_utf8_carries_its_fault(tmp_path):
     path = write_bytes(tmp_path / "a.txt", b"good\ncaf\xe9\nagain\n")
     rows = [(row.values, row.fault) for _, _, row in all_rows(reader(path))]
-    assert rows == [({"text": "good"}, ""), (None, "the line is not UTF-8 (byte 3)"), ({"text": "again"}, "")]
+    assert rows == [({"text": "good"}, ""), (None, f"the line is not {NOT_UTF8}"), ({"text": "again"}, "")]
 
 
 @settings(max_examples=200, deadline=None)
