@@ -13,8 +13,15 @@ from schemas.text import wide_encoding
 _BLOCK_BYTES = 1 << 16
 _PROBED_BYTES = 1 << 20
 _FAULTS = "kindling-fault"
-# A lone surrogate for each wrong byte, which `surrogateescape` makes a byte that is wrong in UTF-8.
-codecs.register_error(_FAULTS, lambda error: ("\udcff" * (error.end - error.start), error.end))
+
+
+def _fault(error: UnicodeError) -> tuple[str, int]:
+    """Returns a lone surrogate for each wrong byte, which `surrogateescape` makes a byte that is wrong in UTF-8."""
+    assert isinstance(error, UnicodeDecodeError)  # it is given to decoders alone
+    return "\udcff" * (error.end - error.start), error.end
+
+
+codecs.register_error(_FAULTS, _fault)
 
 
 def guess_encoding(file: IO[bytes]) -> str | None:
