@@ -22,6 +22,7 @@ run_folder.py     which job an output folder belongs to, and whether its run may
 inputs/           input files as rows
 recipes/          from an input row to its prompt, and from a response to the text that is kept
 pages/            parts that all HTML pages and cards share
+result.py         results of calls: a table in a notebook, and the data behind it
 stopping.py       stop signals: a job is asked to stop, and has some seconds left
 """
 

@@ -19,6 +19,7 @@ from pipelines.augmentation.card import RunCard
 from pipelines.labelling.card import renew_card as renew_label_card
 from pipelines.labelling.record import LabelRecord, read_record
 from pipelines.labelling.verification import shard_faults
+from pipelines.result import Result
 from pipelines.run_folder import open_run
 from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
@@ -51,7 +52,7 @@ class Fault:
 
 
 @dataclass
-class Verdict:
+class Verdict(Result):
     """Result of `verify`. The run is complete and undamaged if and only if `faults` is empty.
 
     Attributes:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +17,14 @@ from pipelines.augmentation.shared import Shared, serve_run
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.recipes import all_fields, make_recipes, optional_fields
+from pipelines.result import Result, rows_of_run
 from pipelines.run_folder import claimed, unwritable, write_errors
 from pipelines.stopping import stop_signals
 from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
 from schemas.outcomes import by_frequency
-from schemas.rows import ERROR, REJECTED, STATES, counts_text
+from schemas.rows import ERROR, REJECTED, ROW_SCHEMA, STATES, counts_text
 from schemas.run import RunRecord
 from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target
@@ -40,6 +41,8 @@ from services.storage.shard_writer import ShardWriter, read_logged_rows
 from services.storage.store import ShardStore
 
 if TYPE_CHECKING:
+    import polars
+
     from pipelines.augmentation.fitting_emotions import FittingEmotions
 
 _log = logging.getLogger("kindling")
@@ -48,7 +51,7 @@ _STATES_TO_RETRY = {"rejected": REJECTED, "errors": ERROR}
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Result):
     """Result of a finished `augment`.
 
     Attributes:
@@ -79,9 +82,9 @@ class Summary:
     coordinator_seconds: float
     writer_seconds: float
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+    def to_polars(self) -> "polars.DataFrame":
+        """Returns the accepted rows of the run, in input order, as a polars data frame."""
+        return rows_of_run(self.run, ROW_SCHEMA)
 
 
 def augment(

@@ -11,6 +11,7 @@ from pipelines.checking.findings import Finding, answers, format_bytes, list_gpu
 from pipelines.jobfile import as_job
 from pipelines.previewing.rendering import render_job
 from pipelines.previewing.rows import Population
+from pipelines.result import Result
 from schemas.augment import AugmentJob
 from schemas.errors import EngineError, JobError
 from schemas.text import plural
@@ -45,7 +46,7 @@ class RenderedPrompt:
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Result):
     """Facts about a job that need no engine.
 
     Attributes:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.corpora.rows import damaged, open_committed, short_names
+from pipelines.result import Result, flat
 from schemas.errors import RunError
 from schemas.outcomes import Outcomes
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, STATES
@@ -89,7 +90,7 @@ class ComparedRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """The same rows of one or more runs.
 
     Attributes:
@@ -108,9 +109,13 @@ class Comparison:
     accepted: list[int | None] = field(default_factory=list)
     cut_off: list[int | None] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+    def records(self) -> list[dict[str, Any]]:
+        """Returns a row for each output of each input row."""
+        return [
+            {"number": row.number, "source": row.source, "row_index": row.row_index, **flat(asdict(output))}
+            for row in self.rows
+            for output in row.outputs
+        ]
 
 
 def compare(runs: str | Sequence[str], rows: Sequence[int] | None = None, count: int = 4, seed: int = 0) -> Comparison:

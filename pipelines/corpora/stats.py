@@ -11,6 +11,7 @@ import polars as pl
 
 from pipelines.corpora.rows import CorpusRows, corpus_rows
 from pipelines.corpora.tally import Tally
+from pipelines.result import Result
 from schemas.errors import RunError
 
 # "once upon a time" has four words. Three words are the same in openings that a reader would call different; five are
@@ -97,14 +98,23 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Stats:
+class Stats(Result):
     """Counts of the corpora, in the order in which they were named."""
 
     corpora: list[Corpus]
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+    def records(self) -> list[dict[str, Any]]:
+        """Returns a row for each corpus, and for each of its parts: `by` and `value` say which."""
+        rows = []
+        for corpus in self.corpora:
+            parts = [("", "", corpus.whole)]
+            parts += [(by, value, part) for by, values in corpus.by.items() for value, part in values.items()]
+            for by, value, part in parts:
+                opening = part.openings[0] if part.openings else None
+                figures = {name: figure for name, figure in asdict(part).items() if name != "openings"}
+                shown = {"opening": opening and opening.words, "opening_share": opening and opening.share}
+                rows.append({"corpus": corpus.corpus, "by": by, "value": value, **figures, **shown})
+        return rows
 
 
 def stats(corpora: str | Sequence[str], text_column: str = "text", by: Sequence[str] | None = None) -> Stats:

@@ -13,9 +13,10 @@ from pipelines.evaluation.models import locate_models
 from pipelines.evaluation.progress import EvaluationProgress
 from pipelines.evaluation.record import read_record, recorded, write_record
 from pipelines.evaluation.session import Evaluation, Report, Session
-from pipelines.evaluation.tables import Table, markdown
+from pipelines.evaluation.tables import Table, html_tables, markdown
 from pipelines.jobfile import as_job
 from pipelines.pages.markdown import code, escaped
+from pipelines.result import Result, flat
 from pipelines.stopping import stop_signals
 from schemas.errors import JobError
 from schemas.evaluate import EvaluateJob
@@ -35,7 +36,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
 
 
 @dataclass(frozen=True)
-class EvaluationReport:
+class EvaluationReport(Result):
     """Outcome of an evaluate job.
 
     Attributes:
@@ -77,6 +78,19 @@ class EvaluationReport:
             "failures": self.failures,
             "left_out": list(self.left_out),
         }
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns a row for each figure of each model in each evaluation."""
+        return [
+            {"model": model, "evaluation": evaluation, "figure": figure, "value": value}
+            for model, evaluations in self.as_json()["models"].items()
+            for evaluation, figures in evaluations.items()
+            for figure, value in flat(figures).items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_tables(self.tables())
 
     def tables(self) -> list[Table]:
         """Tables of all evaluations, in the order of the page."""

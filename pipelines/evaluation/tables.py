@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from eval.intervals import Difference, Rate
+from pipelines.result import html_table
 
 # Characters that may begin markup in Markdown: names come from job files, and openings from models.
 _MARKUP = re.compile(r"([\\`*_\[\]|~$#<>&])")
@@ -63,6 +65,17 @@ def markdown(tables: Sequence[Table]) -> str:
 def rendered(tables: Sequence[Table]) -> Group:
     """Tables for a terminal; intervals stand below their figures, so that more models fit beside each other."""
     return Group(*(part for table in tables for part in _parts(table)))
+
+
+def html_tables(tables: Sequence[Table]) -> str:
+    """HTML of tables for a notebook, one after the other, each under its title."""
+    parts = []
+    for table in tables:
+        rows = [[f"{c.value} ({c.interval})" if isinstance(c, Figure) and c.interval else _plain(c) for c in row]
+                for row in table.rows]  # fmt: skip
+        columns = [(name, [row[number] for row in rows]) for number, name in enumerate(table.header)]
+        parts.append(f"<h4>{escape(table.title)}</h4>{html_table(columns)}<p>{escape(table.note)}</p>")
+    return "".join(parts)
 
 
 def _markdown_lines(table: Table) -> Sequence[str]:

@@ -5,20 +5,21 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.inputs.files import input_files
 from pipelines.inputs.sources import FileSource
 from pipelines.jobfile import as_job
 from pipelines.labelling.card import write_card
-from pipelines.labelling.contexts import ContextManifest, LabelCounts, commit, read_manifest
+from pipelines.labelling.contexts import CONTEXT_SCHEMA, ContextManifest, LabelCounts, commit, read_manifest
 from pipelines.labelling.progress import LabelProgress
 from pipelines.labelling.ranges import LineRange, plan_ranges
 from pipelines.labelling.record import LabelRecord, read_record, write_record
 from pipelines.labelling.scoring import label_ranges
+from pipelines.result import Result, rows_of_run
 from pipelines.run_folder import claimed, has_record, refuse_other_job, versions, write_errors
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint, identity_of
@@ -29,11 +30,14 @@ from services.models.classifier import classifier_revision
 from services.storage.lease import Lease
 from services.storage.store import ShardStore, shard_path
 
+if TYPE_CHECKING:
+    import polars
+
 _log = logging.getLogger("kindling")
 
 
 @dataclass(frozen=True)
-class LabelSummary:
+class LabelSummary(Result):
     """Result of a label run.
 
     Attributes:
@@ -51,9 +55,9 @@ class LabelSummary:
     sources: dict[str, dict[str, int]]
     emotions: dict[str, int]
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+    def to_polars(self) -> "polars.DataFrame":
+        """Returns the kept sentences with their emotions, in input order, as a polars data frame."""
+        return rows_of_run(self.run, CONTEXT_SCHEMA)
 
 
 def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:

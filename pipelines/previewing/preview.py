@@ -10,6 +10,7 @@ from pipelines.previewing.forecast import Forecast, make_forecast
 from pipelines.previewing.rendering import render_job
 from pipelines.previewing.rows import RenderedRow
 from pipelines.previewing.running import run_rows
+from pipelines.result import Result
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
 from services.replicas.placement import check_model
@@ -45,7 +46,7 @@ class PreviewedRow:
 
 
 @dataclass(frozen=True)
-class Preview:
+class Preview(Result):
     """Rows and forecast that `kindling preview` shows.
 
     Attributes:
@@ -60,9 +61,9 @@ class Preview:
     refused: dict[str, int]
     forecast: Forecast
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns plain values, for `--json`."""
-        return asdict(self)
+    def records(self) -> list[dict[str, Any]]:
+        """Returns a row for each previewed row."""
+        return [asdict(row) for row in self.rows]
 
 
 def preview(

@@ -5,9 +5,8 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -18,6 +17,7 @@ from pipelines.publishing.columns import Columns
 from pipelines.publishing.data_files import FILE_TYPES, csv_schema, features_of, write_tables
 from pipelines.publishing.dataset_card import dataset_card
 from pipelines.publishing.splits import Split, splits_of
+from pipelines.result import Result
 from pipelines.run_folder import open_run, read_part, write_errors
 from schemas.errors import JobError, RunError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY
@@ -33,7 +33,7 @@ _OTHER_ENDINGS = {".json", ".ndjson", ".tsv", ".txt", ".arrow", ".feather", ".gz
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Result):
     """Result of `export`.
 
     Attributes:
@@ -51,10 +51,6 @@ class Exported:
     complete: bool
     columns: list[str]
     splits: dict[str, int]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
 
 
 def export(

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
+from pipelines.result import Result
 from schemas.text import clock, shorten
 from services.storage.lease import LastDriver
 
@@ -18,7 +19,7 @@ State = Literal["running", "stopped", "failed", "complete", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status(ABC):
+class Status(Result, ABC):
     """Progress of one run; the base of the status of each kind of run.
 
     Attributes:
@@ -84,10 +85,6 @@ class Status(ABC):
     @abstractmethod
     def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
         """Lines that are always shown, and lists of lines that may be cut to fit the page."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
 
 
 def render_page(status: Status, now: datetime, width: int, height: int | None = None) -> list[str]:

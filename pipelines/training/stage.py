@@ -23,6 +23,7 @@ from scipy.stats import t as student
 
 from pipelines.publishing.card_header import hub_model
 from pipelines.publishing.model_card import blimp_line
+from pipelines.result import Result, flat
 from pipelines.training.rows import RowSource
 from schemas.errors import JobError, StoppedError
 from schemas.text import plural
@@ -97,7 +98,7 @@ class StageReport:
 
 
 @dataclass(frozen=True)
-class LanguageModelReport:
+class LanguageModelReport(Result):
     """Figures of a finished training, stage by stage.
 
     Attributes:
@@ -108,9 +109,9 @@ class LanguageModelReport:
     path: str
     stages: list[StageReport]
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns the report in plain values."""
-        return asdict(self)
+    def records(self) -> list[dict[str, Any]]:
+        """Returns a row for each stage."""
+        return [flat(asdict(stage)) for stage in self.stages]
 
     def lines(self) -> list[str]:
         """Returns the report as lines for a person."""
