@@ -67,7 +67,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begins the progress at the first step, or at the step of the checkpoint."""
-        self._progress.begin(state.max_steps, state.global_step, state.num_input_tokens_seen)
+        self._progress.begin(state.max_steps, state.global_step, state.num_input_tokens_seen, int(args.eval_steps or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Counts a step and its tokens."""
@@ -79,7 +79,7 @@ class ProgressCallback(TrainerCallback):
             self._progress.on_held_out(logs["eval_loss"])
             blimp = ", BLiMP {eval_blimp:.3f}, {eval_blimp_most_lost:.3f} lost at most" if "eval_blimp" in logs else ""
             _log.info(
-                "%s: step %d of %d: loss %.4f on held-out rows%s", self._progress.stage, state.global_step,
+                "%s: step %d of %d: loss %.4f on held-out tokens%s", self._progress.stage, state.global_step,
                 state.max_steps, logs["eval_loss"], blimp.format(**logs),
             )  # fmt: skip
         elif "loss" in logs:

@@ -151,7 +151,7 @@ def _train_head(
     schedule = get_cosine_schedule_with_warmup(optimizer, int(_WARM_UP_SHARE * steps), steps)
     draw = torch.Generator().manual_seed(seed)
     best = _BestEpoch(head, progress)
-    progress.begin(steps)
+    progress.begin(steps, eval_steps=steps // stage.epochs)
     for epoch in range(stage.epochs):
         head.train()
         for batch in torch.randperm(len(features), generator=draw).split(stage.batch_size):
@@ -182,7 +182,7 @@ def _train_head_and_encoder(
     draw = torch.Generator().manual_seed(seed)
     both = nn.ModuleList([head, encoder.model])
     best = _BestEpoch(both, progress)
-    progress.begin(steps)
+    progress.begin(steps, eval_steps=steps // stage.epochs)
     for epoch in range(stage.epochs):
         both.train()
         for batch in _shuffled_by_length([len(tokens) for tokens in ids], stage.batch_size, draw):

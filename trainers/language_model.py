@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn
 
 import numpy as np
@@ -123,12 +124,15 @@ def train_language_model(
             peft_config=_adapters(stage.lora) if stage.lora else None, callbacks=callbacks,
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
+        began_at, is_first_start = monotonic(), not (folder / "before.json").is_file()
         before = _computed_once(folder / "before.json", trainer.losses)
         check = None
         if stage.blimp and pairs:
             correct_before = _computed_once(folder / "blimp.json", lambda: trainer.correct_pairs(pairs))
             check = trainer.grammar_check = GrammarCheck(pairs, stage.blimp.max_drop, correct_before)
             _log.info("BLiMP %.3f before the first step, on %d pairs", correct_before.mean(), len(pairs))
+        if is_first_start:
+            progress.evaluation_seconds = monotonic() - began_at
         with progress:
             _run(trainer, last_durable_checkpoint(folder))
         after, blimp = np.zeros(0), None

@@ -32,11 +32,13 @@ class StageProgress:
         step: number of optimizer steps done.
         steps: number of optimizer steps of the whole stage; 0 before `begin`.
         tokens: number of tokens trained on since the stage began, without padding.
+        evaluation_seconds: time of one evaluation, if it was measured before the training; 0 where it is not known.
     """
 
     def __init__(self, stage: str, metrics: TrainMetrics, curves: Path) -> None:
         self.stage, self._metrics, self._folder = stage, metrics, curves
         self.step = self.steps = self.tokens = 0
+        self.evaluation_seconds = 0.0
 
     def __enter__(self) -> "StageProgress":
         return self
@@ -46,13 +48,14 @@ class StageProgress:
             self._bar.__exit__(*exc)
             self._curves.close()
 
-    def begin(self, steps: int, step: int = 0, tokens: int = 0) -> None:
+    def begin(self, steps: int, step: int = 0, tokens: int = 0, eval_steps: int = 0) -> None:
         """Opens the displays where training begins or is resumed.
 
         Args:
             steps: number of optimizer steps of the whole stage.
             step: step of the checkpoint that training continues from; 0 for a new stage.
             tokens: number of tokens trained on up to that checkpoint.
+            eval_steps: number of steps from one evaluation to the next; the last step is evaluated too.
         """
         self.steps, self.step, self.tokens = steps, step, tokens
         self._series("planned_steps").set(steps)
@@ -68,7 +71,9 @@ class StageProgress:
         self._bar.update(completed=step)
         self._loss_note = ""
         self._first_step, self._began_at, self._logged_at = step, monotonic(), -LINE_SECONDS
-        self._reported_tokens, self._training_seconds = tokens, 0.0
+        self._reported_tokens, self._training_seconds, self._all_training_seconds = tokens, 0.0, 0.0
+        self._evaluations = 0
+        self._planned_evaluations = -(-steps // eval_steps) - step // eval_steps if eval_steps else 0
         self.resume()
 
     def resume(self) -> None:
@@ -83,7 +88,9 @@ class StageProgress:
     def on_step(self, tokens: int) -> None:
         """Counts one optimizer step and its tokens."""
         now = monotonic()
-        self._training_seconds, self._resumed_at = self._training_seconds + now - self._resumed_at, now
+        seconds, self._resumed_at = now - self._resumed_at, now
+        self._training_seconds += seconds
+        self._all_training_seconds += seconds
         self.step, self.tokens = self.step + 1, self.tokens + tokens
         self._series("steps").inc()
         self._series("tokens").inc(tokens)
@@ -114,6 +121,7 @@ class StageProgress:
 
     def on_held_out(self, loss: float) -> None:
         """Reports the loss of an evaluation."""
+        self._evaluations += 1
         self._series("held_out_loss").set(loss)
         self._curves.add_scalar("eval/loss", loss, self.step)
         self._curves.flush()  # a checkpoint follows, and steps before it are not reported again
@@ -123,8 +131,15 @@ class StageProgress:
         return getattr(self._metrics, name).labels(self._metrics.run, self.stage)
 
     def _seconds_left(self) -> float:
-        """Returns seconds to the last step, at the mean pace since `begin`, evaluations and checkpoints included."""
-        return (monotonic() - self._began_at) / (self.step - self._first_step) * (self.steps - self.step)
+        """Returns seconds to the end of the last evaluation, at the mean paces of steps and evaluations since `begin`.
+
+        The time of a checkpoint is part of that of its evaluation.
+        """
+        pauses = monotonic() - self._began_at - self._all_training_seconds
+        each = pauses / self._evaluations if self._evaluations else self.evaluation_seconds
+        evaluations = max(self._planned_evaluations - self._evaluations, 0)
+        pace = self._all_training_seconds / (self.step - self._first_step)
+        return pace * (self.steps - self.step) + each * evaluations
 
     def _show(self) -> None:
         if self._bar.shown:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from eval.blimp import PARADIGMS, BlimpRates, blimp_rates, correct_pairs
-from eval.intervals import Rate
+from eval.intervals import Difference, Rate
 from pipelines.evaluation.record import write_result
 from pipelines.evaluation.session import Comparison, Report
-from pipelines.evaluation.tables import Figure, Table, p_value, points
+from pipelines.evaluation.tables import Figure, Table, p_value
 from schemas.errors import RunError
 from schemas.evaluate import result_path
 from schemas.text import shorten
@@ -164,16 +164,22 @@ def _accuracy(rate: Rate) -> Figure:
     return Figure(f"{rate.rate:.4f}", f"{rate.low:.4f} to {rate.high:.4f}")
 
 
+def _difference(difference: Difference) -> Figure:
+    if difference.low is None or difference.high is None:
+        return Figure(f"{difference.difference:+.4f}")
+    return Figure(f"{difference.difference:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}")
+
+
 def _comparison(comparison: Comparison) -> Table:
     parts = {**comparison.by["phenomenon"], **comparison.by["field"], **comparison.by["overall"]}
     titles = {**_TITLES, **{field: f"field: {field}" for field in comparison.by["field"]}, "overall": "Overall"}
     rows: list[Sequence[str | Figure]] = [
-        [titles[part], str(diff.n), points(diff), p_value(diff.p), str(diff.only_first), str(diff.only_second)]
+        [titles[part], str(diff.n), _difference(diff), p_value(diff.p), str(diff.only_first), str(diff.only_second)]
         for part, diff in parts.items()
     ]
     return Table(
         f"BLiMP: {comparison.second} less {comparison.first}, on the same pairs",
-        ["Phenomenon", "n", "Difference (points)", "p", f"only {comparison.first}", f"only {comparison.second}"], rows,
-        "Percentage points. Intervals: 95%, paired bootstrap. p: McNemar's exact test. only: pairs that one model "
-        "alone has right.",
+        ["Phenomenon", "n", "Difference", "p", f"only {comparison.first}", f"only {comparison.second}"], rows,
+        "Difference of accuracies. Intervals: 95%, paired bootstrap. p: McNemar's exact test. only: pairs that one "
+        "model alone has right.",
     )  # fmt: skip

@@ -229,7 +229,7 @@ def _variety(models: Sequence[ModelSentiment]) -> Table:
         "repetition in a response": lambda model: _share(model.variety.repetition),
     }
     rows = [[name, *(text_of(model) for model in models)] for name, text_of in lines.items()]
-    note = "Shares are 0 to 1; docs/evaluate.md says what each is a share of. A blank response has no sentiment."
+    note = "docs/evaluate.md says what each percentage is a share of. A blank response has no sentiment."
     return Table("The responses themselves", ["", *(model.name for model in models)], rows, note)
 
 
@@ -238,4 +238,4 @@ def _distinct(n: int, model: ModelSentiment) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.1%}"

@@ -28,7 +28,7 @@ class TrainStatus(Status):
         step, steps: steps done of that stage, and all its steps; from disk the step of its last checkpoint; None before
             the stage begins.
         loss: mean training loss over the last logged steps.
-        held_out_loss: loss on held-out rows at the last evaluation.
+        held_out_loss: loss on the tokens of held-out rows at the last evaluation.
         tokens_per_second, eta_seconds: speed and longest time left of a training that runs.
     """
 

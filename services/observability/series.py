@@ -110,7 +110,9 @@ class TrainMetrics(Endpoint):
             "stage",
         )
         self.held_out_loss = self._gauge(
-            "kindling_train_held_out_loss", "Loss on held-out rows at the last evaluation, in nats as the loss", "stage"
+            "kindling_train_held_out_loss",
+            "Loss on held-out tokens at the last evaluation, in nats",
+            "stage",
         )
         self.learning_rate = self._gauge(
             "kindling_train_learning_rate", "Learning rate of the last logged step", "stage"

@@ -17,6 +17,7 @@ from services.observability.series import TrainMetrics
 from tests.support.files import write_jsonl
 from tests.support.processes import wait_for
 from tests.support.tiny_models import curve, job_of, job_on, save_tiny, sft
+from trainers import progress as progress_module
 from trainers.examples import lengths_of, read_examples
 from trainers.progress import StageProgress
 
@@ -117,6 +118,30 @@ def test_what_a_killed_start_told_behind_its_checkpoint_is_shown_once(tmp_path):
             progress.on_step(tokens=7)
             progress.on_held_out(loss)
     assert curve(tmp_path, "eval/loss") == [*((n, 3.0) for n in range(1, 11)), *((n, 2.0) for n in range(11, 21))]
+
+
+def test_the_time_left_counts_the_evaluations_to_come(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress_module, "monotonic", lambda: clock[0])
+    progress = StageProgress("0-sft", TrainMetrics("t"), tmp_path)
+    progress.evaluation_seconds = 30.0  # as measured before the first step
+    progress.begin(22, eval_steps=5)
+
+    def step():
+        clock[0] += 2.0
+        progress.on_step(tokens=7)
+        return progress._seconds_left()
+
+    assert [step() for _ in range(5)][-1] == 17 * 2 + 5 * 30  # after the steps 5, 10, 15, 20 and 22
+    clock[0] += 40.0
+    progress.on_held_out(2.0)
+    progress.resume()
+    assert step() == 16 * 2 + 4 * 40
+    again = StageProgress("0-sft", TrainMetrics("t"), tmp_path)
+    again.begin(22, step=20, eval_steps=5)
+    clock[0] += 2.0
+    again.on_step(tokens=7)
+    assert again._seconds_left() == 2  # and one evaluation, of which nothing is known yet
 
 
 def test_a_taken_port_gives_a_free_one(job, tmp_path, caplog):
