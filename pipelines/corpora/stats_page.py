@@ -10,7 +10,7 @@ from rich.text import Text
 from pipelines.corpora.rows import short_names
 from pipelines.corpora.stats import Composition, Corpus, Stats
 from schemas.outcomes import cut_off_share
-from schemas.text import shorten
+from schemas.text import plural, shorten
 
 # In a narrower terminal the openings of the parts would be folded into many short lines.
 _MIN_WIDTH_OF_OPENINGS = 100
@@ -69,9 +69,9 @@ def _notes(name: str, corpus: Corpus) -> Iterable[str]:
     if corpus.cut_off:
         yield f"{name}: cut off at max_tokens: {cut_off_share(corpus.cut_off, corpus.whole.stories)}"
     if corpus.without_text:
-        yield f"{name}: {corpus.without_text:,} rows without text were left out"
+        yield f"{name}: left out: {plural(corpus.without_text, 'row')} without text"
     if corpus.unreadable:
-        yield f"{name}: {corpus.unreadable:,} rows that cannot be read were left out"
+        yield f"{name}: left out: {plural(corpus.unreadable, 'row')} that cannot be read"
 
 
 def _parts(column: str, names: Sequence[str], corpora: Sequence[Corpus], openings: bool) -> Iterable[Table | Text]:

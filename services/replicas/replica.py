@@ -64,7 +64,8 @@ class Replica:
         self._claim: CoreClaim | None = None
         self._engine: Engine | None = None
         self._starting = asyncio.Lock()
-        self._log, self._phase = EngineLog(), start_phases.IMPORTING
+        self._log = EngineLog()
+        self._phase = start_phases.LOADING if spec.model.id == "fake" else start_phases.IMPORTING
         self._sessions: dict[str, Session] = {}
         self._death: EngineDeadError | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -93,7 +94,6 @@ class Replica:
 
     async def _start_engine(self, spec: EngineSpec) -> Engine:
         if spec.model.id == "fake":
-            self._phase = start_phases.LOADING
             return FakeEngine(spec)
         # Before vllm is imported, which takes 15 s: a misspelt model is reported at once.
         path, revision = locate(spec.model)

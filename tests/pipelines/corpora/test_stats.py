@@ -131,7 +131,7 @@ def test_corpora_of_others_in_any_format(tmp_path):
         assert {value: part.stories for value, part in both.by[column].items()} == values
     assert both.complete is None and json.loads(json.dumps(found.as_json()))["corpora"][1]["whole"]["words"] == 10
     text = shown(stats_page(found, 100))
-    assert "1 rows that cannot be read were left out" in text and "by" not in found.as_json()
+    assert "left out: 1 row that cannot be read" in text and "by" not in found.as_json()
 
 
 def test_emotions_are_counted_whatever_their_case(tmp_path):

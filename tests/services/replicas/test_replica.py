@@ -64,7 +64,7 @@ def test_a_replica_reports_each_phase_of_its_start_once(monkeypatch):
     monkeypatch.setattr(replica_module, "_PHASE_CHECK_SECONDS", 0.01)
 
     async def run():
-        replica, phases = Replica(spec := EngineSpec(Model(id="fake"))), []
+        replica, phases = Replica(spec := EngineSpec(Model(id="embedded"))), []
 
         async def follow():
             while phase := await replica.start_phase(phases[-1] if phases else ""):
