@@ -89,7 +89,7 @@ def test_the_endpoint_tells_how_far_it_is_and_a_resumed_training_counts_on(job, 
     assert (told.kind, told.source, told.stages, told.stage) == ("train", "endpoint", ["0-sft"], 0)
     assert told.step >= value("steps_total") and told.steps == 400 * 7 and 0 < told.loss < 10 and told.eta_seconds > 0
     stopped = status(str(folder))
-    assert (stopped.source, stopped.complete, stopped.steps) == ("disk", False, 400 * 7) and stopped.silent
+    assert (stopped.source, stopped.complete, stopped.steps) == ("disk", False, 400 * 7) and stopped.state == "stopped"
     assert stopped.step == max(map(step_of, folder.glob("work/0-sft/checkpoint-*"))) and 0 < stopped.held_out_loss < 10
     record = json.loads((folder / "train.json").read_text())
     assert record["ended_at"] >= record["created_at"]
