@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipelines.cli import bench, checks, corpora, models, runs
+from pipelines.cli import bench, checks, corpora, models, publishing, runs
 from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoreError
 from schemas.secrets import command_line
 from services.observability import logs, start_phases, streams
@@ -55,11 +55,11 @@ _VERBS = (
     runs.verify,
     corpora.stats,
     corpora.compare,
-    corpora.export,
+    publishing.export,
     corpora.compose,
     models.train,
     models.evaluate,
-    models.push,
+    publishing.push,
 )
 for _verb in _VERBS:
     app.command()(_verb)

@@ -1,4 +1,4 @@
-"""The verbs about models: train, evaluate, push."""
+"""The verbs about models: train, evaluate."""
 
 import contextlib
 import sys
@@ -91,21 +91,6 @@ def _print_table(trained: list["TrainingResult"]) -> None:
     for row in rows:
         cells = [f"{cell:{width}}" for cell, width in zip(row[:3], widths, strict=True)]
         print("  ".join([*cells, row[3]]).rstrip())
-
-
-def push(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="folder of a trained model: the job's output.path")],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="name of the repository on the Hub: owner/name")],
-    public: Annotated[bool, typer.Option("--public", help="make the repository public; by default private")] = False,
-    as_json: Json = False,
-) -> None:
-    """Upload a trained model and its card to the Hub, with the token of `hf auth login` or HF_TOKEN."""
-    from pipelines.publishing.hub import push
-
-    pushed = push(folder, repo, public)
-    if as_json:
-        return print_json(pushed.as_json())
-    print(f"{len(pushed.files)} files are at {pushed.url} ({'private' if pushed.private else 'public'})")
 
 
 @logged

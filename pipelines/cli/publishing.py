@@ -1,0 +1,106 @@
+"""The verbs that publish: export, push."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import Json, Run, print_json
+from schemas.errors import JobError
+
+
+class FileFormat(StrEnum):
+    """Formats that `export` writes."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+    csv = "csv"
+    messages = "messages"
+    alpaca = "alpaca"
+    prompt_completion = "prompt-completion"
+    prompts = "prompts"
+
+
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option("--to", help="a new .parquet, .jsonl or .csv file; or a new or empty folder")],
+    file_format: Annotated[
+        FileFormat | None,
+        typer.Option(
+            "--format",
+            help="type of a folder's files (default parquet); or columns for trainers: messages, alpaca, "
+            "prompt-completion; or prompts, for a run of evaluation_prompts",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="columns in their order; inputs.NAME is a column of your own file"),
+    ] = None,
+    flatten: Annotated[
+        bool, typer.Option("--flatten", help="columns of your own file, in place of `inputs` with their JSON")
+    ] = False,
+    test: Annotated[float, typer.Option(help="share of the input rows in a split `test`: 0.1")] = 0.0,
+    seed: Annotated[int, typer.Option(help="seed that chooses the rows of --test")] = 0,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="license for the card, as the Hub names it: cc-by-4.0")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="languages for the card: en, or en,de")] = None,
+    per_emotion: Annotated[
+        int | None,
+        typer.Option(min=1, help="number of prompts kept for each emotion; by default 30, as in the paper"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's accepted rows as a dataset with a card, ready for load_dataset and the Hub, or as one file."""
+    if file_format is FileFormat.prompts:
+        options = {"columns": columns, "flatten": flatten, "test": test, "license": license_, "language": language}
+        for name in (name for name, value in options.items() if value):
+            raise JobError(f"--{name}", options[name], "a set of prompts has one form", "leave the option out")
+        return _export_prompts(run, to, per_emotion or 30, as_json)
+    if per_emotion is not None:
+        cause = "it limits the prompts in a set of prompts, and no such set is exported"
+        raise JobError("--per-emotion", per_emotion, cause, "add --format prompts")
+    from pipelines.publishing.export import export, load_command
+
+    names = None if columns is None else [name.strip() for name in columns.split(",")]
+    exported = export(
+        run, to, file_format.value if file_format else None, names, flatten, test, seed, license_, language
+    )
+    if as_json:
+        return print_json(exported.as_json())
+    unfinished = "" if exported.complete else " (the run is not complete)"
+    splits = ", ".join(f"{rows} {name}" for name, rows in exported.splits.items())
+    parts = f" ({splits})" if len(exported.splits) > 1 else ""
+    files = "1 file" if len(exported.files) == 1 else f"{len(exported.files)} files"
+    print(f"{exported.rows} rows{parts} in {files}{unfinished}")
+    print(f"columns: {', '.join(exported.columns)}")
+    print(f"load it: {load_command(exported)}")
+
+
+def push(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="folder of a trained model: the job's output.path")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="name of the repository on the Hub: owner/name")],
+    public: Annotated[bool, typer.Option("--public", help="make the repository public; by default private")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload a trained model and its card to the Hub, with the token of `hf auth login` or HF_TOKEN."""
+    from pipelines.publishing.hub import push
+
+    pushed = push(folder, repo, public)
+    if as_json:
+        return print_json(pushed.as_json())
+    print(f"{len(pushed.files)} files are at {pushed.url} ({'private' if pushed.private else 'public'})")
+
+
+def _export_prompts(run: str, to: str, per_emotion: int, as_json: bool) -> None:
+    from pipelines.publishing.export_prompts import export_prompts
+
+    exported = export_prompts(run, to, per_emotion)
+    if as_json:
+        return print_json(exported.as_json())
+    columns = ("prompts", "short", "duplicates", "spare", "unparsed", "refused")
+    print(f"{'emotion':16}{''.join(f'{name:>12}' for name in columns)}")
+    for emotion, counts in exported.as_json()["emotions"].items():
+        print(f"{emotion:16}{''.join(f'{counts[name]:12}' for name in columns)}")
+    prompts = sum(len(emotion.prompts) for emotion in exported.emotions.values())
+    print(f"{prompts} prompts in {to}{'' if exported.complete else ' (the run is not complete)'}")
