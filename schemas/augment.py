@@ -27,6 +27,24 @@ class Quality(Section):
     and counted"""
 
 
+class Budget(Section):
+    """Limits of a run, over all its starts. The job stops before one is passed (exit code 75), finished rows are kept,
+    and with a higher limit the same command goes on. No limit is part of the run's identity."""
+
+    tokens: int | None = Field(None, gt=0)
+    """largest number of output tokens, those of rejected and failed rows included. Rows in flight count with their
+    `max_tokens`, so the limit is never passed"""
+    hours: float | None = Field(None, gt=0)
+    """largest number of replica-hours, the start of engines included: two replicas use it up twice as fast"""
+    cost: float | None = Field(None, gt=0)
+    """largest cost, by `cluster.price_per_replica_hour`, in the same currency"""
+
+    @property
+    def is_empty(self) -> bool:
+        """True where there is no limit."""
+        return self == Budget()
+
+
 class AugmentJob(Section):
     """Job of `kindling augment`: input rows go through a recipe and a model into shards."""
 
@@ -53,6 +71,8 @@ class AugmentJob(Section):
     `sampling`, of which every combination is a variant; or a list of the variants themselves"""
     quality: Quality = Field(Quality(), exclude_if=lambda quality: quality == Quality())
     """rules that reject texts, whatever the recipe"""
+    budget: Budget = Field(Budget(), exclude_if=lambda budget: budget.is_empty)
+    """limits of the run: tokens, replica-hours, cost"""
     engine: EngineArguments = Field(default={})
     """engine arguments under vLLM's names, passed to vLLM unchanged"""
     cluster: Cluster = Cluster()
@@ -68,6 +88,20 @@ class AugmentJob(Section):
     def _check_sweep(self) -> "AugmentJob":
         self.variants()
         return self
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> "AugmentJob":
+        longest = self.max_tokens
+        if self.budget.tokens is not None and self.budget.tokens < longest:
+            raise ValueError(f"budget.tokens = {self.budget.tokens} is below max_tokens = {longest}: no row fits in")
+        if self.budget.cost is not None and self.cluster.price_per_replica_hour is None:
+            raise ValueError("budget.cost needs a price: give cluster.price_per_replica_hour")
+        return self
+
+    @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens of one output, of all variants."""
+        return max(int(variant.sampling.model_dump()["max_tokens"]) for variant in self.variants())
 
     def variants(self) -> list[Variant]:
         """Returns the variants of each row: the combinations of the sweep, or the job's own prompt and sampling

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemas.sweep import DEFAULT_VARIANT
 
 MANIFEST_KEY = b"kindling.manifest"
+REPLICA_SECONDS = "kindling_replica_seconds_total"
+"""name in `RunRecord.last_metrics` of the seconds of all replicas, which the cost of a run comes from"""
 
 
 class Record(BaseModel):
@@ -96,9 +98,14 @@ class RunRecord(Record):
     """end of the last start that generated rows and was not killed: ISO 8601, UTC"""
     last_metrics: dict[str, float] = {}
     """values of the Prometheus series at that end, by the names that a query uses:
-    `{'kindling_rows_total{state="error"}': 2}`"""
+    `{'kindling_rows_total{state="error"}': 2}`. While a start runs, its replica-seconds are renewed each minute"""
     versions: dict[str, str] = {}
     """versions of Kindling and of the libraries of the last start"""
+
+    @property
+    def replica_seconds(self) -> float:
+        """Seconds of all replicas, in all starts."""
+        return self.last_metrics.get(REPLICA_SECONDS, 0.0)
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,5 @@
-"""Texts of unknown origin (data, models, libraries' errors), made safe to print and short enough for one line."""
+"""Texts of unknown origin (data, models, libraries' errors), made safe to print and short enough for one line; and
+amounts."""
 
 import json
 from typing import Any
@@ -29,6 +30,11 @@ def printable(text: str) -> str:
     """Returns a text without control characters and direction marks; its line ends stay."""
     lines = text.replace("\r\n", "\n").split("\n")
     return "\n".join("".join(map(_printable_character, line)) for line in lines)
+
+
+def format_amount(value: float) -> str:
+    """Formats a number: whole and large ones as `1,873`, others with four digits."""
+    return f"{value:,.0f}" if value == int(value) or value >= 1000 else f"{value:.4g}"
 
 
 def wide_encoding(head: bytes) -> str:

@@ -5,6 +5,7 @@ plan.py              run.json of a new or a resumed run, and the rows that are l
 card.py              the dataset card, renewed with each commit
 first_rows.py        refuses a job whose first rows have no prompt, before engines start
 retries.py           `--retry`: rows that were rejected or failed are generated again
+budget.py            limits of tokens, hours and cost, and what is used of them
 shared.py            engines and an endpoint that the runs of one evaluation share
 progress.py          counts, the progress bar, log lines
 eta.py               throughput of the last minutes, and the time left with its interval

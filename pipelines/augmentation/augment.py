@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.augmentation.budget import RunBudget
 from pipelines.augmentation.card import RunCard
 from pipelines.augmentation.first_rows import refuse_rows_without_prompts
 from pipelines.augmentation.plan import facts_of, near_duplicates_of, new_run, plan_run, variant_settings, work_rows
@@ -24,8 +25,8 @@ from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
 from schemas.outcomes import by_frequency
-from schemas.rows import ERROR, REJECTED, ROW_SCHEMA, STATES, counts_text
-from schemas.run import RunRecord
+from schemas.rows import ERROR, REJECTED, ROW_SCHEMA, STATES, FinishedRows, counts_text
+from schemas.run import REPLICA_SECONDS, RunRecord
 from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target
 from services.observability.series import AugmentMetrics
@@ -174,6 +175,8 @@ def _generate(
     stop_within: Callable[[], float | None],
     replicas: KeptReplicas | None,
 ) -> None:
+    budget = RunBudget(job, progress)
+    budget.refuse_if_used_up()
     check_model(job.model, job.cluster)
     run.start_id = progress.metrics.start_id
     store.write_run(run)  # `status` finds the endpoint there, also while the engines start, which takes minutes
@@ -197,10 +200,21 @@ def _generate(
                 display.update(None if is_serving else pool.start_phase())
                 progress.publish(pool)
                 progress.warn_of_failures()
-            return stop_within() if writer.error is None else 0.0
+                budget.update(pool)
+                if progress.is_cost_due():
+                    with suppress(Exception):  # a later one is saved, or the writer reports the fault
+                        lease.check()
+                        run.last_metrics = {**run.last_metrics, REPLICA_SECONDS: progress.replica_seconds}
+                        store.write_run(run)
+            limits = (stop_within(), budget.stop_within())
+            return min((limit for limit in limits if limit is not None), default=None) if writer.error is None else 0.0
+
+        def take(finished: FinishedRows) -> None:
+            budget.on_finished(finished)
+            writer.put(finished)
 
         def on_ready(member: Member) -> None:
-            progress.on_serving(member)
+            progress.on_serving()
             _record_engine(store, run, member)
 
         recipes = {name: settings.recipe for name, settings in variants.items()}
@@ -209,7 +223,9 @@ def _generate(
             rows_to_retry(run, reader, recipes, writer, store, retried, duplicates),
         )
         left = progress.total - progress.finished
-        coordinator = Coordinator(pool, variants, rows, left, writer.put, update_and_stop_within, on_ready)
+        coordinator = Coordinator(
+            pool, variants, rows, left, take, update_and_stop_within, on_ready, budget.max_in_flight
+        )
         progress.metrics.add_replica_series(coordinator.replicas)
         try:
             done = coordinator.run()
@@ -226,6 +242,8 @@ def _generate(
         raise unwritable(store.url, writer.error, resumable=True) from writer.error
     lease.check()
     card.renew_if_outdated()
+    if not done and budget.is_used_up:
+        raise budget.error()
     if not done:
         raise StoppedError(
             "", None, f"by a signal, after {progress.finished} of {progress.total} rows; they are kept",

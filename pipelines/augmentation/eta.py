@@ -93,6 +93,11 @@ class Pace:
         seconds = max(now - began, _STEP_SECONDS)
         return Rates(*(moments[:, 1:4].sum(axis=0) / seconds).tolist()) if len(moments) else Rates()
 
+    def longest_row(self, now: float) -> float:
+        """Returns the duration of the longest row of the history, in seconds; 0 before the first row."""
+        _, moments = self._since(now - HISTORY_SECONDS)
+        return float(moments[:, 4].max()) if len(moments) else 0.0
+
     def eta(self, now: float, left: float) -> Eta | None:
         """Estimates when `left` more rows will be generated, if the rest of the run is like the history.
 

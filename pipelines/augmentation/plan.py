@@ -17,7 +17,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.rows import WorkRow
-from schemas.run import InputSource, RunRecord, RunVariant
+from schemas.run import REPLICA_SECONDS, InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
 from services.replicas.row_records import Recipe, VariantSettings
 from services.storage.parts import retry_of
@@ -76,8 +76,12 @@ def planned_run(
     """
     run = new_run(job, recipes, inputs, facts)
     old = store.read_run()
-    if old is None or not store.has_rows():
+    if old is None:
         return run
+    if not store.has_rows():
+        # The same job may have paid for engines that did not get as far as a row.
+        kept = {REPLICA_SECONDS: old.replica_seconds} if old.replica_seconds and old.identity == run.identity else {}
+        return run.model_copy(update={"last_metrics": kept})
     return _extended(old, run, store.url) if extend else _resumed(old, run, store.url)
 
 

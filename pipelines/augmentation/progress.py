@@ -19,7 +19,6 @@ from schemas.text import clock, plural
 from services.observability.series import AugmentMetrics
 from services.observability.start_phases import Phase
 from services.observability.terminal import LINE_SECONDS, Bar
-from services.replicas.members import Member
 from services.replicas.replica_pool import ReplicaPool
 from services.storage.shard_index import Totals
 
@@ -27,6 +26,7 @@ _log = logging.getLogger("kindling")
 
 # Gauges and the bar are updated at most this often.
 _PUBLISH_SECONDS = 0.2
+_SAVE_COST_SECONDS = 60.0
 # A job warns where this share of its rows failed: while it runs once so many rows are finished, and at its end.
 _FAILED_SHARE, _MIN_ROWS_TO_WARN = 0.1, 100
 
@@ -53,11 +53,13 @@ class AugmentProgress:
         self._ended_at: float | None = None
         self._pace = Pace()
         self._due_at = 0.0
-        self._published_at = monotonic()
+        self._published_at: float | None = None
+        self._cost_due_at = monotonic() + _SAVE_COST_SECONDS
         self._restarts = 0
         self._has_warned = False
         # The cost of a run is that of all its starts.
-        metrics.replica_seconds.inc(run.last_metrics.get("kindling_replica_seconds_total", 0))
+        self.replica_seconds = run.replica_seconds
+        metrics.replica_seconds.inc(self.replica_seconds)
 
     @property
     def rows(self) -> Counter[str]:
@@ -80,9 +82,8 @@ class AugmentProgress:
         """Counts rows that earlier starts finished in shards that are still open."""
         self._count_rows(batch)
 
-    def on_serving(self, member: Member) -> None:
+    def on_serving(self) -> None:
         """Records that a replica is up; rates count from the first replica on."""
-        self.metrics.replica_seconds.inc(member.start_seconds)
         self._serving_since = self._serving_since or monotonic()
         self._pace.begin(self._serving_since)
 
@@ -125,6 +126,17 @@ class AugmentProgress:
         left = left_to_generate(self.total - self.finished, self._in_flight, generated, self._refused_here)
         return self._pace.eta(self._ended_at or monotonic(), left)
 
+    def is_cost_due(self) -> bool:
+        """Returns whether it is time to save `replica_seconds`: a killed start does not save them at its end."""
+        if (now := monotonic()) < self._cost_due_at:
+            return False
+        self._cost_due_at = now + _SAVE_COST_SECONDS
+        return True
+
+    def longest_row_seconds(self) -> float:
+        """Returns the longest time that a recent row was with its engine; 0 before the first row of this start."""
+        return self._pace.longest_row(monotonic())
+
     def goodput(self) -> float:
         """Returns the output tokens of accepted rows a second, since the first replica of this start was up."""
         return self._accepted_tokens_here / self.serving_seconds if self.serving_seconds else 0.0
@@ -150,7 +162,9 @@ class AugmentProgress:
         serving = [member for member in pool.members if member.phase == "serving"]
         starting = sum(member.phase == "starting" for member in pool.members)
         now = monotonic()
-        metrics.replica_seconds.inc(len(serving) * (now - self._published_at))
+        paid = sum(member.is_paid for member in pool.members) * (now - (self._published_at or now))
+        self.replica_seconds += paid
+        metrics.replica_seconds.inc(paid)
         self._published_at = now
         metrics.replicas.labels(run, "serving").set(len(serving))
         metrics.replicas.labels(run, "starting").set(starting)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.augmentation.budget import Spent, list_spent_on_disk
 from pipelines.checking.findings import Finding, answers, format_bytes, list_gpus
 from pipelines.jobfile import as_job
 from pipelines.previewing.rendering import render_job
@@ -14,7 +15,7 @@ from pipelines.previewing.rows import Population
 from pipelines.result import Result
 from schemas.augment import AugmentJob
 from schemas.errors import EngineError, JobError
-from schemas.text import plural
+from schemas.text import format_amount, plural
 from services.models.checkpoints import locate
 from services.observability.start_phases import engine_start
 from services.replicas.row_records import VariantSettings
@@ -105,6 +106,7 @@ def check(
     findings += [
         _refusals(len(population.rendered), sum(refused.values())),
         *_lengths(job, rendered.variants, population),
+        *(_budget(part, job.max_tokens, population) for part in list_spent_on_disk(job, rendered.run)),
     ]
     prompts = [
         RenderedPrompt(row.number, row.work.source, row.work.row_index, row.work.variant, rendered.messages(row))
@@ -136,6 +138,24 @@ def _lengths(job: AugmentJob, variants: Mapping[str, VariantSettings], populatio
         remedy = "raise engine.max_model_len, or lower sampling.max_tokens: a prompt that does not fit is an error"
         return [Finding("prompts", "warning", f"{text}: together more than engine.max_model_len = {bound:,}", remedy)]
     return [Finding("prompts", "ok", text)]
+
+
+def _budget(part: Spent, longest: int, population: Population) -> Finding:
+    """Compares what is left of a limit with a forecast: by the rows that are done, or by `max_tokens`."""
+    left = f"{format_amount(part.left)} {part.unit} are left of {part.key} = {format_amount(part.limit)}"
+    remedy = f"raise {part.key}, or let the job stop there: finished rows are kept, and it resumes with a higher one"
+    if population.rows_done and part.used:
+        needed = part.used / population.rows_done * population.rows_left
+        text = f"{left}; the rows that are left take about {format_amount(needed)}, if they are like the others"
+        return Finding("budget", "warning", text, remedy) if needed > part.left else Finding("budget", "ok", text)
+    if part.key != "budget.tokens":
+        return Finding("budget", "ok", f"{left}; `kindling preview` forecasts what the rows take")
+    needed = population.rows_to_generate * longest
+    text = f"{left}; the rows that are left take at most {format_amount(needed)}, at {longest:,} for each"
+    if needed <= part.left:
+        return Finding("budget", "ok", text)
+    text += f". {int(part.left // longest):,} rows fit in any case; `kindling preview` forecasts what they take"
+    return Finding("budget", "warning", text, remedy)
 
 
 def _model(job: AugmentJob) -> Finding:

@@ -1,10 +1,11 @@
 """`kindling preview`: runs a few rows of a job, and forecasts the whole job. Nothing is written."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.augmentation.budget import list_spent_on_disk
 from pipelines.jobfile import as_job
 from pipelines.previewing.forecast import Forecast, make_forecast
 from pipelines.previewing.rendering import render_job
@@ -13,6 +14,8 @@ from pipelines.previewing.running import run_rows
 from pipelines.result import Result
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
+from schemas.run import RunRecord
+from schemas.text import format_amount
 from services.replicas.placement import check_model
 
 _MIN_ROWS = 2
@@ -98,7 +101,24 @@ def preview(
     records = run.records if run else []
     shown = [_previewed_row(row, record, rendered.messages(row)) for row, record in zip(drawn, records, strict=True)]
     forecast = make_forecast(population, drawn, run, job.cluster.replicas, job.cluster.price_per_replica_hour, seed)
+    forecast = replace(forecast, notes=[*forecast.notes, *_budget_notes(job, rendered.run, forecast)])
     return Preview(job.name, shown, len(population.rendered), population.refusals(), forecast)
+
+
+def _budget_notes(job: AugmentJob, run: RunRecord, forecast: Forecast) -> Iterator[str]:
+    """Yields a sentence for each limit that the rows that are left will pass, or may pass."""
+    intervals = {"tokens": forecast.output_tokens, "hours": forecast.replica_hours, "cost": forecast.cost}
+    for part in list_spent_on_disk(job, run):
+        interval = intervals[part.key.removeprefix("budget.")]
+        if interval is not None and interval.high > part.left:
+            low, value, high = map(format_amount, (interval.low, interval.value, interval.high))
+            is_likely = interval.value > part.left
+            rows = part.left / interval.value * forecast.rows
+            ends = f"stops after about {rows:,.0f} of them" if is_likely else "may stop before its end"
+            yield (
+                f"warning: {format_amount(part.left)} {part.unit} are left of {part.key}, and the {forecast.rows:,} "
+                f"rows that are left take {value} ({low} to {high}): the job {ends}"
+            )
 
 
 def _previewed_row(row: RenderedRow, record: Mapping[str, Any], messages: list[dict[str, Any]]) -> PreviewedRow:

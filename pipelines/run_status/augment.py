@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipelines.run_status.history import read_history, spans_of_rows
 from pipelines.run_status.page import Status
 from schemas.outcomes import OUTCOME_COLUMNS, Outcomes, by_frequency
 from schemas.rows import ACCEPTED, STATES
-from schemas.run import RunRecord
+from schemas.run import REPLICA_SECONDS, RunRecord
 from services.observability.endpoint_reader import EndpointError, EndpointMetrics, read_endpoint
 from services.storage.parts import part_number, retry_of
 from services.storage.row_log import open_row_log
@@ -55,8 +55,10 @@ class RunStatus(Status):
         slowest_shards: the committed ones that took longest.
         open_shards: those that have a row and are not committed, the oldest first.
         metrics: address of the endpoint.
-        replica_hours: that replicas were there, in all starts but killed ones; None before that is known.
+        replica_hours: that replicas were there, in all starts, of killed ones up to their last minute; None before that
+            is known.
         cost: of these, at the job's price of an hour; None where it has none.
+        budget: limits of `output_tokens`, `replica_hours` and `cost` that the job has, as `tokens`, `hours`, `cost`.
     """
 
     kind: str = "augment"
@@ -87,6 +89,7 @@ class RunStatus(Status):
     replica_hours: float | None = None
     cost: float | None = None
     left_to_retry: int = 0
+    budget: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_answered(self) -> bool:
@@ -181,6 +184,7 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         slowest_shards=_slowest(table),
         open_shards=_open(run, logs),
         metrics=run.metrics,
+        budget={name: limit for name, limit in run.job.get("budget", {}).items() if limit is not None},
     )
     return replace(status, **_cost(run.last_metrics.get))
 
@@ -286,7 +290,7 @@ def _cost(value: Callable[[str], float | None]) -> dict[str, Any]:
     Args:
         value: gives the value of a metric by its name, or None.
     """
-    seconds, price = value("kindling_replica_seconds_total"), value("kindling_price_per_replica_hour")
+    seconds, price = value(REPLICA_SECONDS), value("kindling_price_per_replica_hour")
     if seconds is None:
         return {}
     cost = None if price is None or not math.isfinite(price) else round(seconds / 3600 * price, 2)

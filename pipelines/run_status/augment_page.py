@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pipelines.run_status.page import age, progress_bar, time_left, titled_list
 from schemas.outcomes import cut_off_share
 from schemas.rows import counts_text
-from schemas.text import clock, plural, shorten
+from schemas.text import clock, format_amount, plural, shorten
 
 if TYPE_CHECKING:
     from pipelines.run_status.augment import RunStatus
@@ -64,6 +64,8 @@ def _facts(status: "RunStatus", now: datetime, width: int) -> list[str]:
     if status.replica_hours is not None:
         price = "" if status.cost is None else f"{status.cost:,.2f}, "
         lines.append(f"cost      {price}{status.replica_hours:,.3g} replica-hours")
+    if status.budget:
+        lines.append(f"budget    {_budget(status)}")
     if not status.complete and status.last_row_at:
         lines.append(f"last row  {age(status.last_row_at, now)} ago")
     return lines
@@ -72,6 +74,16 @@ def _facts(status: "RunStatus", now: datetime, width: int) -> list[str]:
 def _state(status: "RunStatus") -> str:
     serving = any(replica["state"] == "serving" for replica in status.replicas)
     return "starting" if status.source == "endpoint" and not serving else status.state_text()
+
+
+def _budget(status: "RunStatus") -> str:
+    used = {
+        "tokens": (f"{status.output_tokens:,}", "output tokens"),
+        "hours": (f"{status.replica_hours or 0:,.3g}", "replica-hours"),
+        "cost": (f"{status.cost or 0:,.2f}", "of cost"),
+    }
+    parts = [f"{used[name][0]} of {format_amount(limit)} {used[name][1]}" for name, limit in status.budget.items()]
+    return f"{', '.join(parts)} used"
 
 
 def _replicas(status: "RunStatus", now: datetime) -> list[str]:

@@ -5,6 +5,7 @@ Names follow Prometheus' conventions: base units, `_total` for counters. Every s
 
 from collections.abc import Callable
 
+from schemas.run import REPLICA_SECONDS
 from services.observability.metrics import Endpoint, ReplicaCollector, ReplicaStatus
 
 # From a short answer on a GPU to a long one on a busy CPU.
@@ -85,8 +86,9 @@ class AugmentMetrics(Endpoint):
             "kindling_replica_restarts_total", "Replicas that replaced dead ones, in this start"
         )
         self.replica_seconds = self._counter(
-            "kindling_replica_seconds_total",
-            "Seconds of all replicas, summed, engine start-up included; killed starts are not counted",
+            REPLICA_SECONDS,
+            "Seconds of all replicas in all starts, summed, engine start-up included; of a killed start up to its last "
+            "minute",
         )
         self.price = self._gauge(
             "kindling_price_per_replica_hour",

@@ -21,6 +21,7 @@ The coordinator works on any `Pool`: Ray actors in production, simulated replica
 
 import logging
 import math
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -95,6 +96,7 @@ class Coordinator:
         stop_within: None until a stop signal came, then the seconds in which rows in flight may still finish; called
             several times a second.
         on_ready: called with each replica that begins to serve.
+        max_in_flight: returns the number of rows that all replicas may have together; none is sent beyond it.
     """
 
     def __init__(
@@ -106,11 +108,13 @@ class Coordinator:
         sink: Callable[[FinishedRows], None],
         stop_within: Callable[[], float | None],
         on_ready: Callable[[Member], None],
+        max_in_flight: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         self._pool, self._variants = pool, variants
         self._window = DispatchWindow(rows)
         self._unfinished = total
         self._sink, self._stop_within, self._on_ready = sink, stop_within, on_ready
+        self._max_in_flight = max_in_flight
         self._suspect_rows: deque[WorkRow] = deque()
         self._isolated_rows: deque[WorkRow] = deque()
         self._quarantine: list[FinishedRows] = []
@@ -188,19 +192,21 @@ class Coordinator:
         return True
 
     def _dispatch(self) -> None:
-        """Fills every serving replica up to its share."""
+        """Fills every serving replica up to its share, while more rows may be in flight."""
         serving = [member for member in self._pool.members if member.phase == "serving"]
         isolation_replica = self._isolation_replica(serving)
+        allowed = self._max_in_flight()
         for member in serving:
+            room = allowed - self.in_flight if allowed < self._unfinished else allowed
             if member is isolation_replica:
                 # It takes no other rows, and so runs empty before it gets the first isolated one.
-                if self._isolated_rows and not member.rows:
+                if self._isolated_rows and not member.rows and room > 0:
                     self._send(member, [self._isolated_rows.popleft()])
                 continue
             # Near the end the rows that are left are shared out evenly. At least one row is asked for: `total` is only
             # an upper bound, and the window learns that the planner has no more rows only by asking.
-            even_share = max(math.ceil(self._unfinished / len(serving)), 1)
-            capacity = min(member.share, even_share) - len(member.rows)
+            even_share = max(math.ceil(min(self._unfinished, allowed) / len(serving)), 1)
+            capacity = min(min(member.share, even_share) - len(member.rows), room)
             if self._suspect_rows and capacity > 0:
                 capacity -= self._send_suspect_rows(member, capacity)
             while capacity > 0 and self._characters[member.number] < _MAX_CHARACTERS_IN_FLIGHT:

@@ -24,8 +24,6 @@ class Member:
         rows: rows that it has now, by their `output_id`.
         share: number of requests that it may have in flight for this job.
         kv_cache_usage: share of its engine's KV cache in use at its last answer; see `Engine.kv_cache_usage`.
-        start_seconds: time from its creation, or from the beginning of the job's pool where that was later, until it
-            served this job; 0 for a replica of a warm pool.
         node: id of its Ray node.
         cores: numbers of the CPU cores that its engine computes on; empty on GPUs.
         info: facts of its engine; set when it begins to serve.
@@ -41,11 +39,15 @@ class Member:
     rows: dict[int, WorkRow] = field(default_factory=dict)
     share: int = 0
     kv_cache_usage: float = math.nan
-    start_seconds: float = 0.0
     node: str = ""
     cores: tuple[int, ...] = ()
     info: EngineInfo = field(init=False, repr=False)
     engine_died: bool = False
+
+    @property
+    def is_paid(self) -> bool:
+        """True while it costs this job: it serves, or the job started it and it has a node."""
+        return self.phase == "serving" or (self.phase == "starting" and self.placement is None and not self.is_warm)
 
 
 @dataclass(frozen=True)

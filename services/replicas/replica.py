@@ -69,7 +69,7 @@ class Replica:
         self._sessions: dict[str, Session] = {}
         self._death: EngineDeadError | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._created_at = self._idle_since = monotonic()
+        self._idle_since = monotonic()
         if idle_seconds is not None:
             threading.Thread(target=self._end_if_never_started, args=(idle_seconds,), daemon=True).start()
 
@@ -143,7 +143,7 @@ class Replica:
         self._sessions[job_id] = session
         node = ray.get_runtime_context().get_node_id()
         missing = self._claim.missing if self._claim is not None else 0
-        return OpenedSession(info, node, self._cores, missing, self._share(session), monotonic() - self._created_at)
+        return OpenedSession(info, node, self._cores, missing, self._share(session))
 
     async def submit(self, message: bytes) -> None:
         """Takes rows and returns at once; `exchange` returns them when they are finished.

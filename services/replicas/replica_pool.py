@@ -74,7 +74,7 @@ class ReplicaPool:
         self._head_watch = HeadWatch()
         self._deaths: Counter[int] = Counter()
         self.restarts = 0
-        self._kept, self._began_at = kept, time.monotonic()
+        self._kept = kept
         left = kept.take() if kept is not None else []
         name, actors = ("", []) if left else find_pool(model, engine)
         actors = actors[:max_adopted]
@@ -272,7 +272,6 @@ class ReplicaPool:
     def _ready(self, member: Member, session: OpenedSession) -> Ready:
         member.share = session.share
         member.info, member.node, member.cores = session.info, session.node, session.cores
-        member.start_seconds = 0.0 if member.is_warm else min(session.uptime_seconds, time.monotonic() - self._began_at)
         member.phase = "serving"
         if session.cores_missing:
             _log.warning(

@@ -41,7 +41,6 @@ class OpenedSession:
         cores: numbers of the CPU cores that its engine computes on; empty on GPUs.
         cores_missing: number of cores that it should have and that other engines reserved.
         share: number of requests that the job may have in flight.
-        uptime_seconds: time since the replica was created, the start of its engine included.
     """
 
     info: EngineInfo
@@ -49,7 +48,6 @@ class OpenedSession:
     cores: tuple[int, ...]
     cores_missing: int
     share: int
-    uptime_seconds: float
 
 
 @dataclass

@@ -70,7 +70,7 @@ def rows(count):
     return iter([WorkRow(number, 0, "in", number, 0, {"text": "x"}) for number in range(count)])
 
 
-def run(pool, number, stop_within=lambda: None):
+def run(pool, number, stop_within=lambda: None, **options):
     finished, failed = [], {}
 
     def sink(message):
@@ -80,7 +80,7 @@ def run(pool, number, stop_within=lambda: None):
             finished.extend(message.output_ids)
 
     variants = {"default": VariantSettings(RECIPE, {}, 0, "fake")}
-    feeder = Coordinator(pool, variants, rows(number), number, sink, stop_within, lambda member: None)
+    feeder = Coordinator(pool, variants, rows(number), number, sink, stop_within, lambda member: None, **options)
     return feeder.run(), finished, failed
 
 
@@ -102,6 +102,17 @@ def test_a_replica_has_few_large_rows_at_a_time(monkeypatch):
     done, finished, failed = run(pool, 50)
     assert done and sorted(finished) == list(range(50)) and not failed
     assert max(most) == 3
+
+
+def test_no_more_rows_are_in_flight_than_allowed_whatever_dies(monkeypatch):
+    pool, most = DyingPool(2, random.Random(0), {7, 30}, kills=5), []
+    wait = pool.wait
+    monkeypatch.setattr(
+        pool, "wait", lambda timeout: most.append(sum(len(m.rows) for m in pool.members)) or wait(timeout)
+    )
+    done, finished, failed = run(pool, 100, max_in_flight=lambda: 5)
+    assert done and sorted([*finished, *failed]) == list(range(100)) and set(failed) == {7, 30}
+    assert max(most) == 5
 
 
 def test_a_poison_row_costs_three_engines():
