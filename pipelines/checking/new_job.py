@@ -21,6 +21,13 @@ from schemas.text import shorten
 # Rows that are looked at to guess what a column holds.
 _PROBED_ROWS = 50
 _MAX_COLUMNS = 8
+RAY_IGNORE_FILE = ".rayignore"
+_RAY_IGNORED = """\
+# Left out of the working directory of a Ray job (`ray job submit --working-dir .`), as is all that .gitignore names.
+runs/
+checkpoint-*/
+.venv/
+"""
 _EMOTION_COLUMNS = ("emotion", "emotions", "label", "labels")
 
 
@@ -94,6 +101,20 @@ def write_job(job: NewJob) -> None:
         except OSError as error:
             cause = f"cannot be written: {error.strerror or error}"
             raise JobError("--to", path, cause, "name a file in a folder that exists") from None
+
+
+def write_ray_ignore_file() -> bool:
+    """Writes .rayignore into the current folder, which a Ray job would upload with all its runs.
+
+    Returns:
+        False where there is one already, or none can be written: the job file does not depend on it.
+    """
+    try:
+        with open(RAY_IGNORE_FILE, "x", encoding="utf-8") as file:
+            file.write(_RAY_IGNORED)
+    except OSError:
+        return False
+    return True
 
 
 def _recipe(values: Mapping[str, list[Any]]) -> tuple[str, dict[str, str]]:

@@ -29,11 +29,13 @@ def init(
     to: Annotated[str, typer.Option("--to", metavar="JOB", help="the job file to write")] = "job.yaml",
 ) -> None:
     """Write a commented job file for a data file, with a recipe that fits its columns."""
-    from pipelines.checking.new_job import new_job, write_job
+    from pipelines.checking.new_job import RAY_IGNORE_FILE, new_job, write_job, write_ray_ignore_file
 
     job = new_job(data, to)
     write_job(job)
     print(f"wrote {' and '.join(job.files)}: recipe {job.recipe}")
+    if write_ray_ignore_file():
+        print(f"wrote {RAY_IGNORE_FILE}: a Ray job does not upload runs/ and checkpoints")
     print(f"next: read {'them' if len(job.files) > 1 else 'it'}, then run: kindling check {to}")
 
 

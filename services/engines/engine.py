@@ -33,6 +33,12 @@ class EngineSpec:
     cpus: int = 1
     cores: tuple[int, ...] = ()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings by which a job adopts a running engine, under their names in a job: `engine.max_model_len`."""
+        sections = {"model": self.model.model_dump(), "engine": self.engine}
+        return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+
 
 @dataclass(frozen=True)
 class EngineInfo:

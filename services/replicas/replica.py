@@ -202,8 +202,9 @@ class Replica:
             self._idle_since = monotonic()
 
     async def describe(self) -> dict[str, Any]:
-        """Returns the status that `kindling pool list` shows."""
+        """Returns the status that `kindling pool list` shows, and the settings by which a job adopts a pool."""
         return {
+            "settings": self._spec.settings,
             "up": self._engine is not None,
             "jobs": len(self._sessions),
             "in_flight": sum(len(session.tasks) for session in self._sessions.values()),

@@ -11,6 +11,7 @@ by listing actors, and no file or registry can be out of date.
 import hashlib
 import importlib.metadata
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,13 +20,17 @@ import ray
 from ray import ObjectRef
 
 from schemas.errors import EngineError, KindlingError
+from schemas.fingerprint import difference
 from schemas.job import Cluster, Model
 from schemas.rows import FinishedRows, WorkRow
+from services.engines.engine import EngineSpec
 from services.observability.start_phases import Phase, waiting_phase
 from services.replicas.placement import end_replicas, replica_actor, replica_spec, replica_wait
 from services.replicas.row_records import VariantSettings
 from services.replicas.sessions import OpenedSession
 from services.replicas.starts import ReplicaStarts
+
+_log = logging.getLogger("kindling")
 
 _NAMESPACE = "kindling"
 _PREFIX = "pool"
@@ -146,10 +151,32 @@ def stop_pool(name: str) -> int:
 
 
 def find_pool(model: Model, engine: dict[str, Any]) -> tuple[str, list[Any]]:
-    """Returns (name, actors) of a pool with the engines that a job needs; ("", []) where there is none."""
+    """Returns (name, actors) of a pool with the engines that a job needs; ("", []) where there is none.
+
+    For each pool that has the job's model and other settings, a warning names the keys that differ.
+    """
     settings = _settings_hash(model, engine)
-    matching = [json.loads(actor)[1] for actor in _actor_names() if json.loads(actor)[2] == settings]
-    return (min(matching), _actors_of(min(matching))) if matching else ("", [])
+    pools = [json.loads(actor) for actor in _actor_names()]
+    if matching := [pool for _, pool, other, _, _ in pools if other == settings]:
+        return min(matching), _actors_of(min(matching))
+    for name in sorted({pool for _, pool, _, model_id, _ in pools if model_id == model.id}):
+        _log.warning(
+            "the warm pool %s has this model, but it is not used: %s. Change the job, or stop the pool (`kindling pool "
+            "stop %s`) and start one for this job", name, _difference_of(_actors_of(name), model, engine), name,
+        )  # fmt: skip
+    return "", []
+
+
+def _difference_of(actors: list[Any], model: Model, engine: dict[str, Any]) -> str:
+    """Returns the keys in which a pool differs from a job: `engine.max_model_len: 2048 -> 4096 (pool -> job)`."""
+    calls = [actor.describe.remote() for actor in actors[:1]]
+    answered, _ = ray.wait(calls, timeout=_ANSWER_SECONDS) if calls else ([], [])
+    if not answered or (answer := _answer(answered[0])) is None:
+        return "its settings are not known before its engines are up"
+    if "settings" not in answer:
+        return "another version of Kindling started it"
+    keys = difference(answer["settings"], EngineSpec(model, engine).settings)
+    return f"{'; '.join(keys)} (pool -> job)" if keys else "another version of Kindling started it"
 
 
 def _settings_hash(model: Model, engine: dict[str, Any]) -> str:

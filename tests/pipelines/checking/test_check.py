@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 from typer.testing import CliRunner
 
 from pipelines import check
@@ -11,7 +12,7 @@ from pipelines.checking.new_job import new_job
 from pipelines.cli.main import app
 from pipelines.jobfile import load_any_job, load_job
 from schemas.errors import JobError
-from tests.support.files import write_jsonl
+from tests.support.files import ROOT, write_jsonl
 
 
 @pytest.fixture
@@ -47,6 +48,20 @@ def test_a_data_file_becomes_a_job_that_passes_its_check(folder):
     assert "0 of 20 that were looked at would be refused" in result.stdout
     assert "Question text: Why, number" in result.stdout
     assert not Path("runs").exists()
+
+
+def test_a_ray_job_of_a_new_folder_uploads_no_runs(folder):
+    assert "a Ray job does not upload runs/" in run("init", "q.csv").stdout
+    assert Path(".rayignore").read_text() == (ROOT / ".rayignore").read_text()
+    excludes = get_excludes_from_ignore_files(folder, include_gitignore=True)
+    for path, is_left_out in {
+        "runs/q/data/part-00000.parquet": True, "students/checkpoint-200/model.safetensors": True, "job.yaml": False,
+        ".venv/bin/python": True, "q.csv": False, "pipelines/run_status/page.py": False,
+    }.items():  # fmt: skip
+        assert any(is_excluded(folder / path) for is_excluded in excludes) is is_left_out, path
+    Path(".rayignore").write_text("mine")
+    assert ".rayignore" not in run("init", "q.csv", "--to", "other.yaml").stdout
+    assert Path(".rayignore").read_text() == "mine"
 
 
 def test_init_writes_over_nothing(folder):
