@@ -33,7 +33,7 @@ class Spent:
 
     Attributes:
         key: `budget.tokens`, `budget.hours` or `budget.cost`.
-        unit: noun of the amounts.
+        unit: noun of the amounts; empty for a cost, whose currency is not known.
     """
 
     key: str
@@ -46,6 +46,10 @@ class Spent:
         """Amount that is left; 0 where the limit was lowered below what is used."""
         return max(self.limit - self.used, 0.0)
 
+    def amount(self, value: float) -> str:
+        """Formats an amount with its unit: `1,873 output tokens`."""
+        return f"{format_amount(value)} {self.unit}".rstrip()
+
 
 def list_spent(job: AugmentJob, output_tokens: int, replica_seconds: float) -> Iterator[Spent]:
     """Yields each limit that the job has, with what its run used so far."""
@@ -55,7 +59,7 @@ def list_spent(job: AugmentJob, output_tokens: int, replica_seconds: float) -> I
     if budget.hours is not None:
         yield Spent("budget.hours", budget.hours, hours, "replica-hours")
     if budget.cost is not None:
-        yield Spent("budget.cost", budget.cost, hours * (job.cluster.price_per_replica_hour or 0), "of cost")
+        yield Spent("budget.cost", budget.cost, hours * (job.cluster.price_per_replica_hour or 0), "")
 
 
 def list_spent_on_disk(job: AugmentJob, run: RunRecord) -> list[Spent]:
@@ -134,7 +138,7 @@ class RunBudget:
         progress = self._progress
         return StoppedError(
             tightest.key, format_amount(tightest.limit),
-            f"{format_amount(tightest.used)} {tightest.unit} are used{row}; {progress.finished} of {progress.total} "
+            f"{tightest.amount(tightest.used)} are used{row}; {progress.finished} of {progress.total} "
             "rows are finished and kept",
             f"raise {tightest.key} (in the job file, or with --set), and the same command goes on",
         )  # fmt: skip

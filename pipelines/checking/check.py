@@ -142,7 +142,7 @@ def _lengths(job: AugmentJob, variants: Mapping[str, VariantSettings], populatio
 
 def _budget(part: Spent, longest: int, population: Population) -> Finding:
     """Compares what is left of a limit with a forecast: by the rows that are done, or by `max_tokens`."""
-    left = f"{format_amount(part.left)} {part.unit} are left of {part.key} = {format_amount(part.limit)}"
+    left = f"{part.amount(part.left)} are left of {part.key} = {format_amount(part.limit)}"
     remedy = f"raise {part.key}, or let the job stop there: finished rows are kept, and it resumes with a higher one"
     if population.rows_done and part.used:
         needed = part.used / population.rows_done * population.rows_left

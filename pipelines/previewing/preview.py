@@ -116,7 +116,7 @@ def _budget_notes(job: AugmentJob, run: RunRecord, forecast: Forecast) -> Iterat
             rows = part.left / interval.value * forecast.rows
             ends = f"stops after about {rows:,.0f} of them" if is_likely else "may stop before its end"
             yield (
-                f"warning: {format_amount(part.left)} {part.unit} are left of {part.key}, and the {forecast.rows:,} "
+                f"warning: {part.amount(part.left)} are left of {part.key}, and the {forecast.rows:,} "
                 f"rows that are left take {value} ({low} to {high}): the job {ends}"
             )
 

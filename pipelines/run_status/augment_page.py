@@ -78,12 +78,12 @@ def _state(status: "RunStatus") -> str:
 
 def _budget(status: "RunStatus") -> str:
     used = {
-        "tokens": (f"{status.output_tokens:,}", "output tokens"),
-        "hours": (f"{status.replica_hours or 0:,.3g}", "replica-hours"),
-        "cost": (f"{status.cost or 0:,.2f}", "of cost"),
+        "tokens": f"output tokens {status.output_tokens:,}",
+        "hours": f"replica-hours {status.replica_hours or 0:,.3g}",
+        "cost": f"cost {status.cost or 0:,.2f}",
     }
-    parts = [f"{used[name][0]} of {format_amount(limit)} {used[name][1]}" for name, limit in status.budget.items()]
-    return f"{', '.join(parts)} used"
+    parts = [f"{used[name]} of {format_amount(limit)}" for name, limit in status.budget.items()]
+    return f"used: {', '.join(parts)}"
 
 
 def _replicas(status: "RunStatus", now: datetime) -> list[str]:

@@ -155,5 +155,5 @@ def test_status_shows_what_is_used_of_a_budget(tmp_path):
     record.last_metrics = {"kindling_replica_seconds_total": 900.0}
     ShardStore(str(run)).write_run(record)
     shown = status(run)
-    line = f"budget    {shown.output_tokens:,} of 2,000,000 output tokens, 0.25 of 0.5 replica-hours used"
+    line = f"budget    used: output tokens {shown.output_tokens:,} of 2,000,000, replica-hours 0.25 of 0.5"
     assert shown.output_tokens and line in render_page(shown, current_time(), 80)
