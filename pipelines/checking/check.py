@@ -23,6 +23,8 @@ from services.storage.filesystem import is_local
 from services.storage.store import ShardStore
 
 # So many rendered prompts take some seconds. The shares of a larger input are those of a random sample of it.
+REFUSED_ROWS = "rows"
+"""topic of the finding about rows that would be refused"""
 _MAX_RENDERED = 20_000
 _WARNED_SHARE = 0.1
 # English text has about four characters in a token of today's models; other languages and code have fewer.
@@ -100,7 +102,7 @@ def check(
     findings = [_model(job), _devices(job), *_folder(job), *_port(job)]
     population = rendered.population
     if population is None:
-        findings.append(Finding("rows", "ok", "the run is complete: no row is left"))
+        findings.append(Finding(REFUSED_ROWS, "ok", "the run is complete: no row is left"))
         return Check(job.name, 0, rendered.run.outputs, 0, {}, [], findings)
     refused = population.refusals()
     findings += [
@@ -120,10 +122,12 @@ def check(
 def _refusals(looked_at: int, refused: int) -> Finding:
     text = f"{refused:,} of {looked_at:,} that were looked at would be refused before they are generated"
     if refused == looked_at:
-        return Finding("rows", "fault", text, "the reasons are below: correct the prompt, input.columns or the input")
+        return Finding(
+            REFUSED_ROWS, "fault", text, "the reasons are below: correct the prompt, input.columns or the input"
+        )
     if refused > looked_at * _WARNED_SHARE:
-        return Finding("rows", "warning", text, "the reasons are below: are they meant?")
-    return Finding("rows", "ok", text)
+        return Finding(REFUSED_ROWS, "warning", text, "the reasons are below: are they meant?")
+    return Finding(REFUSED_ROWS, "ok", text)
 
 
 def _lengths(job: AugmentJob, variants: Mapping[str, VariantSettings], population: Population) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipelines.checking.check import Check
+from pipelines.checking.check import REFUSED_ROWS, Check
 from pipelines.checking.findings import finding_lines
 from schemas.text import plural, printable, shorten
 
@@ -21,6 +21,8 @@ def check_lines(check: Check) -> Iterator[str]:
             role = f"{message['role']}: " if len(prompt.messages) > 1 else ""
             yield printable(f"{role}{message['content']}")
     yield ""
-    yield from map(printable, finding_lines(check.findings))
-    for reason, rows in list(check.refused.items())[:_MAX_REASONS]:
-        yield printable(f"{'':20} {rows:,} of {check.looked_at:,}: {shorten(reason)}")
+    for finding in check.findings:
+        yield from map(printable, finding_lines([finding]))
+        if finding.topic == REFUSED_ROWS:
+            for reason, rows in list(check.refused.items())[:_MAX_REASONS]:
+                yield printable(f"{'':20} {rows:,} of {check.looked_at:,}: {shorten(reason)}")
