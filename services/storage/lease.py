@@ -114,10 +114,11 @@ def _ending(error: BaseException, earlier: dict[str, Any]) -> dict[str, Any]:
         # The folder is another job's: the error says nothing about the run in it.
         return {key: earlier[key] for key in ("ended", "error", "command") if key in earlier}
     if isinstance(error, StoppedError | KeyboardInterrupt | SystemExit):
-        text = str(error) if isinstance(error, StoppedError) else ""
-        return {"ended": "stopped", "error": shorten(text, _MAX_ERROR_CHARACTERS)}
-    text = str(error) if isinstance(error, KindlingError) else without_secrets(f"{type(error).__name__}: {error}")
-    return {"ended": "failed", "error": shorten(text, _MAX_ERROR_CHARACTERS)}
+        ended, text = "stopped", str(error) if isinstance(error, StoppedError) else ""
+    else:
+        ended = "failed"
+        text = str(error) if isinstance(error, KindlingError) else without_secrets(f"{type(error).__name__}: {error}")
+    return {"ended": ended, "error": shorten(" ".join(text.replace("\n  remedy:", "; remedy:").split()), _MAX_ERROR_CHARACTERS)}
 
 
 def read_lease(store: ShardStore, lock_name: str = LOCK_NAME) -> LastDriver:

@@ -63,7 +63,7 @@ def test_the_lease_says_how_its_last_holder_ended(request, place):
         assert read_lease(store) == LastDriver(is_running=True, command="kindling augment a.yaml")
     assert read_lease(store) == LastDriver(False, "finished", "", "kindling augment a.yaml")
     for error, ended, text in (
-        (StoppedError("", None, "by a signal", "the same command resumes"), "stopped", "by a signal"),
+        (StoppedError("", None, "by a signal", "the same command resumes"), "stopped", "by a signal; remedy: the"),
         (KeyboardInterrupt(), "stopped", ""),
         (EngineError("model.id", "x", "it has no weights", "name another"), "failed", "it has no weights"),
         (ZeroDivisionError("division by zero"), "failed", "ZeroDivisionError: division by zero"),
