@@ -8,7 +8,8 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 
-from pipelines.augmentation.augment import Summary, augment
+from pipelines.augmentation.augment import augment
+from pipelines.augmentation.summary import Summary
 from schemas.augment import AugmentJob
 from schemas.job import parse_job
 from schemas.text import plural

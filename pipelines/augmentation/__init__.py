@@ -2,6 +2,7 @@
 
 augment.py           the verb
 plan.py              run.json of a new or a resumed run, and the rows that are left to generate
+summary.py           the result of a start
 card.py              the dataset card, renewed with each commit
 first_rows.py        refuses a job whose first rows have no prompt, before engines start
 retries.py           `--retry`: rows that were rejected or failed are generated again

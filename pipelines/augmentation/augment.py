@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,17 +14,16 @@ from pipelines.augmentation.plan import facts_of, near_duplicates_of, new_run, p
 from pipelines.augmentation.progress import AugmentProgress, Display
 from pipelines.augmentation.retries import plan_retry, refuse_retries_without_shards, rows_to_retry
 from pipelines.augmentation.shared import Shared, serve_run
+from pipelines.augmentation.summary import Summary, summary_of
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.recipes import all_fields, make_recipes, optional_fields
-from pipelines.result import Result, rows_of_run
 from pipelines.run_folder import claimed, unwritable, write_errors
 from pipelines.stopping import stop_signals
 from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
-from schemas.outcomes import by_frequency
-from schemas.rows import ERROR, REJECTED, ROW_SCHEMA, STATES, FinishedRows, counts_text
+from schemas.rows import ERROR, REJECTED, FinishedRows, counts_text
 from schemas.run import REPLICA_SECONDS, RunRecord
 from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target
@@ -42,50 +40,11 @@ from services.storage.shard_writer import ShardWriter, read_logged_rows
 from services.storage.store import ShardStore
 
 if TYPE_CHECKING:
-    import polars
-
     from pipelines.augmentation.fitting_emotions import FittingEmotions
 
 _log = logging.getLogger("kindling")
 
 _STATES_TO_RETRY = {"rejected": REJECTED, "errors": ERROR}
-
-
-@dataclass(frozen=True)
-class Summary(Result):
-    """Result of a finished `augment`.
-
-    Attributes:
-        rows: number of rows of the whole run, by state.
-        cut_off: number of accepted rows of the run whose text was cut off.
-        rejects: rejected rows of the run by rule, the commonest first.
-        errors: failed rows of the run by reason, the commonest first, with N in place of numbers.
-        shards: number of committed shards of the run.
-        output_tokens: number of output tokens of the run.
-        generated: number of rows that this start generated; earlier starts generated the others.
-        serving_seconds: seconds from the moment when the first engine of this start was up until the last row was
-            durable.
-        tokens_per_second: output tokens of accepted rows a second, over `serving_seconds`.
-        coordinator_seconds: processor time of the thread that sends rows to replicas and receives them.
-        writer_seconds: processor time of the thread that logs and commits rows.
-    """
-
-    run: str
-    rows: dict[str, int]
-    cut_off: int
-    rejects: dict[str, int]
-    errors: dict[str, int]
-    shards: int
-    output_tokens: int
-    generated: int
-    serving_seconds: float
-    tokens_per_second: float
-    coordinator_seconds: float
-    writer_seconds: float
-
-    def to_polars(self) -> "polars.DataFrame":
-        """Returns the accepted rows of the run, in input order, as a polars data frame."""
-        return rows_of_run(self.run, ROW_SCHEMA)
 
 
 def augment(
@@ -158,7 +117,7 @@ def augment(
                 store.remove_logs()
                 remove_unlisted_siblings(store, index)
                 progress.warn_of_failures(min_rows=1)
-        return _summary(store, progress)
+        return summary_of(store.url, progress)
 
 
 def _generate(
@@ -324,20 +283,3 @@ def _last_metrics_kept(store: ShardStore, lease: Lease, run: RunRecord, metrics:
         with suppress(Exception):
             lease.check()
             store.write_run(run)
-
-
-def _summary(store: ShardStore, progress: AugmentProgress) -> Summary:
-    return Summary(
-        run=store.url,
-        rows={state: progress.rows[state] for state in STATES},
-        cut_off=progress.outcomes.cut_off,
-        rejects=by_frequency(progress.outcomes.rejects),
-        errors=by_frequency(progress.outcomes.errors),
-        shards=progress.shards,
-        output_tokens=progress.output_tokens,
-        generated=progress.generated_here,
-        serving_seconds=round(progress.serving_seconds, 3),
-        tokens_per_second=round(progress.goodput(), 1),
-        coordinator_seconds=round(progress.coordinator_seconds, 3),
-        writer_seconds=round(progress.writer_seconds, 3),
-    )

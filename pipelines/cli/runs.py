@@ -14,7 +14,7 @@ from pipelines.cli.options import Address, Job, Json, Run, Set, hide_pandas, log
 from schemas.errors import EXIT_FAULTS
 
 if TYPE_CHECKING:
-    from pipelines.augmentation.augment import Summary
+    from pipelines.augmentation.summary import Summary
 
 pool_app = typer.Typer(help="Engines that stay up between jobs: start, list, stop.", no_args_is_help=True)
 AnyRun = Annotated[str, typer.Argument(metavar="RUN", help="folder of a run or of a training: the job's output.path")]

@@ -118,7 +118,8 @@ def _ending(error: BaseException, earlier: dict[str, Any]) -> dict[str, Any]:
     else:
         ended = "failed"
         text = str(error) if isinstance(error, KindlingError) else without_secrets(f"{type(error).__name__}: {error}")
-    return {"ended": ended, "error": shorten(" ".join(text.replace("\n  remedy:", "; remedy:").split()), _MAX_ERROR_CHARACTERS)}
+    one_line = " ".join(text.replace("\n  remedy:", "; remedy:").split())
+    return {"ended": ended, "error": shorten(one_line, _MAX_ERROR_CHARACTERS)}
 
 
 def read_lease(store: ShardStore, lock_name: str = LOCK_NAME) -> LastDriver:

@@ -2,7 +2,7 @@
 
 import pipelines
 from pipelines import compare, export, stats, status, verify
-from pipelines.augmentation.augment import Summary
+from pipelines.augmentation.summary import Summary
 from pipelines.evaluation.evaluate import EvaluationReport
 from pipelines.evaluation.tables import Figure, Table, html_tables
 from pipelines.result import Result

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.augmentation.augment import Summary, variant_settings
 from pipelines.augmentation.first_rows import refuse_rows_without_prompts
+from pipelines.augmentation.plan import variant_settings
 from pipelines.augmentation.progress import AugmentProgress
+from pipelines.augmentation.summary import Summary
 from pipelines.cli.main import app
 from pipelines.inputs.reader import InputReader
 from pipelines.publishing.card_header import DataFiles
