@@ -15,6 +15,7 @@ training/         the verb train
 evaluation/       the verb evaluate
 benchmarks/       the verb bench
 verification.py   the verb verify
+verdict.py        its result
 demonstration.py  the verb demo
 pools.py          the verb pool
 jobfile.py        reads a job file (YAML) with its `--set` overrides

@@ -7,25 +7,23 @@ files whose bytes are those that were committed. `--repair` moves files and neve
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
-from typing import Any
 
 import pyarrow as pa
 
 from pipelines.augmentation.card import RunCard
 from pipelines.labelling.card import renew_card as renew_label_card
-from pipelines.labelling.record import LabelRecord, read_record
-from pipelines.labelling.verification import shard_faults
-from pipelines.result import Result
+from pipelines.labelling.record import read_record
+from pipelines.labelling.verification import label_verdict
 from pipelines.run_folder import open_run
+from pipelines.verdict import Fault, Verdict, parquet_files, read_failure
 from schemas.errors import RunError, UnreadableError
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
-from services.storage.lease import hold_lease
+from services.storage.lease import hold_lease, read_lease
 from services.storage.parts import in_input_order, part_number, part_of, shard_of
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, is_filesystem_failure, shard_path
@@ -34,46 +32,6 @@ _SET_ASIDE = "set-aside"
 
 _Identity = tuple[str, int, int, str]
 """values of the columns IDENTITY: source, row_index, sample, variant"""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault of one file of the run.
-
-    Attributes:
-        path: the file, relative to the run folder.
-        cause: description of the fault.
-        damages: number of the part that must be made again because of it; None where no shard needs a repair.
-    """
-
-    path: str
-    cause: str
-    damages: int | None = None
-
-
-@dataclass
-class Verdict(Result):
-    """Result of `verify`. The run is complete and undamaged if and only if `faults` is empty.
-
-    Attributes:
-        shards: number of committed shards.
-        rows: number of rows by state.
-        strays: files that no shard lists.
-        set_aside: folder, relative to the run, to which `--repair` moved files; empty where it moved none.
-        moved: the files that `--repair` moved.
-    """
-
-    run: str
-    shards: int = 0
-    rows: Counter[str] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
-    strays: list[str] = field(default_factory=list)
-    set_aside: str = ""
-    moved: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `--json`."""
-        return {**asdict(self), "rows": dict(self.rows)}
 
 
 def verify(url: str, repair: bool = False) -> Verdict:
@@ -91,12 +49,13 @@ def verify(url: str, repair: bool = False) -> Verdict:
     # A label run's shards are ranges of raw text, and its rows have no states.
     labels = read_record(store)
     check, renew_card = (
-        (partial(_label_verdict, store, labels), partial(renew_label_card, store, labels))
+        (partial(label_verdict, store, labels), partial(renew_label_card, store, labels))
         if labels
         else (partial(_verdict, store, run := open_run(store)), partial(_renew_card, store, run))
     )
+    driver = read_lease(store)  # before a repair, which holds the lease itself
     if not repair:
-        return check()
+        return check().after(driver)
     try:
         # The lease keeps a job from committing shards between the check and the move.
         with hold_lease(store):
@@ -107,7 +66,7 @@ def verify(url: str, repair: bool = False) -> Verdict:
     except OSError as error:
         cause = f"cannot be repaired: {error.strerror or error}"
         raise RunError("RUN", url, cause, "repair the folder, or name one that you may write to") from None
-    return verdict
+    return verdict.after(driver)
 
 
 def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
@@ -119,13 +78,15 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
     for part in in_input_order(store.committed_parts()):
         parts[shard_of(part)].append(part)
     expected_files: set[str] = set()
+    rows_left = 0
     if not store.can_append:  # a driver that lost its lease may commit their parts yet; the job removes what is left
         committed = {part for numbers in parts.values() for part in numbers}
         expected_files.update(path for part, paths in siblings.items() if part not in committed for path in paths)
     for shard, start, end in run.shard_ranges():
         if part_number(shard) not in parts.get(shard, ()):
             cause = f"rows {start} to {end - 1} have no final state yet: run the job again to resume it"
-            verdict.faults.append(Fault(shard_path("data", shard), cause))
+            verdict.faults.append(Fault(shard_path("data", shard), cause, is_unfinished=True))
+            rows_left += (end - start) * run.outputs_per_row
             continue
         verdict.shards += 1
         states: dict[_Identity, str] = {}
@@ -138,9 +99,9 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
             listed = _check_part(store, run, part, (start, end), states, verdict)
             expected_files.update(siblings[part] if listed is None else listed)
             expected_files.add(shard_path("data", part))
-    for path in sorted(_parquet_files(store) - expected_files):
-        verdict.strays.append(path)
-        verdict.faults.append(Fault(path, "no shard of this run lists this file"))
+    verdict.add_strays(store, expected_files)
+    if rows_left:
+        verdict.unfinished = f"{rows_left:,} of {run.outputs:,} rows are in no committed shard yet"
     return verdict
 
 
@@ -166,7 +127,7 @@ def _check_part(
         causes = [*_foreign_shard(run, manifest, part, *rows), *_changed_files(store, manifest)]
         causes = causes or list(_wrong_rows(store, run, manifest, states, verdict.rows))
     except (UnreadableError, OSError) as error:
-        verdict.faults.append(_read_failure(part, error))
+        verdict.faults.append(read_failure(part, error))
     except RunError as error:
         verdict.faults.append(Fault(shard_path("data", part), error.cause, part))
     else:
@@ -175,37 +136,8 @@ def _check_part(
     return None
 
 
-def _read_failure(shard: int, error: UnreadableError | OSError) -> Fault:
-    """A fault that damages no shard: the file system failed, and a repair would move a shard that may be good."""
-    cause = error.cause if isinstance(error, UnreadableError) else f"cannot be read: {error.strerror or error}"
-    return Fault(shard_path("data", shard), cause)
-
-
-def _label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
-    verdict, committed = Verdict(store.url), store.committed_shards()
-    kept: Counter[str] = Counter()
-    for line_range in run.ranges:
-        shard = line_range.shard
-        path = shard_path("data", shard)
-        if shard not in committed:
-            span = f"bytes {line_range.start} to {line_range.end or 'the end'} of {line_range.source}"
-            verdict.faults.append(Fault(path, f"{span} are not labelled yet: run the job again to resume it"))
-            continue
-        verdict.shards += 1
-        try:
-            verdict.faults.extend([Fault(path, cause, shard) for cause in shard_faults(store, run, line_range, kept)])
-        except (UnreadableError, OSError) as error:
-            verdict.faults.append(_read_failure(shard, error))
-    verdict.rows[ACCEPTED] = kept.total()
-    expected = {shard_path("data", line_range.shard) for line_range in run.ranges}
-    for path in sorted(_parquet_files(store) - expected):
-        verdict.strays.append(path)
-        verdict.faults.append(Fault(path, "no shard of this run lists this file"))
-    return verdict
-
-
 def _set_aside(store: ShardStore, verdict: Verdict) -> None:
-    present = _parquet_files(store)
+    present = parquet_files(store)
     damaged_parts = {fault.damages for fault in verdict.faults if fault.damages is not None}
     # Later retries of the same rows go with a damaged part, and before it. The data file of each goes first: without it
     # the part is not committed, even if the repair is interrupted.
@@ -316,12 +248,3 @@ def _identities(run: RunRecord, start: int, end: int) -> Iterator[_Identity]:
 def _described(source: str, index: int, sample: int, variant: str) -> str:
     row = f"row {index} of {source}, sample {sample}"
     return row if variant == DEFAULT_VARIANT else f"{row}, variant {variant}"
-
-
-def _parquet_files(store: ShardStore) -> set[str]:
-    files: set[str] = set()
-    for folder in FOLDER_OF_STATE.values():
-        if store.fs.exists(store.path(folder)):
-            names = (path.rsplit("/", 1)[-1] for path in store.fs.ls(store.path(folder), detail=False))
-            files.update(f"{folder}/{name}" for name in names if name.endswith(".parquet"))
-    return files

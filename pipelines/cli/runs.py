@@ -163,10 +163,13 @@ def verify(
     if as_json:
         print_json(verdict.as_json())
     else:
-        for fault in verdict.faults:
+        for fault in verdict.damage:
             print(f"{fault.path}: {fault.cause}")
-        state = plural(len(verdict.faults), "fault") if verdict.faults else "whole"
-        print(f"{run}: {state}; {plural(verdict.shards, 'shard')}, {counts_text(verdict.rows)}")
+        if verdict.unfinished:
+            print(f"unfinished: {verdict.unfinished}")
+        states = [plural(len(verdict.damage), "fault")] if verdict.damage else []
+        states += ["not complete"] if verdict.unfinished else []
+        print(f"{run}: {', '.join(states) or 'whole'}; {plural(verdict.shards, 'shard')}, {counts_text(verdict.rows)}")
         if verdict.moved:
             moved = plural(len(verdict.moved), "file")
             print(f"set aside {moved} in {run}/{verdict.set_aside}; run the job again to make them")

@@ -8,11 +8,38 @@ import pyarrow as pa
 from pipelines.labelling.contexts import CONTEXT_SCHEMA, ContextManifest, read_manifest
 from pipelines.labelling.ranges import LineRange
 from pipelines.labelling.record import LabelRecord
+from pipelines.verdict import Fault, Verdict, read_failure
 from schemas.errors import RunError, UnreadableError
+from schemas.rows import ACCEPTED
+from schemas.text import plural
 from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
 
-def shard_faults(store: ShardStore, run: LabelRecord, line_range: LineRange, kept: Counter[str]) -> Iterator[str]:
+def label_verdict(store: ShardStore, run: LabelRecord) -> Verdict:
+    """Checks all shards of a label run."""
+    verdict, committed = Verdict(store.url), store.committed_shards()
+    kept: Counter[str] = Counter()
+    for line_range in run.ranges:
+        shard = line_range.shard
+        path = shard_path("data", shard)
+        if shard not in committed:
+            span = f"bytes {line_range.start} to {line_range.end or 'the end'} of {line_range.source}"
+            cause = f"{span} are not labelled yet: run the job again to resume it"
+            verdict.faults.append(Fault(path, cause, is_unfinished=True))
+            continue
+        verdict.shards += 1
+        try:
+            verdict.faults.extend([Fault(path, cause, shard) for cause in _shard_faults(store, run, line_range, kept)])
+        except (UnreadableError, OSError) as error:
+            verdict.faults.append(read_failure(shard, error))
+    verdict.rows[ACCEPTED] = kept.total()
+    verdict.add_strays(store, {shard_path("data", line_range.shard) for line_range in run.ranges})
+    if left := len(run.ranges) - verdict.shards:
+        verdict.unfinished = f"{left:,} of {plural(len(run.ranges), 'shard')} are not labelled yet"
+    return verdict
+
+
+def _shard_faults(store: ShardStore, run: LabelRecord, line_range: LineRange, kept: Counter[str]) -> Iterator[str]:
     """Yields the faults of a committed shard; adds the number of its rows to `kept`, by source.
 
     Raises:

@@ -120,10 +120,12 @@ def _slowest(status: "RunStatus") -> list[str]:
 
 
 def _open(status: "RunStatus", now: datetime) -> list[str]:
+    ages = [f", begun {age(shard['started_at'], now)} ago" for shard in status.open_shards]
+    if status.state in ("stopped", "failed"):  # the pause would count as age
+        ages = [""] * len(ages)
     shards = [
-        f"shard {shard['shard']}: {shard['rows']:,} of {shard['rows_total']:,} rows, "
-        f"begun {age(shard['started_at'], now)} ago"
-        for shard in status.open_shards
+        f"shard {shard['shard']}: {shard['rows']:,} of {shard['rows_total']:,} rows{its_age}"
+        for shard, its_age in zip(status.open_shards, ages, strict=True)
     ]
     return titled_list("open", shards)
 

@@ -11,6 +11,7 @@ from schemas.errors import KindlingError, RunError
 from services.storage.filesystem import resolve
 from services.storage.store import ShardStore
 
+_DEFAULT_FOLDER = "runs"
 # Runs lie in `runs/NAME`; a study or an export may put a level or two between.
 _MAX_NESTING = 4
 
@@ -45,16 +46,18 @@ class ListedRun:
         return ["a composed corpus, complete" if self.state == "complete" else f"cannot be read: {self.error}"]
 
 
-def runs(folder: str = "runs") -> list[ListedRun]:
+def runs(folder: str = _DEFAULT_FOLDER) -> list[ListedRun]:
     """Finds the runs below a folder, or the run that the folder is, at most four levels down.
 
     Args:
-        folder: a local path, or a URL of any fsspec file system.
+        folder: a local path, or a URL of any fsspec file system. Where `runs` is missing, there is no run yet.
 
     Raises:
         RunError: there is no such folder, or it cannot be read.
     """
     fs, root = resolve(folder, "FOLDER")
+    if folder == _DEFAULT_FOLDER and not fs.exists(root):
+        return []
     if not fs.isdir(root):
         raise RunError("FOLDER", folder, "no such folder", "name the folder that holds your runs: kindling runs FOLDER")
     return list(_runs_below(folder.rstrip("/") or folder, _MAX_NESTING))

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import polars
 import pytest
+from typer.testing import CliRunner
 
 from pipelines import augment, compose, evaluate, export, label, status, train, verify
+from pipelines.cli.main import app
 from pipelines.run_folder import RECORD_NAMES, claimed, has_record, kind_of, refuse_other_job, write_errors
 from schemas.errors import RunError, StoppedError
 from schemas.rows import ACCEPTED, REJECTED
+from services.storage.lease import hold_lease
 from services.storage.store import ShardStore
 
 OLD_RUNS = Path(__file__).parent / "old_runs"
@@ -143,6 +146,24 @@ def test_an_old_run_is_verified_read_and_found_complete(old_runs):
     assert exported.rows == 12 and exported.complete
     assert polars.read_parquet("augment/data/*.parquet")["row_index"].to_list() == list(range(12))
     assert files_of("augment") == before
+
+
+def test_verify_takes_no_unfinished_shard_for_damage(old_runs):
+    shown = CliRunner().invoke(app, ["verify", "augment-stopped"])
+    assert shown.exit_code == 1 and shown.output.splitlines() == [
+        "unfinished: 8 of 12 rows are in no committed shard yet; run its job again: it goes on",
+        "augment-stopped: not complete; 1 shard, 4 accepted",
+    ]
+    with pytest.raises(StoppedError), hold_lease(ShardStore("augment-stopped"), command="kindling augment job.yaml"):
+        raise StoppedError("", None, "by a signal", "resume")
+    Path("augment-stopped/data/part-00000.parquet").write_bytes(b"PAR1")
+    verdict = verify("augment-stopped", repair=True)
+    assert verdict.unfinished == "8 of 12 rows are in no committed shard yet; to go on: kindling augment job.yaml"
+    assert [fault.is_unfinished for fault in verdict.faults] == [False, True, True]
+    assert verdict.moved == ["data/part-00000.parquet"] and verdict.damage == verdict.faults[:1]
+    Path("label/data/part-00001.parquet").unlink()
+    with hold_lease(ShardStore("label")):
+        assert verify("label").unfinished == "1 of 3 shards are not labelled yet; its job runs"
 
 
 def test_an_old_run_that_was_killed_is_resumed(old_runs, ray_cluster, monkeypatch):

@@ -44,7 +44,10 @@ def test_runs_below_a_folder_are_listed_with_their_states(tmp_path):
     assert [run["status"]["state"] for run in written] == ["failed"]  # the folder may be a run itself
 
 
-def test_a_folder_without_runs_and_one_that_is_missing(tmp_path):
+def test_a_folder_without_runs_and_one_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, ["runs"])
+    assert (shown.exit_code, shown.output) == (0, "no run below runs\n")
     assert CliRunner().invoke(app, ["runs", str(tmp_path)]).output == f"no run below {tmp_path}\n"
     with pytest.raises(RunError, match="no such folder"):
         runs(str(tmp_path / "nowhere"))
