@@ -114,8 +114,8 @@ class Input(Section):
     are read where the meaning is certain, and the file is refused where it is not"""
     columns: dict[str, str] = {}
     """map from a recipe's field to the input column that holds it, where the names differ: `{emotion: emotions}`"""
-    keep: list[str] = []
-    """names of further input columns, which are written into the `inputs` of each output"""
+    keep: list[str] | Literal["all"] = []
+    """names of further input columns, which are written into the `inputs` of each output; `all` for all columns"""
     limit: int | None = Field(None, gt=0)
     """number of rows to take, from the first on; all by default"""
     storage_options: dict[str, Any] = {}

@@ -106,7 +106,7 @@ def check(
         return Check(job.name, 0, rendered.run.outputs, 0, {}, [], findings)
     refused = population.refusals()
     findings += [
-        _refusals(len(population.rendered), sum(refused.values())),
+        _refusals(len(population.rendered), refused),
         *_lengths(job, rendered.variants, population),
         *(_budget(part, job.max_tokens, population) for part in list_spent_on_disk(job, rendered.run)),
     ]
@@ -119,14 +119,15 @@ def check(
     )
 
 
-def _refusals(looked_at: int, refused: int) -> Finding:
+def _refusals(looked_at: int, reasons: Mapping[str, int]) -> Finding:
+    refused = sum(reasons.values())
     text = f"{refused:,} of {looked_at:,} that were looked at would be refused before they are generated"
     if refused == looked_at:
         return Finding(
             REFUSED_ROWS, "fault", text, "the reasons are below: correct the prompt, input.columns or the input"
         )
     if refused > looked_at * _WARNED_SHARE:
-        return Finding(REFUSED_ROWS, "warning", text, "the reasons are below: are they meant?")
+        return Finding(REFUSED_ROWS, "warning", text, f"are they meant? Most often: {next(iter(reasons))}")
     return Finding(REFUSED_ROWS, "ok", text)
 
 

@@ -177,7 +177,7 @@ def _job_text(
     # JSON is YAML: names with colons, quotes or line ends stay what they are.
     more = f" and {len(columns) - _MAX_COLUMNS} more" if len(columns) > _MAX_COLUMNS else ""
     listed = shorten(", ".join(columns[:_MAX_COLUMNS])) + more
-    fields = f"  columns: {json.dumps(mapping, ensure_ascii=False)}   # field of the recipe: column of the file\n"
+    fields = f"  columns: {json.dumps(mapping, ensure_ascii=False)}   # name in the prompt: column of the file\n"
     guess = f"  encoding: {source.encoding}   # a guess, as the file is not UTF-8: see its accents in `kindling check`"
     without_emotion = recipe == "alpaca_rewrite" and "emotion" not in (*columns, *mapping)
     lines = [
@@ -190,6 +190,7 @@ def _job_text(
         f"  path: {json.dumps(data, ensure_ascii=False)}   # {shorten(source.name)} has {rows:,} rows with {listed}",
         *([guess] if source.encoding else []),
         *([fields.rstrip()] if mapping else []),
+        *([] if without_emotion else ["  keep: all   # each column lies in the `inputs` of its output; or a list"]),
         f"recipe: {recipe}   # or: {', '.join(other for other in _RECIPES if other != recipe)}",
         *([f"prompt: {json.dumps(prompt)}   # a Jinja file over the columns: write yours into it"] if prompt else []),
         *(["classifier: {id: embedded}   # chooses an emotion that fits each row"] if without_emotion else []),

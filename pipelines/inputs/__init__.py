@@ -1,6 +1,7 @@
 """Input rows: from files and datasets to rows of plain values.
 
 reader.py           all sources of an `input` section as one sequence of rows
+columns.py          the columns that are read of each source
 files.py            the files that an `input` section names
 file_choice.py      which files of a folder or glob are data
 formats.py          the table of file formats

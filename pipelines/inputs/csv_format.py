@@ -59,6 +59,8 @@ def _read_header(records: Iterator[list[str] | None]) -> list[str]:
     for header in records:
         if header is None:
             raise csv.Error(f"the quotes of its header do not pair; {REMEDY}")
+        if not _is_utf8(header):
+            raise csv.Error(f"its header is not {NOT_UTF8}")
         return header
     return []
 
@@ -68,6 +70,11 @@ def _row(header: list[str], cells: list[str] | None) -> InputRow:
         return InputRow(None, f"the quotes of the row do not pair; {REMEDY}")
     if len(cells) != len(header):
         return InputRow(None, f"the row has {len(cells)} cells and the header {len(header)}")
-    if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
+    if not _is_utf8(cells):
         return InputRow(None, f"the row is not {NOT_UTF8}")
     return InputRow(dict(zip(header, cells, strict=True)))
+
+
+def _is_utf8(cells: list[str]) -> bool:
+    # Bytes that are not UTF-8 are lone surrogates here.
+    return not any("\udc80" <= character <= "\udcff" for cell in cells for character in cell)

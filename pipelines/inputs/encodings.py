@@ -61,7 +61,7 @@ def recoded(file: IO[bytes], encoding: str) -> IO[bytes]:
 
 class _Recoded(io.RawIOBase):
     def __init__(self, file: IO[bytes], encoding: str) -> None:
-        self._file = file
+        self._file, self._encoding = file, encoding
         self._decoder = codecs.getincrementaldecoder(encoding)(errors=_FAULTS)
         self._pending = b""
 
@@ -71,7 +71,10 @@ class _Recoded(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._pending:
             block = self._file.read(_BLOCK_BYTES)
-            text = self._decoder.decode(block, final=not block)
+            try:
+                text = self._decoder.decode(block, final=not block)
+            except UnicodeError as error:  # such as UTF-16 that begins without its mark
+                raise OSError(f"it is not {self._encoding} text ({error}): see input.encoding") from None
             self._pending = text.encode("utf-8", errors="surrogateescape")
             if not block and not self._pending:
                 return 0

@@ -48,6 +48,9 @@ class AlpacaRewrite(JobRecipe):
                 emotions.
         """
         is_given = "emotion" in job.input.columns
+        if job.classifier and job.input.keep == "all":
+            cause = "a column `emotion` of the input would be replaced by the emotion that the classifier picks"
+            raise JobError("input.keep", "all", cause, "name the columns to keep")
         if job.classifier and (is_given or "emotion" in job.input.keep):
             raise JobError("classifier", job.classifier.id, "the rows have their emotions", "leave one of the two out")
         return cls(job.prompt or "v3", "given" if is_given else "fitting" if job.classifier else "drawn")

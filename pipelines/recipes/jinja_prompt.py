@@ -26,6 +26,8 @@ _MAX_BYTES = 256 << 10
 _MAX_NODES = 5_000
 # A line that begins a turn, in a file whose first line is one.
 _TURN = re.compile(r"^(system|user|assistant):[ \t]*$", re.MULTILINE)
+# An expression of nothing but several words: the name of a column that has blanks.
+_SEVERAL_WORDS = re.compile(r"\{\{\s*(\w+(?:[ \t]+\w+)+)\s*\}\}")
 _NODES_OF_OTHER_FILES = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
@@ -75,7 +77,11 @@ class JinjaPrompt:
                 self._render = self._compiled()
         except TemplateSyntaxError as error:
             cause = f"not valid Jinja at line {error.lineno}: {shorten(error.message or '')}"
-            raise JobError("prompt", prompt, cause, "correct the template; see docs/job-file.md") from None
+            remedy = "correct the template; see docs/job-file.md"
+            if words := _SEVERAL_WORDS.search(self._text.splitlines()[error.lineno - 1]):
+                name = "_".join(words[1].split())
+                remedy = f"a column with such a name gets one without blanks: input.columns: {{{name}: {words[1]}}}"
+            raise JobError("prompt", prompt, cause, remedy) from None
         except Exception as error:  # too many nodes, nested too deeply for Jinja or Python, or too long a number
             cause = f"it cannot be compiled: {type(error).__name__}: {shorten(str(error))}"
             raise JobError("prompt", prompt, cause, "make the template simpler") from None

@@ -130,10 +130,12 @@ def test_bytes_that_are_wrong_in_the_named_encoding_spoil_their_row_alone(tmp_pa
 
 def test_an_encoding_that_does_not_fit_is_one_error(tmp_path):
     (tmp_path / "rows.txt").write_text("a")
+    (tmp_path / "rows.csv").write_bytes("text,größe\na,b\n".encode("cp1252"))
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "rows.parquet")
     for name, encoding, cause in (
         ("rows.txt", "cp12525", "no such text encoding"), ("rows.txt", "rot13", "no such text encoding"),
-        ("rows.parquet", "cp1252", "is no text file"),
+        ("rows.parquet", "cp1252", "is no text file"), ("rows.csv", "utf-16", "not utf-16 text"),
+        ("rows.csv", None, "header is not UTF-8"),
     ):  # fmt: skip
         with pytest.raises(JobError, match=cause):
             InputReader(Input(path=str(tmp_path / name), encoding=encoding), ["text"])

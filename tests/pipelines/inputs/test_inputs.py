@@ -826,3 +826,31 @@ def test_a_cursor_gives_the_rows_of_any_ranges_in_any_order(counts, ends, format
         for low, high in zip(ends[::2], ends[1::2], strict=False):
             found = [(source, index, row.values["text"]) for source, index, row in cursor.rows(low, max(low, high))]
             assert found == everything[low : max(low, high)]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_all_columns_are_kept(tmp_path, ending):
+    rows = [{"body": "a", "n": "1", "Ticket ID": "x"}, {"body": "b", "n": "2", "Ticket ID": "y"}]
+    path = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif ending == "csv":
+        path.write_text("body,n,Ticket ID\na,1,x\nb,2,y\n")
+    else:
+        rows += [{**rows[0], "late": "z"}]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = values_of(reader(path, keep="all", columns={"text": "body", "id": "Ticket ID"}))
+    assert found == [{"text": row.pop("body"), "id": row.pop("Ticket ID"), **row} for row in rows]
+
+
+def test_a_column_that_a_field_hides_cannot_be_kept(tmp_path):
+    path = write_bytes(tmp_path / "a.csv", b"text,body\nx,y\n")
+    with pytest.raises(JobError, match="has the name of a field, which is read from 'body'"):
+        reader(path, keep="all", columns={"text": "body"})
+
+
+def test_all_names_that_are_no_fields_are_listed_at_once(tmp_path):
+    path = write_bytes(tmp_path / "a.csv", b"text,n,m\nx,1,2\n")
+    with pytest.raises(JobError, match="no such field; nor m") as raised:
+        reader(path, columns={"n": "n", "m": "m"})
+    assert "input.keep" in raised.value.remedy

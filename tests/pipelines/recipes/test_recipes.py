@@ -583,3 +583,11 @@ def test_a_babylm_prompt_with_an_unknown_variable_is_refused_at_once(tmp_path):
     (tmp_path / "own.jinja").write_text("{{ context }} {{ mood }}")
     with pytest.raises(JobError, match="uses mood"):
         BabylmStory(str(tmp_path / "own.jinja"))
+
+
+def test_a_column_with_blanks_in_its_name_is_explained(tmp_path):
+    path = tmp_path / "p.jinja"
+    path.write_text("Calm this:\n\n{{ Complaint Text }}")
+    with pytest.raises(JobError) as raised:
+        JinjaPrompt(str(path))
+    assert "input.columns: {Complaint_Text: Complaint Text}" in raised.value.remedy
