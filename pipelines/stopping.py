@@ -54,7 +54,8 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
         now = monotonic()
         if deadline is None:
             deadline, signalled_at = now + max(grace_seconds - _ENDING_SECONDS, 0.0), now
-            _log.warning("stopping: what is finished is kept, and the same command resumes")
+            give_up = "; Ctrl-C, or a second signal, gives up rows in flight" if deadline > now else ""
+            _log.warning("stopping: what is finished is kept, and the same command resumes%s", give_up)
         elif now - signalled_at > (_CTRL_C_REPEAT_SECONDS if number == signal.SIGINT else _REPEAT_SECONDS):
             deadline = now
             _log.warning("stopping without rows in flight; a further signal ends the process at once")

@@ -192,6 +192,8 @@ def _generate(
             writer.close()
             progress.on_end()
             progress.coordinator_seconds, progress.writer_seconds = coordinator.cpu_seconds, writer.cpu_seconds
+            if pool.has_engines_to_stop:
+                display.show_stopping()
             pool.stop()
             progress.publish(pool)
             with suppress(Exception):  # an error on its way is the one to report

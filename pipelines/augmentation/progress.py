@@ -264,6 +264,12 @@ class Display:
         self.update()
         self._bar.__exit__(*exc)
 
+    def show_stopping(self) -> None:
+        """Shows that the engines are stopped, which takes some seconds."""
+        self._bar.update(description="stopping the engines", note="")
+        if not self._bar.shown:
+            _log.info("stopping the engines")
+
     def update(self, starting: Phase | None = None) -> None:
         """Updates the bar; without a terminal it logs a line once a minute. Cheap to call often.
 

@@ -75,6 +75,8 @@ def export(
     print(f"{exported.rows} rows{parts} in {files}{unfinished}")
     print(f"columns: {', '.join(exported.columns)}")
     print(f"load it: {load_command(exported)}")
+    if not exported.complete:
+        _print_what_is_left(run)
 
 
 def push(
@@ -104,3 +106,18 @@ def _export_prompts(run: str, to: str, per_emotion: int, as_json: bool) -> None:
         print(f"{emotion:16}{''.join(f'{counts[name]:12}' for name in columns)}")
     prompts = sum(len(emotion.prompts) for emotion in exported.emotions.values())
     print(f"{prompts} prompts in {to}{'' if exported.complete else ' (the run is not complete)'}")
+    if not exported.complete:
+        _print_what_is_left(run)
+
+
+def _print_what_is_left(run: str) -> None:
+    """Prints what an export of an unfinished run lacks, and how to go on."""
+    from pipelines.run_status.augment import RunStatus
+    from pipelines.run_status.status import status
+    from schemas.text import plural
+
+    current = status(run)
+    if isinstance(current, RunStatus) and current.logged:
+        print(f"left out: {plural(current.logged, 'finished row')}, in shards that are not committed yet")
+    for line in current.remedy_lines() or ["the job may still run: export again once `kindling status` says complete"]:
+        print(line)

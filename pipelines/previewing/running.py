@@ -15,7 +15,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import StoppedError
 from schemas.job import Cluster
 from schemas.rows import FinishedRows, WorkRow
-from schemas.text import plural
+from schemas.text import clock, plural
 from services.cluster import connect_to_ray
 from services.engines.engine import EngineInfo
 from services.observability.terminal import Bar
@@ -170,7 +170,10 @@ def run_rows(
                 return left
             # Filler rows run to their limits: the short ones end first, and alone would say that outputs are short.
             if drain_until == math.inf:
-                drain_until = monotonic() + max(monotonic() - ready[-1][0], _MIN_DRAIN_SECONDS)
+                seconds = max(monotonic() - ready[-1][0], _MIN_DRAIN_SECONDS)
+                if coordinator.in_flight:
+                    _log.info("the rows are through; the others beside them get up to %s to end", clock(seconds))
+                drain_until = monotonic() + seconds
             return max(drain_until - monotonic(), 0.0)
 
         def sink(finished: FinishedRows) -> None:
@@ -182,7 +185,9 @@ def run_rows(
 
         try:
             with Bar("starting an engine", len(rows)) as bar:
-                coordinator = Coordinator(pool, work.variants, iter(work), work.total, sink, seconds_left, on_ready)
+                coordinator = Coordinator(
+                    pool, work.variants, iter(work), work.total, sink, seconds_left, on_ready, is_resumable=False
+                )
                 coordinator.run()
             ended_at = monotonic()
             undisturbed = not coordinator.in_flight and not pool.restarts and pool.members[0].phase == "serving"

@@ -97,6 +97,7 @@ class Coordinator:
             several times a second.
         on_ready: called with each replica that begins to serve.
         max_in_flight: returns the number of rows that all replicas may have together; none is sent beyond it.
+        is_resumable: a next start generates the rows that a stop leaves; a stop logs how many these are.
     """
 
     def __init__(
@@ -109,12 +110,14 @@ class Coordinator:
         stop_within: Callable[[], float | None],
         on_ready: Callable[[Member], None],
         max_in_flight: Callable[[], int] = lambda: sys.maxsize,
+        is_resumable: bool = True,
     ) -> None:
         self._pool, self._variants = pool, variants
         self._window = DispatchWindow(rows)
         self._unfinished = total
         self._sink, self._stop_within, self._on_ready = sink, stop_within, on_ready
         self._max_in_flight = max_in_flight
+        self._log_stop = _log.warning if is_resumable else _log.debug
         self._suspect_rows: deque[WorkRow] = deque()
         self._isolated_rows: deque[WorkRow] = deque()
         self._quarantine: list[FinishedRows] = []
@@ -171,17 +174,14 @@ class Coordinator:
         """Waits for rows in flight as long as the stop signal allows, and sends no more."""
         self._is_stopping = True
         if self.in_flight and (seconds_left := self._stop_within()):
-            _log.warning(
-                "finishing %s in flight, up to %.0f s more; Ctrl-C, or a second signal, gives them up",
-                plural(self.in_flight, "row"), seconds_left,
-            )  # fmt: skip
+            self._log_stop(f"finishing {plural(self.in_flight, 'row')} in flight, up to {seconds_left:.0f} s more")
         while self.in_flight and (seconds_left := self._stop_within()):
             self._handle_events(min(seconds_left, _TICK_SECONDS))
         if self.in_flight:
             # Rows that replicas had already finished are one message away; without this look they would be lost.
             self._handle_events(_TICK_SECONDS)
         if self.in_flight:
-            _log.warning("%s in flight given up: the next start generates them anew", plural(self.in_flight, "row"))
+            self._log_stop(f"{plural(self.in_flight, 'row')} in flight given up: the next start generates them anew")
         return self._all_finished()
 
     def _all_finished(self) -> bool:

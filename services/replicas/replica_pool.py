@@ -209,6 +209,11 @@ class ReplicaPool:
             self._kept.leave([member.actor for member in serving if not member.is_warm])
         self.members = []
 
+    @property
+    def has_engines_to_stop(self) -> bool:
+        """Returns whether `stop` ends engines, and not only sessions with those that outlive the job."""
+        return not all(map(self._outlives_job, self.members))
+
     def _outlives_job(self, member: Member) -> bool:
         return member.is_warm or (self._kept is not None and member.phase == "serving")
 

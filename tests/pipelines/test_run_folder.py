@@ -166,6 +166,15 @@ def test_verify_takes_no_unfinished_shard_for_damage(old_runs):
         assert verify("label").unfinished == "1 of 3 shards are not labelled yet; its job runs"
 
 
+def test_the_export_of_an_unfinished_run_says_what_is_left_out_and_how_to_go_on(old_runs):
+    shown = CliRunner().invoke(app, ["export", "augment-stopped", "--to", "rows.jsonl", "--columns", "text"])
+    assert shown.exit_code == 0 and shown.output.splitlines()[0] == "4 rows in 1 file (the run is not complete)"
+    assert shown.output.splitlines()[-2:] == [
+        "left out: 8 finished rows, in shards that are not committed yet",
+        "go on     run the same `kindling augment` again: it resumes",
+    ]
+
+
 def test_an_old_run_that_was_killed_is_resumed(old_runs, ray_cluster, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
     before = files_of("augment-stopped")

@@ -34,8 +34,10 @@ def rows_of(run, folder="data"):
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
-def test_every_row_becomes_the_row_it_must_be(fake_job):
-    summary = augment({**fake_job, "samples": 2, "seed": 7})
+def test_every_row_becomes_the_row_it_must_be(fake_job, caplog):
+    with caplog.at_level("INFO", "kindling"):
+        summary = augment({**fake_job, "samples": 2, "seed": 7})
+    assert caplog.messages[-1] == "stopping the engines"
     assert summary.rows == {"accepted": 80, "rejected": 0, "error": 0} and summary.shards == 5
     rows = rows_of(summary.run)
     source = fake_job["input"]["path"]

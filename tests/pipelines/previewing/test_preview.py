@@ -187,6 +187,7 @@ def test_the_command_line_shows_rows_and_forecast_and_makes_a_page(fake_job, kin
     job = write_job(tmp_path / "job.yaml", {**fake_job, "cluster": {"address": ray_cluster, "cpus_per_replica": 1}})
     shown = kindling("preview", job, "-n", 4, "--show", 1, "--to", "page.md")
     assert shown.returncode == 0, shown.stderr
+    assert "Ctrl-C" not in shown.stderr, shown.stderr  # nobody asked it to stop
     assert "prompt, " in shown.stdout and "3 rows more" in shown.stdout and "with 90% intervals" in shown.stdout
     page = (tmp_path / "page.md").read_text()
     assert page.count("Sentence number") == 4 and "output tokens: " in page

@@ -360,7 +360,7 @@ def test_the_command_prints_a_table(tmp_path, kindling):
     lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
     assert lines["emotion"] == ["prompts", "short", "duplicates", "spare", "unparsed", "refused"]
     assert lines["joy"] == ["2", "0", "0", "1", "1", "0"] and lines["grief"] == ["0", "2", "0", "0", "0", "0"]
-    assert done.stdout.splitlines()[-1] == f"2 prompts in {tmp_path / 'p.json'} (the run is not complete)"
+    assert done.stdout.splitlines()[-2] == f"2 prompts in {tmp_path / 'p.json'} (the run is not complete)"
 
 
 PAPERS = SHARED_DATA / "emotion_prompts.json"

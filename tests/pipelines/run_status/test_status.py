@@ -136,6 +136,7 @@ def test_a_night_between_two_starts_counts_for_no_rate(tmp_path):
     assert evening.open_shards[0] == {
         "shard": 2, "rows": 2, "rows_total": 4, "started_at": "2026-01-02T12:00:08+00:00",
     }  # fmt: skip
+    assert render_page(evening, NOON, 80)[-1] == "open      shard 2: 2 of 4 rows"  # the pause is no age
     morning = NOON + timedelta(hours=8)
     write(tmp_path, run, [spanned(i, morning + timedelta(seconds=i), 1.0, REJECTED) for i in range(10, 20)])
     found = status(str(tmp_path))
