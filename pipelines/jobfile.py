@@ -4,6 +4,7 @@ A job file may come from a stranger, so its size, its number of values and its n
 """
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from pkgutil import resolve_name
@@ -22,6 +23,13 @@ _MAX_BYTES = 256 << 10
 # An alias counts as all the values that it repeats: a small file can stand for billions of them.
 _MAX_VALUES = 10_000
 _MAX_NESTING = 32
+# Endings of data files, which no job file has; a job file may end with .json or .txt.
+_DATA_ENDINGS = (
+    ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq", ".arrow", ".feather", ".gz", ".bz2", ".xz", ".zst", ".zip",
+    ".xlsx", ".xls", ".ods",
+)  # fmt: skip
+# Values of `--set` that are text though YAML reserves these characters: a delimiter of a CSV file is such a one.
+_RESERVED = (",", "|", ">", ":", "=", "@", "%", "`", "\t")
 VERB_OF_KEY = {
     "recipe": "augment",
     "stages": "train",
@@ -135,6 +143,9 @@ def _read(path: str) -> str:
     remedy = "name a job file; see deploy/jobs/"
     try:
         with Path(path).open("rb") as file:
+            if path.lower().endswith(_DATA_ENDINGS):
+                remedy = f"make a job file of it: kindling init {shlex.quote(path)}"
+                raise JobError("JOB", path, "it is data, not a job file", remedy)
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise JobError("JOB", path, f"the file is larger than {_MAX_BYTES >> 10} KiB", remedy)
@@ -173,7 +184,11 @@ def _apply(data: Any, override: str) -> None:
             "name a key of a section, or set the value itself: `--set output=PATH` where the file has `output: PATH`"
         )
         raise JobError("--set", shown, f"`{'.'.join(sections)}` is a value, not a section", remedy)
-    data[last] = _parsed(value, f"--set {shown}")
+    try:
+        data[last] = value if value in _RESERVED else load_yaml(value)
+    except (yaml.YAMLError, ValueError) as error:
+        cause = f"the value is not valid YAML: {shorten(str(getattr(error, 'problem', None) or error))}"
+        raise JobError("--set", shown, cause, f"if it is text, quote it twice: --set '{key}=\"VALUE\"'") from None
 
 
 def _check(value: Any, key: str) -> None:

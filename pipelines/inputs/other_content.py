@@ -9,6 +9,7 @@ from schemas.errors import JobError
 
 _HEAD_BYTES = 512
 _RENAME = "give its name the ending of its format, or set input.format"
+_SHEETS = (".xlsx", ".xls", ".ods")
 _NOT_CSV = ("", "arrow", "compressed", "json", "jsonl", "parquet", "template", "text")
 # First bytes of a file, the formats whose files may begin with them, what the file is, and the remedy.
 _CONTENTS = (
@@ -54,8 +55,10 @@ def refuse_other_content(fs: fsspec.AbstractFileSystem, path: str, name: str, fi
         file_format: name of the format that the file is read as; "" where it is not known.
 
     Raises:
-        JobError: the file is a Git LFS pointer, a web page, an archive, or a file of another format.
+        JobError: the file is a spreadsheet, a Git LFS pointer, a web page, an archive, or a file of another format.
     """
+    if name.lower().endswith(_SHEETS):
+        raise JobError("input.path", name, "it is a spreadsheet", "save its sheet as CSV (UTF-8), and name that file")
     try:
         with fs.open(path, "rb", block_size=_HEAD_BYTES) as file:
             head = file.read(_HEAD_BYTES)

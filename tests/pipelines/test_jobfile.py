@@ -3,6 +3,8 @@ import json
 import pytest
 import yaml
 
+from pipelines.inputs.formats import FORMATS
+from pipelines.inputs.text_format import TextSource
 from pipelines.jobfile import load_job
 from schemas.augment import AugmentJob
 from schemas.compose import ComposeJob
@@ -19,6 +21,10 @@ JOB = {
     "sampling": {"max_tokens": 32},
     "output": {"path": "run"},
 }
+
+
+# A job file may have the others.
+DATA_ENDINGS = {ending for each in FORMATS for ending in each.endings} - {".json", *TextSource.endings}
 
 
 @pytest.fixture
@@ -350,8 +356,23 @@ def test_set_into_what_is_no_section(load, override, named):
 
 def test_set_with_bad_yaml(load):
     error = error_of(lambda: load(overrides=["sampling.stop=[a"]))
-    assert "sampling.stop=[a" in error.value
-    assert "not valid YAML" in error.cause
+    assert (error.key, error.value) == ("--set", "sampling.stop=[a")
+    assert "not valid YAML" in error.cause and """--set 'sampling.stop="VALUE"'""" in error.remedy
+
+
+@pytest.mark.parametrize("mark", [",", "|", "\t", ";", ":"])
+def test_set_takes_a_mark_that_yaml_reserves_as_text(load, mark):
+    assert load(overrides=[f"input.delimiter={mark}"]).input.delimiter == mark
+
+
+@pytest.mark.parametrize("ending", sorted(DATA_ENDINGS))
+def test_a_data_file_in_place_of_a_job_file(tmp_path, ending):
+    path = tmp_path / f"My Tickets{ending.upper()}"
+    path.write_text("subject,text\n")
+    error = error_of(lambda: load_job(str(path)))
+    assert "it is data" in error.cause and f"kindling init '{path}'" in error.remedy
+    error = error_of(lambda: load_job(str(tmp_path / f"missing{ending}")))
+    assert "No such file" in error.cause
 
 
 def test_set_of_an_unknown_key(load):

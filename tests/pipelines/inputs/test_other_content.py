@@ -87,7 +87,7 @@ def test_pointers_and_web_pages_are_no_rows(tmp_path, name, content, cause, reme
         ("a.csv", gzip.compress(b"text\na\n", mtime=0), "compressed, which its name does not say", ".gz"),
         ("a.jsonl", parquet_bytes(), "a Parquet file", "ending"),
         ("a.txt", arrow_bytes(), "an Arrow file", "ending"),
-        ("a.xlsx", zip_bytes(), "a ZIP archive or office document", "as CSV"),
+        ("a.xlsx", zip_bytes(), "a spreadsheet", "as CSV"),
         ("a.csv", zip_bytes(), "a ZIP archive or office document", "as CSV"),
     ],
 )
