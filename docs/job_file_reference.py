@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 from schemas.augment import AugmentJob
 from schemas.compose import ComposeJob
 from schemas.evaluate import EvaluateJob
-from schemas.job import Section, kind_key, sections_in
+from schemas.job import Section
+from schemas.job_parsing import kind_key, sections_in
 from schemas.label import LabelJob
 from schemas.train import TrainJob
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from pipelines.augmentation.augment import augment
 from pipelines.augmentation.summary import Summary
 from schemas.augment import AugmentJob
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.text import plural
 from services.storage.store import ShardStore
 

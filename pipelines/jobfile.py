@@ -15,7 +15,7 @@ from yaml.composer import ComposerError
 
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
-from schemas.job import Job, parse_job
+from schemas.job_parsing import Job, parse_job
 from schemas.secrets import without_secret
 from schemas.text import shorten
 

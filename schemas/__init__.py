@@ -1,7 +1,8 @@
 """The lowest layer: formats that all other layers share. It imports nothing else of Kindling, and of heavy libraries
 only pyarrow and pydantic.
 
-job.py            sections that several job files share (input, model, sampling, cluster), and the validation of all
+job.py            sections that several job files share: input, model, sampling, cluster
+job_parsing.py    validation of all job files, and hints for unknown keys
 augment.py        the job file of `augment`
 sweep.py          the section `sweep`: several prompts and sampling settings over the same rows
 label.py          the job file of `label`

@@ -14,7 +14,7 @@ from pipelines.inputs.cells import text_cell, text_or_blank_cell
 from pipelines.recipes import make_recipes
 from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.rows import RowError, RowRejection
 from schemas.run import RunRecord
 from services.replicas.row_records import Recipe

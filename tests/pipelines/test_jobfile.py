@@ -1,15 +1,17 @@
 import json
+from pkgutil import resolve_name
 
 import pytest
 import yaml
 
 from pipelines.inputs.formats import FORMATS
 from pipelines.inputs.text_format import TextSource
-from pipelines.jobfile import load_job
+from pipelines.jobfile import SCHEMAS, load_job
 from schemas.augment import AugmentJob
 from schemas.compose import ComposeJob
 from schemas.errors import EXIT_USAGE, JobError
 from schemas.evaluate import EvaluateJob
+from schemas.job_parsing import NAMES_ELSEWHERE, parse_job, sections_in
 from schemas.label import LabelJob
 from schemas.train import TrainJob
 from tests.support.files import ROOT
@@ -408,3 +410,17 @@ def test_a_number_must_be_finite(tmp_path, value):
     with pytest.raises(JobError, match="finite number") as caught:
         load_job(str(path))
     assert caught.value.key == "sampling.temperature"
+
+
+def test_the_names_that_keys_have_elsewhere_lead_to_ours():
+    with pytest.raises(JobError) as raised:
+        parse_job({**JOB, "sampling": {"max_new_tokens": 8}}, AugmentJob)
+    assert raised.value.remedy == "it is called `sampling.max_tokens` here"
+    jobs = [resolve_name(path) for path in SCHEMAS.values()]
+    keys = {key for job in jobs for section in [job, *sections_below(job)] for key in section.model_fields}
+    assert set(NAMES_ELSEWHERE.values()) <= keys and not set(NAMES_ELSEWHERE) & set(AugmentJob.model_fields) - {"model"}
+
+
+def sections_below(section):
+    below = [inner for field in section.model_fields.values() for inner in sections_in(field.annotation)]
+    return [*below, *(deeper for inner in below for deeper in sections_below(inner))]

@@ -9,7 +9,7 @@ from typing import get_args
 import schemas.train
 from pipelines.evaluation.evaluate import EVALUATIONS
 from schemas.evaluate import EvaluateJob
-from schemas.job import kind_key, sections_in
+from schemas.job_parsing import kind_key, sections_in
 from tests.support.files import ROOT
 
 

@@ -12,7 +12,7 @@ import pytest
 from docs.job_file_reference import JOBS
 from schemas.augment import AugmentJob
 from schemas.evaluate import EvaluateJob
-from schemas.job import kind_key, sections_in
+from schemas.job_parsing import kind_key, sections_in
 from schemas.rows import ROW_SCHEMA
 from schemas.train import TrainJob
 from services.observability.metrics import ReplicaStatus

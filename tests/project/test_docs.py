@@ -19,7 +19,8 @@ import schemas.train
 from docs.job_file_reference import COMMAND, JOBS, PAGE, anchor, insert, reference, section_places
 from pipelines.cli.main import app
 from schemas.errors import JobError
-from schemas.job import Section, parse_job
+from schemas.job import Section
+from schemas.job_parsing import parse_job
 from tests.support.files import ROOT
 
 LISTED = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"]

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipelines.recipes import make_recipe
 from schemas.augment import AugmentJob
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.rows import RowError, RowRejection, row_seed
 from services.engines.fake_engine import fake_text
 from services.replicas.row_records import Recipe

@@ -13,7 +13,7 @@ from pipelines.inputs.reader import InputReader
 from pipelines.recipes import all_fields, make_recipes, optional_fields
 from schemas.augment import AugmentJob
 from schemas.emotions import EMOTIONS
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.run import RunRecord
 from services.replicas.row_records import Recipe
 from services.storage.store import ShardStore

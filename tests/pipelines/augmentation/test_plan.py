@@ -15,7 +15,8 @@ from pipelines.run_folder import claimed
 from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
-from schemas.job import Input, parse_job
+from schemas.job import Input
+from schemas.job_parsing import parse_job
 from schemas.run import RunRecord
 from services.storage.store import ShardStore
 

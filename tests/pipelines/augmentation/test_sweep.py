@@ -15,7 +15,7 @@ from pipelines.jobfile import load_job
 from pipelines.recipes import all_fields, make_recipe, make_recipes
 from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.rows import row_seed
 from services.engines.fake_engine import fake_text
 from services.replicas.dispatch_window import DispatchWindow

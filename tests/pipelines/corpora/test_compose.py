@@ -17,7 +17,7 @@ from pipelines.corpora.documents import Document
 from pipelines.corpora.word_budget import Choice, survey, words_asked
 from schemas.compose import CORPUS_SCHEMA, ComposeJob
 from schemas.errors import JobError, KindlingError, RunError, StoppedError
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from services.storage import filesystem
 from services.storage.store import shard_path
 from tests.support.files import write_job

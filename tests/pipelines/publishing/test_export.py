@@ -14,7 +14,7 @@ from pipelines.recipes import make_recipe
 from pipelines.training.rows import Completions
 from schemas.augment import AugmentJob
 from schemas.errors import JobError, RunError
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.train import SftStage
 from services.storage.store import ShardStore
 from tests.support.runs import make_run

@@ -22,7 +22,7 @@ from pipelines.recipes.meta_talk import strip_meta_talk
 from schemas.augment import AugmentJob
 from schemas.emotions import POSITIVE
 from schemas.errors import JobError
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.rows import REJECTED, RowError, RowRejection, WorkRow, to_batch
 from schemas.run import RunRecord
 from services.engines.engine import Generation

@@ -9,7 +9,7 @@ from pipelines.recipes import all_fields, make_recipes, optional_fields
 from pipelines.recipes.template import Template
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.rows import RowError
 from tests.support.files import write_jsonl
 

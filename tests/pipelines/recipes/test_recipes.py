@@ -19,7 +19,7 @@ from pipelines.recipes.template import Template
 from schemas.augment import AugmentJob
 from schemas.emotions import EMOTIONS, NEGATIVE, NEUTRAL, POSITIVE
 from schemas.errors import JobError
-from schemas.job import parse_job
+from schemas.job_parsing import parse_job
 from schemas.rows import RowError, RowRejection, row_seed
 
 # Of rows whose prompts draw nothing by it.
