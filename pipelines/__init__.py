@@ -8,6 +8,7 @@ cli/              the command line: `kindling VERB`, the same as `python -m pipe
 labelling/        the verb label
 previewing/       the verb preview
 augmentation/     the verb augment
+quality_control/  rules that reject texts
 run_status/       the verbs status, runs
 corpora/          the verbs stats, compare, compose
 publishing/       the verbs export, push; dataset and model cards

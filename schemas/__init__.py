@@ -5,6 +5,7 @@ job.py            sections that several job files share: input, model, sampling,
 job_parsing.py    validation of all job files, and hints for unknown keys
 augment.py        the job file of `augment`
 sweep.py          the section `sweep`: several prompts and sampling settings over the same rows
+quality.py        the section `quality`: rules that reject texts
 label.py          the job file of `label`
 compose.py        the job file of `compose`, the record of a corpus, the Arrow schema of its documents
 train.py          the job file of `train`

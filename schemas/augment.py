@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from schemas.job import Classifier, Cluster, EngineArguments, Input, Metrics, Model, Sampling, Section, Url
+from schemas.quality import Quality
 from schemas.sweep import Sweep, Variant, make_variants
 
 
@@ -17,14 +18,6 @@ class AugmentOutput(Section):
     """run folder: local, or a URL of any fsspec file system"""
     rows_per_shard: int = Field(512, gt=0)
     """number of input rows in one shard; their outputs, of all samples and variants, lie in it together"""
-
-
-class Quality(Section):
-    """Rules that reject texts, whatever the recipe. A text of blanks alone is always rejected (`empty_text`)."""
-
-    reject_truncated: bool = Field(False, exclude_if=lambda rejects: not rejects)
-    """rejection (`cut_off`) of texts that `max_tokens` or the model's own limit cut off; by default they are accepted,
-    and counted"""
 
 
 class Budget(Section):

@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from pipelines.inputs.reader import InputRows, RowCursor
+from pipelines.quality_control.quality_rules import QualityRules
 from pipelines.run_folder import lines_of, refuse_other_job, versions, write_errors
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
+from schemas.quality import Quality
 from schemas.rows import WorkRow
 from schemas.run import REPLICA_SECONDS, InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
@@ -140,6 +142,7 @@ def rows_of_part(
 
 def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
     """Makes the settings that the rows of one variant have in common, by the name of the variant."""
+    check = QualityRules(job.quality) if job.quality != Quality() else None
     return {
         variant.name: VariantSettings(
             recipes[variant.name],
@@ -148,6 +151,7 @@ def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str
             job.model.id,
             variant=variant.name,
             reject_truncated=job.quality.reject_truncated,
+            check=check,
         )
         for variant in job.variants()
     }

@@ -71,6 +71,17 @@ class Recipe(Protocol):
         return text, ""
 
 
+class TextCheck(Protocol):
+    """Checks the texts of a run, whatever its recipe; pickled to every replica.
+
+    The rules in `pipelines.quality_control` implement it.
+    """
+
+    def __call__(self, text: str, prompt: Prompt) -> str:
+        """Returns the name of the rule that rejects a text which answers a prompt; "" where none does."""
+        ...
+
+
 @dataclass(frozen=True)
 class VariantSettings:
     """Settings that all rows of one variant of a run have in common.
@@ -83,6 +94,7 @@ class VariantSettings:
         model_revision: commit or content hash of the model; known once an engine is up.
         variant: name of the variant.
         reject_truncated: reject texts that were cut off.
+        check: checks the text that the recipe keeps; None for no check.
     """
 
     recipe: Recipe
@@ -92,6 +104,7 @@ class VariantSettings:
     model_revision: str = ""
     variant: str = DEFAULT_VARIANT
     reject_truncated: bool = False
+    check: TextCheck | None = None
 
     def seed_of(self, row: WorkRow) -> int:
         """Returns the row's own sampling seed."""
@@ -120,6 +133,8 @@ def finished_record(
         text, reason = settings.recipe.finish(generation.text, cut_off)
         if not text.strip():
             raise RowRejection(EMPTY_TEXT)
+        if settings.check is not None and (rule := settings.check(text, prompt)):
+            raise RowRejection(rule)
     except RowRejection as rejection:
         text, state, reason = generation.text, REJECTED, str(rejection)
     return {

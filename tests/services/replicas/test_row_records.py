@@ -27,3 +27,12 @@ def test_a_text_that_was_cut_off_is_accepted_unless_the_job_rejects_it():
     assert finished("Once upon a", "length") == (ACCEPTED, "", "Once upon a")
     assert finished("Once upon a", "length", reject_truncated=True) == (REJECTED, "cut_off", "Once upon a")
     assert finished("The end.", "stop", reject_truncated=True) == (ACCEPTED, "", "The end.")
+
+
+def test_a_check_of_the_job_rejects_the_text_that_the_recipe_keeps():
+    def check(text, prompt):
+        return "too_long" if len(text) > 3 else ""
+
+    assert finished("long", check=check) == (REJECTED, "too_long", "long")
+    assert finished("ok", check=check) == (ACCEPTED, "", "ok")
+    assert finished(" ", check=check) == (REJECTED, "empty_text", " ")

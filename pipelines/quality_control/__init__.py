@@ -1,0 +1,8 @@
+"""Quality control: the rules of a job's section `quality`, which reject texts whatever the recipe.
+
+quality_rules.py  the rules that a job asks for, applied to each response in its replica
+text_checks.py    each rule as a function of texts
+emotion_words.py  words that name an emotion
+
+To add a rule, write its function in text_checks.py, its key in schemas/quality.py, and its line in quality_rules.py.
+"""

@@ -1,0 +1,96 @@
+"""Checks of one text. Each is a function of texts alone, and takes less than a millisecond for a page.
+
+refuses        an apology for not answering, or talk as an AI model
+has_meta_talk  labels, announcements or closing remarks around the text
+repetition     share of the text that it says twice
+copied_share   share of the text that stands in another one
+lost_numbers   numbers of a source that the text lacks
+lost_names     names of a source that the text lacks
+"""
+
+import re
+from collections.abc import Iterator
+
+from eval.variety import measure_variety
+from pipelines.recipes.meta_talk import strip_meta_talk
+
+_COPY_WORDS = 5
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+
+_NOT = r"(?:not able|unable|not comfortable|not allowed)"
+_CANNOT = rf"(?:can ?not|can'?t|won'?t|am {_NOT}|'m {_NOT})"
+_HELP = r"help(?! but| feel| thinking| myself| it\b)"  # "I can't help but smile" is no refusal
+_TASK = rf"(?:access|answer|assist|browse|comply|continue|create|do that|fulfil|generate|{_HELP}|provide|write)"
+_AI = "(?:ai|artificial intelligence|(?:large )?language)"
+_REFUSAL = re.compile(
+    # "I'm sorry, but I can't help with that.", "Unfortunately, I am unable to ..."
+    rf"\A\W*(?:i(?:'m| am) )?(?:(?:so|very|truly) )?(?:sorry|afraid|unfortunately)\b[^.!?\n]{{0,60}}\bi ?{_CANNOT}\b"
+    rf"|\A\W*i ?{_CANNOT} (?:\w+ )?{_TASK}"
+    # "Sorry, as a language model ...", "I'm just an AI, ..."
+    rf"|\bas an? {_AI}(?: language)? (?:model|assistant)\b"
+    rf"|\bi(?:'m| am) (?:just |only )?an? {_AI}(?: language)?(?: model| assistant)?\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*")
+_NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # fmt: skip
+# A capital letter after a word and not after the end of a sentence. `I` and its like are no names.
+_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}\b")
+
+
+def words(text: str) -> list[str]:
+    """Returns the words of a text in lower case, without punctuation."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def refuses(text: str) -> bool:
+    """Returns whether a text refuses to answer, or speaks as an AI model."""
+    return bool(_REFUSAL.search(text.replace("\u2019", "'")))
+
+
+def has_meta_talk(text: str) -> bool:
+    """Returns whether there are labels, announcements or closing remarks around a text; quotation marks are none."""
+    return any(character.isalpha() for character in strip_meta_talk(text)[1])
+
+
+def repetition(text: str) -> float:
+    """Returns the share of a text's sequences of 4 words that occur earlier in it, 0 to 1; 0 for a shorter text."""
+    return measure_variety([text]).repetition or 0.0
+
+
+def copied_share(text: str, other: str) -> float:
+    """Returns the share of a text's sequences of 5 words that stand in another text, 0 to 1; 0 for a shorter text."""
+    sequences = list(_sequences(words(text)))
+    if not sequences:
+        return 0.0
+    there = set(_sequences(words(other)))
+    return sum(sequence in there for sequence in sequences) / len(sequences)
+
+
+def lost_numbers(text: str, source: str) -> list[str]:
+    """Returns the numbers of a source that a text lacks; up to twelve they may be words, and 1,000 may be 1000."""
+    there, present_words = set(map(_digits, _NUMBER.findall(text))), set(words(text))
+    lost = []
+    for number in dict.fromkeys(_NUMBER.findall(source)):
+        digits = _digits(number)
+        value = int(digits) if digits.isdecimal() and len(digits) < 3 else len(_NUMBER_WORDS)
+        has_word = value < len(_NUMBER_WORDS) and _NUMBER_WORDS[value] in present_words
+        if digits not in there and not has_word:
+            lost.append(number)
+    return lost
+
+
+def lost_names(text: str, source: str) -> list[str]:
+    """Returns the names of a source that a text lacks: words with a capital letter inside a sentence."""
+    there = set(words(text))
+    return [name for name in dict.fromkeys(_NAME.findall(source)) if name.lower() not in there]
+
+
+def _sequences(text_words: list[str]) -> Iterator[tuple[str, ...]]:
+    return zip(*(text_words[start:] for start in range(_COPY_WORDS)), strict=False)
+
+
+def _digits(number: str) -> str:
+    """Returns a number without commas between thousands: `1000` of 1,000, and `2.5` as it is."""
+    return re.sub(r",(?=\d{3}\b)", "", number)

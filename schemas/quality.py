@@ -1,0 +1,56 @@
+"""The section `quality` of an augmentation job: rules that reject texts, whatever the recipe."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from schemas.job import Section
+
+
+def _is_unset(value: Any) -> bool:
+    return value in (None, False, [])
+
+
+def _rule(default: Any, **bounds: Any) -> Any:
+    # Left out of records where it is not set, so that jobs keep the fingerprints that they had before the rule existed.
+    return Field(default, exclude_if=_is_unset, **bounds)
+
+
+class Quality(Section):
+    """Rules that reject texts, whatever the recipe. A text of blanks alone is always rejected (`empty_text`)."""
+
+    reject_truncated: bool = _rule(False)
+    """rejection (`cut_off`) of texts that `max_tokens` or the model's own limit cut off; by default they are accepted,
+    and counted"""
+    min_words: int | None = _rule(None, gt=0)
+    """smallest number of words; a shorter text is rejected (`too_few_words`)"""
+    max_words: int | None = _rule(None, gt=0)
+    """largest number of words; a longer text is rejected (`too_many_words`)"""
+    reject_refusals: bool = _rule(False)
+    """rejection (`refusal`) of texts that begin with an apology for not answering, or speak as an AI model"""
+    reject_meta_talk: bool = _rule(False)
+    """rejection (`meta_talk`) of texts with labels, announcements or closing remarks around them; the recipe
+    `alpaca_rewrite` cuts these off"""
+    reject_emotion_word: bool = _rule(False)
+    """rejection (`emotion_word`) of texts that name the emotion they are to express, in any form: *joy*, *joyful*"""
+    max_repetition: float | None = _rule(None, ge=0, lt=1)
+    """largest share of a text's sequences of 4 words that occur earlier in it; a text above it is rejected
+    (`repetition`). Texts of people have some 0.02, a text that loops 0.5 and more"""
+    max_copied: float | None = _rule(None, ge=0, lt=1)
+    """largest share of a text's sequences of 5 words that stand in the prompt: in its examples, or in the text that is
+    to be written anew; a text above it is rejected (`copied`)"""
+    keep_numbers: bool = _rule(False)
+    """rejection (`numbers_lost`) of texts that lack a number of the source"""
+    keep_names: bool = _rule(False)
+    """rejection (`names_lost`) of texts that lack a name of the source: a word with a capital letter that begins no
+    sentence"""
+    source: list[str] = _rule([])
+    """fields of the input row that are the source for `keep_numbers` and `keep_names`; by default all its texts"""
+
+    @model_validator(mode="after")
+    def _check_words(self) -> "Quality":
+        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
+            raise ValueError("quality.min_words is larger than quality.max_words")
+        if self.source and not (self.keep_numbers or self.keep_names):
+            raise ValueError("quality.source has no use without quality.keep_numbers or quality.keep_names")
+        return self
