@@ -27,8 +27,11 @@ EMPTY_TEXT, CUT_OFF_TEXT = "empty_text", "cut_off"
 _MAX_REASONS = 50
 OTHER_REASONS = "other reasons"
 
-# Numbers and hexadecimal ids differ from row to row, and the reason is the same. A digit within a name (p3) is kept.
-_NUMBERS = re.compile(r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,}(?:-[0-9a-f]{4,})*)\b|(?<![\w.])\d+(?:[.,:]\d+)*", re.IGNORECASE)
+# Numbers and hexadecimal ids differ from row to row, and the reason is the same. A digit within a name (p3, UTF-8)
+# is kept.
+_NUMBERS = re.compile(
+    r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,}(?:-[0-9a-f]{4,})*)\b|(?<![\w.])(?<![A-Za-z]-)\d+(?:[.,:]\d+)*", re.IGNORECASE
+)
 
 
 @dataclass

@@ -230,7 +230,7 @@ def new_run(
 def _resumed(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
     remedy = "name another output.path, or undo the change"
     if all(change.startswith(_EXTENDABLE) for change in difference(old.identity, new.identity)):
-        remedy += "; for rows added at the end, --extend"
+        remedy += "; for new files after the others, or a higher input.limit: --extend"
     refuse_other_job(url, old.identity, new.identity, remedy)
     return new.model_copy(update=kept_fields(old, "segments", "earlier_fingerprints"))
 
@@ -262,7 +262,7 @@ def _not_appended(old: list[InputSource], new: list[InputSource]) -> list[str]:
         other = new[number] if number < len(new) else None
         last = number == len(old) - 1
         if other is None or other.source != source.source or other.content != source.content:
-            faults.append(f"{source.source}: changed, moved or gone")
+            faults.append(f"{source.source}: changed (rows added inside it too), moved or gone")
         elif other.rows != source.rows and not (last and other.rows > source.rows):
             faults.append(f"{source.source}: {source.rows} -> {other.rows} rows")
     return faults

@@ -16,6 +16,7 @@ from pipelines.inputs.formats import READ_ERRORS
 from pipelines.inputs.sources import FileSource, Skip, rows_with_names
 from schemas.errors import JobError
 from schemas.job import Input
+from schemas.job_parsing import parse_job
 from schemas.text import shorten
 
 # Rows that are looked at to guess what a column holds.
@@ -58,7 +59,7 @@ def new_job(data: str, to: str = "job.yaml") -> NewJob:
         raise JobError(
             "--to", to, "the prompt file beside the job would have this name", "name a file that ends in .yaml"
         )
-    source = input_files(Input(path=data))[0]
+    source = input_files(parse_job({"path": data}, Input))[0]
     try:
         if source.is_text:
             with source.open() as file:
@@ -163,10 +164,12 @@ def _variables(columns: list[str]) -> dict[str, str]:
 def _prompt_text(variables: Mapping[str, str], values: Mapping[str, list[Any]]) -> str:
     """A prompt that shows the columns; one with blank cells is left out where it is blank."""
     lines = []
+    blanks = {column: sum(cell is None or not str(cell).strip() for cell in values[column]) for column in variables}
+    required = min(blanks, key=lambda column: blanks[column])  # a row without any text is to be an error, and no prompt
     for column, variable in variables.items():
         line = f"{column if column.isprintable() and '{' not in column else variable}: {{{{ {variable} }}}}\n"
-        has_blanks = any(cell is None or not str(cell).strip() for cell in values[column])
-        lines.append(f"{{% if {variable} %}}{line}{{% endif %}}" if has_blanks else line)
+        is_optional = blanks[column] and column != required
+        lines.append(f"{{% if {variable} %}}{line}{{% endif %}}" if is_optional else line)
     return f"Say in one sentence what the following is about.\n\n{''.join(lines)}"
 
 

@@ -10,7 +10,7 @@ from pipelines.inputs.files import input_files
 from pipelines.inputs.formats import READ_ERRORS
 from pipelines.inputs.parquet_format import ParquetSource
 from pipelines.inputs.sources import Skip, Source, rows_with_names
-from pipelines.run_folder import open_run
+from pipelines.run_folder import kind_of, open_run
 from schemas.errors import JobError, RunError
 from schemas.job import Input
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE
@@ -103,6 +103,8 @@ def corpus_rows(name: str, text_column: str, by: Sequence[str] | None) -> Corpus
     fs, root = resolve(name, "RUN")
     if not fs.exists(f"{root}/run.json"):
         return CorpusRows(name, list(dict.fromkeys(by or ())), None, text_column, _files(name))
+    if kind_of(ShardStore(name)) == "label":  # its data files are a table, whatever is not committed yet
+        return CorpusRows(name, list(dict.fromkeys(by or ())), None, text_column, _files(f"{name.rstrip('/')}/data"))
     store, run, committed = open_committed(name)
     paths = (store.path(shard_path(FOLDER_OF_STATE[ACCEPTED], part)) for part in store.live_parts(ACCEPTED))
     sources: list[Source] = [ParquetSource(path, store.fs, path) for path in paths]

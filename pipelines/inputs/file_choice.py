@@ -24,6 +24,9 @@ _RECORDS = frozenset(RECORD_NAMES.values())
 # A record begins with the job. A file `train.json` of somebody else's data does not.
 _RECORD = re.compile(rb'\s*\{[^{}\[\]]*"job":\s*\{')
 _RECORD_BYTES = 4096
+# `train-00000-of-00001.parquet`, `test.jsonl`, `validation/a.csv`: names by which `datasets` finds splits.
+_SPLIT = re.compile(r"(train|training|test|testing|validation|valid|dev|eval)(?![a-z])", re.IGNORECASE)
+_SPLIT_NAMES = {"training": "train", "testing": "test", "valid": "validation", "dev": "validation"}
 _DOCUMENT = re.compile(r"(?:readme|licen[sc]e|copying|notice|citation|changelog)\b.*", re.IGNORECASE)
 
 
@@ -54,6 +57,13 @@ class FileChoice:
     def skipped_text(self) -> str:
         """Returns the files that are left out, as text for a message; "" where there are none."""
         return "; ".join(f"{len(paths)} {reason} ({_names(paths)})" for reason, paths in self.skipped.items())
+
+
+def split_of(path: str, folder: str) -> str:
+    """Returns the split that a file of a folder belongs to, by its name or that of a folder in it; "" for none."""
+    names = path.removeprefix(folder).strip("/").split("/")
+    splits = [match[1].lower() for name in reversed(names) if (match := _SPLIT.match(name))]
+    return _SPLIT_NAMES.get(splits[0], splits[0]) if splits else ""
 
 
 def is_hidden(path: str, folder: str, pattern: str = "") -> bool:

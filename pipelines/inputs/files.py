@@ -13,11 +13,12 @@ import fsspec
 
 from pipelines.inputs.compression import format_ending
 from pipelines.inputs.encodings import check_encoding
-from pipelines.inputs.file_choice import HIDDEN, FileChoice, is_hidden, skip_documents, skip_runs
+from pipelines.inputs.file_choice import HIDDEN, FileChoice, is_hidden, skip_documents, skip_runs, split_of
 from pipelines.inputs.formats import FORMATS
 from pipelines.inputs.other_content import refuse_other_content
 from pipelines.inputs.saved_dataset import is_cache, is_saved_dataset, saved_files
 from pipelines.inputs.sources import FileSource
+from pipelines.inputs.text_format import TextSource
 from schemas.errors import JobError
 from schemas.job import Input
 from services.storage.filesystem import is_local, resolve
@@ -27,8 +28,12 @@ _FORMAT_BY_NAME = {file_format.format: file_format for file_format in FORMATS}
 _FORMAT_BY_ENDING = {ending: file_format for file_format in FORMATS for ending in file_format.endings}
 
 
-def input_files(section: Input) -> list[FileSource]:
+def input_files(section: Input, is_prose: bool = False) -> list[FileSource]:
     """Returns the files of an input, each once: in the order of `input.path`, and sorted within a folder or glob.
+
+    Args:
+        section: the section `input` of a job.
+        is_prose: whether the caller reads plain text alone, so that a table must not be taken for lines of it.
 
     Raises:
         JobError: a file is missing, its format or encoding is unknown, or a link leads out of its folder.
@@ -41,6 +46,10 @@ def input_files(section: Input) -> list[FileSource]:
         fs, path = resolve(pattern, "input.path", section.storage_options)
         for match in _matches(fs, path, pattern, section):
             name = _name(fs, match, pattern)
+            if is_prose and (table := _format_by_ending(match)) not in ("", TextSource.format):
+                cause = f"it is a table ({table}), and this command reads plain text"
+                remedy = "write the texts of its column as a .txt file, each in a line of its own"
+                raise JobError("input.path", name, cause, remedy)
             format_name = section.format if section.format != "auto" else _format_by_ending(match)
             refuse_other_content(fs, match, name, format_name)
             file_format = _format(match, format_name)
@@ -68,6 +77,7 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str, pattern: str, section: In
         choice.keep(HIDDEN, lambda file: not is_hidden(file, folder))
         skip_runs(choice, fs, folder, files)
         skip_documents(choice, _endings(section))
+        _refuse_splits(choice.paths, folder, pattern)
     else:
         folder, choice = "/", FileChoice([path] if fs.isfile(path) else [])
     matches = list(_regular_files(sorted(choice.paths), folder)) if local else sorted(choice.paths)
@@ -86,6 +96,18 @@ def _skip_in_glob(choice: FileChoice, fs: fsspec.AbstractFileSystem, folder: str
         skip_runs(choice, fs, folder, fs.find(folder))
     if not format_ending(pattern):
         skip_documents(choice, _endings(section))
+
+
+def _refuse_splits(paths: list[str], folder: str, pattern: str) -> None:
+    """Refuses a folder with several splits, whose rows nobody wants in one sequence."""
+    splits = {split_of(path, folder): path for path in paths}
+    if len(splits) > 1 and "" not in splits:
+        cause = f"its files are of several splits, which would be mixed: {', '.join(sorted(splits))}"
+        example = os.path.relpath(min(splits.items())[1], folder)
+        remedy = (
+            f"read one: input: {{dataset: {pattern}, split: train}}; or name files: {os.path.join(pattern, example)}"
+        )
+        raise JobError("input.path", pattern, cause, remedy)
 
 
 def _endings(section: Input) -> tuple[str, ...]:

@@ -101,8 +101,10 @@ def _load(section: Input) -> Any:
         files = _local_files(datasets.load_dataset_builder(**where)) if os.path.isdir(folder) else ""
         return datasets.load_dataset(**where, split=section.split, **({"description": files} if files else {}))
     saved = datasets.load_from_disk(folder)
-    if isinstance(saved, datasets.Dataset):  # a dataset that was never split has no name of a split
-        saved = {str(saved.split or re.split(r"[\[+]", section.split)[0]): saved}
+    if isinstance(saved, datasets.Dataset):
+        # One that knows no split has the name of its folder, inside a saved DatasetDict; else it is all of `train`.
+        asked, name = re.split(r"[\[+]", section.split)[0], os.path.basename(folder.rstrip("/"))
+        saved = {str(saved.split or (name if name == asked else "train")): saved}
     parts = datasets.ReadInstruction.from_spec(section.split).to_absolute(
         {name: split.num_rows for name, split in saved.items()}
     )

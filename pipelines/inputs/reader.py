@@ -175,7 +175,7 @@ class _InputCursor:
         if self._keeps_all:
             read = set(self._columns.values())
             fields |= {column: value for column, value in values.items() if column not in read}
-        fault = _fault(list(fields.values()))
+        fault = _fault(fields)
         return InputRow(None, fault) if fault else InputRow(fields)
 
 
@@ -197,16 +197,18 @@ def _too_short(source: Source, planned_rows: int, rows: int) -> JobError:
     return JobError("input", source.name, cause, "restore the file, or start a new run")
 
 
-def _fault(values: list[Any]) -> str:
+def _fault(fields: dict[str, Any]) -> str:
     """Returns the fault of a row whose values are too large, nested too deeply, or no text; "" for any other row."""
-    size = 0
+    size, values = 0, list(fields.values())
     for _ in range(_MAX_NESTING):
         below: list[Any] = []
         for value in values:
-            if isinstance(value, (str, bytes)):
+            if isinstance(value, str):
                 size += len(value)
-                if isinstance(value, str) and "\0" in value:
+                if "\0" in value:
                     return "a text has a NUL character"
+            elif isinstance(value, bytes):
+                return f"{_name_of_bytes(fields)} has bytes, which are no text"
             elif isinstance(value, dict):
                 below.extend(value.values())
             elif isinstance(value, (list, tuple)):
@@ -217,6 +219,16 @@ def _fault(values: list[Any]) -> str:
             return ""
         values = below
     return f"a value is nested more than {_MAX_NESTING} deep"
+
+
+def _name_of_bytes(fields: dict[str, Any]) -> str:
+    """Returns the name of the field that has bytes in it, at any depth."""
+
+    def has_bytes(value: Any) -> bool:
+        below = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        return isinstance(value, bytes) or any(map(has_bytes, below))
+
+    return next(name for name, value in fields.items() if has_bytes(value))
 
 
 def _limited(sources: list[InputSource], limit: int | None) -> list[InputSource]:

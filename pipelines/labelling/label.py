@@ -73,7 +73,7 @@ def label(job: LabelJob | Mapping[str, Any] | str | Path) -> LabelSummary:
         StoppedError: a worker failed, or the disk is full; committed shards are kept, and the same call resumes.
     """
     job = as_job(job, LabelJob)
-    files = input_files(Input(path=job.input.path, format="text"))
+    files = input_files(Input(path=job.input.path, format="text"), is_prose=True)
     store = ShardStore(job.output.path)
     has_record(store, "label")  # refuses the folder of another job before the input is read, which takes long
     run = _new_run(job, files)

@@ -15,6 +15,8 @@ _INPUTS = "inputs"
 _PREFIX = f"{_INPUTS}."
 _OPTION = "--columns"
 _SCALARS = (pa.string(), pa.bool_(), pa.int64(), pa.float64())
+# Names of the floats that JSON does not have, as a row's `inputs` has them.
+_NO_JSON = ("nan", "inf", "-inf")
 # A float holds every whole number up to this one.
 _MAX_EXACT = 1 << 53
 
@@ -127,6 +129,7 @@ def _is_no_float(value: Any) -> bool:
 
 
 def _type_of(values: list[Any]) -> pa.DataType:
+    values = _with_floats(values)
     try:
         return pa.array(values).type
     except (pa.ArrowException, OverflowError):
@@ -149,4 +152,15 @@ def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
             value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for value in values
         ]
+    elif type_ == pa.float64():
+        values = _with_floats(values)
     return pa.array(values, type_)
+
+
+def _with_floats(values: list[Any]) -> list[Any]:
+    """Returns the values with NaN and infinity, whose names stand for them in JSON, where all others are numbers."""
+    if not any(isinstance(value, float | int) for value in values) or not any(value in _NO_JSON for value in values):
+        return values
+    if all(value is None or isinstance(value, float | int) or value in _NO_JSON for value in values):
+        return [float(value) if isinstance(value, str) else value for value in values]
+    return values

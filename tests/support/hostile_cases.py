@@ -99,7 +99,7 @@ def gzip_bomb(folder):
 
 
 JSONL = [
-    kept("bytes that are no UTF-8", lines(b'{"context": "caf\xe9", "emotion": "joy"}'), "utf-8"),
+    kept("bytes that are no UTF-8", lines(b'{"context": "caf\xe9", "emotion": "joy"}'), "UTF-8"),
     kept("broken JSON", lines(b'{"context": "torn', b"nonsense", b"[1, 2]"), "not JSON", "not JSON", "not an object"),
     kept("NULs in text", lines({"context": "a\0b", "emotion": "joy"}), "a NUL character"),
     kept("right-to-left, zero-width", lines({"context": "\u202ea\u200b\u05d0\ufeff", "emotion": "joy"}), more=1),

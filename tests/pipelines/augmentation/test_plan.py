@@ -463,7 +463,7 @@ def test_extend_refuses_anything_but_rows_at_the_end(plan, tmp_path, spoil):
     spoil(tmp_path / "in")
     error = refused(lambda: plan(extend=True))
     assert error.key == "--extend"
-    assert f"{tmp_path}/in/a.jsonl: changed, moved or gone" in error.cause
+    assert f"{tmp_path}/in/a.jsonl: changed (rows added inside it too), moved or gone" in error.cause
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 

@@ -76,7 +76,7 @@ def test_a_split_is_named(saved):
     with pytest.raises(JobError, match="several splits into it: train, test") as raised:
         rows_of(path=str(saved / "two"))
     assert raised.value.key == "input.path" and "input.split" in raised.value.remedy
-    for name, split in (("two", "dev"), ("named", "train")):
+    for name, split in (("two", "dev"), ("named", "train"), ("one", "test")):
         with pytest.raises(JobError, match=f'Unknown split "{split}"'):
             rows_of(dataset=str(saved / name), split=split)
 
