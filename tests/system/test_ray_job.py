@@ -94,7 +94,7 @@ def test_submit_stop_edit_resubmit_resumes(head, package, tmp_path):
     kept = finished_rows(run)
     assert 6 <= kept < 56
 
-    source = package / "pipelines" / "progress.py"
+    source = package / "pipelines" / "stopping.py"
     source.write_text(source.read_text() + "\n# an edit: Ray uploads another package, and unpacks it elsewhere\n")
     done = submit(run)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
