@@ -208,7 +208,7 @@ def _fault(fields: dict[str, Any]) -> str:
                 if "\0" in value:
                     return "a text has a NUL character"
             elif isinstance(value, bytes):
-                return f"{_name_of_bytes(fields)} has bytes, which are no text"
+                return f"{_name_of_bytes(fields)} has bytes, not text"
             elif isinstance(value, dict):
                 below.extend(value.values())
             elif isinstance(value, (list, tuple)):

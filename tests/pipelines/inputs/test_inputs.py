@@ -859,4 +859,4 @@ def test_all_names_that_are_no_fields_are_listed_at_once(tmp_path):
 def test_bytes_are_no_text(tmp_path):
     pq.write_table(pa.table({"text": ["a", "b"], "img": [{"bytes": b"x"}, {"bytes": None}]}), tmp_path / "a.parquet")
     faults = [row.fault for _, _, row in all_rows(reader(tmp_path / "a.parquet", keep="all"))]
-    assert faults == ["img has bytes, which are no text", ""]
+    assert faults == ["img has bytes, not text", ""]
