@@ -86,6 +86,7 @@ def connect_to_ray(address: str | None) -> Iterator[str]:
                 ray.init("local", include_dashboard=False, **options)
     except Exception as error:  # Ray raises a plain Exception where a node does not start in time
         raise _connection_error(address, error) from None
+    _log_errors_of_ray()
     if log_workers:
         _log_workers()
     # Ray installs a handler that ends the process with an exit code that does not mean "stopped, run it again".
@@ -121,6 +122,17 @@ def _connection_error(address: str | None, error: Exception) -> KindlingError:
     cause = f"Ray does not start on this machine: {first_line}"
     remedy = f"start the job again when the machine is less busy and its disk has room; Ray's logs: {private_folder()}"
     return StoppedError("cluster.address", None, cause, remedy)
+
+
+def _log_errors_of_ray() -> None:
+    """Turns errors that Ray sends to all drivers (a worker died, a raylet ended) into log records of a library.
+
+    Ray would print them on standard output, where they would mix with the JSON of `--json`. The job says itself what a
+    death means for it.
+    """
+    from ray._private import worker  # no public way (2.60)
+
+    worker.print_to_stdstream = lambda batch, *_, **__: logs.log_worker_lines(batch)
 
 
 def _log_workers() -> None:

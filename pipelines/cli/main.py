@@ -77,7 +77,10 @@ def main() -> None:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # `nohup` ignores it
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a result that cannot be written is one error
     except KindlingError as error:
         _end(error)
     except StoreError as error:  # while something was read; an error of writing names its place
@@ -99,6 +102,8 @@ def _end(error: KindlingError) -> NoReturn:
 
 def _exit(code: int) -> NoReturn:
     """Ends the process; after a stop it first prints the command that resumes the job."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a late one would replace the exit code by which a service resumes
     if code == EXIT_STOPPED:
         command = command_line()
         logs.report(f"resume with: {command}", event="resume", command=command)

@@ -75,7 +75,9 @@ class Status(Result, ABC):
             return []
         title = "error" if self.state == "failed" else "stopped"
         lines = titled_list(title, [shorten(self.error, _MAX_ERROR_CHARACTERS)]) if self.error else []
-        again = self.command or f"run the same `kindling {self.kind}` again: it resumes"
+        # Whoever may write the folder may write any command into its lock.
+        known = self.command if self.command.startswith("kindling ") else ""
+        again = known or f"run the same `kindling {self.kind}` again: it resumes"
         return [*lines, *titled_list("go on", [f"{again}{'   (mend the error first)' if title == 'error' else ''}"])]
 
     @abstractmethod

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from schemas.errors import RunError
+
 _STDOUT, _STDERR = 1, 2
 # The pipe's reader has ended; the terminal is gone.
 _UNREAD = (errno.EPIPE, errno.EIO)
@@ -65,7 +67,9 @@ class _DroppingStream(io.TextIOWrapper):
             yield is_interrupting
         except OSError as error:
             if not self._drops_all and error.errno not in _UNREAD:
-                raise
+                self._drops_all = True  # what is left of the result would be tried again at the end of the process
+                remedy = "make room, or write the result elsewhere, and run the command again"
+                raise RunError("standard output", None, f"cannot be written: {error.strerror}", remedy) from None
         finally:
             self._writing.now = is_interrupting
 

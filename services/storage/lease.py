@@ -203,6 +203,10 @@ class _FileLock:
             with open(self._path, "rb") as file:
                 content = file.read(len(self._content) + 1)
         except FileNotFoundError:
+            folder = os.path.dirname(self._path)
+            if not os.path.isdir(folder):
+                cause = f"{folder} is gone: move it back, or name its new place in output.path"
+                raise LeaseLostError(cause) from None
             raise LeaseLostError(f"{self._path} was removed while the job ran") from None
         if content != self._content:
             raise LeaseLostError(f"{self._path} is another driver's now")

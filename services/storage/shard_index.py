@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.errors import RunError
 from schemas.outcomes import OUTCOME_COLUMNS, Outcomes, add_reasons, by_frequency
 from schemas.rows import ERROR, REJECTED, STATES
 from schemas.run import Manifest, RunRecord
@@ -207,7 +208,7 @@ def read_index(store: ShardStore, run: RunRecord) -> ShardIndex:
     missing = sorted(sizes.keys() - set(entries["shard"].to_pylist()))
     tasks = [missing[i : i + _FOOTERS_PER_TASK] for i in range(0, len(missing), _FOOTERS_PER_TASK)]
     with ThreadPoolExecutor(_THREADS) as threads:
-        results = threads.map(lambda shards: [_read_entry(store, shard, sizes[shard]) for shard in shards], tasks)
+        results = threads.map(lambda shards: [_read_entry(store, shard, sizes[shard], run) for shard in shards], tasks)
         new_entries = list(chain.from_iterable(results))
     return ShardIndex(store, entries, new_entries, outdated=saved.num_rows - entries.num_rows)
 
@@ -256,8 +257,18 @@ def _entries_that_hold(saved: pa.Table, sizes: dict[int, int], run: RunRecord) -
     return pc.and_(same_size, pc.is_in(saved["fingerprint"].cast(pa.string()), value_set=fingerprints))
 
 
-def _read_entry(store: ShardStore, shard: int, size: int) -> dict[str, Any]:
-    return _entry(store, shard, size, store.read_manifest(shard))
+def _read_entry(store: ShardStore, shard: int, size: int, run: RunRecord) -> dict[str, Any]:
+    """Reads the entry of one shard; refuses a file that another run wrote, or that lies under a wrong number.
+
+    Else a resume would take its rows for those of this shard, which would never be generated.
+    """
+    manifest = store.read_manifest(shard)
+    is_own = manifest.fingerprint in (run.fingerprint, *run.earlier_fingerprints)
+    if not is_own or part_of(manifest) != shard:
+        cause = "it belongs to another run" if not is_own else f"it holds shard {manifest.shard} of this run"
+        remedy = "`kindling verify RUN --repair` moves it aside, and the next start makes the shard"
+        raise RunError(store.path(shard_path("data", shard)), None, cause, remedy)
+    return _entry(store, shard, size, manifest)
 
 
 def _entry(store: ShardStore, shard: int, size: int, manifest: Manifest) -> dict[str, Any]:

@@ -150,7 +150,14 @@ class ShardStore:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            cause = f"not a run.json that this version reads: {error.errors()[0]['msg']}"
+            first = error.errors()[0]
+            if first["type"] == "json_invalid":
+                remedy = (
+                    "put it back from a copy. The texts are in data/, whole, and load_dataset reads them; to generate "
+                    "the rest, name another output.path"
+                )
+                raise RunError(path, None, f"it is damaged: {first['msg']}", remedy) from None
+            cause = f"not a run.json that this version reads: {first['msg']}"
             raise RunError(
                 path, None, cause, "read it with the version that wrote it, or name another folder"
             ) from None
@@ -294,7 +301,7 @@ class ShardStore:
             if relative is None:
                 continue
             with self.fs.open(self.path(relative), "rb") as file:
-                yield from pq.ParquetFile(file).iter_batches(columns=columns)
+                yield from pq.ParquetFile(file, page_checksum_verification=True).iter_batches(columns=columns)
 
 
 def _rows_of_state(rows: pa.Table, state: str) -> pa.Table:

@@ -44,6 +44,15 @@ def test_a_full_disk_drops_log_lines_and_no_result():
     assert failed.returncode == 1 and b"No space left on device" in failed.stderr
 
 
+def test_a_short_result_that_cannot_be_written_is_one_error(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "Some words."}\n')
+    command = [sys.executable, "-m", "pipelines", "stats", f"{tmp_path}/rows.jsonl", "--json"]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(command, env=cli_env(), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert "standard output: cannot be written: No space left on device" in ended.stderr
+
+
 def test_closed_descriptors_are_no_file_of_the_run():
     opened = subprocess.run(
         ["bash", "-c", 'exec "$@" 2>&- 1>&- <&-', "bash", *COMMAND], env=cli_env(), timeout=60, check=False

@@ -434,3 +434,18 @@ def test_a_run_json_that_cannot_be_read_is_not_taken_as_missing(tmp_path, monkey
     monkeypatch.setattr(store.fs, "cat_file", stale)
     with pytest.raises(OSError, match="Stale"):
         store.read_run()
+
+
+def test_a_flipped_bit_in_a_page_is_no_row(tmp_path):
+    store = ShardStore(str(tmp_path))
+    store.commit(manifest(accepted=4), table(batch(0, 1, 2, 3)))
+    path = tmp_path / shard_path("data", 0)
+    whole = path.read_bytes()
+    start = whole.index(b"PAR1") + 40
+    for at in range(start, start + 2000, 97):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            rows = pa.Table.from_batches(list(store.read_rows()))
+        except (OSError, pa.ArrowException):
+            continue
+        assert rows.equals(table(batch(0, 1, 2, 3))), at
