@@ -318,6 +318,9 @@ def _live(table: pa.Table, state: str, left: Collection[int] = ()) -> pa.Table:
     Args:
         left: shards whose rows of this state do not count.
     """
+    # A comparison with a text makes pyarrow import pandas, which takes a second: not before a run's first rows.
+    if not left and not any(map(retry_of, table["shard"].to_pylist())):
+        return table
     retried = table.filter(pc.equal(table["retried"].cast(pa.string()), state))["shard"].to_pylist()
     if not retried and not left:
         return table
