@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -316,3 +317,9 @@ def test_siblings_of_an_uncommitted_shard_stay_on_an_object_store(brief, monkeyp
     store.remove_leftovers()
     remove_unlisted_siblings(store, read_index(store, run_of(2)))
     assert store.list_names("errors") == ["part-00000.0123abcd.parquet", "part-00000.parquet"]
+
+
+@pytest.mark.parametrize("command", ["rm -rf ~", "kindling augment a.yaml\x1b[2J", 7])
+def test_a_command_that_another_person_wrote_into_a_lock_is_not_shown(tmp_path, command):
+    (tmp_path / LOCK_NAME).write_text(json.dumps({"holder": "x", "command": command, "ended": "stopped"}))
+    assert read_lease(ShardStore(str(tmp_path))) == LastDriver(False, "stopped")
