@@ -172,7 +172,7 @@ def _depends_on(later: int, part: int) -> bool:
 def _foreign_shard(run: RunRecord, manifest: Manifest, part: int, start: int, end: int) -> Iterator[tuple[str, str]]:
     """Path and cause of faults that show that a shard belongs to another run or to another place of this run."""
     path = shard_path("data", part)
-    if manifest.fingerprint not in (run.fingerprint, *run.earlier_fingerprints):
+    if manifest.fingerprint not in run.fingerprints:
         yield path, f"belongs to another run (fingerprint {manifest.fingerprint[:12]})"
     if (part_of(manifest), manifest.start, manifest.end) != (part, start, end):
         retry = f", retry {manifest.retry}" if manifest.retry else ""

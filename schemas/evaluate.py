@@ -259,11 +259,16 @@ class EvaluateJob(Section):
     seed: int = 0
     """seed of the run, from which the seed of each response is derived"""
 
+    @property
+    def model_labels(self) -> list[str]:
+        """Names of all models whose results the job has: its own, or the one whose responses it names."""
+        return [model.label for model in self.models] or [self.responses.label if self.responses else ""]
+
     @model_validator(mode="after")
     def _check_evaluations(self) -> "EvaluateJob":
         if bool(self.models) == bool(self.responses):
             raise ValueError("give either models or responses")
-        labels = [model.label for model in self.models]
+        labels = self.model_labels
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two models are called {twice[0]}: give one of them another `name`")
         for evaluation in self.evaluations:

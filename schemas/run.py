@@ -108,6 +108,11 @@ class RunRecord(Record):
         return self.last_metrics.get(REPLICA_SECONDS, 0.0)
 
     @property
+    def fingerprints(self) -> list[str]:
+        """Fingerprints that shards of this run may carry: its own, and those that it had before."""
+        return [self.fingerprint, *self.earlier_fingerprints]
+
+    @property
     def rows(self) -> int:
         """Number of input rows of the whole run."""
         return self.segments[-1]

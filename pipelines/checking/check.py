@@ -18,7 +18,6 @@ from schemas.errors import EngineError, JobError
 from schemas.text import format_amount, plural
 from services.models.checkpoints import locate
 from services.observability.start_phases import engine_start
-from services.replicas.row_records import VariantSettings
 from services.storage.filesystem import is_local
 from services.storage.store import ShardStore
 
@@ -107,7 +106,7 @@ def check(
     refused = population.refusals()
     findings += [
         _refusals(len(population.rendered), refused),
-        *_lengths(job, rendered.variants, population),
+        *_lengths(job, population),
         *(_budget(part, job.max_tokens, population) for part in list_spent_on_disk(job, rendered.run)),
     ]
     prompts = [
@@ -131,15 +130,14 @@ def _refusals(looked_at: int, reasons: Mapping[str, int]) -> Finding:
     return Finding(REFUSED_ROWS, "ok", text)
 
 
-def _lengths(job: AugmentJob, variants: Mapping[str, VariantSettings], population: Population) -> list[Finding]:
+def _lengths(job: AugmentJob, population: Population) -> list[Finding]:
     characters = max((row.characters for row in population.generated_rows()), default=0)
     if not characters:
         return []
     tokens = characters // _CHARACTERS_PER_TOKEN
-    longest_output = max(settings.sampling["max_tokens"] for settings in variants.values())
-    text = f"the longest has {characters:,} characters, about {tokens:,} tokens; outputs have up to {longest_output:,}"
+    text = f"the longest has {characters:,} characters, about {tokens:,} tokens; outputs have up to {job.max_tokens:,}"
     bound = job.engine.get("max_model_len")
-    if isinstance(bound, int) and tokens + longest_output > bound:
+    if isinstance(bound, int) and tokens + job.max_tokens > bound:
         remedy = "raise engine.max_model_len, or lower sampling.max_tokens: a prompt that does not fit is an error"
         return [Finding("prompts", "warning", f"{text}: together more than engine.max_model_len = {bound:,}", remedy)]
     return [Finding("prompts", "ok", text)]

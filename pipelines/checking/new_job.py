@@ -14,6 +14,7 @@ from pipelines.inputs.encodings import guess_encoding
 from pipelines.inputs.files import input_files
 from pipelines.inputs.formats import READ_ERRORS
 from pipelines.inputs.sources import FileSource, Skip, rows_with_names
+from pipelines.recipes.jinja_blanks import is_blank
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.job_parsing import parse_job
@@ -164,7 +165,7 @@ def _variables(columns: list[str]) -> dict[str, str]:
 def _prompt_text(variables: Mapping[str, str], values: Mapping[str, list[Any]]) -> str:
     """A prompt that shows the columns; one with blank cells is left out where it is blank."""
     lines = []
-    blanks = {column: sum(cell is None or not str(cell).strip() for cell in values[column]) for column in variables}
+    blanks = {column: sum(map(is_blank, values[column])) for column in variables}
     required = min(blanks, key=lambda column: blanks[column])  # a row without any text is to be an error, and no prompt
     for column, variable in variables.items():
         line = f"{column if column.isprintable() and '{' not in column else variable}: {{{{ {variable} }}}}\n"

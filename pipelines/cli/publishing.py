@@ -7,6 +7,7 @@ import typer
 
 from pipelines.cli.options import Json, Run, print_json
 from schemas.errors import JobError
+from schemas.text import plural
 
 
 class FileFormat(StrEnum):
@@ -71,7 +72,7 @@ def export(
     unfinished = "" if exported.complete else " (the run is not complete)"
     splits = ", ".join(f"{rows} {name}" for name, rows in exported.splits.items())
     parts = f" ({splits})" if len(exported.splits) > 1 else ""
-    files = "1 file" if len(exported.files) == 1 else f"{len(exported.files)} files"
+    files = plural(len(exported.files), "file")
     print(f"{exported.rows} rows{parts} in {files}{unfinished}")
     print(f"columns: {', '.join(exported.columns)}")
     print(f"load it: {load_command(exported)}")
@@ -114,7 +115,6 @@ def _print_what_is_left(run: str) -> None:
     """Prints what an export of an unfinished run lacks, and how to go on."""
     from pipelines.run_status.augment import RunStatus
     from pipelines.run_status.status import status
-    from schemas.text import plural
 
     current = status(run)
     if isinstance(current, RunStatus) and current.logged:

@@ -156,8 +156,7 @@ def _chosen(job: EvaluateJob, store: ShardStore, only: Sequence[str] | None) -> 
 
 
 def _is_done(job: EvaluateJob, store: ShardStore, evaluation: str) -> bool:
-    models = [model.label for model in job.models] or [job.responses.label if job.responses else ""]
-    files = getattr(job, evaluation).result_files(evaluation, models)
+    files = getattr(job, evaluation).result_files(evaluation, job.model_labels)
     return all(store.fs.exists(store.path(path)) for paths in files.values() for path in paths)
 
 

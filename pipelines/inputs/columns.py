@@ -44,8 +44,9 @@ def check_mapping(section: Input, fields: list[str]) -> None:
 
 def refuse_hidden_columns(source: Source, columns: dict[str, str]) -> None:
     """Refuses a source with a column that `input.keep: all` could not keep, as a field has its name."""
+    names = ask(source, source.columns)
     for field, column in columns.items():
-        if column != field and field not in columns.values() and field in ask(source, source.columns):
+        if column != field and field not in columns.values() and field in names:
             cause = f"the column {field!r} of {source.name} has the name of a field, which is read from {column!r}"
             raise JobError("input.keep", "all", cause, "name the columns to keep, or rename that one")
 

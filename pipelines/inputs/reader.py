@@ -104,10 +104,9 @@ class InputReader(InputRows):
             if self._keeps_all:
                 refuse_hidden_columns(source, self._columns)
         log_absent(self._sources, {field: c for field, c in self._columns.items() if field not in {*required, *rare}})
-        read = [columns_to_read(source, self._columns, self._keeps_all) for source in self._sources]
-        self._names = [
-            ask(source, partial(source.label_names, names)) for source, names in zip(self._sources, read, strict=True)
-        ]
+        self._read = [columns_to_read(source, self._columns, self._keeps_all) for source in self._sources]
+        pairs = zip(self._sources, self._read, strict=True)
+        self._names = [ask(source, partial(source.label_names, read)) for source, read in pairs]
         self.inputs = _limited([*map(_describe, self._sources, self._names)], section.limit)
         if not sum(source.rows for source in self.inputs):
             key, value = ("dataset", section.dataset) if section.dataset else ("path", section.path)
@@ -115,7 +114,7 @@ class InputReader(InputRows):
 
     def cursor(self) -> RowCursor:
         """Returns a cursor that reads range after range, each file once."""
-        return _InputCursor(self._sources, self.inputs, self._columns, self._names, self._keeps_all)
+        return _InputCursor(self._sources, self.inputs, self._columns, self._read, self._names, self._keeps_all)
 
 
 class _InputCursor:
@@ -125,6 +124,7 @@ class _InputCursor:
         sources: sources of the rows.
         inputs: number of rows of each source.
         columns: column of each field.
+        read: columns that are read, of each source.
         names: names of class labels by column, of each source.
         keeps_all: whether a row has all other columns of its source too, under their own names.
     """
@@ -134,10 +134,11 @@ class _InputCursor:
         sources: list[Source],
         inputs: list[InputSource],
         columns: dict[str, str],
+        read: list[list[str]],
         names: list[dict[str, Names]],
         keeps_all: bool,
     ) -> None:
-        self._keeps_all = keeps_all
+        self._read, self._keeps_all = read, keeps_all
         self._sources, self._inputs, self._columns, self._names = sources, inputs, columns, names
         self._ends = list(accumulate(source.rows for source in inputs))
         # The open source, the index of its next row, and its iterator, which reads `_skip` before each row.
@@ -157,8 +158,7 @@ class _InputCursor:
         source = self._sources[number]
         if number != self._source_number or low < self._next_index:
             self._source_number, self._next_index, self._skip = number, 0, Skip()
-            columns = columns_to_read(source, self._columns, self._keeps_all)
-            self._rows = _read(source, columns, self._skip, self._names[number])
+            self._rows = _read(source, self._read[number], self._skip, self._names[number])
         # The source skips only when the next row is asked for, so a skip that follows another is added to it.
         self._skip.rows += low - self._next_index
         self._next_index = low

@@ -33,10 +33,10 @@ class QualityRules:
             text: text that the recipe keeps of the response.
             prompt: prompt that it answers.
         """
-        rules, count = self.quality, len(words(text))
-        if rules.min_words is not None and count < rules.min_words:
+        rules = self.quality
+        if rules.min_words is not None and len(words(text)) < rules.min_words:
             return "too_few_words"
-        if rules.max_words is not None and count > rules.max_words:
+        if rules.max_words is not None and len(words(text)) > rules.max_words:
             return "too_many_words"
         if rules.reject_refusals and refuses(text):
             return "refusal"

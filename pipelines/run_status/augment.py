@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.run_folder import open_run
 from pipelines.run_status.augment_page import augment_line, augment_page
 from pipelines.run_status.history import read_history, spans_of_rows
-from pipelines.run_status.page import Status
+from pipelines.run_status.page import EndpointStatus
 from schemas.outcomes import OUTCOME_COLUMNS, Outcomes, by_frequency
 from schemas.rows import ACCEPTED, STATES
 from schemas.run import REPLICA_SECONDS, RunRecord
@@ -31,12 +31,10 @@ _LOG_COLUMNS = [*OUTCOME_COLUMNS, "output_tokens", "started_at", "duration_secon
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunStatus(Status):
+class RunStatus(EndpointStatus):
     """Progress of an `augment` run.
 
     Attributes:
-        source: `endpoint` where the running job told how far it is, else `disk`.
-        silent: why no endpoint did; empty where one did, or none was asked, as no job runs.
         rows: rows by state, those in the log of open shards included.
         variants: names of the sweep's combinations, by each of which every input row is a row; none without a sweep.
         logged: rows of shards that are still open.
@@ -62,8 +60,6 @@ class RunStatus(Status):
     """
 
     kind: str = "augment"
-    source: str
-    silent: str
     rows: dict[str, int]
     rows_total: int
     variants: list[str]
@@ -90,11 +86,6 @@ class RunStatus(Status):
     cost: float | None = None
     left_to_retry: int = 0
     budget: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def is_answered(self) -> bool:
-        """Returns whether the endpoint of the running job answered."""
-        return self.source == "endpoint"
 
     def line(self) -> str:
         """The status in one line."""

@@ -34,8 +34,7 @@ def _facts(status: "RunStatus", now: datetime, width: int) -> list[str]:
         f"{_state(status)}",
         progress_bar(finished, status.rows_total, width),
     ]
-    if status.silent:
-        lines.append(f"from disk: {status.silent}")
+    lines += status.silence_lines()
     if status.variants:
         lines.append(f"variants  {len(status.variants)} of each row: {shorten('; '.join(status.variants))}")
     in_flight = "" if status.in_flight is None else f"; {status.in_flight:,} in flight"

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipelines.evaluation.record import read_record
 from pipelines.run_status.augment import count_finished
-from pipelines.run_status.page import Status, progress_bar, titled_list
+from pipelines.run_status.page import EndpointStatus, progress_bar, titled_list
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob, EvaluationSection, PromptSet
 from schemas.text import shorten
@@ -46,26 +46,17 @@ class EvaluatedPart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateStatus(Status):
+class EvaluateStatus(EndpointStatus):
     """Progress of an evaluation.
 
     Attributes:
         complete: each part is done, or its model failed; never while the endpoint answers.
-        source: `endpoint` where the running job answered, else `disk`.
-        silent: why no endpoint answered; empty where one did, or none was asked.
         failures: error of each model that the last finished start could not evaluate, by the model's name.
     """
 
     kind: str = "evaluate"
-    source: str
-    silent: str
     parts: list[EvaluatedPart]
     failures: dict[str, str]
-
-    @property
-    def is_answered(self) -> bool:
-        """Returns whether the endpoint of the running job answered."""
-        return self.source == "endpoint"
 
     @property
     def has_failed_parts(self) -> bool:
@@ -79,8 +70,7 @@ class EvaluateStatus(Status):
     def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
         """Number of results; and lists of the evaluations and of failed models."""
         lines = [f"{self.name}: {self._results_text()}", progress_bar(self._results(), len(self.parts), width)]
-        if self.silent:
-            lines.append(f"from disk: {self.silent}")
+        lines += self.silence_lines()
         failed = [f"{name}: {shorten(error)}" for name, error in self.failures.items()]
         return lines, [self._evaluation_lines(), titled_list("failed", failed)]
 
@@ -131,10 +121,9 @@ def evaluate_status(store: ShardStore, may_run: bool) -> EvaluateStatus:
 
 
 def _parts(store: ShardStore, job: EvaluateJob) -> Iterator[EvaluatedPart]:
-    models = [model.label for model in job.models] or [job.responses.label if job.responses else ""]
     for evaluation in job.evaluations:
         section: EvaluationSection = getattr(job, evaluation)
-        for model, files in section.result_files(evaluation, models).items():
+        for model, files in section.result_files(evaluation, job.model_labels).items():
             done = sum(store.fs.exists(store.path(path)) for path in files)
             counts = (done, len(files)) if section.has_tasks else (None, None)
             yield EvaluatedPart(evaluation, model, done == len(files), *counts)

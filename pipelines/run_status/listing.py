@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pipelines.run_folder import kind_of
 from pipelines.run_status.page import State, Status
-from pipelines.run_status.status import status
+from pipelines.run_status.status import status_of_kind
 from schemas.errors import KindlingError, RunError
 from services.storage.filesystem import resolve
 from services.storage.store import ShardStore
@@ -66,18 +66,19 @@ def runs(folder: str = _DEFAULT_FOLDER) -> list[ListedRun]:
 def _runs_below(folder: str, nesting: int) -> Iterator[ListedRun]:
     store = ShardStore(folder)
     if kind := kind_of(store):
-        yield _listed(folder, kind)
+        yield _listed(store, kind)
     elif nesting:
         for name in store.list_names(""):
             if name and not name.startswith(".") and store.fs.isdir(store.path(name)):
                 yield from _runs_below(f"{folder}/{name}", nesting - 1)
 
 
-def _listed(folder: str, kind: str) -> ListedRun:
+def _listed(store: ShardStore, kind: str) -> ListedRun:
+    folder = store.url
     if kind == "compose":
         return ListedRun(folder, kind, "complete")
     try:
-        current = status(folder)
+        current = status_of_kind(store, kind)
     except KindlingError as error:  # one damaged run hides no other
         return ListedRun(folder, kind, "unreadable", error=error.cause)
     return ListedRun(folder, kind, current.state, current)

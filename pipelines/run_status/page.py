@@ -75,9 +75,7 @@ class Status(Result, ABC):
             return []
         title = "error" if self.state == "failed" else "stopped"
         lines = titled_list(title, [shorten(self.error, _MAX_ERROR_CHARACTERS)]) if self.error else []
-        # Whoever may write the folder may write any command into its lock.
-        known = self.command if self.command.startswith("kindling ") else ""
-        again = known or f"run the same `kindling {self.kind}` again: it resumes"
+        again = self.command or f"run the same `kindling {self.kind}` again: it resumes"
         return [*lines, *titled_list("go on", [f"{again}{'   (mend the error first)' if title == 'error' else ''}"])]
 
     @abstractmethod
@@ -87,6 +85,28 @@ class Status(Result, ABC):
     @abstractmethod
     def page(self, now: datetime, width: int) -> tuple[list[str], list[list[str]]]:
         """Lines that are always shown, and lists of lines that may be cut to fit the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointStatus(Status):
+    """Status of a run whose job has an endpoint.
+
+    Attributes:
+        source: `endpoint` where the running job told how far it is, else `disk`.
+        silent: why no endpoint did; empty where one did, or none was asked, as no job runs.
+    """
+
+    source: str
+    silent: str
+
+    @property
+    def is_answered(self) -> bool:
+        """Returns whether the endpoint of the running job answered."""
+        return self.source == "endpoint"
+
+    def silence_lines(self) -> list[str]:
+        """Line of a page that says why its figures are from disk; none where the endpoint answered or was not asked."""
+        return [f"from disk: {self.silent}"] if self.silent else []
 
 
 def render_page(status: Status, now: datetime, width: int, height: int | None = None) -> list[str]:

@@ -29,6 +29,15 @@ def status(url: str) -> Status:
     if kind not in STATUSES:
         cause = "this folder is a composed corpus, which appears as a whole, and no run"
         raise RunError("RUN", url, cause, "see its README.md")
+    return status_of_kind(store, kind)
+
+
+def status_of_kind(store: ShardStore, kind: str) -> Status:
+    """Progress of a run whose kind is known: one of STATUSES.
+
+    Raises:
+        RunError: see `status`.
+    """
     # Before the files: those of a job that ends meanwhile are complete.
     driver = read_lease(store, lock_name(kind))
     # A lock may not be seen from here, as on some network file systems; an end that was written is certain.

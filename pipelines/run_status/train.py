@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.run_folder import RECORD_NAMES
-from pipelines.run_status.page import Status, progress_bar, time_left
+from pipelines.run_status.page import EndpointStatus, progress_bar, time_left
 from schemas.errors import RunError
 from schemas.text import clock, shorten
 from services.observability.endpoint_reader import EndpointError, EndpointMetrics, read_endpoint
@@ -17,12 +17,10 @@ from services.storage.store import ShardStore
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStatus(Status):
+class TrainStatus(EndpointStatus):
     """Progress of a training.
 
     Attributes:
-        source: `endpoint` where the running training answered, else `disk`.
-        silent: why no endpoint answered; empty where one did, or none was asked.
         stages: names of the job's stages.
         stage: number of the stage that is being trained, from 0; the last one where all are done.
         step, steps: steps done of that stage, and all its steps; from disk the step of its last checkpoint; None before
@@ -33,8 +31,6 @@ class TrainStatus(Status):
     """
 
     kind: str = "train"
-    source: str
-    silent: str
     stages: list[str]
     stage: int
     step: int | None = None
@@ -43,11 +39,6 @@ class TrainStatus(Status):
     held_out_loss: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
-
-    @property
-    def is_answered(self) -> bool:
-        """Returns whether the endpoint of the running job answered."""
-        return self.source == "endpoint"
 
     def line(self) -> str:
         """Stage, step and time left."""
@@ -60,8 +51,7 @@ class TrainStatus(Status):
             return lines, []
         if self.step is not None and self.steps:
             lines.append(progress_bar(self.step, self.steps, width))
-        if self.silent:
-            lines.append(f"from disk: {self.silent}")
+        lines += self.silence_lines()
         facts = {
             "loss": self.loss and f"{self.loss:.4f}",
             "held out": self.held_out_loss and f"{self.held_out_loss:.4f}",

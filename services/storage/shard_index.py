@@ -253,7 +253,7 @@ def _entries_that_hold(saved: pa.Table, sizes: dict[int, int], run: RunRecord) -
     positions = pc.index_in(saved["shard"], value_set=pa.array(sizes.keys(), pa.int64()))
     file_bytes = pa.array(sizes.values(), pa.int64()).take(positions)  # null if there is no data file
     same_size = pc.fill_null(pc.equal(file_bytes, saved["bytes"]), False)
-    fingerprints = pa.array([run.fingerprint, *run.earlier_fingerprints])
+    fingerprints = pa.array(run.fingerprints)
     return pc.and_(same_size, pc.is_in(saved["fingerprint"].cast(pa.string()), value_set=fingerprints))
 
 
@@ -263,7 +263,7 @@ def _read_entry(store: ShardStore, shard: int, size: int, run: RunRecord) -> dic
     Else a resume would take its rows for those of this shard, which would never be generated.
     """
     manifest = store.read_manifest(shard)
-    is_own = manifest.fingerprint in (run.fingerprint, *run.earlier_fingerprints)
+    is_own = manifest.fingerprint in run.fingerprints
     if not is_own or part_of(manifest) != shard:
         cause = "it belongs to another run" if not is_own else f"it holds shard {manifest.shard} of this run"
         remedy = "`kindling verify RUN --repair` moves it aside, and the next start makes the shard"
