@@ -20,7 +20,8 @@ from pipelines.labelling.verification import label_verdict
 from pipelines.run_folder import open_run
 from pipelines.verdict import Fault, Verdict, parquet_files, read_failure
 from schemas.errors import RunError, UnreadableError
-from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, ROW_SCHEMA, STATES
+from schemas.row_programs import TRIES_FOLDER
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
 from services.storage.lease import hold_lease, read_lease
@@ -217,7 +218,7 @@ def _wrong_rows(
                 raise
             yield path, f"damaged: {str(error).splitlines()[0]}"
             return
-        if not table.schema.equals(ROW_SCHEMA):
+        if not table.schema.equals(run.schema):
             yield path, "its columns are not those of a shard"
             return
         if table.num_rows != manifest.counts[state] or set(table["state"].to_pylist()) - {state}:
@@ -234,6 +235,32 @@ def _wrong_rows(
             yield path, f"{_described(*identity)}, does not belong here"
     for identity in sorted(expected - identities.keys()):
         yield path, f"{_described(*identity)}, is missing"
+    yield from _wrong_tries(store, run, manifest, expected)
+
+
+def _wrong_tries(
+    store: ShardStore, run: RunRecord, manifest: Manifest, expected: set[_Identity]
+) -> Iterator[tuple[str, str]]:
+    """Compares the earlier tries of a part's rows with its manifest, and with the rows that it must have."""
+    path, number = manifest.sibling(TRIES_FOLDER), sum(manifest.tries.values())
+    if path is None:
+        if number:
+            yield shard_path("data", part_of(manifest)), f"the manifest says {number} earlier tries, and names no file"
+        return
+    try:
+        table = store.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        if is_filesystem_failure(error):
+            raise
+        yield path, f"damaged: {str(error).splitlines()[0]}"
+        return
+    if not table.schema.equals(run.schema):
+        yield path, "its columns are not those of a shard"
+        return
+    if table.num_rows != number:
+        yield path, f"the manifest says {number} earlier tries, the file differs"
+    for identity in sorted(set(zip(*(table[name].to_pylist() for name in IDENTITY), strict=True)) - expected):
+        yield path, f"{_described(*identity)}, does not belong here"
 
 
 def _identities(run: RunRecord, start: int, end: int) -> Iterator[_Identity]:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from schemas.generations import Generation, check_generations, check_sampling
 from schemas.job import Classifier, Cluster, EngineArguments, Input, Metrics, Model, Sampling, Section, Url
 from schemas.quality import Quality
 from schemas.sweep import Sweep, Variant, make_variants
@@ -62,6 +63,11 @@ class AugmentJob(Section):
     sweep: Sweep | None = Field(None, exclude_if=lambda sweep: sweep is None)
     """several prompts and sampling settings for the same rows: a list of values for `prompt` or for any key of
     `sampling`, of which every combination is a variant; or a list of the variants themselves"""
+    generations: list[Generation] = Field([], exclude_if=lambda generations: not generations)
+    """generations of each row, in their order; by default one, by the job's recipe and prompt"""
+    keep: str | list[str] = Field([], exclude_if=lambda keep: not keep)
+    """name of the generation whose text is the row's; or several names, of which the first that was not left out is
+    taken. By default the last generation"""
     quality: Quality = Field(Quality(), exclude_if=lambda quality: quality == Quality())
     """rules that reject texts, whatever the recipe"""
     budget: Budget = Field(Budget(), exclude_if=lambda budget: budget.is_empty)
@@ -83,8 +89,21 @@ class AugmentJob(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_generations(self) -> "AugmentJob":
+        if self.keep and not self.generations:
+            raise ValueError("keep has no use without generations")
+        if self.generations:
+            check_generations(self.generations, self.kept)
+            check_sampling(self.generations, self.sampling)
+            if all(each.prompt for each in self.generations) and (self.recipe != "template" or self.prompt):
+                raise ValueError("a generation without `prompt` must use the job's recipe and prompt")
+        if self.quality.retry_prompts and self.generations and all(each.prompt for each in self.generations):
+            raise ValueError("quality.retry_prompts: no generation uses the job's own prompt")
+        return self
+
+    @model_validator(mode="after")
     def _check_budget(self) -> "AugmentJob":
-        longest = self.max_tokens
+        longest = self.max_row_tokens
         if self.budget.tokens is not None and self.budget.tokens < longest:
             raise ValueError(f"budget.tokens = {self.budget.tokens} is below max_tokens = {longest}: no row fits in")
         if self.budget.cost is not None and self.cluster.price_per_replica_hour is None:
@@ -92,9 +111,28 @@ class AugmentJob(Section):
         return self
 
     @property
+    def kept(self) -> list[str]:
+        """Names of the generations of which the first that was not left out is the row's text."""
+        return [self.keep] if isinstance(self.keep, str) else self.keep or [self.generations[-1].name]
+
+    @property
+    def has_programs(self) -> bool:
+        """True where a row may take several generations or tries."""
+        return bool(self.generations) or self.quality.max_tries > 1
+
+    @property
     def max_tokens(self) -> int:
-        """Largest number of tokens of one output, of all variants."""
-        return max(int(variant.sampling.model_dump()["max_tokens"]) for variant in self.variants())
+        """Largest number of tokens of one generation, of all variants."""
+        return max(self._generation_tokens())
+
+    @property
+    def max_row_tokens(self) -> int:
+        """Largest number of output tokens of one row: of all its generations, in all its tries."""
+        return sum(self._generation_tokens()) * self.quality.max_tries
+
+    def _generation_tokens(self) -> list[int]:
+        own = max(int(variant.sampling.model_dump()["max_tokens"]) for variant in self.variants())
+        return [int(each.sampling.get("max_tokens", own)) for each in self.generations] or [own]
 
     def variants(self) -> list[Variant]:
         """Returns the variants of each row: the combinations of the sweep, or the job's own prompt and sampling

@@ -47,10 +47,19 @@ class Quality(Section):
     source: list[str] = _rule([])
     """fields of the input row that are the source for `keep_numbers` and `keep_names`; by default all its texts"""
 
+    max_tries: int = Field(1, gt=0, le=100, exclude_if=lambda tries: tries == 1)
+    """largest number of tries of a row: after each rejection it is generated again with a new seed. Tries that were not
+    the last one of their row lie in `tries/`, each with its reason"""
+    retry_prompts: list[str] = _rule([])
+    """prompts for later tries: the job's own prompt makes the first two tries, and each of these the next two; the last
+    one makes all further tries"""
+
     @model_validator(mode="after")
     def _check_words(self) -> "Quality":
         if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
             raise ValueError("quality.min_words is larger than quality.max_words")
+        if self.retry_prompts and self.max_tries < 3:
+            raise ValueError("quality.retry_prompts has no use with fewer than 3 quality.max_tries")
         if self.source and not (self.keep_numbers or self.keep_names):
             raise ValueError("quality.source has no use without quality.keep_numbers or quality.keep_names")
         return self

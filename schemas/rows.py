@@ -160,8 +160,17 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts.get(state)) or "no rows"
 
 
-def row_seed(run_seed: int, source: str, row_index: int, sample: int, *, attempt: int = 0) -> int:
-    """Returns the sampling seed of one output, in [0, 2**63): a hash of the run's seed and the row's identity.
+def row_seed(
+    run_seed: int,
+    source: str,
+    row_index: int,
+    sample: int,
+    *,
+    attempt: int = 0,
+    generation: int = 0,
+    try_number: int = 1,
+) -> int:
+    """Returns the sampling seed of one generation of an output, in [0, 2**63): a hash of run seed and row identity.
 
     All variants of a row have the same seed, and a job without a sweep has it too. So variants differ only by the keys
     of the sweep: their prompts draw the same genre or emotion, and their tokens are drawn by the same random numbers.
@@ -172,23 +181,28 @@ def row_seed(run_seed: int, source: str, row_index: int, sample: int, *, attempt
         row_index: number of the input row in its source, from 0.
         sample: number of the output among the samples of its input row and variant, from 0.
         attempt: number of the asked-for retry; 0 for the first generation. Restarts after a crash do not count.
+        generation: number of the generation in the row's program, from 0.
+        try_number: number of the try of the program, from 1.
     """
-    identity = repr((run_seed, source, row_index, sample, DEFAULT_VARIANT, attempt)).encode()
+    # The first generation of the first try has the seed that it has in a job without a program.
+    place = (generation, try_number) if generation or try_number > 1 else ()
+    identity = repr((run_seed, source, row_index, sample, DEFAULT_VARIANT, attempt, *place)).encode()
     digest = hashlib.blake2b(identity, digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
 
 
-def to_batch(records: list[dict[str, Any]]) -> pa.RecordBatch:
-    """Returns rows as one Arrow batch of ROW_SCHEMA.
+def to_batch(records: list[dict[str, Any]], schema: pa.Schema = ROW_SCHEMA) -> pa.RecordBatch:
+    """Returns rows as one Arrow batch.
 
     Args:
-        records: rows as dicts, each with every column of ROW_SCHEMA.
+        records: rows as dicts, each with every column of the schema.
+        schema: ROW_SCHEMA, or the columns of a run whose rows have programs.
 
     Raises:
         KeyError: a record lacks a column.
     """
-    columns = [pa.array([record[f.name] for record in records], type=f.type) for f in ROW_SCHEMA]
-    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
+    columns = [pa.array([record[f.name] for record in records], type=f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @dataclass(frozen=True)
@@ -198,9 +212,10 @@ class FinishedRows:
     Attributes:
         output_ids: numbers of the outputs in the run, one for each row.
         shards: numbers of the shards, one for each row.
-        encoded: rows as one Arrow IPC batch of ROW_SCHEMA, which the writer alone decodes.
+        encoded: rows as one Arrow IPC batch, which the writer alone decodes.
         share: number of requests that the job may have in flight on this replica from now on.
         kv_cache_usage: share of the engine's KV cache in use, 0 to 1; NaN where it is not known.
+        schema: columns of the rows: ROW_SCHEMA, which is not sent, or another one.
     """
 
     output_ids: list[int]
@@ -208,6 +223,7 @@ class FinishedRows:
     encoded: bytes
     share: int
     kv_cache_usage: float = math.nan
+    schema: pa.Schema | None = None
 
     @classmethod
     def of(
@@ -217,14 +233,15 @@ class FinishedRows:
 
         Args:
             rows: rows in the order of `batch`.
-            batch: records of the same rows, with the columns of ROW_SCHEMA.
+            batch: records of the same rows.
             share: number of requests that the job may have in flight on this replica from now on.
             kv_cache_usage: share of the engine's KV cache in use, 0 to 1.
         """
         encoded = batch.serialize().to_pybytes()
-        return cls([row.output_id for row in rows], [row.shard for row in rows], encoded, share, kv_cache_usage)
+        schema = None if batch.schema.equals(ROW_SCHEMA) else batch.schema
+        return cls([row.output_id for row in rows], [row.shard for row in rows], encoded, share, kv_cache_usage, schema)
 
     @property
     def batch(self) -> pa.RecordBatch:
-        """Decodes the rows as a batch of ROW_SCHEMA."""
-        return pa.ipc.read_record_batch(pa.py_buffer(self.encoded), ROW_SCHEMA)
+        """Decodes the rows."""
+        return pa.ipc.read_record_batch(pa.py_buffer(self.encoded), self.schema or ROW_SCHEMA)

@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from typing import Annotated, Any
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.row_programs import LOGGED_PROGRAM_SCHEMA, PROGRAM_SCHEMA
+from schemas.rows import ROW_SCHEMA
 from schemas.sweep import DEFAULT_VARIANT
 
 MANIFEST_KEY = b"kindling.manifest"
@@ -83,6 +86,8 @@ class RunRecord(Record):
     """variants of the job's sweep, in their order; empty without a sweep"""
     rows_per_shard: int = Field(gt=0)
     """number of input rows in one shard"""
+    has_programs: bool = Field(False, exclude_if=lambda has_programs: not has_programs)
+    """whether its rows may take several generations or tries, and so have the columns of PROGRAM_SCHEMA"""
     model_revision: str = ""
     """commit or content hash of the model; empty until an engine has loaded it"""
     engine: dict[str, Any] = {}
@@ -101,6 +106,16 @@ class RunRecord(Record):
     `{'kindling_rows_total{state="error"}': 2}`. While a start runs, its replica-seconds are renewed each minute"""
     versions: dict[str, str] = {}
     """versions of Kindling and of the libraries of the last start"""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of its shards."""
+        return PROGRAM_SCHEMA if self.has_programs else ROW_SCHEMA
+
+    @property
+    def logged_schema(self) -> pa.Schema:
+        """Columns of its rows until their shard is committed."""
+        return LOGGED_PROGRAM_SCHEMA if self.has_programs else ROW_SCHEMA
 
     @property
     def replica_seconds(self) -> float:
@@ -178,12 +193,14 @@ class Manifest(Record):
     errors: dict[str, int] | None = Field(None, exclude_if=lambda reasons: reasons is None)
     """number of failed rows by reason, with N in place of numbers; rare reasons are counted together"""
     siblings: dict[
-        Annotated[str, Field(pattern=r"^(rejected|errors)/part-\d{5,}(\.r\d+)?(\.[0-9a-f]{8})?\.parquet$")], str
+        Annotated[str, Field(pattern=r"^(rejected|errors|tries)/part-\d{5,}(\.r\d+)?(\.[0-9a-f]{8})?\.parquet$")], str
     ]
-    """sha256 of the files of rejected and failed rows, by their paths below the run; empty where there are none. On
-    object stores each driver's files have names of their own: errors/part-00003.5d1e0c7a.parquet"""
+    """sha256 of the files of rejected rows, failed rows and earlier tries, by their paths below the run. On object
+    stores each driver's files have names of their own: errors/part-00003.5d1e0c7a.parquet"""
+    tries: dict[str, int] = Field({}, exclude_if=lambda tries: not tries)
+    """number of tries that were not the last one of their row, by the rule that rejected them"""
     prompt_tokens: int
-    """number of prompt tokens of all rows"""
+    """number of prompt tokens of all rows, and of their tries"""
     cached_prompt_tokens: int
     """number of prompt tokens of all rows that the prefix cache held"""
     output_tokens: int
@@ -201,5 +218,5 @@ class Manifest(Record):
     """versions of Kindling and of the libraries that wrote the shard"""
 
     def sibling(self, folder: str) -> str | None:
-        """Path of the file of this shard in `rejected` or `errors`; None where it has none."""
+        """Path of the file of this shard in `rejected`, `errors` or `tries`; None where it has none."""
         return next((path for path in self.siblings if path.startswith(f"{folder}/")), None)

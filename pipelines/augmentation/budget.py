@@ -11,11 +11,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow.compute as pc
-
 from pipelines.augmentation.progress import AugmentProgress
 from schemas.augment import AugmentJob
 from schemas.errors import StoppedError
+from schemas.row_programs import all_tokens
 from schemas.rows import FinishedRows
 from schemas.run import RunRecord
 from schemas.text import format_amount
@@ -69,7 +68,7 @@ def list_spent_on_disk(job: AugmentJob, run: RunRecord) -> list[Spent]:
     store = ShardStore(job.output.path)
     index = read_index(store, run)
     logged = read_logged_rows(store, run, index.committed)
-    tokens = index.totals().output_tokens + sum(pc.sum(rows["output_tokens"]).as_py() or 0 for rows in logged)
+    tokens = index.totals().output_tokens + sum(all_tokens(rows, "output_tokens") for rows in logged)
     return list(list_spent(job, tokens, run.replica_seconds))
 
 
@@ -84,7 +83,7 @@ class RunBudget:
     def __init__(self, job: AugmentJob, progress: AugmentProgress) -> None:
         self._job, self._progress = job, progress
         self._tokens = progress.output_tokens
-        self._row_tokens = job.max_tokens
+        self._row_tokens = job.max_row_tokens
         budget, price = job.budget, job.cluster.price_per_replica_hour
         hours = [budget.hours] if budget.hours is not None else []
         if budget.cost is not None and price:  # at a price of 0 there is no limit
@@ -101,7 +100,7 @@ class RunBudget:
     def on_finished(self, finished: FinishedRows) -> None:
         """Counts rows as soon as they are no longer in flight; the writer counts them later."""
         if self._job.budget.tokens is not None:
-            self._tokens += pc.sum(finished.batch["output_tokens"]).as_py() or 0
+            self._tokens += all_tokens(finished.batch, "output_tokens")
 
     def update(self, pool: ReplicaPool) -> None:
         """Computes how long the replicas that are there now may go on; called several times a second."""

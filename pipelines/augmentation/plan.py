@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.inputs.reader import InputRows, RowCursor
 from pipelines.quality_control.quality_rules import QualityRules
+from pipelines.quality_control.row_program import QualityProgram
 from pipelines.run_folder import lines_of, refuse_other_job, versions, write_errors
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
@@ -143,6 +144,7 @@ def rows_of_part(
 def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
     """Makes the settings that the rows of one variant have in common, by the name of the variant."""
     check = QualityRules(job.quality) if job.quality != Quality() else None
+    program = QualityProgram(job.quality.max_tries) if job.has_programs else None
     return {
         variant.name: VariantSettings(
             recipes[variant.name],
@@ -152,6 +154,7 @@ def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str
             variant=variant.name,
             reject_truncated=job.quality.reject_truncated,
             check=check,
+            program=program,
         )
         for variant in job.variants()
     }
@@ -223,6 +226,7 @@ def new_run(
         samples=job.samples,
         variants=[RunVariant(name=v.name, values=v.values) for v in job.variants() if job.sweep is not None],
         rows_per_shard=job.output.rows_per_shard,
+        has_programs=job.has_programs,
         versions=versions(),
     )
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines.augmentation.eta import Eta, Pace, Rates, left_to_generate
 from schemas.outcomes import Outcomes, by_frequency
+from schemas.row_programs import TOKEN_COLUMNS, all_tokens
 from schemas.rows import ACCEPTED, ERROR, STATES, counts_text
 from schemas.run import Manifest, RunRecord
 from schemas.text import clock, plural
@@ -223,9 +224,7 @@ class AugmentProgress:
     def _count_rows(self, batch: pa.RecordBatch) -> tuple[int, int]:
         """Counts rows, and returns the output tokens of all rows and of the accepted rows among them."""
         outcomes = Outcomes.of(batch)
-        prompt, cached, output = (
-            pc.sum(batch[name]).as_py() or 0 for name in ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
-        )
+        prompt, cached, output = (all_tokens(batch, name) for name in TOKEN_COLUMNS)
         with self._lock:
             self._count(outcomes, prompt, cached, output)
         accepted = pc.sum(pc.filter(batch["output_tokens"], pc.equal(batch["state"], ACCEPTED))).as_py() or 0

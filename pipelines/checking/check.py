@@ -107,7 +107,7 @@ def check(
     findings += [
         _refusals(len(population.rendered), refused),
         *_lengths(job, population),
-        *(_budget(part, job.max_tokens, population) for part in list_spent_on_disk(job, rendered.run)),
+        *(_budget(part, job.max_row_tokens, population) for part in list_spent_on_disk(job, rendered.run)),
     ]
     prompts = [
         RenderedPrompt(row.number, row.work.source, row.work.row_index, row.work.variant, rendered.messages(row))

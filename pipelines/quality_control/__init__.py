@@ -1,5 +1,6 @@
 """Quality control: the rules of a job's section `quality`, which reject texts whatever the recipe.
 
+row_program.py    a row's generations and tries
 quality_rules.py  the rules that a job asks for, applied to each response in its replica
 text_checks.py    each rule as a function of texts
 emotion_words.py  words that name an emotion

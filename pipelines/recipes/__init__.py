@@ -7,9 +7,11 @@ meta_talk.py           cuts off what models write around a text
 evaluation_prompts.py  tasks whose answers carry an emotion (prompts/tasks)
 task_list.py           reads tasks from the list that a model wrote
 template.py            the user's own Jinja file over any columns
+generations.py         several generations of one row, and other prompts for later tries
 messages.py            a column of chat messages, sent unchanged
 job_recipe.py          the base class of recipes
 jinja_prompt.py        prompts as Jinja templates: loaded and hashed
+jinja_expression.py    a condition of a generation
 jinja_blanks.py        the variables that a template tests or defaults, and that may therefore be blank
 jinja_sandbox.py       the template sandbox: a render does bounded work and runs no code
 jinja_allowed.py       the filters and methods that a template may use, and the cost of each
@@ -55,8 +57,18 @@ def make_recipe(job: AugmentJob) -> Recipe:
     """Makes the recipe that a job names, with the prompt of `job.prompt` whatever a sweep varies.
 
     Raises:
-        JobError: the prompt is missing, unknown or not valid Jinja, or a key of the job is not for this recipe.
+        JobError: a prompt is missing, unknown or not valid Jinja, or a key of the job is not for this recipe.
     """
+    if not job.has_programs:
+        return _make_own_recipe(job)
+    from pipelines.recipes.generations import make_generations
+
+    uses_own = not job.generations or any(each.prompt is None for each in job.generations)
+    prompts = [job.prompt, *job.quality.retry_prompts] if uses_own else []
+    return make_generations(job, [_make_own_recipe(job.model_copy(update={"prompt": prompt})) for prompt in prompts])
+
+
+def _make_own_recipe(job: AugmentJob) -> Recipe:
     recipe_class: type[JobRecipe] = resolve_name(RECIPES[job.recipe])
     if job.sampling.structured_outputs and not recipe_class.takes_schema:
         cause = f"the recipe {job.recipe} asks for a text of its own form"

@@ -106,6 +106,8 @@ class FakeEngine:
         started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
         start, prompt_tokens = clock(), _count_tokens(prompt)
         text, finish_reason = fake_text(prompt, seed, sampling["max_tokens"])
+        if choices := (sampling.get("structured_outputs") or {}).get("choice"):
+            text, finish_reason = choices[seed % len(choices)], "stop"
         output_tokens = len(text.split())
         async with self._slots:
             self._note("start", seed)

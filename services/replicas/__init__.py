@@ -9,6 +9,7 @@ kept_replicas.py    replicas that stay up between the runs of one process
 starts.py           phases of the starts of replicas
 replica.py          the Ray actor around one engine
 sessions.py         one job's rows inside a replica, and when they travel
+row_program.py      the protocol of a row that takes several generations or tries
 row_records.py      the record of a finished row: text, state, reason, lineage
 placement.py        GPUs and CPUs that a replica, an actor or a training requests
 resource_wait.py    the wait for them: bounded, and explained

@@ -302,7 +302,7 @@ class Coordinator:
         reason = f"an engine died {row.attempt} times under this row, the last time under this row alone: {lost.cause}"
         settings = self._variants[row.variant]
         record = failed_record(row, settings, settings.seed_of(row), reason)
-        self._quarantine.append(FinishedRows.of([row], to_batch([record])))
+        self._quarantine.append(FinishedRows.of([row], to_batch([record], settings.schema)))
         if len(self._quarantine) < _MAX_QUARANTINED_ROWS:
             return
         cause = (

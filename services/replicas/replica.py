@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -23,7 +24,7 @@ import ray
 
 from schemas.rows import REJECTED, FinishedRows, RowError, RowRejection, WorkRow, to_batch
 from services.engines.cpu_cores import CoreClaim
-from services.engines.engine import Engine, EngineDeadError, EngineInfo, EngineSpec
+from services.engines.engine import Engine, EngineDeadError, EngineInfo, EngineSpec, Generation
 from services.engines.engine_log import EngineLog
 from services.engines.fake_engine import FakeEngine
 from services.models.checkpoints import locate
@@ -134,7 +135,8 @@ class Replica:
         if self._death is not None and self._idle_seconds is not None:
             # This process is about to end. Ray then repeats the call in the restarted actor.
             await asyncio.sleep(math.inf)
-        for sampling in {json.dumps(settings.sampling): settings.sampling for settings in variants.values()}.values():
+        samplings = chain.from_iterable(settings.samplings for settings in variants.values())
+        for sampling in {json.dumps(sampling): sampling for sampling in samplings}.values():
             await self._running_engine.check(sampling)
         # Where the call is repeated, the driver knows nothing of the first session.
         await self.close(job_id)
@@ -189,7 +191,7 @@ class Replica:
         if self._death is not None and not session.records:
             raise self._death
         records = session.take()
-        batch = to_batch([record for _, record in records])
+        batch = to_batch([record for _, record in records], session.schema)
         finished = [row for row, _ in records]
         usage = self._running_engine.kv_cache_usage()
         return pickle.dumps(FinishedRows.of(finished, batch, self._share(session), usage))
@@ -279,16 +281,27 @@ class Replica:
         """Runs one row from its prompt to its record."""
         settings = session.variants[row.variant]
         seed = settings.seed_of(row)
+        is_rendered = False
+
+        async def generate(messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+            nonlocal is_rendered
+            prepared = await self._running_engine.prepare(messages)
+            if not is_rendered:
+                is_rendered = True
+                await barrier.wait()
+            return await self._running_engine.generate(prepared, sampling, seed)
+
         try:
-            async with barrier:
-                if row.values is None:
-                    raise RowError(row.fault)
-                if row.refused:
-                    raise RowRejection(row.refused)
+            if row.values is None:
+                raise RowError(row.fault)
+            if row.refused:
+                raise RowRejection(row.refused)
+            if settings.program is not None:
+                record = await settings.program.run(row, settings, generate)
+            else:
                 prompt = settings.recipe.render(row.values, seed)
-                prepared = await self._running_engine.prepare(prompt.messages)
-            generation = await self._running_engine.generate(prepared, settings.sampling, seed)
-            record = finished_record(row, settings, seed, prompt, generation)
+                generation = await generate(prompt.messages, settings.sampling, seed)
+                record = finished_record(row, settings, seed, prompt, generation)
         except EngineDeadError as error:
             # No record: the row did nothing wrong as far as anybody knows. The driver takes it back.
             self._death = error
@@ -301,4 +314,7 @@ class Replica:
             record = failed_record(row, settings, seed, str(error))
         except Exception as error:  # a row without a record would be awaited forever
             record = failed_record(row, settings, seed, f"{type(error).__name__}: {error}")
+        finally:
+            if not is_rendered:
+                barrier.leave()
         session.add(row, record, full_message_rows(self._share(session)))

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from schemas.outcomes import CUT_OFF, CUT_OFF_TEXT, EMPTY_TEXT
-from schemas.rows import ACCEPTED, ERROR, REJECTED, Prompt, RowRejection, WorkRow, row_seed
+from schemas.row_programs import LOGGED_PROGRAM_SCHEMA, with_program_columns
+from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA, Prompt, RowRejection, WorkRow, row_seed
 from schemas.sweep import DEFAULT_VARIANT
 from services.engines.engine import Generation
+from services.replicas.row_program import RowProgram
 
 
 class Recipe(Protocol):
@@ -95,6 +99,7 @@ class VariantSettings:
         variant: name of the variant.
         reject_truncated: reject texts that were cut off.
         check: checks the text that the recipe keeps; None for no check.
+        program: runs rows that take several generations or tries; None where each row is one generation.
     """
 
     recipe: Recipe
@@ -105,10 +110,24 @@ class VariantSettings:
     variant: str = DEFAULT_VARIANT
     reject_truncated: bool = False
     check: TextCheck | None = None
+    program: RowProgram | None = None
 
-    def seed_of(self, row: WorkRow) -> int:
-        """Returns the row's own sampling seed."""
-        return row_seed(self.run_seed, row.source, row.row_index, row.sample, attempt=row.retry)
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the records of its rows."""
+        return LOGGED_PROGRAM_SCHEMA if self.program else ROW_SCHEMA
+
+    @property
+    def samplings(self) -> Sequence[dict[str, Any]]:
+        """Sampling of each request that its rows may send."""
+        return self.program.samplings(self) if self.program else [self.sampling]
+
+    def seed_of(self, row: WorkRow, generation: int = 0, try_number: int = 1) -> int:
+        """Returns the sampling seed of one of a row's generations, in one of its tries."""
+        return row_seed(
+            self.run_seed, row.source, row.row_index, row.sample, attempt=row.retry, generation=generation,
+            try_number=try_number,
+        )  # fmt: skip
 
 
 def finished_record(
@@ -159,7 +178,7 @@ def finished_record(
 def failed_record(
     row: WorkRow, settings: VariantSettings, seed: int, reason: str, state: str = ERROR
 ) -> dict[str, Any]:
-    """Makes one row of ROW_SCHEMA for a row without a response.
+    """Makes the record of a row without a response, with the columns of `settings.schema`.
 
     Args:
         row: the row.
@@ -168,7 +187,7 @@ def failed_record(
         reason: what went wrong, or the rule that rejected it.
         state: ERROR where it could not be generated, REJECTED where a rule rejected it before.
     """
-    return {
+    record = {
         **_lineage(row, settings, seed),
         "text": "",
         "state": state,
@@ -184,6 +203,7 @@ def failed_record(
         "started_at": datetime.now(UTC),
         "duration_seconds": 0.0,
     }
+    return with_program_columns(record) if settings.program else record
 
 
 def _lineage(row: WorkRow, settings: VariantSettings, seed: int) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+import pyarrow as pa
+
 from schemas.rows import WorkRow, characters_in
 from services.engines.engine import EngineInfo
 from services.replicas.row_records import VariantSettings
@@ -68,12 +70,17 @@ class Session:
     _has_records: asyncio.Event = field(default_factory=asyncio.Event)
     _is_full: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of its records, which all variants of a job share."""
+        return next(iter(self.variants.values())).schema
+
     def add(self, row: WorkRow, record: dict[str, Any], full_message: int) -> None:
         """Keeps a finished row until it is returned; called from the row's own task.
 
         Args:
             row: the row.
-            record: its row of ROW_SCHEMA.
+            record: its record, with the columns of `schema`.
             full_message: number of rows at which a message leaves at once.
         """
         self.records.append((row, record))
@@ -113,7 +120,7 @@ class Session:
 
 
 class RenderBarrier:
-    """A block around the rendering of prompts, which the rows of one batch leave together.
+    """The place where rows of one batch wait for each other, each with its first prompt rendered.
 
     An engine computes on all cores from its first request on. Prompts that are rendered at the same time would be slow,
     and would reach the engine one by one, in small steps. A slow row holds the others for MAX_WAIT_SECONDS at most, and
@@ -126,16 +133,17 @@ class RenderBarrier:
     def __init__(self, rows: int) -> None:
         self._missing, self._all_arrived = rows, asyncio.Event()
 
-    async def __aenter__(self) -> None:
-        pass
+    async def wait(self) -> None:
+        """Waits for the other rows; called once for a row whose first prompt is rendered."""
+        self.leave()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_arrived.wait(), MAX_WAIT_SECONDS)
 
-    async def __aexit__(self, error: type[BaseException] | None, *_: object) -> None:
+    def leave(self) -> None:
+        """Keeps the other rows from waiting for one that has no prompt."""
         self._missing -= 1
         if self._missing == 0:
             self._all_arrived.set()
-        if error is None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._all_arrived.wait(), MAX_WAIT_SECONDS)
 
 
 def full_message_rows(share: int) -> int:

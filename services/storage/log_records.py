@@ -1,4 +1,4 @@
-"""Records of a row log: Arrow IPC record batches of ROW_SCHEMA, each after its length and its checksum.
+"""Records of a row log: Arrow IPC record batches, each after its length and its checksum.
 
 Invariant: a log is decoded up to its first damaged record, and every record before that is complete.
 """
@@ -21,12 +21,15 @@ def encode_record(batch: pa.RecordBatch, shard: int | None = None) -> bytes:
     return prefix + _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def decode_records(raw: bytes | memoryview, shard: int | None = None) -> list[tuple[int, pa.RecordBatch]]:
+def decode_records(
+    raw: bytes | memoryview, shard: int | None = None, schema: pa.Schema = ROW_SCHEMA
+) -> list[tuple[int, pa.RecordBatch]]:
     """Decodes the records of a log up to the first damaged one.
 
     Args:
         raw: content of the log.
         shard: shard of all records; None where each record names its own.
+        schema: columns of the records, or the first ones of them.
 
     Returns:
         Shard and rows of each record.
@@ -42,7 +45,7 @@ def decode_records(raw: bytes | memoryview, shard: int | None = None) -> list[tu
         if not length or len(payload) < length or zlib.crc32(payload) != checksum:
             break
         try:
-            batch = pa.ipc.read_record_batch(pa.py_buffer(payload), ROW_SCHEMA)
+            batch = pa.ipc.read_record_batch(pa.py_buffer(payload), schema)
             # A right checksum does not make the content safe: a person who can write a log can write its checksum, and
             # Arrow would read outside of its buffers.
             batch.validate(full=True)

@@ -29,14 +29,15 @@ _THREADS = 16  # each object is a round trip
 
 
 class ObjectLog:
-    """Writes batches of ROW_SCHEMA, by shard, every FLUSH_SECONDS; see `row_log.RowLog`.
+    """Writes batches of rows, by shard, every FLUSH_SECONDS; see `row_log.RowLog`.
 
     Args:
         store: the run folder. Its folder `log` is listed and read once.
+        schema: columns of the rows.
     """
 
-    def __init__(self, store: ShardStore) -> None:
-        self._store = store
+    def __init__(self, store: ShardStore, schema: pa.Schema = ROW_SCHEMA) -> None:
+        self._store, self._schema = store, schema
         self._driver, self._number = secrets.token_hex(4), 0
         self._waiting: dict[int, list[pa.RecordBatch]] = defaultdict(list)
         self._flushed_at = time.monotonic()
@@ -48,7 +49,7 @@ class ObjectLog:
 
     def recover(self, shard: int) -> pa.Table:
         """Hands over the rows that earlier starts logged for a shard; possibly none."""
-        return pa.Table.from_batches(self._recovered.pop(shard, []), schema=ROW_SCHEMA)
+        return pa.Table.from_batches(self._recovered.pop(shard, []), schema=self._schema)
 
     def shards(self) -> list[int]:
         """Numbers of the shards that have rows in the log."""
@@ -115,7 +116,7 @@ class ObjectLog:
             for match, path, content in zip(names, paths, contents, strict=True):
                 if content is None:
                     continue
-                records = decode_records(content, int(match["shard"]) if match["shard"] else None)
+                records = decode_records(content, int(match["shard"]) if match["shard"] else None, self._schema)
                 for shard, batch in records:
                     self._recovered[shard].append(batch)
                 self._add(path, {shard for shard, _ in records})

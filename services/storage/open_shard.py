@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from schemas.rows import ROW_SCHEMA
 from services.storage.output_ids import OutputIds
 from services.storage.row_log import RowLog
 
@@ -97,7 +96,7 @@ class OpenShard:
                 raise OSError(f"the log of part {self.number} has lost rows while the job ran")
         # Rows finish in any order, but the layout of a shard depends on the input only.
         order = np.argsort(np.concatenate(whole.output_ids))
-        table = pa.Table.from_batches(whole.batches, schema=ROW_SCHEMA)
+        table = pa.Table.from_batches(whole.batches)
         self.forget_rows()
         if table.nbytes < _MIN_LARGE_ROW_BYTES * table.num_rows:
             return table.take(pa.array(order))

@@ -66,20 +66,26 @@ class RowLog(Protocol):
         ...
 
 
-def open_row_log(store: ShardStore) -> RowLog:
-    """Opens the row log of a run folder."""
-    return FileLog(store) if store.can_append else ObjectLog(store)
+def open_row_log(store: ShardStore, schema: pa.Schema = ROW_SCHEMA) -> RowLog:
+    """Opens the row log of a run folder.
+
+    Args:
+        store: the run folder.
+        schema: columns of the logged rows, `RunRecord.logged_schema`. A reader may take the first ones of them alone.
+    """
+    return FileLog(store, schema) if store.can_append else ObjectLog(store, schema)
 
 
 class FileLog:
-    """Appends batches of ROW_SCHEMA to local files, one for each shard; see `RowLog`.
+    """Appends batches of rows to local files, one for each shard; see `RowLog`.
 
     Args:
         store: the run folder. Its folder `log` is listed once, here.
+        schema: columns of the rows.
     """
 
-    def __init__(self, store: ShardStore) -> None:
-        self._store = store
+    def __init__(self, store: ShardStore, schema: pa.Schema = ROW_SCHEMA) -> None:
+        self._store, self._schema = store, schema
         parts = (parse_part(name, ".arrows") for name in store.list_names("log"))
         self._logged_shards = {part for part in parts if part is not None}
         # In the order of their last record.
@@ -96,7 +102,8 @@ class FileLog:
             # A view, so that the records are no copies: a log may be as large as its shard.
             with contextlib.suppress(FileNotFoundError):
                 raw = memoryview(self._store.fs.cat_file(self._path(shard)))
-        return pa.Table.from_batches([batch for _, batch in decode_records(raw, shard)], schema=ROW_SCHEMA)
+        records = decode_records(raw, shard, self._schema)
+        return pa.Table.from_batches([batch for _, batch in records], schema=self._schema)
 
     def shards(self) -> list[int]:
         """Numbers of the shards that have a log."""

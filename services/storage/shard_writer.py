@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.outcomes import Outcomes, by_frequency
+from schemas.row_programs import TOKEN_COLUMNS, all_tokens, tries_by_rule
 from schemas.rows import ACCEPTED, STATES, FinishedRows
 from schemas.run import Manifest, RunRecord
 from services.storage.lease import Lease
@@ -76,7 +77,7 @@ class ShardWriter:
     ) -> None:
         self._store, self._run, self._index, self._lease = store, run, index, lease
         self._on_rows, self._on_commit, self._on_round = on_rows, on_commit, on_round
-        self._log = open_row_log(store)
+        self._log = open_row_log(store, run.logged_schema)
         last_retry = len(run.retries)
         for part in self._log.shards():
             # Rows of a retry that another one replaced before it was complete are generated again by that one.
@@ -245,7 +246,7 @@ def read_logged_rows(store: ShardStore, run: RunRecord, committed: set[int]) -> 
     Args:
         committed: numbers of the committed shards.
     """
-    log, output_ids = open_row_log(store), OutputIds(run)
+    log, output_ids = open_row_log(store, run.logged_schema), OutputIds(run)
     logged = set(log.shards()) - committed
     for number, start, end in run.shard_ranges():
         for part in {number, part_number(number, len(run.retries))} & logged:
@@ -273,9 +274,8 @@ def _manifest(run: RunRecord, shard: OpenShard, table: pa.Table) -> Manifest:
         rejects=by_frequency(outcomes.rejects),
         errors=by_frequency(outcomes.errors),
         siblings={},
-        prompt_tokens=pc.sum(table["prompt_tokens"]).as_py(),
-        cached_prompt_tokens=pc.sum(table["cached_prompt_tokens"]).as_py(),
-        output_tokens=pc.sum(table["output_tokens"]).as_py(),
+        tries=tries_by_rule(table),
+        **{column: all_tokens(table, column) for column in TOKEN_COLUMNS},
         accepted_output_tokens=pc.sum(accepted).as_py() or 0,
         started_at=_iso(starts.min()),
         finished_at=_iso(ends.max()),

@@ -8,8 +8,10 @@ README.md                    the dataset card
 data/part-00000.parquet      accepted rows; the existence of this file commits the shard
 data/part-00000.r1.parquet   accepted rows of a retry (see parts.py), which has its own siblings
 rejected/part-00000.parquet  rows that quality control refused
-errors/part-00000.parquet    rows that could not be generated; on object stores each driver gives these files a name of
-                             its own (part-00000.5d1e0c7a.parquet), and the manifest says which are the shard's
+errors/part-00000.parquet    rows that could not be generated
+tries/part-00000.parquet     tries of rows that were not the last one. On object stores each driver gives files in these
+                             three folders names of its own (part-00000.5d1e0c7a.parquet), and the manifest says which
+                             are the shard's
 log/part-00001.arrows        finished rows of shards still open (see row_log.py)
 run.lock                     held by the one driver that may write here (see lease.py)
 set-aside/<time>/            damaged files that `verify --repair` moved away
@@ -32,7 +34,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import RunError, UnreadableError
-from schemas.rows import ACCEPTED, FOLDER_OF_STATE, ROW_SCHEMA
+from schemas.row_programs import TRIES_FOLDER, split_tries
+from schemas.rows import ACCEPTED, FOLDER_OF_STATE
 from schemas.run import MANIFEST_KEY, Manifest, RunRecord
 from services.storage.failpoints import failpoint
 from services.storage.filesystem import is_leftover, is_local, list_folder, resolve, write_atomic
@@ -40,8 +43,8 @@ from services.storage.parts import in_input_order, parse_part, part_name, part_o
 
 LOCK_NAME, TRAIN_LOCK_NAME = "run.lock", "train.lock"
 # Folders to which only this program writes: it may remove what a killed process left half written there.
-_OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values())
-_SIBLING_FOLDERS = tuple(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED)
+_OWN_FOLDERS = ("", "log", *FOLDER_OF_STATE.values(), TRIES_FOLDER)
+_SIBLING_FOLDERS = (*(folder for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED), TRIES_FOLDER)
 _BATCH_ROWS = 256
 
 _Footer = TypeVar("_Footer", bound=BaseModel)
@@ -124,7 +127,7 @@ class ShardStore:
                 self.remove(path)
 
     def list_siblings(self) -> dict[str, int]:
-        """Number of the part of each file in rejected/ and errors/, by its path."""
+        """Number of the part of each file in rejected/, errors/ and tries/, by its path."""
         return {
             f"{folder}/{name}": part
             for folder in _SIBLING_FOLDERS
@@ -216,7 +219,7 @@ class ShardStore:
 
         Args:
             manifest: the manifest without `siblings`, which this adds.
-            rows: all rows of the shard in their final order and in any state, as ROW_SCHEMA.
+            rows: all rows of the shard in their final order and in any state, as `RunRecord.logged_schema`.
 
         Returns:
             The manifest as written.
@@ -226,11 +229,13 @@ class ShardStore:
             OSError: the file system refuses; the shard is not committed then.
         """
         failpoint("commit.begun")
-        siblings: dict[str, bytes] = {}
-        for state, folder in FOLDER_OF_STATE.items():
-            of_state = _rows_of_state(rows, state)
-            if state != ACCEPTED and of_state.num_rows:
-                siblings[shard_path(folder, part_of(manifest), self._owner)] = parquet_bytes(of_state, ROW_SCHEMA)
+        rows, tries = split_tries(rows)
+        tables = {folder: _rows_of_state(rows, state) for state, folder in FOLDER_OF_STATE.items() if state != ACCEPTED}
+        siblings = {
+            shard_path(folder, part_of(manifest), self._owner): parquet_bytes(table, table.schema)
+            for folder, table in {**tables, TRIES_FOLDER: tries}.items()
+            if table.num_rows
+        }
         # A crash between here and the data file leaves siblings of an uncommitted shard. A later driver removes them,
         # see `remove_leftovers`, and generates the shard again.
         for relative, data in siblings.items():
@@ -328,7 +333,7 @@ def is_filesystem_failure(error: Exception) -> TypeGuard[OSError]:
 
 def encode_shard(accepted: pa.Table, manifest: Manifest) -> bytes:
     """Encodes a data file: the accepted rows of a shard, and its manifest in the footer."""
-    return parquet_bytes(accepted, ROW_SCHEMA, {MANIFEST_KEY: manifest.model_dump_json().encode()})
+    return parquet_bytes(accepted, accepted.schema, {MANIFEST_KEY: manifest.model_dump_json().encode()})
 
 
 def parquet_bytes(rows: pa.Table, schema: pa.Schema, metadata: Mapping[bytes, bytes] | None = None) -> bytes:

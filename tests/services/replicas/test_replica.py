@@ -17,10 +17,11 @@ from services.replicas.sessions import RenderBarrier, Session
 
 
 async def through(barrier, seconds, left, error=None):
-    async with barrier:
-        await asyncio.sleep(seconds)
-        if error:
-            raise error
+    await asyncio.sleep(seconds)
+    if error:
+        barrier.leave()
+        raise error
+    await barrier.wait()
     left.append(seconds)
 
 

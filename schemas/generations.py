@@ -1,0 +1,86 @@
+"""The generations of an augmentation job: requests to the model that one row takes, one after the other."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from schemas.job import Sampling, Section
+
+_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+def _is_empty(value: Any) -> bool:
+    return value in (None, [], {})
+
+
+class Generation(Section):
+    """One request to the model for each row. Its text is a variable, under its name, of the prompts of later ones."""
+
+    name: str = Field(pattern=_NAME)
+    """name of the generation: letters, digits and `_`"""
+    prompt: str | None = Field(None, exclude_if=_is_empty)
+    """Jinja file, whose variables are columns of the input row and the names of earlier generations; by default the
+    job's own recipe and prompt"""
+    sampling: dict[str, Any] = Field({}, exclude_if=_is_empty)
+    """keys of `sampling` that differ from the job's"""
+    when: str | None = Field(None, min_length=1, exclude_if=_is_empty)
+    """Jinja expression over the same variables; where it is false the generation is left out: `verdict == 'weak'`"""
+    parse: Literal["text", "json", "choice"] = "text"
+    """form of the text: `json` makes its parts variables too (`verdict.score`), `choice` makes the model choose one of
+    `choices`"""
+    choices: list[Annotated[str, Field(min_length=1)]] = Field([], exclude_if=_is_empty)
+    """texts of which the model writes one, for `parse: choice`"""
+    reject_when: str | None = Field(None, min_length=1, exclude_if=_is_empty)
+    """Jinja expression, checked after the generation; where it is true the row is rejected, with the generation's name
+    as the reason: `verdict.score < 4`"""
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> "Generation":
+        if (self.parse == "choice") != bool(self.choices):
+            raise ValueError("`parse: choice` and `choices` belong together")
+        if len(set(self.choices)) != len(self.choices):
+            raise ValueError("`choices` names one text twice")
+        if "structured_outputs" in self.sampling and self.parse != "json":
+            raise ValueError("sampling.structured_outputs needs `parse: json`")
+        return self
+
+
+def check_generations(generations: list[Generation], keep: list[str]) -> None:
+    """Checks the generations of a job with each other.
+
+    Args:
+        generations: at least one, in their order.
+        keep: names of the generations of which the first that ran is the row's text.
+
+    Raises:
+        ValueError: two have the same name, several have no prompt, or `keep` names none of them or one that may be left
+            out alone.
+    """
+    names = [each.name for each in generations]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two generations are named {twice}")
+    if sum(each.prompt is None for each in generations) > 1:
+        raise ValueError("only one generation may be without `prompt`: it is the job's own recipe and prompt")
+    if unknown := [name for name in keep if name not in names]:
+        raise ValueError(f"keep: no generation is named {unknown[0]}; there are {', '.join(names)}")
+    if generations[names.index(keep[-1])].when is not None:
+        raise ValueError(f"keep: {keep[-1]} may be left out (`when`); name one behind it that always runs")
+
+
+def check_sampling(generations: list[Generation], sampling: Sampling) -> None:
+    """Checks the sampling of each generation.
+
+    Args:
+        generations: generations of a job.
+        sampling: the job's own sampling, which they change.
+
+    Raises:
+        ValueError: a key is unknown, or a value is refused.
+    """
+    for number, generation in enumerate(generations):
+        try:
+            Sampling.model_validate({**sampling.model_dump(), **generation.sampling})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["generations", str(number), "sampling", *map(str, first["loc"])])
+            raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,88 @@
+"""Columns of rows that took several generations or tries, beside those of ROW_SCHEMA.
+
+A row's program runs all its generations: each is one request to the engine. A try is one run of the whole program. The
+last try is the row; each earlier one was rejected, and lies in `tries/` with its reason.
+"""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.rows import ROW_SCHEMA, rule_of
+
+TRIES_FOLDER = "tries"
+"""folder of a run's tries that were not the last one of their row"""
+
+EARLIER_TRIES = "earlier_tries"
+"""column, in the row log alone, of a row's earlier tries; a shard has them in `tries/`"""
+
+TOKEN_COLUMNS = ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
+"""columns with the tokens of the generation that a row's text comes from"""
+
+
+def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, type_, nullable=False, metadata={"description": meaning})
+
+
+PROGRAM_SCHEMA = pa.schema(
+    [
+        *ROW_SCHEMA,
+        _column("try", pa.int32(), "number of this try of the row, from 1: in data/ the try that was accepted"),
+        _column("scores", pa.string(), "scores of the text by the checks that give one, as JSON: {check: score}"),
+        _column(
+            "generations",
+            pa.string(),
+            "generations of this try, as JSON in their order: name, text, value, prompt_hash, finish_reason, tokens, "
+            "seconds; empty where the row has one generation",
+        ),
+        _column("other_prompt_tokens", pa.int32(), "prompt tokens of the row's other generations and earlier tries"),
+        _column("other_cached_prompt_tokens", pa.int32(), "number of those that the prefix cache held"),
+        _column("other_output_tokens", pa.int32(), "output tokens of the row's other generations and earlier tries"),
+    ]
+)
+"""columns of a run whose rows may take several generations or tries"""
+
+LOGGED_PROGRAM_SCHEMA = pa.schema(
+    [*PROGRAM_SCHEMA, pa.field(EARLIER_TRIES, pa.list_(pa.struct(list(PROGRAM_SCHEMA))), nullable=False)]
+)
+"""columns of the same rows on their way to their shard. The columns of ROW_SCHEMA come first, so a record of a log can
+be read with ROW_SCHEMA alone"""
+
+_DEFAULTS = {"try": 1, "scores": "", "generations": "", EARLIER_TRIES: ()}
+
+
+def with_program_columns(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row of ROW_SCHEMA as one of LOGGED_PROGRAM_SCHEMA: its first try, of one generation."""
+    return {**{name: _DEFAULTS.get(name, 0) for name in LOGGED_PROGRAM_SCHEMA.names[len(ROW_SCHEMA) :]}, **record}
+
+
+def all_tokens(rows: pa.RecordBatch | pa.Table, column: str) -> int:
+    """Returns the tokens of all generations and tries of rows.
+
+    Args:
+        rows: rows with the column, and its `other_` column where their run has one.
+        column: one of TOKEN_COLUMNS.
+    """
+    names = [name for name in (column, f"other_{column}") if name in rows.schema.names]
+    return sum(pc.sum(rows[name]).as_py() or 0 for name in names)
+
+
+def split_tries(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Returns rows without their column EARLIER_TRIES, and these tries as rows of PROGRAM_SCHEMA, in the same order."""
+    if EARLIER_TRIES not in rows.schema.names:
+        return rows, PROGRAM_SCHEMA.empty_table()
+    tries = pa.Table.from_batches(
+        [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in rows[EARLIER_TRIES].chunks],
+        schema=PROGRAM_SCHEMA,
+    )
+    return rows.drop_columns([EARLIER_TRIES]), tries
+
+
+def tries_by_rule(rows: pa.Table | pa.RecordBatch) -> Counter[str]:
+    """Counts the earlier tries of logged rows by the rule that rejected them; none where rows have no programs."""
+    if EARLIER_TRIES not in rows.schema.names:
+        return Counter()
+    tries = (each for earlier in rows[EARLIER_TRIES].to_pylist() for each in earlier)
+    return Counter(rule_of(each["reason"]) for each in tries)
