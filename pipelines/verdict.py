@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pipelines.result import Result
 from schemas.errors import UnreadableError
+from schemas.row_programs import TRIES_FOLDER
 from schemas.rows import FOLDER_OF_STATE
 from services.storage.lease import LastDriver
 from services.storage.store import ShardStore, shard_path
@@ -87,7 +88,7 @@ def read_failure(shard: int, error: UnreadableError | OSError) -> Fault:
 def parquet_files(store: ShardStore) -> set[str]:
     """Returns the Parquet files of a run, relative to its folder."""
     files: set[str] = set()
-    for folder in FOLDER_OF_STATE.values():
+    for folder in (*FOLDER_OF_STATE.values(), TRIES_FOLDER):
         if store.fs.exists(store.path(folder)):
             names = (path.rsplit("/", 1)[-1] for path in store.fs.ls(store.path(folder), detail=False))
             files.update(f"{folder}/{name}" for name in names if name.endswith(".parquet"))

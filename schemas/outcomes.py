@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.row_programs import tries_by_rule
 from schemas.rows import ACCEPTED, ERROR, REJECTED, rule_of
 from schemas.text import shorten
 
@@ -43,17 +44,21 @@ class Outcomes:
         cut_off: accepted rows whose text was cut off.
         rejects: rejected rows by rule.
         errors: failed rows by reason, numbers and ids in it replaced by N.
+        tries: tries that were not the last one of their row, by the rule that rejected them.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     cut_off: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    tries: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, rows: pa.Table | pa.RecordBatch) -> "Outcomes":
-        """Counts the outcomes of rows, which have the columns OUTCOME_COLUMNS."""
+        """Counts the outcomes of rows, which have the columns OUTCOME_COLUMNS, and the column of tries where there is
+        one."""
         outcomes = cls(Counter(rows["state"].to_pylist()))
+        add_reasons(outcomes.tries, tries_by_rule(rows))
         cut_off = pc.and_(pc.equal(rows["state"], ACCEPTED), pc.equal(rows["finish_reason"], CUT_OFF))
         outcomes.cut_off = pc.sum(cut_off).as_py() or 0
         for state, counter, group_of in (
@@ -70,7 +75,8 @@ class Outcomes:
         self.counts.update(other.counts)
         self.cut_off += other.cut_off
         rejects, errors = add_reasons(self.rejects, other.rejects), add_reasons(self.errors, other.errors)
-        return Outcomes(other.counts, other.cut_off, rejects, errors)
+        tries = add_reasons(self.tries, other.tries)
+        return Outcomes(other.counts, other.cut_off, rejects, errors, tries)
 
 
 def add_reasons(counter: Counter[str], more: Mapping[str, int]) -> Counter[str]:

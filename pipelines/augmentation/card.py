@@ -51,5 +51,5 @@ class RunCard:
         """
         digest = self._index.digest()
         files = DataFiles({"train": "data/part-*.parquet"}, digest, self._outcomes.counts[ACCEPTED])
-        self._store.write_text("README.md", dataset_card(self._run, self._outcomes, files))
+        self._store.write_text("README.md", dataset_card(self._run, self._outcomes, files, self._run.schema))
         self._written_digest, self._written_at = digest, monotonic()

@@ -236,7 +236,12 @@ class AugmentProgress:
         outcomes = self.outcomes.add(outcomes)
         for state in STATES:
             self.metrics.rows.labels(run, state).inc(outcomes.counts[state])
-        for reasons, counter in ((outcomes.rejects, self.metrics.rejects), (outcomes.errors, self.metrics.errors)):
+        metrics = self.metrics
+        for reasons, counter in (
+            (outcomes.rejects, metrics.rejects),
+            (outcomes.errors, metrics.errors),
+            (outcomes.tries, metrics.tries),
+        ):
             for reason, rows in reasons.items():
                 counter.labels(run, reason).inc(rows)
         self.metrics.cut_off.inc(outcomes.cut_off)

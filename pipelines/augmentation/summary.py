@@ -1,12 +1,14 @@
 """Result of a finished `augment`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipelines.augmentation.progress import AugmentProgress
 from pipelines.result import Result, rows_of_run
+from pipelines.run_folder import open_run
 from schemas.outcomes import by_frequency
-from schemas.rows import ROW_SCHEMA, STATES
+from schemas.rows import STATES
+from services.storage.store import ShardStore
 
 if TYPE_CHECKING:
     import polars
@@ -29,6 +31,7 @@ class Summary(Result):
         tokens_per_second: output tokens of accepted rows a second, over `serving_seconds`.
         coordinator_seconds: processor time of the thread that sends rows to replicas and receives them.
         writer_seconds: processor time of the thread that logs and commits rows.
+        tries: tries that were not the last one of their row, by the rule that rejected them, the commonest first.
     """
 
     run: str
@@ -43,10 +46,11 @@ class Summary(Result):
     tokens_per_second: float
     coordinator_seconds: float
     writer_seconds: float
+    tries: dict[str, int] = field(default_factory=dict)
 
     def to_polars(self) -> "polars.DataFrame":
         """Returns the accepted rows of the run, in input order, as a polars data frame."""
-        return rows_of_run(self.run, ROW_SCHEMA)
+        return rows_of_run(self.run, open_run(ShardStore(self.run)).schema)
 
 
 def summary_of(run: str, progress: AugmentProgress) -> Summary:
@@ -64,4 +68,5 @@ def summary_of(run: str, progress: AugmentProgress) -> Summary:
         tokens_per_second=round(progress.goodput(), 1),
         coordinator_seconds=round(progress.coordinator_seconds, 3),
         writer_seconds=round(progress.writer_seconds, 3),
+        tries=by_frequency(progress.outcomes.tries),
     )

@@ -114,7 +114,7 @@ def _print_summary(summary: "Summary") -> None:
           f"{plural(summary.output_tokens, 'output token')}")  # fmt: skip
     if summary.cut_off:
         print(f"cut off at max_tokens: {cut_off_share(summary.cut_off, summary.rows['accepted'])}")
-    for title, reasons in (("rejected", summary.rejects), ("failed", summary.errors)):
+    for title, reasons in (("rejected", summary.rejects), ("failed", summary.errors), ("tried again", summary.tries)):
         shown = [f"{rows:,} x {shorten(reason)}" for reason, rows in list(reasons.items())[:_MAX_REASONS]]
         more = len(reasons) - len(shown)
         shown += [f"and {plural(more, 'reason')} more: --json has them"] if more else []

@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from pipelines.publishing.chat_formats import CHAT_FORMATS, ChatFormat
 from schemas.errors import JobError
-from schemas.rows import ROW_SCHEMA
 from schemas.text import shorten
 
 _INPUTS = "inputs"
@@ -29,6 +28,7 @@ class Columns:
             columns of the rows; with a chat format none but its own.
         flatten: give each column of the input row in place of the column `inputs`.
         chat: chat format, whose columns come first.
+        rows: columns of the rows.
         inputs: all rows with their column `inputs`; they are read where the types of its columns are needed.
 
     Attributes:
@@ -40,11 +40,16 @@ class Columns:
     """
 
     def __init__(
-        self, asked: Sequence[str] | None, flatten: bool, chat: str | None, inputs: Iterable[pa.RecordBatch]
+        self,
+        asked: Sequence[str] | None,
+        flatten: bool,
+        chat: str | None,
+        rows: pa.Schema,
+        inputs: Iterable[pa.RecordBatch],
     ) -> None:
         own = CHAT_FORMATS[chat] if chat else []
-        names = list(asked) if asked is not None else [] if chat else ROW_SCHEMA.names
-        _check_names(names)
+        names = list(asked) if asked is not None else [] if chat else rows.names
+        _check_names(names, rows)
         if flatten and _INPUTS not in names:
             raise JobError(
                 "--flatten", None, f"{_INPUTS} is not among the columns", f"add it: {_OPTION} text,{_INPUTS}"
@@ -61,7 +66,7 @@ class Columns:
         fields = list(own)
         for name in names:
             if not name.startswith(_PREFIX):
-                fields.append(ROW_SCHEMA.field(name))
+                fields.append(rows.field(name))
                 continue
             key = name.removeprefix(_PREFIX)
             if key not in types:
@@ -71,7 +76,7 @@ class Columns:
             self._inputs[shown] = key
             fields.append(pa.field(shown, types[key], metadata={"description": f"`{key}` of the input row"}))
         self.schema = pa.schema(fields)
-        self.read = ROW_SCHEMA.names if chat else [name for name in ROW_SCHEMA.names if name in self.schema.names]
+        self.read = rows.names if chat else [name for name in rows.names if name in self.schema.names]
         if self._inputs and _INPUTS not in self.read:
             self.read.append(_INPUTS)
 
@@ -91,12 +96,12 @@ class Columns:
         return pa.table(arrays, schema=self.schema)
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names(names: Sequence[str], rows: pa.Schema) -> None:
     for number, name in enumerate(names):
         if name in names[:number]:
             raise JobError(_OPTION, name, "the column is asked for twice", "leave it out once")
-        if name not in ROW_SCHEMA.names and not name.startswith(_PREFIX):
-            own = f"a column of your own file is {_PREFIX}NAME; the others are {', '.join(ROW_SCHEMA.names)}"
+        if name not in rows.names and not name.startswith(_PREFIX):
+            own = f"a column of your own file is {_PREFIX}NAME; the others are {', '.join(rows.names)}"
             raise JobError(_OPTION, name, "there is no such column", own)
 
 

@@ -98,7 +98,7 @@ def export(
         remedy = "`kindling status` shows the progress of the run, and why rows were refused"
         raise RunError("RUN", url, "it has no accepted row yet, and load_dataset reads no dataset without rows", remedy)
     chat = ChatFormat(file_format, run) if file_format in CHAT_FORMATS else None
-    chosen = Columns(columns, flatten, file_format if chat else None, _rows(store, ["inputs"]))
+    chosen = Columns(columns, flatten, file_format if chat else None, run.schema, _rows(store, ["inputs"]))
     splits = splits_of(_rows(store, ["source", "row_index"]), test, seed)
     tables = partial(_tables, store, chosen, chat)
     with write_errors(to, "--to"):

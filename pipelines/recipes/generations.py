@@ -113,8 +113,8 @@ def make_generations(job: AugmentJob, own_recipes: Sequence[Recipe]) -> Generati
     fixed = {number: _step(each, number) for number, each in enumerate(job.generations) if each.prompt}
     programs = [
         [fixed.get(number) or _step(each, number, recipe) for number, each in enumerate(job.generations)]
-        for recipe in (own_recipes or [None])
-    ]
+        for recipe in own_recipes
+    ] or [list(fixed.values())]
     _check_variables(programs[0])
     return Generations(programs, job.kept)
 

@@ -15,6 +15,7 @@ from pipelines.run_status.augment_page import augment_line, augment_page
 from pipelines.run_status.history import read_history, spans_of_rows
 from pipelines.run_status.page import EndpointStatus
 from schemas.outcomes import OUTCOME_COLUMNS, Outcomes, by_frequency
+from schemas.row_programs import EARLIER_TRIES, all_tokens
 from schemas.rows import ACCEPTED, STATES
 from schemas.run import REPLICA_SECONDS, RunRecord
 from services.observability.endpoint_reader import EndpointError, EndpointMetrics, read_endpoint
@@ -27,7 +28,9 @@ from services.storage.time_spans import active_seconds
 _SLOWEST = 5
 
 
-_LOG_COLUMNS = [*OUTCOME_COLUMNS, "output_tokens", "started_at", "duration_seconds"]
+_LOG_COLUMNS = [
+    *OUTCOME_COLUMNS, "output_tokens", "other_output_tokens", "started_at", "duration_seconds", EARLIER_TRIES,
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class RunStatus(EndpointStatus):
         cut_off: accepted rows whose text was cut off.
         rejects: rejected rows by rule, the commonest first.
         errors: failed rows by reason, with N in place of numbers, the commonest first.
+        tries: tries that were not the last one of their row, by the rule that rejected them, the commonest first.
         active_seconds: time in which some row was with an engine; pauses between starts do not count.
         goodput_tokens_per_second: output tokens of accepted rows over that time; None before the first row.
         goodput_now_tokens_per_second: the same over the last minute, or of a run that stands still over its last one.
@@ -71,6 +75,7 @@ class RunStatus(EndpointStatus):
     cut_off: int
     rejects: dict[str, int]
     errors: dict[str, int]
+    tries: dict[str, int]
     active_seconds: float
     goodput_tokens_per_second: float | None
     goodput_now_tokens_per_second: float | None
@@ -128,7 +133,7 @@ def count_finished(store: ShardStore) -> tuple[int, int]:
 
 
 def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
-    logs = _logs(store)  # before the index: a shard that is committed meanwhile is in both, and not in neither
+    logs = _logs(store, run)  # before the index: a shard that is committed meanwhile is in both, and not in neither
     index = read_index(store, run)
     shards, table = index.totals(), index.table()
     # A row that is generated again keeps its old state until its part is committed.
@@ -139,7 +144,7 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
     starts, ends = generation_spans(table)
     if logged:
         outcomes.add(Outcomes.of(logged))
-        output_tokens += pc.sum(logged["output_tokens"]).as_py()
+        output_tokens += all_tokens(logged, "output_tokens")
         accepted_tokens += pc.sum(logged.filter(pc.equal(logged["state"], ACCEPTED))["output_tokens"]).as_py() or 0
         starts, ends = map(np.append, (starts, ends), spans_of_rows(logged))
     left_to_retry = sum(index.left_to_retry(run).values())
@@ -164,6 +169,7 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         cut_off=outcomes.cut_off,
         rejects=by_frequency(outcomes.rejects),
         errors=by_frequency(outcomes.errors),
+        tries=by_frequency(outcomes.tries),
         active_seconds=round(active, 1),
         goodput_tokens_per_second=round(accepted_tokens / active, 1) if active else None,
         goodput_now_tokens_per_second=round(history.rates.accepted_tokens, 1) if finished else None,
@@ -180,9 +186,10 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
     return replace(status, **_cost(run.last_metrics.get))
 
 
-def _logs(store: ShardStore) -> dict[int, pa.Table]:
-    log = open_row_log(store)
-    logs = {shard: log.recover(shard).select(_LOG_COLUMNS) for shard in log.shards()}
+def _logs(store: ShardStore, run: RunRecord) -> dict[int, pa.Table]:
+    log = open_row_log(store, run.logged_schema)
+    columns = [name for name in _LOG_COLUMNS if name in run.logged_schema.names]
+    logs = {shard: log.recover(shard).select(columns) for shard in log.shards()}
     return {shard: rows for shard, rows in logs.items() if rows.num_rows}
 
 
@@ -225,9 +232,9 @@ def _from_endpoint(endpoint: EndpointMetrics, status: RunStatus, run: RunRecord)
     """
     replicas = _replicas(endpoint, run)
     rows = {state: int(endpoint.value("kindling_rows_total", state=state) or 0) for state in STATES}
-    rejects, errors = (
+    rejects, errors, tries = (
         {reason: int(rows) for reason, rows in endpoint.values_by("reason", f"kindling_{kind}_total").items()}
-        for kind in ("rejects", "errors")
+        for kind in ("rejects", "errors", "tries")
     )
     newer: dict[str, Any] = {
         **_cost(endpoint.value),
@@ -235,6 +242,7 @@ def _from_endpoint(endpoint: EndpointMetrics, status: RunStatus, run: RunRecord)
         "cut_off": int(endpoint.value("kindling_cut_off_rows_total") or 0),
         "rejects": by_frequency(rejects),
         "errors": by_frequency(errors),
+        "tries": by_frequency(tries),
         # On disk, rows that are left to retry have their old state; the endpoint does not count them.
         "logged": max(sum(rows.values()) - sum(status.rows.values()) + status.logged + status.left_to_retry, 0),
         "output_tokens": int(endpoint.value("kindling_tokens_total", kind="output") or 0),

@@ -105,7 +105,7 @@ def _replicas(status: "RunStatus", now: datetime) -> list[str]:
 def _reasons(status: "RunStatus") -> list[list[str]]:
     return [
         titled_list(title, [f"{rows:,} x {reason}" for reason, rows in reasons.items()])
-        for title, reasons in (("failed", status.errors), ("rejected", status.rejects))
+        for title, reasons in (("failed", status.errors), ("rejected", status.rejects), ("tried again", status.tries))
     ]
 
 

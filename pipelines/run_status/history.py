@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipelines.augmentation.eta import HISTORY_SECONDS, Eta, Pace, Rates, left_to_generate
 from schemas.errors import RunError
+from schemas.row_programs import TRIES_FOLDER
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, STATES
 from services.storage.store import ShardStore, shard_path
 from services.storage.time_spans import find_pauses
@@ -78,7 +79,8 @@ def _read(store: ShardStore, entry: dict[str, Any]) -> list[pa.Table]:
         shard = entry["shard"]
         paths = [shard_path(FOLDER_OF_STATE[ACCEPTED], shard)] if entry[ACCEPTED] else []
         if any(entry[state] for state in STATES if state != ACCEPTED):
-            paths += store.read_manifest(shard).siblings
+            siblings = store.read_manifest(shard).siblings
+            paths += [path for path in siblings if not path.startswith(f"{TRIES_FOLDER}/")]
         return [store.read_table(path, _COLUMNS) for path in paths]
     except (OSError, RunError, pa.ArrowException):  # lost or damaged: `verify` reports it
         return []

@@ -31,6 +31,9 @@ class AugmentMetrics(Endpoint):
             "kindling_cached_prompt_tokens_total",
             "Prompt tokens that the engines took from their prefix caches instead of computing them",
         )
+        self.tries = self._counter(
+            "kindling_tries_total", "Tries of rows that were not the last one, by the rule that rejected them", "reason"
+        )
         self.rejects = self._counter(
             "kindling_rejects_total", "Rows that quality control rejected, by the rule that rejected them", "reason"
         )

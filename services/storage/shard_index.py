@@ -36,8 +36,8 @@ from services.storage.time_spans import active_seconds
 INDEX_PATH = "index.parquet"
 
 # Must be raised whenever the meaning of an entry changes.
-_FORMAT = {b"kindling.index": b"3"}
-_REASONS = ("rejects", "errors")
+_FORMAT = {b"kindling.index": b"4"}
+_REASONS = ("rejects", "errors", "tries")
 _TOKENS = ("prompt_tokens", "cached_prompt_tokens", "output_tokens", "accepted_output_tokens")
 _MOMENT = pa.timestamp("ms", tz="UTC")
 _SCHEMA = pa.schema(
@@ -158,6 +158,7 @@ class ShardIndex:
             outcomes.counts[state] = pc.sum(live[state]).as_py() or 0
             if state in reasons:
                 setattr(outcomes, reasons[state], _sum_reasons(live[reasons[state]]))
+        outcomes.tries = _sum_reasons(table["tries"])
         return Totals(
             shards=sum(not retry_of(part) for part in table["shard"].to_pylist()),
             outcomes=outcomes,
@@ -223,6 +224,7 @@ def remove_unlisted_siblings(store: ShardStore, index: ShardIndex) -> None:
         by_shard[shard].append(path)
     table = index.table()
     has_rows = [(table[state].to_numpy() > 0).astype(int) for state in (REJECTED, ERROR)]
+    has_rows.append(np.array([bool(tries) for tries in table["tries"].to_pylist()]).astype(int))
     for shard, number in zip(table["shard"].to_pylist(), sum(has_rows).tolist(), strict=True):
         if len(by_shard[shard]) > number:
             listed = store.read_manifest(shard).siblings
@@ -286,6 +288,7 @@ def _entry(store: ShardStore, shard: int, size: int, manifest: Manifest) -> dict
         **{name: getattr(manifest, name) for name in _TOKENS},
         "rejects": list(rejects.items()),
         "errors": list(errors.items()),
+        "tries": list(manifest.tries.items()),
         "started_at": datetime.fromisoformat(manifest.started_at),
         "finished_at": datetime.fromisoformat(manifest.finished_at),
         "pauses": [datetime.fromisoformat(moment) for pause in manifest.pauses for moment in pause],

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.outcomes import Outcomes, by_frequency
-from schemas.row_programs import TOKEN_COLUMNS, all_tokens, tries_by_rule
+from schemas.row_programs import TOKEN_COLUMNS, all_tokens
 from schemas.rows import ACCEPTED, STATES, FinishedRows
 from schemas.run import Manifest, RunRecord
 from services.storage.lease import Lease
@@ -274,7 +274,7 @@ def _manifest(run: RunRecord, shard: OpenShard, table: pa.Table) -> Manifest:
         rejects=by_frequency(outcomes.rejects),
         errors=by_frequency(outcomes.errors),
         siblings={},
-        tries=tries_by_rule(table),
+        tries=by_frequency(outcomes.tries),
         **{column: all_tokens(table, column) for column in TOKEN_COLUMNS},
         accepted_output_tokens=pc.sum(accepted).as_py() or 0,
         started_at=_iso(starts.min()),

@@ -103,7 +103,7 @@ def test_a_generation_that_fails_names_itself(job, responses, state, reason):
 
 
 def test_a_first_generation_that_fails_fails_the_row_as_in_a_job_without_programs(job):
-    with pytest.raises(RowError, match="^too long$"):
+    with pytest.raises(RowError, match=r"^too long$"):
         run_row(job, [RowError("too long")])
 
 
@@ -140,7 +140,7 @@ def test_json_has_parts_that_conditions_and_prompts_use(job):
         {**job["generations"][1], "parse": "json", "choices": [], "reject_when": "verdict.score < 4"},
         {"name": "rewrite", "prompt": job["generations"][2]["prompt"]},
     ]
-    record, requests = run_row(job, ["a wren", '{"score": 3}'])
+    record, _ = run_row(job, ["a wren", '{"score": 3}'])
     assert (record["state"], record["reason"], record["text"]) == ("rejected", "verdict", "a wren")
     record, _ = run_row(job, ["a wren", "{"])
     assert record["reason"] == "verdict: the model wrote no JSON: '{'"
@@ -171,7 +171,7 @@ def test_bad_generations_are_refused(job, change, message):
 
 def test_a_prompt_cannot_use_a_later_generation(job, tmp_path):
     (tmp_path / "verdict.jinja").write_text("{{ rewrite }}")
-    with pytest.raises(JobError, match="generations.1.prompt: it uses `rewrite`, which is generated later"):
+    with pytest.raises(JobError, match=r"generations\.1\.prompt: it uses `rewrite`, which is generated later"):
         make_recipes(as_job(job))
 
 
