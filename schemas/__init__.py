@@ -5,12 +5,14 @@ job.py            sections that several job files share: input, model, sampling,
 job_parsing.py    validation of all job files, and hints for unknown keys
 augment.py        the job file of `augment`
 sweep.py          the section `sweep`: several prompts and sampling settings over the same rows
+generations.py    the generations of one row in an augmentation job
 quality.py        the section `quality`: rules that reject texts
 label.py          the job file of `label`
 compose.py        the job file of `compose`, the record of a corpus, the Arrow schema of its documents
 train.py          the job file of `train`
 evaluate.py       the job file of `evaluate`
 rows.py           the Arrow schema of all shards, the identity of a row, its seed
+row_programs.py   columns of rows that took several generations or tries
 outcomes.py       states of rows, texts that were cut off, reasons why rows are not accepted
 run.py            records of a run: run.json, and the manifest in the footer of each shard
 fingerprint.py    the identity of a run: all keys of a job but those that only change its speed

@@ -13,7 +13,7 @@ from docs.job_file_reference import JOBS
 from schemas.augment import AugmentJob
 from schemas.evaluate import EvaluateJob
 from schemas.job_parsing import kind_key, sections_in
-from schemas.rows import ROW_SCHEMA
+from schemas.row_programs import PROGRAM_SCHEMA
 from schemas.train import TrainJob
 from services.observability.metrics import ReplicaStatus
 from services.observability.series import AugmentMetrics, EvaluateMetrics, TrainMetrics
@@ -55,7 +55,7 @@ def test_each_word_has_one_line_with_a_meaning():
 
 
 @pytest.mark.parametrize(
-    "names", [TOP_KEYS, set(ROW_SCHEMA.names), set(metrics())], ids=["top-level keys", "columns", "metrics"]
+    "names", [TOP_KEYS, set(PROGRAM_SCHEMA.names), set(metrics())], ids=["top-level keys", "columns", "metrics"]
 )
 def test_every_name_has_a_word(names):
     assert len(names) > 20
@@ -64,7 +64,7 @@ def test_every_name_has_a_word(names):
 
 
 def test_every_name_on_the_page_exists():
-    assert sorted(PLACES - ALL_KEYS - set(ROW_SCHEMA.names) - set(metrics())) == []
+    assert sorted(PLACES - ALL_KEYS - set(PROGRAM_SCHEMA.names) - set(metrics())) == []
 
 
 @pytest.mark.parametrize(
