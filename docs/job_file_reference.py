@@ -164,8 +164,10 @@ def _words(annotation: Any, places: dict[type[Section], Place], plural: bool = F
     if origin is list:
         return f"list{'s' * plural} of {_words(inner[0], places, plural=True)}"
     if origin is dict:
-        names = f" of {_words(inner[0], places)}" if get_origin(inner[0]) is Literal else ""
-        values = "" if inner[1] is Any else f" to {_words(inner[1], places, plural=not names)}"
+        keys = _words(inner[0], places, plural=True)
+        names = "" if keys.startswith("text") else f" of {keys}"
+        one = get_origin(inner[0]) is Literal
+        values = "" if inner[1] is Any else f" to {_words(inner[1], places, plural=not one)}"
         return f"map{'s' * plural}{names or (' of names' if values else '')}{values}"
     if origin in (Union, UnionType):
         options = [option for option in inner if option is not NoneType]

@@ -40,8 +40,13 @@ class Generation(Section):
             raise ValueError("`parse: choice` and `choices` belong together")
         if len(set(self.choices)) != len(self.choices):
             raise ValueError("`choices` names one text twice")
-        if "structured_outputs" in self.sampling and self.parse != "json":
-            raise ValueError("sampling.structured_outputs needs `parse: json`")
+        if isinstance(structured := self.sampling.get("structured_outputs"), dict):
+            if self.parse == "choice":
+                raise ValueError("sampling.structured_outputs has no use with `choices`")
+            if self.parse == "text" and "json" in structured:
+                raise ValueError("sampling.structured_outputs.json needs `parse: json`")
+            if self.parse == "text" and self.prompt is None:
+                raise ValueError("sampling.structured_outputs needs a `prompt`: the job's recipe has a form of its own")
         return self
 
 

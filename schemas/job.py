@@ -4,6 +4,7 @@ A job file is one YAML document. The string below each key is its meaning: docs/
 reference of all job files from these strings.
 """
 
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -48,6 +49,10 @@ EngineArguments = Annotated[dict[str, Any], NoSecrets]
 
 def _is_none(value: Any) -> bool:
     return value is None
+
+
+def _is_empty(value: Any) -> bool:
+    return not value
 
 
 Delimiter = Annotated[str | None, Field(pattern=r'^[^"\r\n\x00]$', exclude_if=_is_none)]
@@ -155,6 +160,50 @@ class Classifier(Section):
     """number of tokens of a sentence that are read; the rest is cut off"""
 
 
+class RepetitionDetection(Section):
+    """Loops that end an output at once: its last tokens are the same sequence, several times in a row. Such a row is
+    rejected (`repetition_detected`). The same sequence of words must also be the same tokens."""
+
+    max_pattern_size: int = Field(gt=0, le=1000)
+    """largest number of tokens of the sequence"""
+    min_pattern_size: int = Field(1, gt=0)
+    """smallest number of tokens of the sequence"""
+    min_count: int = Field(ge=2, le=1000)
+    """number of times in a row that ends the output"""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "RepetitionDetection":
+        if self.min_pattern_size > self.max_pattern_size:
+            sizes = f"min_pattern_size ({self.min_pattern_size}) is above max_pattern_size ({self.max_pattern_size})"
+            raise ValueError(sizes)
+        return self
+
+
+with warnings.catch_warnings():
+    # The key `json` has vLLM's name. Pydantic warns of it: its own method `json` is an old name of `model_dump_json`.
+    warnings.simplefilter("ignore", UserWarning)
+
+    class StructuredOutputs(Section):
+        """Form that each output follows: exactly one of these keys. A response that was cut off is rejected
+        (`cut_off`)."""
+
+        json: dict[str, Any] | None = Field(None, exclude_if=_is_none)  # type: ignore[assignment]
+        """JSON schema (2020-12); a response that is not JSON is rejected (`not_json`)"""
+        regex: str | None = Field(None, min_length=1, exclude_if=_is_none)
+        """regular expression that the whole output matches, in the syntax that vLLM's backend understands"""
+        choice: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1, exclude_if=_is_none)
+        """texts of which the output is one; any other response is rejected (`not_a_choice`)"""
+        grammar: str | None = Field(None, min_length=1, exclude_if=_is_none)
+        """context-free grammar of the whole output, in EBNF with the first rule `root`, or in Lark's syntax"""
+
+        @model_validator(mode="after")
+        def _check_kind(self) -> "StructuredOutputs":
+            if len(kinds := list(self.model_dump())) != 1:
+                kinds_text = f"{' and '.join(kinds)} are given" if kinds else "none is given"
+                raise ValueError(f"give exactly one of json, regex, choice and grammar: {kinds_text}")
+            return self
+
+
 class Sampling(Section):
     """Choice of each next token, passed to vLLM's SamplingParams unchanged. vLLM's `seed` and `n` are not keys here:
     the job's `seed` and `samples` take their place."""
@@ -183,15 +232,26 @@ class Sampling(Section):
     """ids of tokens that end an output"""
     ignore_eos: bool = False
     """generation up to `max_tokens`, even after the model's end-of-text token"""
-    structured_outputs: Annotated[dict[Literal["json"], dict[str, Any]], Field(min_length=1)] | None = Field(
-        None, exclude_if=lambda structured: structured is None
+    repetition_detection: RepetitionDetection | None = Field(None, exclude_if=_is_none)
+    """loops that end an output early, after its first `min_tokens` tokens"""
+    bad_words: list[Annotated[str, Field(min_length=1)]] = Field([], exclude_if=_is_empty)
+    """texts that are never written, each in its own spelling, alone or after a blank; a text that the model's tokenizer
+    can also put together from other tokens may still occur"""
+    logit_bias: dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=-100, le=100)]] = Field(
+        {}, exclude_if=_is_empty
     )
-    """`{json: SCHEMA}`, where SCHEMA is the JSON schema that each output follows; for the recipe `template` alone"""
+    """numbers that are added to the scores of tokens, by the tokens' ids: `{198: -100}` all but forbids token 198"""
+    structured_outputs: StructuredOutputs | None = Field(None, exclude_if=_is_none)
+    """form that each output follows: a JSON schema, a regular expression, a list of texts or a grammar; for the recipes
+    `template` and `messages` alone"""
 
     @model_validator(mode="after")
     def _check_tokens(self) -> "Sampling":
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})")
+        structured = self.structured_outputs
+        if self.stop and structured and (structured.regex or structured.grammar):
+            raise ValueError("stop would end a text before it follows structured_outputs: leave one of the two out")
         return self
 
 

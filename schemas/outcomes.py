@@ -21,8 +21,12 @@ OUTCOME_COLUMNS = ("state", "reason", "finish_reason")
 CUT_OFF = "length"
 """finish reason of a text that `max_tokens` or the model's own limit ended"""
 
-EMPTY_TEXT, CUT_OFF_TEXT = "empty_text", "cut_off"
-"""rules for the texts of all recipes: there is nothing but blanks; it was cut off, which the job does not allow"""
+REPETITION = "repetition"
+"""finish reason of a text that `sampling.repetition_detection` ended"""
+
+EMPTY_TEXT, CUT_OFF_TEXT, REPETITION_TEXT = "empty_text", "cut_off", "repetition_detected"
+"""rules for the texts of all recipes: there is nothing but blanks; it was cut off, which the job does not allow; it
+ended in a loop"""
 
 # Different reasons that are counted by themselves. Reasons may hold values of the data, and so be as many as the rows.
 _MAX_REASONS = 50

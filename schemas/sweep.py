@@ -58,7 +58,7 @@ def make_variants(sweep: Sweep | None, prompt: str | None, sampling: BaseModel) 
         raise JobError("sweep", sweep, "it is empty", "leave the key out, or give values: {temperature: [0.3, 0.9]}")
     variants: list[Variant] = []
     names: dict[str, str] = {}
-    # A schema decides which texts the recipe accepts, so all variants share it.
+    # The form of the texts decides which of them the recipe accepts, so all variants share it.
     varied = [key for key in type(sampling).model_fields if key != "structured_outputs"]
     for values in _combinations(sweep, ["prompt", *varied]):
         variant = _make_variant(values, prompt, sampling)
@@ -100,7 +100,8 @@ def _make_variant(values: dict[str, Any], prompt: str | None, sampling: BaseMode
         first = error.errors()[0]
         cause = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
         raise JobError("sweep", _variant_name(values), cause, "correct the value in the job file") from None
-    values = {key: prompt if key == "prompt" else getattr(changed, key) for key in values}
+    plain = changed.model_dump()
+    values = {key: prompt if key == "prompt" else plain.get(key, getattr(changed, key)) for key in values}
     return Variant(_variant_name(values), values, prompt, changed)
 
 

@@ -11,7 +11,7 @@ from schemas.compose import CORPUS_SCHEMA, CompositionRecord
 from schemas.outcomes import Outcomes, by_frequency
 from schemas.rows import ERROR, REJECTED, ROW_SCHEMA
 from schemas.run import RunRecord
-from schemas.text import plural
+from schemas.text import plural, shorten
 from services.storage.digest import ContentDigest
 
 # Reasons that a card lists.
@@ -166,6 +166,7 @@ def _retries(run: RunRecord) -> str:
 
 
 def _sampling(sampling: dict[str, Any]) -> str:
-    # A whole JSON schema would fill the card.
-    shown = {key: "a JSON schema" if isinstance(value, dict) else value for key, value in sampling.items()}
+    shown = dict(sampling)
+    if structured := sampling.get("structured_outputs"):  # a whole schema or grammar would fill the card
+        shown["structured_outputs"] = "a JSON schema" if "json" in structured else shorten(structured)
     return ", ".join(f"{key} {escaped(str(value))}" for key, value in shown.items() if value not in ([], False, None))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.recipes.generations import Generations, Step
-from schemas.outcomes import EMPTY_TEXT
+from schemas.outcomes import CUT_OFF, EMPTY_TEXT, REPETITION, REPETITION_TEXT
 from schemas.row_programs import EARLIER_TRIES, PROGRAM_SCHEMA, TOKEN_COLUMNS, with_program_columns
 from schemas.rows import ACCEPTED, ERROR, REJECTED, Prompt, RowError, RowRejection, WorkRow
 from schemas.text import shorten
@@ -96,7 +96,7 @@ class _Try:
         """Returns the value that later generations see, and keeps the generation for the record.
 
         Raises:
-            RowRejection: the recipe rejects the text, or it is blank.
+            RowRejection: the recipe rejects the text, it is blank, or it ended in a loop.
             RowError: the text does not have the form that `parse` names.
         """
         entry = {
@@ -108,8 +108,10 @@ class _Try:
             "seconds": round(generation.duration_seconds, 4),
         }
         self._log.append(entry)
+        if generation.finish_reason == REPETITION:
+            raise RowRejection(REPETITION_TEXT)
         if step.parse == "text":
-            text, _ = step.recipe.finish(generation.text, generation.finish_reason == "length")
+            text, _ = step.recipe.finish(generation.text, generation.finish_reason == CUT_OFF)
             if not text.strip():
                 raise RowRejection(EMPTY_TEXT)
             return text

@@ -9,6 +9,7 @@ task_list.py           reads tasks from the list that a model wrote
 template.py            the user's own Jinja file over any columns
 generations.py         several generations of one row, and other prompts for later tries
 messages.py            a column of chat messages, sent unchanged
+structured_text.py     texts that follow a JSON schema or a list of choices
 job_recipe.py          the base class of recipes
 jinja_prompt.py        prompts as Jinja templates: loaded and hashed
 jinja_expression.py    a condition of a generation
@@ -70,9 +71,11 @@ def make_recipe(job: AugmentJob) -> Recipe:
 
 def _make_own_recipe(job: AugmentJob) -> Recipe:
     recipe_class: type[JobRecipe] = resolve_name(RECIPES[job.recipe])
-    if job.sampling.structured_outputs and not recipe_class.takes_schema:
+    if job.sampling.structured_outputs and not recipe_class.takes_structured_outputs:
         cause = f"the recipe {job.recipe} asks for a text of its own form"
-        raise JobError("sampling.structured_outputs", None, cause, "leave the key out, or use the recipe template")
+        raise JobError(
+            "sampling.structured_outputs", None, cause, "leave the key out, or use the recipe template or messages"
+        )
     if job.classifier and not recipe_class.takes_classifier:
         cause = f"the recipe {job.recipe} does not choose an emotion for its rows"
         raise JobError("classifier", job.classifier.id, cause, "leave the key out, or use the recipe alpaca_rewrite")

@@ -10,7 +10,7 @@ from pipelines.recipes.jinja_expression import Expression
 from pipelines.recipes.template import Template
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
-from schemas.generations import Generation
+from schemas.job import Sampling
 from schemas.rows import Prompt
 from services.replicas.row_records import Recipe
 
@@ -110,23 +110,23 @@ def make_generations(job: AugmentJob, own_recipes: Sequence[Recipe]) -> Generati
     if job.sampling.structured_outputs:
         remedy = "give it to a generation: generations: [{name: ..., parse: json, sampling: {structured_outputs: ...}}]"
         raise JobError("sampling.structured_outputs", None, "the job has several generations", remedy)
-    fixed = {number: _step(each, number) for number, each in enumerate(job.generations) if each.prompt}
+    fixed = {number: _step(job, number) for number, each in enumerate(job.generations) if each.prompt}
     programs = [
-        [fixed.get(number) or _step(each, number, recipe) for number, each in enumerate(job.generations)]
+        [fixed.get(number) or _step(job, number, recipe) for number, each in enumerate(job.generations)]
         for recipe in own_recipes
     ] or [list(fixed.values())]
     _check_variables(programs[0])
     return Generations(programs, job.kept)
 
 
-def _step(generation: Generation, number: int, recipe: Recipe | None = None) -> Step:
-    key = f"generations.{number}"
-    sampling = dict(generation.sampling)
+def _step(job: AugmentJob, number: int, recipe: Recipe | None = None) -> Step:
+    key, generation = f"generations.{number}", job.generations[number]
+    whole = Sampling.model_validate({**job.sampling.model_dump(), **generation.sampling})
+    sampling = {name: whole.model_dump().get(name) for name in generation.sampling}
     if recipe is None:
         assert generation.prompt is not None
-        structured = sampling.get("structured_outputs") or {}
         try:
-            recipe = Template(generation.prompt, structured.get("json"))
+            recipe = Template(generation.prompt, whole.structured_outputs)
         except JobError as error:
             inner = error.key if error.key.startswith("sampling") else "prompt"
             raise JobError(f"{key}.{inner}", error.value, error.cause, error.remedy) from None

@@ -10,7 +10,7 @@ from services.replicas.row_records import Recipe
 class JobRecipe(Recipe):
     """A recipe that a job file can name under `recipe`, and that stands in `pipelines.recipes.RECIPES`."""
 
-    takes_schema: ClassVar[bool] = False
+    takes_structured_outputs: ClassVar[bool] = False
     """whether a job with this recipe may set `sampling.structured_outputs`"""
     takes_classifier: ClassVar[bool] = False
     """whether a job with this recipe may set `classifier`"""

@@ -1,15 +1,15 @@
-"""The user's own Jinja file over any columns; the model writes text, or JSON that follows a schema."""
+"""The user's own Jinja file over any columns; the model writes text, or what `sampling.structured_outputs` asks for."""
 
-import json
 from typing import Any, Self
 
 from pipelines.recipes.jinja_blanks import is_blank
 from pipelines.recipes.jinja_prompt import JinjaPrompt
 from pipelines.recipes.job_recipe import JobRecipe
+from pipelines.recipes.structured_text import check_structured_text, schema_text
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
-from schemas.rows import Prompt, RowError, RowRejection
-from schemas.text import shorten
+from schemas.job import StructuredOutputs
+from schemas.rows import Prompt, RowError
 
 # Enough to tell values apart, without keeping a whole document.
 _PREFIX_CHARACTERS = 200
@@ -23,14 +23,14 @@ class Template(JobRecipe):
 
     Args:
         prompt: the Jinja file.
-        schema: JSON schema that the engine makes the model follow. A text that is not JSON all the same (it was cut
+        structured: form that the engine makes the model follow. A text that does not follow it all the same (it was cut
             off) is rejected.
 
     Raises:
         JobError: the prompt is missing or not valid Jinja, or the schema is not a JSON schema.
     """
 
-    takes_schema = True
+    takes_structured_outputs = True
 
     @classmethod
     def from_job(cls, job: AugmentJob) -> Self:
@@ -41,15 +41,11 @@ class Template(JobRecipe):
         """
         if job.prompt is None:
             raise JobError("prompt", None, "the template recipe needs a Jinja file", "add `prompt: my_prompt.jinja`")
-        structured = job.sampling.structured_outputs
-        return cls(job.prompt, structured["json"] if structured else None)
+        return cls(job.prompt, job.sampling.structured_outputs)
 
-    def __init__(self, prompt: str, schema: dict[str, Any] | None = None) -> None:
-        self._is_structured = schema is not None
-        if schema is not None:
-            _check_schema(schema)
-        # The model writes keys in the order of the schema. The fingerprint sorts keys, so the prompt's hash has them.
-        self._prompt = JinjaPrompt(prompt, json.dumps(schema) if self._is_structured else "")
+    def __init__(self, prompt: str, structured: StructuredOutputs | None = None) -> None:
+        self._structured = structured
+        self._prompt = JinjaPrompt(prompt, schema_text(structured))
         self.prompt_id = f"template/{self._prompt.name}"
         self.prompt_hash = self._prompt.hash
         self.fields, self.optional_fields = self._prompt.variables, self._prompt.optional
@@ -69,23 +65,6 @@ class Template(JobRecipe):
         return str(values.get(first))[:_PREFIX_CHARACTERS] if first else ""
 
     def finish(self, text: str, cut_off: bool = False) -> tuple[str, str]:
-        """Keeps the text unchanged; rejects a structured one that is not JSON. See `Recipe.finish`."""
-        if self._is_structured:
-            if cut_off:
-                raise RowRejection("cut_off")
-            try:
-                json.loads(text)
-            except (ValueError, RecursionError):
-                raise RowRejection("not_json") from None
+        """Keeps the text unchanged; rejects one that does not follow the job's form. See `Recipe.finish`."""
+        check_structured_text(text, cut_off, self._structured)
         return text, ""
-
-
-def _check_schema(schema: dict[str, Any]) -> None:
-    from jsonschema import Draft202012Validator, SchemaError
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        key = ".".join(["sampling.structured_outputs.json", *map(str, error.absolute_path)])
-        cause = f"not a valid JSON schema: {shorten(error.message)}"
-        raise JobError(key, None, cause, "correct it; the keywords are those of JSON Schema 2020-12") from None

@@ -67,7 +67,8 @@ class Generation:
 
     Attributes:
         text: the response.
-        finish_reason: `stop` at the model's own end, `length` at a limit.
+        finish_reason: `stop` at the model's own end, `length` at a limit, `repetition` at a loop
+            (`sampling.repetition_detection`).
         prompt_tokens: tokens of the prompt, as the engine counts them.
         cached_prompt_tokens: tokens of the prompt that were in the prefix cache.
         output_tokens: tokens of the response.

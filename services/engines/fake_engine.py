@@ -1,7 +1,8 @@
 """An engine without a model: it has the interface of the real one, and a latency model in place of the computation.
 
 Used by scale tests and simulation. Its text is a pure function of messages, seed and max_tokens, so that a check can
-compute any row again.
+compute any row again. Of the other keys of `sampling`, `bad_words`, `structured_outputs.choice` and
+`repetition_detection` have an effect.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.errors import EngineError
+from schemas.outcomes import REPETITION
 from schemas.rows import RowError
 from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
 
@@ -105,9 +107,7 @@ class FakeEngine:
         """Returns random words after the time that the latency model gives. See `Engine.generate`."""
         started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
         start, prompt_tokens = clock(), _count_tokens(prompt)
-        text, finish_reason = fake_text(prompt, seed, sampling["max_tokens"])
-        if choices := (sampling.get("structured_outputs") or {}).get("choice"):
-            text, finish_reason = choices[seed % len(choices)], "stop"
+        text, finish_reason = _constrain(*fake_text(prompt, seed, sampling["max_tokens"]), seed, sampling)
         output_tokens = len(text.split())
         async with self._slots:
             self._note("start", seed)
@@ -162,3 +162,18 @@ def fake_text(messages: list[dict[str, str]], seed: int, max_tokens: int) -> tup
     length = draw.randint(MIN_WORDS, MAX_WORDS)
     words = [draw.choice(_WORDS) for _ in range(min(length, max_tokens))]
     return " ".join(words), "length" if length > max_tokens else "stop"
+
+
+def _constrain(text: str, finish_reason: str, seed: int, sampling: dict[str, Any]) -> tuple[str, str]:
+    """Returns the text and its finish reason by those keys of the sampling that the fake engine follows."""
+    if choices := (sampling.get("structured_outputs") or {}).get("choice"):
+        return choices[seed % len(choices)], "stop"
+    bad_words = sampling.get("bad_words") or []
+    words = [word for word in text.split() if word not in bad_words]
+    if loop := sampling.get("repetition_detection"):
+        for end in range(1, len(words) + 1):
+            for size in range(loop.get("min_pattern_size", 1), loop["max_pattern_size"] + 1):
+                tail = words[:end][-size * loop["min_count"] :]
+                if tail == tail[:size] * loop["min_count"]:
+                    return " ".join(words[:end]), REPETITION
+    return " ".join(words), finish_reason

@@ -24,7 +24,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.renderers.params import ChatParams
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
@@ -36,6 +36,7 @@ from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_to
 from vllm.v1.serial_utils import MsgpackEncoder
 
 from schemas.errors import EngineError, JobError
+from schemas.outcomes import CUT_OFF, REPETITION
 from schemas.rows import RowError
 from schemas.text import shorten
 from services.engines.control_tokens import break_control_tokens, find_control_tokens
@@ -48,6 +49,8 @@ from services.models.chat_templates import ChatTemplateError, bound_chat_templat
 _MIN_BATCHED_TOKENS = 2048
 # Exceptions by which vLLM refuses a request (the prompt is too long, say).
 _REQUEST_ERRORS = (VLLMClientError, ValueError, TypeError)
+# The others are `abort` and `error` (a token that the grammar of `structured_outputs` does not allow, say).
+_FINISH_REASONS = ("stop", CUT_OFF, REPETITION)
 _FIRST_CHAT: Any = [{"role": "user", "content": "Hello"}]
 # Prompt of the request that is made, and not sent, to check a job's sampling.
 _ONE_TOKEN: Any = {"type": "token", "prompt_token_ids": [0]}
@@ -190,9 +193,12 @@ class VllmEngine:
         except _REQUEST_ERRORS as error:
             raise RowError(f"vLLM refused this request: {error}") from None
         completion = final.outputs[0]
+        finish_reason = completion.finish_reason or "stop"
+        if finish_reason not in _FINISH_REASONS:  # its text is what there was when the request failed
+            raise RowError(f"vLLM ended this request with the finish reason {finish_reason!r}")
         return Generation(
             text=completion.text,
-            finish_reason=completion.finish_reason or "stop",
+            finish_reason=finish_reason,
             prompt_tokens=len(final.prompt_token_ids),
             cached_prompt_tokens=final.num_cached_tokens or 0,
             output_tokens=len(completion.token_ids),
@@ -219,8 +225,9 @@ def _message_of(error: Exception) -> str:
 
 
 def _sampling_params(sampling: dict[str, Any], seed: int) -> SamplingParams:
-    if structured := sampling.get("structured_outputs"):
-        sampling = {**sampling, "structured_outputs": StructuredOutputsParams(**structured)}
+    sections = {"structured_outputs": StructuredOutputsParams, "repetition_detection": RepetitionDetectionParams}
+    given = {key: section(**sampling[key]) for key, section in sections.items() if sampling.get(key)}
+    sampling = {**sampling, **given}
     # Only the finished text is needed. A message for every token would take time of the replica's only Python thread.
     return SamplingParams(**sampling, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from schemas.outcomes import CUT_OFF, CUT_OFF_TEXT, EMPTY_TEXT
+from schemas.outcomes import CUT_OFF, CUT_OFF_TEXT, EMPTY_TEXT, REPETITION, REPETITION_TEXT
 from schemas.row_programs import LOGGED_PROGRAM_SCHEMA, with_program_columns
 from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA, Prompt, RowRejection, WorkRow, row_seed
 from schemas.sweep import DEFAULT_VARIANT
@@ -147,6 +147,8 @@ def finished_record(
     """
     state, cut_off = ACCEPTED, generation.finish_reason == CUT_OFF
     try:
+        if generation.finish_reason == REPETITION:
+            raise RowRejection(REPETITION_TEXT)
         if cut_off and settings.reject_truncated:
             raise RowRejection(CUT_OFF_TEXT)
         text, reason = settings.recipe.finish(generation.text, cut_off)

@@ -259,14 +259,47 @@ def test_a_value_out_of_range(load, section, key, value):
     ("value", "key"),
     [
         ({"jsn": {}}, "sampling.structured_outputs.jsn"),
-        ({"regex": "a+"}, "sampling.structured_outputs.regex"),
         ({"json": "{}"}, "sampling.structured_outputs.json"),
+        ({"regex": ""}, "sampling.structured_outputs.regex"),
+        ({"choice": []}, "sampling.structured_outputs.choice"),
+        ({"choice": ["a", ""]}, "sampling.structured_outputs.choice.1"),
+        ({"grammar": 3}, "sampling.structured_outputs.grammar"),
         ({}, "sampling.structured_outputs"),
+        ({"regex": "a+", "choice": ["a"]}, "sampling.structured_outputs"),
         ("json", "sampling.structured_outputs"),
     ],
 )
-def test_structured_outputs_are_a_json_schema(load, value, key):
+def test_structured_outputs_are_of_exactly_one_kind(load, value, key):
     assert error_of(lambda: load({"sampling": {"structured_outputs": value}})).key == key
+
+
+@pytest.mark.parametrize(
+    ("sampling", "key", "words"),
+    [
+        ({"repetition_detection": {"min_count": 3}}, "repetition_detection.max_pattern_size", "required"),
+        ({"repetition_detection": {"max_pattern_size": 4, "min_count": 1}}, "repetition_detection.min_count", "2"),
+        (
+            {"repetition_detection": {"max_pattern_size": 2, "min_pattern_size": 3, "min_count": 3}},
+            "repetition_detection", "min_pattern_size (3)",
+        ),
+        ({"bad_words": ["a", ""]}, "bad_words.1", "at least 1 character"),
+        ({"logit_bias": {"eos": 3}}, "logit_bias.eos", "integer"),
+        ({"logit_bias": {-1: 3}}, "logit_bias.-1", "greater"),
+        ({"logit_bias": {5: 101}}, "logit_bias.5", "100"),
+        ({"stop": ["x"], "structured_outputs": {"regex": "a+"}}, "", "stop would end a text"),
+    ],
+)  # fmt: skip
+def test_sampling_that_cannot_be_is_one_error(load, sampling, key, words):
+    error = error_of(lambda: load({"sampling": sampling}))
+    assert error.key == f"sampling.{key}".rstrip(".") and words in error.cause
+
+
+def test_keys_of_the_sampling_that_are_not_set_are_in_no_record(load):
+    assert "logit_bias" not in str(load().model_dump())
+    job = load(overrides=["sampling.logit_bias.198=-100", "sampling.bad_words=[x]"])
+    assert job.sampling.logit_bias == {198: -100.0}
+    dumped = json.loads(json.dumps(job.model_dump(mode="json")))["sampling"]
+    assert (dumped["logit_bias"], dumped["bad_words"]) == ({"198": -100.0}, ["x"])
 
 
 def test_a_schema_is_kept_as_it_is(load):

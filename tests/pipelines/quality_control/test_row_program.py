@@ -53,7 +53,8 @@ def run_row(job, responses, instruction="Name a bird"):
         response = waiting.pop(0)
         if isinstance(response, Exception):
             raise response
-        return Generation(response, "stop", 10, 1, len(response.split()), datetime.now(UTC), 0.5)
+        response, reason = response if isinstance(response, tuple) else (response, "stop")
+        return Generation(response, reason, 10, 1, len(response.split()), datetime.now(UTC), 0.5)
 
     values = {"instruction": instruction, "context": instruction, "emotion": "joy"}
     row = WorkRow(0, 0, "rows.jsonl", 0, 0, {name: values[name] for name in settings.recipe.fields})
@@ -95,11 +96,31 @@ def test_a_generation_that_is_left_out_gives_its_place_to_the_next_one_kept(job)
         (["a wren", "no idea"], "error", "verdict: the model wrote 'no idea', which is none of good, weak"),
         (["a wren", RowError("too long")], "error", "verdict: too long"),
         (["  "], "rejected", "empty_text"),
+        ([("so so so", "repetition")], "rejected", "repetition_detected"),
+        (["a wren", ("good", "repetition")], "rejected", "repetition_detected"),
     ],
 )
 def test_a_generation_that_fails_names_itself(job, responses, state, reason):
     record, _ = run_row(job, responses)
     assert (record["state"], record["reason"]) == (state, reason)
+
+
+def test_a_generation_has_a_form_of_its_own(job):
+    rewrite = job["generations"][2]
+    rewrite["sampling"] = {"structured_outputs": {"regex": "a [a-z ]+"}, "logit_bias": {"5": -1}}
+    record, requests = run_row(job, ["a wren", "weak", ("a tin", "length")])
+    assert (record["state"], record["reason"]) == ("rejected", "cut_off")
+    assert requests[2][1]["logit_bias"] == {5: -1.0}
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "cause"),
+    [(0, "regex", "needs a `prompt`"), (1, "regex", "no use with `choices`"), (2, "json", "needs `parse: json`")],
+)
+def test_a_form_that_does_not_fit_its_generation_is_refused(job, number, kind, cause):
+    job["generations"][number]["sampling"] = {"structured_outputs": {kind: {} if kind == "json" else "a"}}
+    with pytest.raises(JobError, match=cause):
+        as_job(job)
 
 
 def test_a_first_generation_that_fails_fails_the_row_as_in_a_job_without_programs(job):

@@ -406,7 +406,7 @@ def test_a_pickled_recipe_renders_the_same(template, story):
     assert (copy.prompt_id, copy.prompt_hash, copy.fields) == (own.prompt_id, own.prompt_hash, own.fields)
     values = {"context": "It rained.", "emotion": "joy"}
     assert pickle.loads(pickle.dumps(story)).render(values, SEED) == story.render(values, SEED)
-    assert pickle.loads(pickle.dumps(Messages())).prompt_hash == Messages.prompt_hash
+    assert pickle.loads(pickle.dumps(Messages())).prompt_hash == Messages().prompt_hash
 
 
 # template: structured outputs
@@ -419,12 +419,12 @@ SCHEMA = {
 }
 
 
-def structured(tmp_path, schema=SCHEMA, recipe="template"):
+def structured(tmp_path, schema=SCHEMA, recipe="template", kind="json"):
     (tmp_path / "mine.jinja").write_text("{{ context }}")
     prompt = {"template": str(tmp_path / "mine.jinja")}.get(recipe)
     return parse_job({
         "name": "a", "input": {"path": "x"}, "recipe": recipe, "prompt": prompt, "output": {"path": "y"},
-        "sampling": {"structured_outputs": {"json": schema}} if schema else {},
+        "sampling": {"structured_outputs": {kind: schema}} if schema else {},
     }, AugmentJob)  # fmt: skip
 
 
@@ -468,7 +468,23 @@ def test_a_schema_that_is_none_is_refused_before_anything_starts(tmp_path, schem
     assert words in error.cause and "JSON schema" in error.cause and len(str(error)) < 600
 
 
-@pytest.mark.parametrize("recipe", ["babylm_story", "alpaca_rewrite", "evaluation_prompts", "messages"])
+@pytest.mark.parametrize("recipe", ["template", "messages"])
+def test_a_text_is_one_of_the_choices_and_is_whole(tmp_path, recipe):
+    choosing = make_recipe(structured(tmp_path, ["yes", "no"], recipe, "choice"))
+    assert choosing.finish("no") == ("no", "")
+    assert [dropped(choosing, text) for text in ("maybe", "No", "")] == ["not_a_choice"] * 3
+    matching = make_recipe(structured(tmp_path, "[0-9]+ years", recipe, "regex"))
+    assert matching.finish("12 years") == ("12 years", "")
+    assert dropped(matching, "12 ye", cut_off=True) == "cut_off"
+
+
+def test_a_schema_is_part_of_the_hash_of_messages_too(tmp_path):
+    recipes = [make_recipe(structured(tmp_path, schema, "messages")) for schema in (None, SCHEMA)]
+    assert recipes[0].prompt_hash == Messages().prompt_hash != recipes[1].prompt_hash
+    assert dropped(recipes[1], "Sure: {}") == "not_json"
+
+
+@pytest.mark.parametrize("recipe", ["babylm_story", "alpaca_rewrite", "evaluation_prompts"])
 def test_other_recipes_take_no_schema(tmp_path, recipe):
     error = job_error(lambda: make_recipe(structured(tmp_path, recipe=recipe)))
     assert error.key == "sampling.structured_outputs" and recipe in error.cause

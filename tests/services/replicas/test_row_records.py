@@ -29,6 +29,10 @@ def test_a_text_that_was_cut_off_is_accepted_unless_the_job_rejects_it():
     assert finished("The end.", "stop", reject_truncated=True) == (ACCEPTED, "", "The end.")
 
 
+def test_a_text_that_ended_in_a_loop_is_rejected_by_name():
+    assert finished("so so so", "repetition") == (REJECTED, "repetition_detected", "so so so")
+
+
 def test_a_check_of_the_job_rejects_the_text_that_the_recipe_keeps():
     def check(text, prompt):
         return "too_long" if len(text) > 3 else ""

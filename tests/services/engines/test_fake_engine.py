@@ -1,0 +1,44 @@
+"""The fake engine: which keys of the sampling it follows."""
+
+import asyncio
+
+import pytest
+
+from schemas.job import Model
+from services.engines.engine import EngineSpec
+from services.engines.fake_engine import FakeEngine, fake_text
+
+PROMPT = [{"role": "user", "content": "Tell me."}]
+
+
+def generated(seed=1, **sampling):
+    async def run():
+        generation = await FakeEngine(EngineSpec(Model(id="fake"))).generate(
+            PROMPT, {"max_tokens": 40, **sampling}, seed
+        )
+        return generation.text, generation.finish_reason
+
+    return asyncio.run(run())
+
+
+def test_a_choice_is_drawn_by_the_seed():
+    texts = {generated(seed, structured_outputs={"choice": ["yes", "no"]}) for seed in range(4)}
+    assert texts == {("yes", "stop"), ("no", "stop")}
+
+
+def test_bad_words_are_left_out():
+    text, reason = fake_text(PROMPT, 1, 40)
+    word = text.split()[0]
+    assert generated(bad_words=[word]) == (" ".join(w for w in text.split() if w != word), reason)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_loop_ends_the_text(size):
+    ended = [generated(seed, repetition_detection={"max_pattern_size": size, "min_pattern_size": 1, "min_count": 2})
+             for seed in range(40)]  # fmt: skip
+    loops = [text.split() for text, reason in ended if reason == "repetition"]
+    assert 0 < len(loops) < 40
+    assert all(words[-1] == words[-2] or words[-2:] == words[-4:-2] for words in loops)
+    # Nothing else ends early.
+    whole = [(text, reason) for text, reason in ended if reason != "repetition"]
+    assert set(whole) <= {fake_text(PROMPT, seed, 40) for seed in range(40)}
