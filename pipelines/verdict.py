@@ -38,6 +38,7 @@ class Verdict(Result):
         rows: number of rows by state.
         faults: the faults, one for each shard that is not committed yet among them.
         unfinished: how much is not committed yet, and how to go on; empty where nothing is left.
+        not_read: how many rows lie behind the target of the job; empty where all are part of the run.
         strays: files that no shard lists.
         set_aside: folder, relative to the run, to which `--repair` moved files; empty where it moved none.
         moved: the files that `--repair` moved.
@@ -48,6 +49,7 @@ class Verdict(Result):
     rows: Counter[str] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
     unfinished: str = ""
+    not_read: str = ""
     strays: list[str] = field(default_factory=list)
     set_aside: str = ""
     moved: list[str] = field(default_factory=list)

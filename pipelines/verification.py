@@ -101,6 +101,10 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
             expected_files.update(siblings[part] if listed is None else listed)
             expected_files.add(shard_path("data", part))
     verdict.add_strays(store, expected_files)
+    if run.rows_not_read:
+        verdict.not_read = (
+            f"target_accepted = {run.job['target_accepted']} is reached: {run.rows_not_read:,} input rows were not read"
+        )
     if rows_left:
         verdict.unfinished = f"{rows_left:,} of {run.outputs:,} rows are in no committed shard yet"
     return verdict

@@ -56,6 +56,9 @@ class AugmentJob(Section):
     alone"""
     samples: int = Field(1, gt=0)
     """number of outputs for each input row and variant"""
+    target_accepted: int | None = Field(None, gt=0, exclude_if=lambda target: target is None)
+    """number of accepted rows at which the job ends: at the end of the shard by which it is reached, in input order.
+    Rows behind it are not read. With a higher target the same command goes on"""
     model: Model = Model()
     """model that writes the outputs"""
     sampling: Sampling = Sampling()

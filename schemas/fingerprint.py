@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 # Keys that change neither text nor layout. The name of a section stands for all keys in it.
-SPEED_KEYS = frozenset({"name", "budget", "cluster", "metrics", "resources", "output.path", "input.storage_options"})
+SPEED_KEYS = frozenset(
+    {"name", "budget", "cluster", "metrics", "resources", "output.path", "input.storage_options", "target_accepted"}
+)
 
 # vLLM engine arguments that only change speed or memory. All others (max_model_len, dtype, load_format, ...) can change
 # the texts. An argument that is missing here makes a resume stricter than needed, and never wrong.

@@ -78,6 +78,9 @@ class RunRecord(Record):
     segments: Annotated[list[int], Field(min_length=1)]
     """number of input rows at the end of each segment: [200], and after an `--extend` by 50 rows [200, 250]. No shard
     crosses the end of a segment, so that committed shards stay as they are"""
+    read_rows: int | None = Field(None, exclude_if=lambda rows: rows is None)
+    """number of input rows up to the shard by which `target_accepted` was reached; later rows are not part of the run.
+    None where there is no target, or it is not reached yet"""
     retries: list[Retry] = Field([], exclude_if=lambda retries: not retries)
     """retries, in their order"""
     samples: int = Field(gt=0)
@@ -130,7 +133,12 @@ class RunRecord(Record):
     @property
     def rows(self) -> int:
         """Number of input rows of the whole run."""
-        return self.segments[-1]
+        return self.segments[-1] if self.read_rows is None else self.read_rows
+
+    @property
+    def rows_not_read(self) -> int:
+        """Number of input rows behind the target, once it is reached."""
+        return self.segments[-1] - self.rows
 
     @property
     def variant_names(self) -> list[str]:
@@ -150,14 +158,15 @@ class RunRecord(Record):
     @property
     def shards(self) -> int:
         """Number of shards of the whole run."""
-        starts = [0, *self.segments[:-1]]
-        return sum(-(-(end - start) // self.rows_per_shard) for start, end in zip(starts, self.segments, strict=True))
+        ends = [min(end, self.rows) for end in self.segments]
+        starts = [0, *ends[:-1]]
+        return sum(-(-(end - start) // self.rows_per_shard) for start, end in zip(starts, ends, strict=True))
 
     def shard_ranges(self) -> Iterator[tuple[int, int, int]]:
         """Yields (shard, first input row, input row after the last) of each shard, counted over all sources."""
         shard = start = 0
         for segment_end in self.segments:
-            while start < segment_end:
+            while start < min(segment_end, self.rows):
                 end = min(start + self.rows_per_shard, segment_end)
                 yield shard, start, end
                 shard, start = shard + 1, end

@@ -6,6 +6,7 @@ summary.py           the result of a start
 card.py              the dataset card, renewed with each commit
 first_rows.py        refuses a job whose first rows have no prompt, before engines start
 retries.py           `--retry`: rows that were rejected or failed are generated again
+target.py            `target_accepted`: rows that are left until so many are accepted
 budget.py            limits of tokens, hours and cost, and what is used of them
 shared.py            engines and an endpoint that the runs of one evaluation share
 progress.py          counts, the progress bar, log lines

@@ -15,6 +15,7 @@ from pipelines.augmentation.progress import AugmentProgress, Display
 from pipelines.augmentation.retries import plan_retry, refuse_retries_without_shards, rows_to_retry
 from pipelines.augmentation.shared import Shared, serve_run
 from pipelines.augmentation.summary import Summary, summary_of
+from pipelines.augmentation.target import max_in_flight
 from pipelines.inputs.reader import InputReader, InputRows
 from pipelines.jobfile import as_job
 from pipelines.recipes import all_fields, make_recipes, optional_fields
@@ -23,8 +24,9 @@ from pipelines.stopping import stop_signals
 from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
-from schemas.rows import ERROR, REJECTED, FinishedRows, counts_text
+from schemas.rows import ACCEPTED, ERROR, REJECTED, FinishedRows, counts_text
 from schemas.run import REPLICA_SECONDS, RunRecord
+from schemas.text import plural
 from services.cluster import connect_to_ray
 from services.observability.endpoint import register_target
 from services.observability.series import AugmentMetrics
@@ -34,6 +36,7 @@ from services.replicas.members import Member
 from services.replicas.placement import check_model
 from services.replicas.replica_pool import ReplicaPool
 from services.replicas.row_records import VariantSettings
+from services.storage.commit_order import CommitOrder
 from services.storage.lease import Lease
 from services.storage.shard_index import ShardIndex, read_index, remove_unlisted_siblings
 from services.storage.shard_writer import ShardWriter, read_logged_rows
@@ -91,7 +94,9 @@ def augment(
         if (price := job.cluster.price_per_replica_hour) is not None:
             metrics.price.set(price)
         with write_errors(store.url, resumable=True):
-            progress, index = AugmentProgress(run, metrics), read_index(store, run)
+            index = read_index(store, run)
+            _set_read_rows(store, run, index, job.target_accepted)
+            progress = AugmentProgress(run, metrics)
             # Earlier starts are counted before the endpoint opens: Prometheus takes a counter that falls for a reset.
             refuse_retries_without_shards(store.url, index.committed)
             left = index.left_to_retry(run)
@@ -149,7 +154,9 @@ def _generate(
         register_target(ray_metrics, job.metrics, job="ray"),
         Display(progress) as display,
     ):
-        writer = ShardWriter(store, run, index, lease, progress.on_rows, progress.on_commit, card.renew_if_due)
+        writer = ShardWriter(
+            store, run, index, lease, progress.on_rows, progress.on_commit, card.renew_if_due, job.target_accepted
+        )
         pool = ReplicaPool(job.model, job.engine, job.cluster, variants, kept=replicas)
 
         # The coordinator calls this several times a second, so the display and the gauges are updated here too.
@@ -166,7 +173,8 @@ def _generate(
                         run.last_metrics = {**run.last_metrics, REPLICA_SECONDS: progress.replica_seconds}
                         store.write_run(run)
             limits = (stop_within(), budget.stop_within())
-            return min((limit for limit in limits if limit is not None), default=None) if writer.error is None else 0.0
+            has_ended = writer.error is not None or writer.read_rows is not None
+            return 0.0 if has_ended else min((limit for limit in limits if limit is not None), default=None)
 
         def take(finished: FinishedRows) -> None:
             budget.on_finished(finished)
@@ -183,7 +191,16 @@ def _generate(
         )
         left = progress.total - progress.finished
         coordinator = Coordinator(
-            pool, variants, rows, left, take, update_and_stop_within, on_ready, budget.max_in_flight
+            pool,
+            variants,
+            rows,
+            left,
+            take,
+            update_and_stop_within,
+            on_ready,
+            max_in_flight=lambda: min(budget.max_in_flight(), max_in_flight(job, run, progress.rows)),
+            is_resumable=lambda: writer.read_rows is None,
+            looks_ahead=job.target_accepted is None,
         )
         progress.metrics.add_replica_series(coordinator.replicas)
         try:
@@ -202,6 +219,9 @@ def _generate(
     if writer.error is not None:
         raise unwritable(store.url, writer.error, resumable=True) from writer.error
     lease.check()
+    if writer.read_rows is not None:
+        done = True
+        _end_at_target(store, run, index, progress, writer.read_rows)
     card.renew_if_outdated()
     if not done and budget.is_used_up:
         raise budget.error()
@@ -210,6 +230,25 @@ def _generate(
             "", None, f"by a signal, after {progress.finished} of {progress.total} rows; they are kept",
             "the same command resumes",
         )  # fmt: skip
+
+
+def _set_read_rows(store: ShardStore, run: RunRecord, index: ShardIndex, target: int | None) -> None:
+    """Sets how many input rows belong to the run, by its target and its committed shards; both may have changed."""
+    everything = run.model_copy(update={"read_rows": None})
+    read_rows = CommitOrder(everything, index, target).read_rows if target is not None else None
+    if read_rows != run.read_rows:
+        run.read_rows = read_rows
+        store.write_run(run)
+
+
+def _end_at_target(
+    store: ShardStore, run: RunRecord, index: ShardIndex, progress: AugmentProgress, read_rows: int
+) -> None:
+    run.read_rows = read_rows
+    store.write_run(run)
+    dropped = progress.on_target(index.totals())
+    behind = f"; {plural(dropped, 'row')} behind it, finished already, are left out" if dropped else ""
+    _log.info("target_accepted is reached: %d rows accepted of %d read%s", progress.rows[ACCEPTED], run.rows, behind)
 
 
 def _prepared_rows(

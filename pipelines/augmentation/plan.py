@@ -246,7 +246,7 @@ def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
     if changes:
         cause = "a run can only be extended by rows at the end of its input:" + lines_of(changes)
         raise RunError("--extend", url, cause, "undo the change, and add rows as files that come after the others")
-    segments = old.segments if new.rows == old.rows else [*old.segments, new.rows]
+    segments = old.segments if new.rows == old.segments[-1] else [*old.segments, new.rows]
     earlier = [*old.earlier_fingerprints, old.fingerprint] if new.fingerprint != old.fingerprint else []
     return new.model_copy(
         update=kept_fields(old) | {"segments": segments, "earlier_fingerprints": earlier or old.earlier_fingerprints}
@@ -255,7 +255,7 @@ def _extended(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
 
 def kept_fields(old: RunRecord, *more: str) -> dict[str, Any]:
     """Returns the fields that a resumed run takes from its old record."""
-    kept = ("created_at", "model_revision", "ended_at", "last_metrics", "retries", *more)
+    kept = ("created_at", "model_revision", "ended_at", "last_metrics", "retries", "read_rows", *more)
     return {key: getattr(old, key) for key in kept}
 
 

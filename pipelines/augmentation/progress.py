@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.augmentation.eta import Eta, Pace, Rates, left_to_generate
+from pipelines.augmentation.target import rows_left
 from schemas.outcomes import Outcomes, by_frequency
 from schemas.row_programs import TOKEN_COLUMNS, all_tokens
 from schemas.rows import ACCEPTED, ERROR, STATES, counts_text
@@ -43,6 +44,7 @@ class AugmentProgress:
     def __init__(self, run: RunRecord, metrics: AugmentMetrics) -> None:
         self.run, self.metrics = run, metrics
         self.total = run.outputs
+        self._target: int | None = run.job.get("target_accepted")
         self.outcomes = Outcomes()
         self.shards = 0
         self.output_tokens = 0
@@ -117,6 +119,18 @@ class AugmentProgress:
         }
         _log.info("shard %d committed: %s", manifest.shard, counts_text(manifest.counts), extra={"facts": facts})
 
+    def on_target(self, totals: Totals) -> int:
+        """Takes the counts of the committed shards for those of the run, once its target is reached.
+
+        Returns:
+            number of rows that were finished behind the target, which no shard has.
+        """
+        self.total, dropped = self.run.outputs, self.finished - totals.outcomes.counts.total()
+        # In place: the card of the run has the same counts.
+        vars(self.outcomes).update(vars(totals.outcomes))
+        self.output_tokens, self.shards = totals.output_tokens, totals.shards
+        return dropped
+
     def rates(self) -> Rates:
         """Returns the rates of the last minute; zero before the first row."""
         return self._pace.rates(self._ended_at or monotonic())
@@ -124,7 +138,8 @@ class AugmentProgress:
     def eta(self) -> Eta | None:
         """Estimates when the last row will be finished; None before there is enough history."""
         generated = self.generated_here - self._refused_here
-        left = left_to_generate(self.total - self.finished, self._in_flight, generated, self._refused_here)
+        rows = rows_left(self.total, self._target, self.rows)
+        left = left_to_generate(rows, self._in_flight, generated, self._refused_here)
         return self._pace.eta(self._ended_at or monotonic(), left)
 
     def is_cost_due(self) -> bool:

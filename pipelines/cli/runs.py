@@ -165,6 +165,8 @@ def verify(
     else:
         for fault in verdict.damage:
             print(f"{fault.path}: {fault.cause}")
+        if verdict.not_read:
+            print(f"not read: {verdict.not_read}")
         if verdict.unfinished:
             print(f"unfinished: {verdict.unfinished}")
         states = [plural(len(verdict.damage), "fault")] if verdict.damage else []

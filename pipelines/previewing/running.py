@@ -186,7 +186,14 @@ def run_rows(
         try:
             with Bar("starting an engine", len(rows)) as bar:
                 coordinator = Coordinator(
-                    pool, work.variants, iter(work), work.total, sink, seconds_left, on_ready, is_resumable=False
+                    pool,
+                    work.variants,
+                    iter(work),
+                    work.total,
+                    sink,
+                    seconds_left,
+                    on_ready,
+                    is_resumable=lambda: False,
                 )
                 coordinator.run()
             ended_at = monotonic()

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.augmentation.target import rows_left
 from pipelines.run_folder import open_run
 from pipelines.run_status.augment_page import augment_line, augment_page
 from pipelines.run_status.history import read_history, spans_of_rows
@@ -60,6 +61,8 @@ class RunStatus(EndpointStatus):
         replica_hours: that replicas were there, in all starts, of killed ones up to their last minute; None before that
             is known.
         cost: of these, at the job's price of an hour; None where it has none.
+        target_accepted: number of accepted rows at which the job ends; None for no target.
+        rows_not_read: rows behind the target, once it is reached; they are not among `rows_total`.
         budget: limits of `output_tokens`, `replica_hours` and `cost` that the job has, as `tokens`, `hours`, `cost`.
     """
 
@@ -90,6 +93,8 @@ class RunStatus(EndpointStatus):
     replica_hours: float | None = None
     cost: float | None = None
     left_to_retry: int = 0
+    target_accepted: int | None = None
+    rows_not_read: int = 0
     budget: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -148,8 +153,9 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         accepted_tokens += pc.sum(logged.filter(pc.equal(logged["state"], ACCEPTED))["output_tokens"]).as_py() or 0
         starts, ends = map(np.append, (starts, ends), spans_of_rows(logged))
     left_to_retry = sum(index.left_to_retry(run).values())
+    target = run.job.get("target_accepted")
     total, finished, active = run.outputs, sum(rows.values()), active_seconds(starts, ends)
-    history = read_history(store, table, list(logs.values()), total - finished)
+    history = read_history(store, table, list(logs.values()), rows_left(total, target, rows))
     eta = history.eta
     status = RunStatus(
         run=store.url,
@@ -181,6 +187,8 @@ def _on_disk(store: ShardStore, run: RunRecord) -> RunStatus:
         slowest_shards=_slowest(table),
         open_shards=_open(run, logs),
         metrics=run.metrics,
+        target_accepted=target,
+        rows_not_read=run.rows_not_read,
         budget={name: limit for name, limit in run.job.get("budget", {}).items() if limit is not None},
     )
     return replace(status, **_cost(run.last_metrics.get))

@@ -45,6 +45,9 @@ def _facts(status: "RunStatus", now: datetime, width: int) -> list[str]:
         lines.append(
             f"retry     {status.left_to_retry:,} rows are left to generate again, and have their old state until then"
         )
+    if status.target_accepted:
+        behind = f"; {plural(status.rows_not_read, 'input row')} behind it not read" if status.rows_not_read else ""
+        lines.append(f"target    {status.rows['accepted']:,} of {status.target_accepted:,} accepted rows{behind}")
     if status.cut_off:
         lines.append(f"cut off   {cut_off_share(status.cut_off, status.rows['accepted'])}, at max_tokens")
     lines.append(f"shards    {status.shards:,} of {status.shards_total:,}{worked if status.active_seconds else ''}")

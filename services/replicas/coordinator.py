@@ -97,7 +97,8 @@ class Coordinator:
             several times a second.
         on_ready: called with each replica that begins to serve.
         max_in_flight: returns the number of rows that all replicas may have together; none is sent beyond it.
-        is_resumable: a next start generates the rows that a stop leaves; a stop logs how many these are.
+        is_resumable: returns whether a next start generates the rows that a stop leaves; a stop then logs how many.
+        looks_ahead: the window holds many rows, to find longer runs of one prefix; else only those to be sent next.
     """
 
     def __init__(
@@ -110,14 +111,16 @@ class Coordinator:
         stop_within: Callable[[], float | None],
         on_ready: Callable[[Member], None],
         max_in_flight: Callable[[], int] = lambda: sys.maxsize,
-        is_resumable: bool = True,
+        is_resumable: Callable[[], bool] = lambda: True,
+        looks_ahead: bool = True,
     ) -> None:
         self._pool, self._variants = pool, variants
         self._window = DispatchWindow(rows)
         self._unfinished = total
         self._sink, self._stop_within, self._on_ready = sink, stop_within, on_ready
         self._max_in_flight = max_in_flight
-        self._log_stop = _log.warning if is_resumable else _log.debug
+        self._rows_per_request = _WINDOW_ROWS_PER_REQUEST if looks_ahead else 1
+        self._is_resumable = is_resumable
         self._suspect_rows: deque[WorkRow] = deque()
         self._isolated_rows: deque[WorkRow] = deque()
         self._quarantine: list[FinishedRows] = []
@@ -173,15 +176,16 @@ class Coordinator:
     def _drain(self) -> bool:
         """Waits for rows in flight as long as the stop signal allows, and sends no more."""
         self._is_stopping = True
+        level = logging.WARNING if self._is_resumable() else logging.DEBUG
         if self.in_flight and (seconds_left := self._stop_within()):
-            self._log_stop(f"finishing {plural(self.in_flight, 'row')} in flight, up to {seconds_left:.0f} s more")
+            _log.log(level, f"finishing {plural(self.in_flight, 'row')} in flight, up to {seconds_left:.0f} s more")
         while self.in_flight and (seconds_left := self._stop_within()):
             self._handle_events(min(seconds_left, _TICK_SECONDS))
         if self.in_flight:
             # Rows that replicas had already finished are one message away; without this look they would be lost.
             self._handle_events(_TICK_SECONDS)
         if self.in_flight:
-            self._log_stop(f"{plural(self.in_flight, 'row')} in flight given up: the next start generates them anew")
+            _log.log(level, f"{plural(self.in_flight, 'row')} in flight given up: the next start generates them anew")
         return self._all_finished()
 
     def _all_finished(self) -> bool:
@@ -241,7 +245,7 @@ class Coordinator:
                 self._take_finished(event.member, event.finished)
             elif isinstance(event, Ready):
                 share = sum(member.share for member in self._pool.members)
-                self._window.size = min(_WINDOW_ROWS_PER_REQUEST * share, _MAX_WINDOW_ROWS)
+                self._window.size = min(self._rows_per_request * share, _MAX_WINDOW_ROWS)
                 self._on_ready(event.member)
             else:
                 self._take_back(event)

@@ -3,6 +3,7 @@
 store.py         paths, shards and run.json of a run folder
 parts.py         numbers and names of shards, and of the retries of their rows
 shard_writer.py  assembles finished rows into shards and commits them
+commit_order.py  the order of commits of a job with a target
 open_shard.py    rows of a shard that is not committed yet
 row_log.py       log of finished rows whose shard is still open
 object_log.py    the same on object stores

@@ -22,6 +22,7 @@ from schemas.outcomes import Outcomes, by_frequency
 from schemas.row_programs import TOKEN_COLUMNS, all_tokens
 from schemas.rows import ACCEPTED, STATES, FinishedRows
 from schemas.run import Manifest, RunRecord
+from services.storage.commit_order import CommitOrder
 from services.storage.lease import Lease
 from services.storage.open_shard import OpenShard
 from services.storage.output_ids import OutputIds
@@ -59,6 +60,7 @@ class ShardWriter:
             `read_logged_rows`.
         on_commit: called with each shard's manifest once the shard is durable.
         on_round: called after each round of messages, and at least every SYNC_SECONDS.
+        target: number of accepted rows at which no further shard is committed; None for no target.
 
     Attributes:
         error: the exception that ended the writer, for instance on a full disk; rows that it received later are lost.
@@ -74,6 +76,7 @@ class ShardWriter:
         on_rows: Callable[[pa.RecordBatch], None],
         on_commit: Callable[[Manifest], None],
         on_round: Callable[[], None] = lambda: None,
+        target: int | None = None,
     ) -> None:
         self._store, self._run, self._index, self._lease = store, run, index, lease
         self._on_rows, self._on_commit, self._on_round = on_rows, on_commit, on_round
@@ -83,6 +86,7 @@ class ShardWriter:
             # Rows of a retry that another one replaced before it was complete are generated again by that one.
             if part in index.committed or retry_of(part) not in (0, last_retry):
                 self._log.drop(part)
+        self._order = CommitOrder(run, index, target) if target is not None else None
         self._output_ids = OutputIds(run)
         self._shards: dict[int, OpenShard] = {}
         self._closing = threading.Event()
@@ -92,6 +96,11 @@ class ShardWriter:
         self.error: Exception | None = None
         self.cpu_seconds = 0.0
         self._thread.start()
+
+    @property
+    def read_rows(self) -> int | None:
+        """Number of input rows that the committed shards were made from, once the target is reached; None before."""
+        return self._order.read_rows if self._order else None
 
     def open(self, number: int, start: int, end: int, retried: set[int] | None = None) -> set[int]:
         """Opens a part; must be called before a row of the part is handed out.
@@ -147,9 +156,7 @@ class ShardWriter:
                 began = time.thread_time()
                 is_open = None not in messages
                 self._keep([message for message in messages if isinstance(message, FinishedRows)])
-                for message in messages:
-                    if isinstance(message, int):
-                        self._commit(self._shards[message])
+                self._commit_complete([self._shards[message] for message in messages if isinstance(message, int)])
                 self._on_round()
                 self._wait_for_more_rows(time.thread_time() - began)
             self._log.close()
@@ -205,9 +212,12 @@ class ShardWriter:
                 complete.append(shard)
         if kept:
             self._on_rows(pa.concat_batches(kept))
-        for shard in complete:
-            self._commit(shard)
+        self._commit_complete(complete)
         self._forget_rows_in_log()
+
+    def _commit_complete(self, shards: list[OpenShard]) -> None:
+        for shard in self._order.ready(shards) if self._order else shards:
+            self._commit(shard)
 
     def _forget_rows_in_log(self) -> None:
         """Keeps the rows of open shards in memory up to _MAX_OPEN_BYTES, where the log has all of them."""
@@ -230,6 +240,8 @@ class ShardWriter:
         del self._shards[shard.number]
         self._on_commit(manifest)
         self._index.add(manifest)
+        if self._order:
+            self._order.add(manifest)
         self._index.save_if_due()
 
     def _save_open_shards_after_error(self) -> None:

@@ -169,7 +169,7 @@ def test_a_stop_says_how_many_rows_in_flight_it_gives_up(caplog, is_resumable):
     ready = pool.wait(0)
     pool.wait = lambda timeout: [ready.pop()] if ready else []  # serves, and never returns a row
     with caplog.at_level("WARNING", "kindling"):
-        done, finished, _ = run(pool, 3, lambda: next(looks, 0.0), is_resumable=is_resumable)
+        done, finished, _ = run(pool, 3, lambda: next(looks, 0.0), is_resumable=lambda: is_resumable)
     assert not done and not finished
     messages = [
         "finishing 3 rows in flight, up to 5 s more",
