@@ -3,6 +3,8 @@
 Words are separated by whitespace, and compared in lower case.
 """
 
+import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ _DISTINCT_NGRAMS = (1, 2, 3)
 # Repetition of a text is measured by its 4-grams, as in Welleck et al. (2020), "Neural Text Generation with
 # Unlikelihood Training".
 _REPETITION_NGRAM = 4
+_BLEU_NGRAMS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,53 @@ def measure_variety(texts: Sequence[str]) -> Variety:
         duplicates=_share(sum(times for times in copies.values() if times > 1), len(not_blank)),
         repetition=_share(sum(repetitions), len(repetitions)),
     )
+
+
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """Returns the mean BLEU-4 of each text with all others as its references, 0 to 1; higher is less diverse.
+
+    It is Self-BLEU of Zhu et al. (2018, "Texygen"), which grows with the number of texts, so compare it between equal
+    numbers. An order of n-grams without a match counts as half a match (smoothing 1 of Chen and Cherry 2014 with 0.5).
+    Texts of fewer than four words are left out.
+
+    Returns:
+        The mean; None where fewer than two texts have four words.
+    """
+    split = [words for text in texts if len(words := text.lower().split()) >= max(_BLEU_NGRAMS)]
+    if len(split) < 2:
+        return None
+    logs = [0.0] * len(split)
+    for n in _BLEU_NGRAMS:
+        counts = [Counter(_ngrams(words, n)) for words in split]
+        # The largest count in any other text is the largest of all texts, or the second where the text itself has it.
+        largest: dict[tuple[str, ...], tuple[int, int, int]] = {}  # n-gram -> (count, its text, second largest count)
+        for number, counter in enumerate(counts):
+            for ngram, count in counter.items():
+                first, holder, second = largest.get(ngram, (0, -1, 0))
+                largest[ngram] = (count, number, first) if count > first else (first, holder, max(second, count))
+        for number, counter in enumerate(counts):
+            matches = 0
+            for ngram, count in counter.items():
+                first, holder, second = largest[ngram]
+                matches += min(count, second if holder == number else first)
+            logs[number] += math.log((matches or 0.5) / counter.total()) / len(_BLEU_NGRAMS)
+    lengths = sorted(map(len, split))
+    return sum(math.exp(log + _brevity(len(words), lengths)) for log, words in zip(logs, split, strict=True)) / len(
+        logs
+    )
+
+
+def _brevity(length: int, lengths: list[int]) -> float:
+    """Returns the logarithm of BLEU's brevity penalty: the nearest length of the other texts counts.
+
+    Args:
+        length: number of words of the text.
+        lengths: numbers of words of all texts, in order; its own is one of them.
+    """
+    at = bisect_left(lengths, length)
+    others = lengths[max(at - 1, 0) : at] + lengths[at + 1 : at + 2]
+    nearest = min(others, key=lambda other: (abs(other - length), other))
+    return min(0.0, 1 - nearest / length)
 
 
 def _distinct_share(texts: Sequence[list[str]], n: int) -> float | None:

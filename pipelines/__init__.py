@@ -9,6 +9,7 @@ labelling/        the verb label
 previewing/       the verb preview
 augmentation/     the verb augment
 quality_control/  rules that reject texts
+quality_report/   the verb quality
 run_status/       the verbs status, runs
 corpora/          the verbs stats, compare, compose
 publishing/       the verbs export, push; dataset and model cards
@@ -49,6 +50,8 @@ _CALLS = {
     "compose": "pipelines.corpora.composition",
     "export_prompts": "pipelines.publishing.export_prompts",
     "stats": "pipelines.corpora.stats",
+    "quality": "pipelines.quality_report.report",
+    "save_quality": "pipelines.quality_report.html_page",
     "compare": "pipelines.corpora.comparison",
     "save_comparison": "pipelines.corpora.comparison_page",
     "start_pool": "pipelines.pools",

@@ -63,3 +63,16 @@ class Quality(Section):
         if self.source and not (self.keep_numbers or self.keep_names):
             raise ValueError("quality.source has no use without quality.keep_numbers or quality.keep_names")
         return self
+
+
+ALL_RULES = Quality(
+    reject_truncated=True,
+    reject_refusals=True,
+    reject_meta_talk=True,
+    reject_emotion_word=True,
+    max_repetition=0.2,
+    max_copied=0.5,
+    keep_numbers=True,
+    keep_names=True,
+)
+"""all rules but those on the number of words, for texts that exist already: `kindling quality --rules all`"""

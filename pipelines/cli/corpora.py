@@ -1,4 +1,4 @@
-"""The verbs about corpora: stats, compare, compose."""
+"""The verbs about corpora: stats, compare, quality, compose."""
 
 from typing import Annotated
 
@@ -65,6 +65,57 @@ def compare(
     else:
         console = Console()
         console.print(comparison_page(comparison, console.width))
+
+
+def quality(
+    corpora: Corpora,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB|all", help="judge existing texts by the section `quality` of a job file, or by all rules"
+        ),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="column with the texts, in files; a run has its own")] = "text",
+    emotion_column: Annotated[
+        str | None, typer.Option(help="column with the emotion asked for, in files; by default emotion or emotions")
+    ] = None,
+    input_column: Annotated[
+        list[str] | None,
+        typer.Option(help="column that the texts were made from, in files; may be given several times"),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="column (or column.key) whose values group the rows; may be given several times"),
+    ] = None,
+    classifier: Annotated[str, typer.Option(help="classifier of emotions, as classifier.id of a job")] = "embedded",
+    sample: Annotated[
+        int, typer.Option(min=0, help="number of accepted texts of each run for emotions and variety; 0 for none")
+    ] = 500,
+    seed: Annotated[int, typer.Option(help="seed of the sample: the same seed draws the same rows")] = 0,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="a new file for the page with plots")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what was accepted and why not, the emotions expressed, and how texts vary; runs and files side by side."""
+    from rich.console import Console
+
+    from pipelines.quality_report.html_page import refuse_existing, save_quality
+    from pipelines.quality_report.report import quality
+    from pipelines.quality_report.terminal_page import terminal_page
+
+    if html is not None:
+        refuse_existing(html)  # before the work is done
+    columns = (text_column, emotion_column, input_column or (), by)
+    report = quality(corpora, rules, *columns, classifier=classifier, sample=sample, seed=seed)
+    if html is not None:
+        save_quality(report, html)
+    if as_json:
+        print_json(report.as_json())
+    elif html is not None:
+        print(f"{plural(len(report.corpora), 'run')} in {html}")
+    else:
+        Console().print(terminal_page(report))
 
 
 def _row_numbers(rows: str | None) -> list[int] | None:

@@ -55,6 +55,7 @@ _VERBS = (
     runs.verify,
     corpora.stats,
     corpora.compare,
+    corpora.quality,
     publishing.export,
     corpora.compose,
     models.train,

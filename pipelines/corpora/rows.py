@@ -1,4 +1,4 @@
-"""Opens the corpora of `stats` and the runs of `compare` by name, and reads the rows of a corpus."""
+"""Opens the corpora of `stats` and `quality` and the runs of `compare` by name, and reads the rows of a corpus."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,12 +13,12 @@ from pipelines.inputs.sources import Skip, Source, rows_with_names
 from pipelines.run_folder import kind_of, open_run
 from schemas.errors import JobError, RunError
 from schemas.job import Input
-from schemas.rows import ACCEPTED, FOLDER_OF_STATE
+from schemas.rows import ACCEPTED
 from schemas.run import RunRecord
 from schemas.text import shorten
 from services.storage.filesystem import resolve
 from services.storage.shard_index import read_index
-from services.storage.store import ShardStore, shard_path
+from services.storage.store import ShardStore
 
 # Columns by which `stats` groups the rows of a run, unless --by names others.
 RUN_BREAKDOWNS = ("prompt_id", "variant", "emotion", "source")
@@ -37,6 +37,7 @@ class CorpusRows:
         text_column: column with the text.
         sources: the files.
         cut_off: number of a run's rows whose text was cut off; None for files.
+        option_of: options that name columns of `by`, for those that another one than --by names.
         without_text: number of rows read so far whose text is null or not a string.
         unreadable: number of rows read so far that cannot be parsed (broken JSON), or whose text has NUL characters.
     """
@@ -47,6 +48,7 @@ class CorpusRows:
     text_column: str
     sources: list[Source]
     cut_off: int | None = None
+    option_of: Mapping[str, str] = field(default_factory=dict)
     without_text: int = field(default=0, init=False)
     unreadable: int = field(default=0, init=False)
 
@@ -80,7 +82,8 @@ class CorpusRows:
     def _columns_in(self, source: Source) -> list[str]:
         existing = source.columns()
         columns = []
-        for option, name in [("--text-column", self.text_column), *(("--by", name) for name in self.by)]:
+        named = [("--text-column", self.text_column), *((self.option_of.get(name, "--by"), name) for name in self.by)]
+        for option, name in named:
             column = name if name in existing else name.partition(".")[0]
             if existing and column not in existing and not source.has_late_column(column):
                 cause = f"{source.name} has no such column; it has {shorten(', '.join(existing))}"
@@ -89,24 +92,37 @@ class CorpusRows:
         return list(dict.fromkeys(columns))
 
 
-def corpus_rows(name: str, text_column: str, by: Sequence[str] | None) -> CorpusRows:
-    """Opens the accepted rows in the committed shards of a run, or the rows of files.
+def is_run(name: str) -> bool:
+    """Returns whether a name leads to a run of `augment`; the data files of a `label` run are a table like any other.
+
+    Raises:
+        RunError: the name is no path or URL, or its folder cannot be read.
+    """
+    fs, root = resolve(name, "RUN")
+    return bool(fs.exists(f"{root}/run.json")) and kind_of(ShardStore(name)) != "label"
+
+
+def corpus_rows(
+    name: str, text_column: str, by: Sequence[str] | None, states: Sequence[str] = (ACCEPTED,)
+) -> CorpusRows:
+    """Opens the rows in the committed shards of a run, or the rows of files.
 
     Args:
         name: a run folder; or a file, folder or glob of Parquet, JSONL, CSV or text; a local path or a URL.
         text_column: column with the text, in files.
         by: columns by which rows are grouped; None: RUN_BREAKDOWNS for a run, no column for files.
+        states: states of the rows of a run.
 
     Raises:
         RunError: the name leads to no run and no file, or the run has no committed shard yet.
     """
-    fs, root = resolve(name, "RUN")
-    if not fs.exists(f"{root}/run.json"):
-        return CorpusRows(name, list(dict.fromkeys(by or ())), None, text_column, _files(name))
-    if kind_of(ShardStore(name)) == "label":  # its data files are a table, whatever is not committed yet
-        return CorpusRows(name, list(dict.fromkeys(by or ())), None, text_column, _files(f"{name.rstrip('/')}/data"))
+    if not is_run(name):
+        fs, root = resolve(name, "RUN")
+        files = f"{name.rstrip('/')}/data" if fs.exists(f"{root}/run.json") else name
+        return CorpusRows(name, list(dict.fromkeys(by or ())), None, text_column, _files(files))
     store, run, committed = open_committed(name)
-    paths = (store.path(shard_path(FOLDER_OF_STATE[ACCEPTED], part)) for part in store.live_parts(ACCEPTED))
+    files_of_states = (store.file_of(part, state) for state in states for part in store.live_parts(state))
+    paths = [store.path(file) for file in files_of_states if file]
     sources: list[Source] = [ParquetSource(path, store.fs, path) for path in paths]
     columns = list(RUN_BREAKDOWNS if by is None else dict.fromkeys(by))
     cut_off = read_index(store, run).totals().outcomes.cut_off

@@ -1,5 +1,6 @@
 """Parts that the pages and cards of all verbs share.
 
 html.py      renders a page from its template and base.html.jinja (head, content rules, colours, headings)
+             and plots.html.jinja (bars, heat maps)
 markdown.py  values in Markdown, which no character of theirs ends
 """

@@ -9,7 +9,8 @@ from typing import Any
 
 import jinja2
 
-_BASE = "base.html.jinja"
+# Templates that any page may extend or import.
+_SHARED = ("base.html.jinja", "plots.html.jinja")
 
 
 def render_html(package: str, template: str, **values: Any) -> str:
@@ -20,10 +21,8 @@ def render_html(package: str, template: str, **values: Any) -> str:
         template: file name of a template that extends base.html.jinja, with the blocks `style` and `body`.
         values: values for the template, among them `name`, the title of the page.
     """
-    sources = {
-        _BASE: (files("pipelines.pages") / _BASE).read_text(encoding="utf-8"),
-        template: (files(package) / template).read_text(encoding="utf-8"),
-    }
+    places = dict.fromkeys(_SHARED, "pipelines.pages") | {template: package}
+    sources = {name: (files(place) / name).read_text(encoding="utf-8") for name, place in places.items()}
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(sources), autoescape=True, undefined=jinja2.StrictUndefined
     )

@@ -1,5 +1,6 @@
 """The rules of a job's section `quality`, applied to each response beside its engine."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.quality_control.emotion_words import names_emotion
@@ -33,26 +34,29 @@ class QualityRules:
             text: text that the recipe keeps of the response.
             prompt: prompt that it answers.
         """
+        return next(self.reasons(text, prompt), "")
+
+    def reasons(self, text: str, prompt: Prompt) -> Iterator[str]:
+        """Yields the name of each rule that rejects a text, in the order in which the rules are tried."""
         rules = self.quality
         if rules.min_words is not None and len(words(text)) < rules.min_words:
-            return "too_few_words"
+            yield "too_few_words"
         if rules.max_words is not None and len(words(text)) > rules.max_words:
-            return "too_many_words"
+            yield "too_many_words"
         if rules.reject_refusals and refuses(text):
-            return "refusal"
+            yield "refusal"
         if rules.reject_meta_talk and has_meta_talk(text):
-            return "meta_talk"
+            yield "meta_talk"
         if rules.reject_emotion_word and names_emotion(text, prompt.emotion):
-            return "emotion_word"
+            yield "emotion_word"
         if rules.max_repetition is not None and repetition(text) > rules.max_repetition:
-            return "repetition"
+            yield "repetition"
         if rules.max_copied is not None and copied_share(text, _prompt_text(prompt)) > rules.max_copied:
-            return "copied"
+            yield "copied"
         if rules.keep_numbers and lost_numbers(text, self._source(prompt)):
-            return "numbers_lost"
+            yield "numbers_lost"
         if rules.keep_names and lost_names(text, self._source(prompt)):
-            return "names_lost"
-        return ""
+            yield "names_lost"
 
     def _source(self, prompt: Prompt) -> str:
         names = self.quality.source or list(prompt.inputs)
