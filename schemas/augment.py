@@ -70,7 +70,7 @@ class AugmentJob(Section):
     """generations of each row, in their order; by default one, by the job's recipe and prompt"""
     keep: str | list[str] = Field([], exclude_if=lambda keep: not keep)
     """name of the generation whose text is the row's; or several names, of which the first that was not left out is
-    taken. By default the last generation"""
+    taken. By default the last generation that writes a text"""
     quality: Quality = Field(Quality(), exclude_if=lambda quality: quality == Quality())
     """rules that reject texts, whatever the recipe"""
     budget: Budget = Field(Budget(), exclude_if=lambda budget: budget.is_empty)
@@ -116,7 +116,11 @@ class AugmentJob(Section):
     @property
     def kept(self) -> list[str]:
         """Names of the generations of which the first that was not left out is the row's text."""
-        return [self.keep] if isinstance(self.keep, str) else self.keep or [self.generations[-1].name]
+        return [self.keep] if isinstance(self.keep, str) else self.keep or [self._last_text()]
+
+    def _last_text(self) -> str:
+        texts = [each.name for each in self.generations if each.kind == "text"]
+        return texts[-1] if texts else self.generations[-1].name
 
     @property
     def has_programs(self) -> bool:
@@ -135,7 +139,9 @@ class AugmentJob(Section):
 
     def _generation_tokens(self) -> list[int]:
         own = max(int(variant.sampling.model_dump()["max_tokens"]) for variant in self.variants())
-        return [int(each.sampling.get("max_tokens", own)) for each in self.generations] or [own]
+        return [
+            2 if each.kind == "judge" else int(each.sampling.get("max_tokens", own)) for each in self.generations
+        ] or [own]
 
     def variants(self) -> list[Variant]:
         """Returns the variants of each row: the combinations of the sweep, or the job's own prompt and sampling

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.recipes.generations import Generations, Step
+from pipelines.recipes.generations import FIRST, SECOND, Generations, Step
 from schemas.outcomes import CUT_OFF, EMPTY_TEXT, REPETITION, REPETITION_TEXT
 from schemas.row_programs import EARLIER_TRIES, PROGRAM_SCHEMA, TOKEN_COLUMNS, with_program_columns
 from schemas.rows import ACCEPTED, ERROR, REJECTED, Prompt, RowError, RowRejection, WorkRow
@@ -65,6 +65,7 @@ class _Try:
         self._values: dict[str, Any] = dict(row.values or {})
         self._done: dict[str, tuple[Step, Prompt, Generation]] = {}
         self._log: list[dict[str, Any]] = []
+        self._scores: dict[str, float] = {}
 
     async def run(self, generate: Generate) -> tuple[dict[str, Any], bool]:
         """Returns the record of this try, and whether another try can have another outcome."""
@@ -73,10 +74,8 @@ class _Try:
                 if step.when is not None and not step.when.is_true(self._values):
                     self._values[step.name] = None
                     continue
-                # Every try draws the same emotion or genre, so that only its texts differ.
-                prompt = step.recipe.render(self._values, self._settings.seed_of(self._row))
                 seed = self._settings.seed_of(self._row, number, self._number)
-                generation = await generate(prompt.messages, _sampling(self._settings, step), seed)
+                prompt, generation = await self._generate(step, generate, seed)
             except (RowError, RowRejection) as error:
                 if not self._done:
                     raise
@@ -84,13 +83,44 @@ class _Try:
             self._done[step.name] = (step, prompt, generation)
             try:
                 self._values[step.name] = self._take_value(step, generation)
-                if step.reject_when is not None and step.reject_when.is_true(self._values):
+                is_rejected = step.is_judge and self._values[step.name] < step.threshold
+                if is_rejected or (step.reject_when is not None and step.reject_when.is_true(self._values)):
                     return self._ended(REJECTED, step.name), True
             except RowRejection as rejection:
                 return self._ended(REJECTED, str(rejection)), True
             except RowError as error:
                 return self._ended(ERROR, f"{step.name}: {error}"), True
         return self._ended(), True
+
+    async def _generate(self, step: Step, generate: Generate, seed: int) -> tuple[Prompt, Generation]:
+        """Sends the request of a generation; a judge that compares sends two, and the answers are joined into one."""
+        sampling = _sampling(self._settings, step)
+        if not step.compare:
+            prompt = self._prompt(step, self._values)
+            return prompt, await generate(prompt.messages, sampling, seed)
+        one, two = (self._values[name] for name in step.compare)
+        prompt = self._prompt(step, self._values | {FIRST: one, SECOND: two})
+        first = await generate(prompt.messages, sampling, seed)
+        swapped = self._prompt(step, self._values | {FIRST: two, SECOND: one})
+        second = await generate(swapped.messages, sampling, seed)
+        share = (first.probabilities[0] + second.probabilities[1]) / 2
+        return prompt, replace(
+            first,
+            **{column: getattr(first, column) + getattr(second, column) for column in TOKEN_COLUMNS},
+            duration_seconds=first.duration_seconds + second.duration_seconds,
+            probabilities=(share, 1 - share),
+        )
+
+    def _prompt(self, step: Step, values: dict[str, Any]) -> Prompt:
+        # Every try draws the same emotion or genre, so that only its texts differ.
+        prompt = step.recipe.render(values, self._settings.seed_of(self._row))
+        if step.follows:
+            if step.follows not in self._done:
+                raise RowError(f"the generation {step.follows}, which it follows, was left out")
+            _, earlier, generation = self._done[step.follows]
+            answer = {"role": "assistant", "content": generation.text}
+            prompt = replace(prompt, messages=[*earlier.messages, answer, *prompt.messages])
+        return prompt
 
     def _take_value(self, step: Step, generation: Generation) -> Any:
         """Returns the value that later generations see, and keeps the generation for the record.
@@ -108,6 +138,9 @@ class _Try:
             "seconds": round(generation.duration_seconds, 4),
         }
         self._log.append(entry)
+        if step.is_judge:
+            entry["value"] = self._scores[step.name] = round(generation.probabilities[0], 6)
+            return entry["value"]
         if generation.finish_reason == REPETITION:
             raise RowRejection(REPETITION_TEXT)
         if step.parse == "text":
@@ -142,6 +175,8 @@ class _Try:
         record |= {f"other_{column}": sum(getattr(other, column) for other in others) for column in TOKEN_COLUMNS}
         if len(self._steps) > 1:
             record["generations"] = json.dumps(self._log, ensure_ascii=False).encode(errors="replace").decode()
+        if self._scores:
+            record["scores"] = json.dumps(self._scores)
         starts = [each.started_at for _, _, each in self._done.values()]
         record["started_at"] = min(starts)
         record["duration_seconds"] = max(

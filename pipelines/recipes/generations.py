@@ -12,7 +12,11 @@ from schemas.augment import AugmentJob
 from schemas.errors import JobError
 from schemas.job import Sampling
 from schemas.rows import Prompt
+from services.engines.choices import CHOICES
 from services.replicas.row_records import Recipe
+
+FIRST, SECOND = "first", "second"
+"""variables of a judge's prompt that compares two generations"""
 
 _TEXT = "text"
 
@@ -29,6 +33,10 @@ class Step:
         parse: form of the text: text, json or choice.
         choices: texts of which the model writes one.
         reject_when: rejects the row after the generation; None for never.
+        is_judge: the model writes one token, and the value is the probability of the first choice.
+        follows: earlier generation whose conversation goes on; "" for none.
+        compare: two earlier generations that a judge compares in both orders; empty for none.
+        threshold: smallest value of a judge.
     """
 
     name: str
@@ -38,6 +46,10 @@ class Step:
     parse: str = "text"
     choices: tuple[str, ...] = ()
     reject_when: Expression | None = None
+    is_judge: bool = False
+    follows: str = ""
+    compare: tuple[str, ...] = ()
+    threshold: float = 0.0
 
     @property
     def expressions(self) -> list[Expression]:
@@ -66,6 +78,8 @@ class Generations(Recipe):
             json.dumps([(step.name, step.recipe.prompt_hash) for step in steps]).encode()
         ).hexdigest()[:16]
         own = {step.name for step in self.programs[0]}
+        if any(step.compare for step in self.programs[0]):
+            own |= {FIRST, SECOND}
         uses = [(step.recipe.fields, step.recipe.optional_fields) for step in steps]
         conditions = [expression.variables for step in steps for expression in step.expressions]
         required = {name for fields, optional in uses for name in fields if name not in optional}
@@ -130,7 +144,9 @@ def _step(job: AugmentJob, number: int, recipe: Recipe | None = None) -> Step:
         except JobError as error:
             inner = error.key if error.key.startswith("sampling") else "prompt"
             raise JobError(f"{key}.{inner}", error.value, error.cause, error.remedy) from None
-    if generation.choices:
+    if generation.kind == "judge":
+        sampling = {CHOICES: generation.judge_choices}
+    elif generation.choices:
         sampling["structured_outputs"] = {"choice": generation.choices}
     return Step(
         generation.name,
@@ -140,6 +156,10 @@ def _step(job: AugmentJob, number: int, recipe: Recipe | None = None) -> Step:
         generation.parse,
         tuple(generation.choices),
         Expression(generation.reject_when, f"{key}.reject_when") if generation.reject_when else None,
+        generation.kind == "judge",
+        generation.follows or "",
+        tuple(generation.compare),
+        generation.threshold or 0.0,
     )
 
 

@@ -74,6 +74,7 @@ class Generation:
         output_tokens: tokens of the response.
         started_at: time of the submission.
         duration_seconds: wall time from submission to the last token.
+        probabilities: probability of each of the sampling's `choices` among them; empty where it has none.
     """
 
     text: str
@@ -83,6 +84,7 @@ class Generation:
     output_tokens: int
     started_at: datetime
     duration_seconds: float
+    probabilities: tuple[float, ...] = ()
 
 
 class Engine(Protocol):

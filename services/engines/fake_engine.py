@@ -18,6 +18,7 @@ from typing import Any
 from schemas.errors import EngineError
 from schemas.outcomes import REPETITION
 from schemas.rows import RowError
+from services.engines.choices import CHOICES
 from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
 
 _WORDS = [
@@ -107,7 +108,13 @@ class FakeEngine:
         """Returns random words after the time that the latency model gives. See `Engine.generate`."""
         started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
         start, prompt_tokens = clock(), _count_tokens(prompt)
-        text, finish_reason = _constrain(*fake_text(prompt, seed, sampling["max_tokens"]), seed, sampling)
+        probabilities: tuple[float, ...] = ()
+        if choices := sampling.get(CHOICES):
+            first = random.Random(seed).random()
+            probabilities = (first, *[(1 - first) / (len(choices) - 1)] * (len(choices) - 1))
+            text, finish_reason = choices[probabilities.index(max(probabilities))], "stop"
+        else:
+            text, finish_reason = _constrain(*fake_text(prompt, seed, sampling["max_tokens"]), seed, sampling)
         output_tokens = len(text.split())
         async with self._slots:
             self._note("start", seed)
@@ -122,7 +129,8 @@ class FakeEngine:
         if 0 < self._latency.die_after_requests < self._served:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
         self._note("end", seed)
-        return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, clock() - start)
+        seconds = clock() - start
+        return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, seconds, probabilities)
 
     def kv_cache_usage(self) -> float:
         """Returns the share of its slots that are in use: every request takes the same space."""

@@ -9,6 +9,7 @@ import difflib
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -39,6 +40,7 @@ from schemas.errors import EngineError, JobError
 from schemas.outcomes import CUT_OFF, REPETITION
 from schemas.rows import RowError
 from schemas.text import shorten
+from services.engines.choices import CHOICES, choice_probabilities, choice_tokens
 from services.engines.control_tokens import break_control_tokens, find_control_tokens
 from services.engines.cpu_settings import CPU_DEFAULTS, cpu_environment, set_cpu_environment
 from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
@@ -80,6 +82,7 @@ class VllmEngine:
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
         self._control_tokens = find_control_tokens(llm.get_tokenizer())
         self._ids = itertools.count()
+        self._tokens_of_choices: dict[tuple[str, ...], list[set[int]]] = {}
 
     @classmethod
     async def start(cls, spec: EngineSpec, path: str, revision: str) -> "VllmEngine":
@@ -151,7 +154,7 @@ class VllmEngine:
     async def check(self, sampling: dict[str, Any]) -> None:
         """Checks the sampling of a job as vLLM checks it with each request. See `Engine.check`."""
         try:
-            params, tasks = _sampling_params(sampling, seed=0), await self._llm.get_supported_tasks()
+            params, tasks = self._params(sampling, seed=0), await self._llm.get_supported_tasks()
             request = await self._llm.input_processor.process_inputs_async("check", _ONE_TOKEN, params, tasks)
             MsgpackEncoder().encode(request)  # a number of more than 64 bits cannot be sent to the engine's process
         except (*_REQUEST_ERRORS, OverflowError) as error:
@@ -183,7 +186,7 @@ class VllmEngine:
         """Generates one response. See `Engine.generate`."""
         started_at, start = datetime.now(UTC), monotonic()
         try:
-            params = _sampling_params(sampling, seed)
+            params = self._params(sampling, seed)
             async for output in self._llm.generate(prompt, params, str(next(self._ids))):
                 final = output
         except VllmDeadError as error:
@@ -193,6 +196,10 @@ class VllmEngine:
         except _REQUEST_ERRORS as error:
             raise RowError(f"vLLM refused this request: {error}") from None
         completion = final.outputs[0]
+        probabilities: tuple[float, ...] = ()
+        if choices := sampling.get(CHOICES):
+            logprobs = {token: each.logprob for token, each in (completion.logprobs or [{}])[0].items()}
+            probabilities = choice_probabilities(choices, self._choice_tokens(choices), logprobs)
         finish_reason = completion.finish_reason or "stop"
         if finish_reason not in _FINISH_REASONS:  # its text is what there was when the request failed
             raise RowError(f"vLLM ended this request with the finish reason {finish_reason!r}")
@@ -204,7 +211,22 @@ class VllmEngine:
             output_tokens=len(completion.token_ids),
             started_at=started_at,
             duration_seconds=monotonic() - start,
+            probabilities=probabilities,
         )
+
+    def _params(self, sampling: dict[str, Any], seed: int) -> SamplingParams:
+        if not (choices := sampling.get(CHOICES)):
+            return _sampling_params(sampling, seed)
+        return SamplingParams(
+            temperature=0, max_tokens=1, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY,
+            logprob_token_ids=sorted(set().union(*self._choice_tokens(choices))),
+        )  # fmt: skip
+
+    def _choice_tokens(self, choices: Sequence[str]) -> list[set[int]]:
+        known = tuple(choices)
+        if known not in self._tokens_of_choices:
+            self._tokens_of_choices[known] = choice_tokens(self._llm.get_tokenizer(), known)
+        return self._tokens_of_choices[known]
 
     def kv_cache_usage(self) -> float:
         """Returns the usage after the engine's last step. See `Engine.kv_cache_usage`."""

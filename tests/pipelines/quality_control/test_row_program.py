@@ -49,10 +49,12 @@ def run_row(job, responses, instruction="Name a bird"):
     waiting, requests = list(responses), []
 
     async def generate(messages, sampling, seed):
-        requests.append((messages[-1]["content"], sampling, seed))
+        requests.append((messages, sampling, seed))
         response = waiting.pop(0)
         if isinstance(response, Exception):
             raise response
+        if isinstance(response, list):  # the probabilities of a judge
+            return Generation("yes", "stop", 10, 1, 1, datetime.now(UTC), 0.5, tuple(response))
         response, reason = response if isinstance(response, tuple) else (response, "stop")
         return Generation(response, reason, 10, 1, len(response.split()), datetime.now(UTC), 0.5)
 
@@ -63,13 +65,17 @@ def run_row(job, responses, instruction="Name a bird"):
     return record, requests
 
 
+def contents(requests):
+    return [messages[-1]["content"] for messages, _, _ in requests]
+
+
 def seed_of(generation, try_number=1):
     return row_seed(0, "rows.jsonl", 0, 0, generation=generation, try_number=try_number)
 
 
 def test_a_later_generation_sees_the_earlier_ones(job):
     record, requests = run_row(job, ["a wren", "weak", "a tiny wren"])
-    assert [request[0] for request in requests] == [
+    assert contents(requests) == [
         "Answer: Name a bird",
         "Is this good? a wren",
         "Name a bird Better than a wren, which is weak",
@@ -136,7 +142,8 @@ def test_a_rejected_row_is_tried_again_with_new_seeds_and_then_by_the_next_promp
     assert (record["state"], record["try"], record["prompt_id"]) == ("accepted", 4, "babylm_story/p1")
     assert [request[2] for request in requests] == [seed_of(0, number) for number in (1, 2, 3, 4)]
     assert record["seed"] == seed_of(0, 4)
-    assert [request[0] for request in requests[:2]] == [requests[0][0]] * 2 != [request[0] for request in requests[2:]]
+    first, second, third, fourth = contents(requests)
+    assert first == second != third == fourth
     tries = record["earlier_tries"]
     assert [(each["try"], each["reason"], each["text"]) for each in tries] == [
         (number, "too_many_words", long) for number in (1, 2, 3)
@@ -178,6 +185,9 @@ def test_json_has_parts_that_conditions_and_prompts_use(job):
         ({"generations": [{"name": "a"}, {"name": "b"}], "keep": []}, "only one generation may be without `prompt`"),
         ({"generations": [{"name": "a"}, {"name": "a", "prompt": "x"}], "keep": []}, "two generations are named a"),
         ({"generations": [{"name": "a", "parse": "choice"}], "keep": []}, "`parse: choice` and `choices`"),
+        ({"generations": [{"name": "a", "threshold": 0.5}], "keep": []}, "need `kind: judge`"),
+        ({"generations": [{"name": "a", "kind": "judge"}], "keep": []}, "a judge has a `prompt`"),
+        ({"generations": [{"name": "a", "prompt": "x", "follows": "b"}], "keep": []}, "no earlier generation"),
         ({"generations": [{"name": "a", "when": "a b"}], "keep": []}, "may be left out"),
         ({"generations": [{"name": "a", "sampling": {"top_q": 1}}], "keep": []}, "generations.0.sampling.top_q"),
         ({"generations": [{"name": "a", "reject_when": "b ="}], "keep": []}, "not a Jinja expression"),
@@ -200,14 +210,49 @@ def test_the_input_needs_the_columns_of_all_prompts_and_no_generation(job):
     assert all_fields(make_recipes(as_job(job))) == ["instruction"]
 
 
+def judge(job, tmp_path, **keys):
+    (tmp_path / "judge.jinja").write_text(
+        "Is it {{ answer }}?" if "compare" not in keys else "{{ first }} or {{ second }}"
+    )
+    return {"name": "judge", "kind": "judge", "prompt": str(tmp_path / "judge.jinja"), **keys}
+
+
+@pytest.mark.parametrize(("probability", "state"), [(0.71, "accepted"), (0.69, "rejected")])
+def test_a_judge_gives_a_score_and_a_row_below_its_threshold_is_rejected(job, tmp_path, probability, state):
+    job["generations"][1:] = [judge(job, tmp_path, follows="answer", threshold=0.7)]
+    job["keep"] = []
+    record, requests = run_row(job, ["a wren", [probability, 1 - probability]])
+    assert (record["state"], record["text"]) == (state, "a wren") and json.loads(record["scores"]) == {
+        "judge": probability
+    }
+    assert record["reason"] == ("judge" if state == "rejected" else "")
+    messages, sampling, _ = requests[1]
+    assert [message["content"] for message in messages] == ["Answer: Name a bird", "a wren", "Is it a wren?"]
+    assert sampling["choices"] == ["yes", "no"]
+
+
+def test_a_judge_compares_two_texts_in_both_orders(job, tmp_path):
+    job["generations"][1:] = [
+        {"name": "other", "prompt": job["generations"][2]["prompt"].replace("rewrite", "other")},
+        judge(job, tmp_path, compare=["other", "answer"], threshold=0.6),
+    ]
+    (tmp_path / "other.jinja").write_text("Not {{ answer }}")
+    job["keep"] = "other"
+    # It chooses what comes first, whatever that is: both orders together say that neither is better.
+    record, requests = run_row(job, ["a wren", "a crow", [0.9, 0.1], [0.9, 0.1]])
+    assert [request[0][-1]["content"] for request in requests[2:]] == ["a crow or a wren", "a wren or a crow"]
+    assert json.loads(record["scores"]) == {"judge": 0.5} and record["reason"] == "judge"
+    assert record["other_prompt_tokens"] == 30
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_keeps_each_try_and_its_tokens_and_is_verified(fake_job):
-    job = {**fake_job, "quality": {"max_words": 20, "max_tries": 3}}
+    job = {**fake_job, "quality": {"max_words": 24, "max_tries": 3}}
     summary = augment(job)
     store = ShardStore(summary.run)
     rows = [row for batch in store.read_rows() for row in batch.to_pylist()]
-    assert summary.rows["accepted"] == len(rows) > 20 and summary.rows["rejected"] > 0 == summary.rows["error"]
-    assert {row["try"] for row in rows} == {1, 2, 3} and all(len(row["text"].split()) <= 20 for row in rows)
+    assert summary.rows["accepted"] == len(rows) > 10 and summary.rows["rejected"] > 0 == summary.rows["error"]
+    assert {row["try"] for row in rows} == {1, 2, 3} and all(len(row["text"].split()) <= 24 for row in rows)
     manifests = [store.read_manifest(shard) for shard in store.committed_shards()]
     tables = [pq.read_table(store.path(manifest.sibling("tries"))) for manifest in manifests if manifest.tries]
     tries = [row for table in tables for row in table.to_pylist()]
