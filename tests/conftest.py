@@ -14,6 +14,7 @@ os.environ.update(
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "INFO",  # importing trl would set it to ERROR, and tests read the log of engines
     }
 )
 for _name in ("RAY_ADDRESS", "HF_HOME", "XDG_CACHE_HOME", "LD_PRELOAD"):
