@@ -124,8 +124,8 @@ class AugmentJob(Section):
 
     @property
     def has_programs(self) -> bool:
-        """True where a row may take several generations or tries."""
-        return bool(self.generations) or self.quality.max_tries > 1
+        """True where a row may take several generations or tries, or has scores."""
+        return bool(self.generations) or self.quality.max_tries > 1 or self.quality.has_scored_checks
 
     @property
     def max_tokens(self) -> int:

@@ -1,10 +1,10 @@
 """The section `quality` of an augmentation job: rules that reject texts, whatever the recipe."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.job import Section
+from schemas.job import Classifier, Section, Url
 
 
 def _is_unset(value: Any) -> bool:
@@ -14,6 +14,38 @@ def _is_unset(value: Any) -> bool:
 def _rule(default: Any, **bounds: Any) -> Any:
     # Left out of records where it is not set, so that jobs keep the fingerprints that they had before the rule existed.
     return Field(default, exclude_if=_is_unset, **bounds)
+
+
+class ExpressedEmotion(Section):
+    """Check that a text expresses the emotion that its prompt asks for, by a classifier. Its score is a margin: the
+    best score of a label that is asked for, less the best score of any other label. Rows whose prompt asks for no
+    emotion are not checked."""
+
+    short_key = "level"
+
+    level: Literal["group", "emotion"] = "group"
+    """labels that count as the one that is asked for: all of its group (positive, neutral or negative), or it alone"""
+    min_margin: float = Field(0.0, ge=-1, le=1)
+    """smallest margin of an accepted text; 0 asks that the best label of all is one that counts"""
+    classifier: Classifier = Classifier()
+    """classifier that finds the emotions of a text"""
+    pooling: Literal["top3", "mean", "max", "whole"] = "top3"
+    """way from the scores of a text's sentences to its own: for each label the mean of the three highest, the mean of
+    all, or the highest. `whole` scores the text in one piece, cut at the classifier's `max_tokens`"""
+
+
+class Meaning(Section):
+    """Check that a text keeps the meaning of its source: the cosine of their embeddings by a sentence encoder."""
+
+    short_key = "encoder"
+
+    min_similarity: float = Field(0.5, ge=-1, le=1)
+    """smallest cosine of an accepted text"""
+    source: list[str] = Field([])
+    """fields of the input row that are the source; by default all its texts"""
+    encoder: Url = "embedded"
+    """`embedded` (the packaged sentence encoder), or the hub id or local folder of a Hugging Face encoder, whose hidden
+    states are averaged"""
 
 
 class Quality(Section):
@@ -47,12 +79,21 @@ class Quality(Section):
     source: list[str] = _rule([])
     """fields of the input row that are the source for `keep_numbers` and `keep_names`; by default all its texts"""
 
+    expressed_emotion: ExpressedEmotion | None = _rule(None)
+    """rejection (`expressed_emotion`) of texts that do not express the emotion asked for, by a classifier"""
+    meaning: Meaning | None = _rule(None)
+    """rejection (`meaning`) of texts that say something else than their source, by a sentence encoder"""
     max_tries: int = Field(1, gt=0, le=100, exclude_if=lambda tries: tries == 1)
     """largest number of tries of a row: after each rejection it is generated again with a new seed. Tries that were not
     the last one of their row lie in `tries/`, each with its reason"""
     retry_prompts: list[str] = _rule([])
     """prompts for later tries: the job's own prompt makes the first two tries, and each of these the next two; the last
     one makes all further tries"""
+
+    @property
+    def has_scored_checks(self) -> bool:
+        """True where texts are scored by a model beside the engine."""
+        return self.expressed_emotion is not None or self.meaning is not None
 
     @model_validator(mode="after")
     def _check_words(self) -> "Quality":

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.inputs.reader import InputRows, RowCursor
 from pipelines.quality_control.quality_rules import QualityRules
 from pipelines.quality_control.row_program import QualityProgram
+from pipelines.quality_control.scored_checks import revisions_of, scored_checks
 from pipelines.run_folder import lines_of, refuse_other_job, versions, write_errors
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
@@ -144,7 +145,7 @@ def rows_of_part(
 def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
     """Makes the settings that the rows of one variant have in common, by the name of the variant."""
     check = QualityRules(job.quality) if job.quality != Quality() else None
-    program = QualityProgram(job.quality.max_tries) if job.has_programs else None
+    program = QualityProgram(job.quality.max_tries, tuple(scored_checks(job.quality))) if job.has_programs else None
     return {
         variant.name: VariantSettings(
             recipes[variant.name],
@@ -162,7 +163,7 @@ def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str
 
 def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
     """Returns facts outside the job that change the outputs, for the fingerprint of the run."""
-    facts = {}
+    facts = revisions_of(job.quality)
     if job.classifier is not None:
         from services.models.classifier import classifier_revision  # it imports transformers, which takes seconds
 

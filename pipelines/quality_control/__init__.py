@@ -2,6 +2,7 @@
 
 row_program.py    a row's generations and tries
 quality_rules.py  the rules that a job asks for, applied to each response in its replica
+scored_checks.py  checks by a model: the emotion that a text expresses, its meaning
 text_checks.py    each rule as a function of texts
 emotion_words.py  words that name an emotion
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipelines.quality_control.scored_checks import ScoredCheck, scorer_of
 from pipelines.recipes.generations import FIRST, SECOND, Generations, Step
 from schemas.outcomes import CUT_OFF, EMPTY_TEXT, REPETITION, REPETITION_TEXT
 from schemas.row_programs import EARLIER_TRIES, PROGRAM_SCHEMA, TOKEN_COLUMNS, with_program_columns
@@ -28,9 +29,11 @@ class QualityProgram:
 
     Args:
         max_tries: largest number of tries of a row.
+        scored_checks: checks of the text that is kept, by models beside the engine.
     """
 
     max_tries: int
+    scored_checks: tuple[ScoredCheck, ...] = ()
 
     def samplings(self, settings: VariantSettings) -> Sequence[dict[str, Any]]:
         """Returns the sampling of each generation; see `RowProgram.samplings`."""
@@ -51,10 +54,29 @@ class QualityProgram:
                 # The prompt of a later try fails on this row.
                 record = failed_record(row, settings, settings.seed_of(row), str(error)) | {"try": number}
                 break
+            if record["state"] == ACCEPTED:
+                record = await self._scored(record, this_try.response)
+                may_try_again = record["state"] != ERROR
             if record["state"] == ACCEPTED or not may_try_again or number == self.max_tries:
                 break
             earlier.append(record)
         return _with_earlier_tries(record, earlier)
+
+    async def _scored(self, record: dict[str, Any], response: str) -> dict[str, Any]:
+        """Returns the record of an accepted text with its scores; rejected where one of them is too low."""
+        inputs, scores = json.loads(record["inputs"]), json.loads(record["scores"] or "{}")
+        for check in self.scored_checks:
+            if (item := check.item(record["text"], record["emotion"], inputs)) is None:
+                continue
+            try:
+                score = await scorer_of(check).score(item)
+            except RowError as error:
+                return record | {"text": response, "state": ERROR, "reason": str(error)}
+            scores[check.name] = round(score, 6)
+            record["scores"] = json.dumps(scores)
+            if score < check.min_score:
+                return record | {"text": response, "state": REJECTED, "reason": check.name}
+        return record
 
 
 class _Try:
@@ -66,6 +88,8 @@ class _Try:
         self._done: dict[str, tuple[Step, Prompt, Generation]] = {}
         self._log: list[dict[str, Any]] = []
         self._scores: dict[str, float] = {}
+        self.response = ""
+        """whole response of the generation that is kept, known at the end of the try"""
 
     async def run(self, generate: Generate) -> tuple[dict[str, Any], bool]:
         """Returns the record of this try, and whether another try can have another outcome."""
@@ -169,6 +193,7 @@ class _Try:
         settings = replace(self._settings, recipe=step.recipe)
         seed = settings.seed_of(self._row, number, self._number)
         record = finished_record(self._row, settings, seed, prompt, generation)
+        self.response = generation.text
         if state != ACCEPTED:
             record |= {"text": generation.text, "state": state, "reason": reason}
         others = [other for name, (_, _, other) in self._done.items() if name != step.name]
