@@ -10,4 +10,5 @@ questionnaire.py    writes a blind questionnaire (HTML page and key), and reads 
 lm_eval_harness.py  tasks of lm-evaluation-harness: the only file that imports lm_eval
 logit_lens.py       the next token that each layer of a model would predict
 intervals.py        confidence intervals of rates and differences
+agreement.py        Cohen's kappa of labels with readings of the same texts
 """

@@ -60,7 +60,7 @@ def top_labels(scores: np.ndarray, texts: Sequence[str]) -> list[str]:
     """Returns the best-scored label of each text; BLANK for a text without a word.
 
     Args:
-        scores: scores of the texts, shape (texts, 28), columns in the order of EMOTIONS.
+        scores: calibrated scores of the texts, shape (texts, 28), columns in the order of EMOTIONS.
         texts: the texts.
     """
     best = scores.argmax(1) if len(texts) else []

@@ -15,6 +15,7 @@ from schemas.job import (
     Metrics,
     Model,
     NoSecrets,
+    Pooling,
     Quotes,
     Sampling,
     Section,
@@ -135,9 +136,10 @@ class Sentiment(PromptSet):
 
     classifier: Classifier = Classifier()
     """classifier that finds the emotion of each response"""
-    pooling: Literal["top3", "mean", "max", "whole"] = "top3"
-    """way from the scores of a response's sentences to its own: for each label the mean of the three highest, the mean
-    of all, or the highest. `whole` scores the response in one piece, cut at the classifier's `max_tokens`"""
+    pooling: Pooling = "passages"
+    """pieces of a response that are scored, and the way from their scores to its own: passages of at most 64 words and
+    their mean; the response in one piece, cut at the classifier's `max_tokens` (`whole`); or its sentences, and for
+    each label the mean of the three highest, the mean of all, or the highest"""
     groups: Url | None = None
     """JSON file `{group: [emotion, ...]}` that holds each of the 28 emotions once; by default the three groups of the
     paper"""

@@ -146,14 +146,18 @@ class Model(Section):
     """permission to run the Python code that a checkpoint brings along"""
 
 
+Pooling = Literal["passages", "whole", "top3", "mean", "max"]
+
+
 class Classifier(Section):
     """Model that finds the emotions of a text: a sequence classifier with the labels of GoEmotions."""
 
     short_key = "id"
 
     id: Url = Field("embedded", min_length=1)
-    """`embedded` (the packaged sentence encoder with the head that Kindling ships), a folder that `kindling train`
-    wrote, or any Hugging Face sequence classifier: hub id or local folder"""
+    """`embedded` (the packaged sentence encoder with the head that Kindling ships), `embedded-words` (a linear head on
+    words, which makes other mistakes), a folder that `kindling train` wrote, or any Hugging Face sequence classifier:
+    hub id or local folder"""
     revision: str | None = None
     """commit, tag or branch of the classifier on the hub"""
     max_tokens: int = Field(128, gt=2)

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.job import Classifier, Section, Url
+from schemas.job import Classifier, Pooling, Section, Url
 
 
 def _is_unset(value: Any) -> bool:
@@ -18,8 +18,8 @@ def _rule(default: Any, **bounds: Any) -> Any:
 
 class ExpressedEmotion(Section):
     """Check that a text expresses the emotion that its prompt asks for, by a classifier. Its score is a margin: the
-    best score of a label that is asked for, less the best score of any other label. Rows whose prompt asks for no
-    emotion are not checked."""
+    best score of a label that is asked for, less the best score of any other label, each 0.5 at the label's threshold.
+    Rows whose prompt asks for no emotion are not checked."""
 
     short_key = "level"
 
@@ -29,9 +29,10 @@ class ExpressedEmotion(Section):
     """smallest margin of an accepted text; 0 asks that the best label of all is one that counts"""
     classifier: Classifier = Classifier()
     """classifier that finds the emotions of a text"""
-    pooling: Literal["top3", "mean", "max", "whole"] = "top3"
-    """way from the scores of a text's sentences to its own: for each label the mean of the three highest, the mean of
-    all, or the highest. `whole` scores the text in one piece, cut at the classifier's `max_tokens`"""
+    pooling: Pooling = "passages"
+    """pieces of a text that are scored, and the way from their scores to its own: passages of at most 64 words and
+    their mean; the text in one piece, cut at the classifier's `max_tokens` (`whole`); or its sentences, and for each
+    label the mean of the three highest, the mean of all, or the highest"""
 
 
 class Meaning(Section):

@@ -32,14 +32,16 @@ class LabelledTexts(Section):
 
 
 class ClassifierStage(Section):
-    """Training of an emotion classifier: a small head on a sentence encoder."""
+    """Training of an emotion classifier: a small head on a sentence encoder, or on words."""
 
     kind: Literal["classifier"]
     """kind of the stage"""
     data: LabelledTexts
     """texts with their emotions"""
-    encoder: Literal["frozen", "trained"] = "frozen"
-    """training of the head alone, or of the encoder too"""
+    encoder: Literal["frozen", "trained", "words"] = "frozen"
+    """training of the head alone, or of the encoder too. `words`: no encoder, but a linear head on words, pairs of
+    words and character sequences, which reads neither `layers`, `hidden` nor `model`; good values are
+    `learning_rate: 0.03` and `epochs: 8`"""
     layers: int = Field(3, gt=0)
     """number of the encoder's last layers that the head reads"""
     hidden: int = Field(200, gt=0)

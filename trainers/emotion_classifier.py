@@ -1,4 +1,4 @@
-"""Trains an emotion classifier: a head on a frozen sentence encoder (a minute), or the encoder together with its head.
+"""Trains an emotion classifier: a head on a frozen sentence encoder (a minute) or on words, or encoder and head.
 
 A frozen encoder reads each text once, and the head is trained on its features. After every epoch the macro-F1 on the
 development set is computed, with thresholds chosen on that set, and the best epoch is kept. The test set is used once,
@@ -22,9 +22,10 @@ from schemas.errors import RunError
 from schemas.job import Model
 from schemas.train import ClassifierStage
 from services.models.diverged import refuse_diverged
-from services.models.emotion_head import EmotionHead, HeadConfig, save_head
+from services.models.emotion_head import EmotionHead, save_head
+from services.models.word_head import WordHead
 from trainers.progress import LOGGING_STEPS, StageProgress
-from trainers.text_encoder import TextEncoder
+from trainers.text_encoder import TextEncoder, Words
 from trainers.thresholds import best_thresholds, f1_by_label
 
 _log = logging.getLogger("kindling")
@@ -113,36 +114,29 @@ def train_classifier(
         EngineError: the encoder cannot be loaded.
     """
     torch.manual_seed(seed)
-    encoder = TextEncoder(model, stage)
-    head = EmotionHead(encoder.width, stage.hidden, stage.dropout)
-    train = _train_head if stage.encoder == "frozen" else _train_head_and_encoder
+    encoder = Words(stage) if stage.encoder == "words" else TextEncoder(model, stage)
+    head = encoder.head(stage)
     with progress:
-        epoch, dev_scores, test_scores = train(stage, head, encoder, data, seed, progress)
+        if isinstance(encoder, TextEncoder) and stage.encoder == "trained":
+            epoch, dev_scores, test_scores = _train_head_and_encoder(stage, head, encoder, data, seed, progress)
+        else:
+            epoch, dev_scores, test_scores = _train_head(stage, head, encoder, data, seed, progress)
     # Rounded before the report is made: the report is on exactly the thresholds that are written.
     thresholds = best_thresholds(dev_scores, data.dev.targets).round(4)
-    # The packaged encoder is on every machine. Any other one is saved beside its head.
-    is_packaged = stage.encoder == "frozen" and model.id == "embedded"
-    if not is_packaged:
-        encoder.model.save_pretrained(folder)
-        encoder.tokenizer.save_pretrained(folder)
-    config = HeadConfig(
-        "embedded" if is_packaged else "here", encoder.model.config.hidden_size, encoder.layers, stage.hidden,
-        stage.max_tokens, tuple(round(float(threshold), 4) for threshold in thresholds),
-    )  # fmt: skip
-    save_head(folder, head, config)
+    save_head(folder, head, encoder.save(folder, stage, tuple(round(float(threshold), 4) for threshold in thresholds)))
     return _report(thresholds, dev_scores, test_scores, data, epoch)
 
 
 def _train_head(
-    stage: ClassifierStage, head: EmotionHead, encoder: TextEncoder, data: DatasetSplits, seed: int,
+    stage: ClassifierStage, head: EmotionHead | WordHead, encoder: TextEncoder | Words, data: DatasetSplits, seed: int,
     progress: StageProgress,
 ) -> tuple[int, np.ndarray, np.ndarray]:  # fmt: skip
-    """Trains the head on features that a frozen encoder computes once.
+    """Trains the head on features that are computed once.
 
     Returns:
         Number of the best epoch, and its scores of the development and test texts, each of shape (texts, 28).
     """
-    _log.info("the encoder reads the texts")
+    _log.info("reading the texts")
     features, dev_features, test_features = (encoder.features(part.texts) for part in (data.train, data.dev, data.test))
     head.fit_scale(features)
     targets = torch.from_numpy(data.train.targets)
@@ -164,7 +158,7 @@ def _train_head(
 
 
 def _train_head_and_encoder(
-    stage: ClassifierStage, head: EmotionHead, encoder: TextEncoder, data: DatasetSplits, seed: int,
+    stage: ClassifierStage, head: EmotionHead | WordHead, encoder: TextEncoder, data: DatasetSplits, seed: int,
     progress: StageProgress,
 ) -> tuple[int, np.ndarray, np.ndarray]:  # fmt: skip
     """Trains the head and the encoder together; returns the same as `_train_head`."""
@@ -213,7 +207,7 @@ def _step(logits: torch.Tensor, targets: torch.Tensor, optimizer: torch.optim.Op
     return loss
 
 
-def _round_to_half(head: EmotionHead) -> None:
+def _round_to_half(head: EmotionHead | WordHead) -> None:
     """Rounds the head's weights to fp16, in which they are saved: so the report is on the saved weights."""
     head.half().float()
 
@@ -236,7 +230,7 @@ def _shuffled_by_length(lengths: list[int], batch_size: int, draw: torch.Generat
 
 
 @torch.inference_mode()
-def _scores(head: EmotionHead, features: torch.Tensor) -> np.ndarray:
+def _scores(head: EmotionHead | WordHead, features: torch.Tensor) -> np.ndarray:
     """Returns the score of each label of each text, in [0, 1], shape (texts, 28).
 
     Raises:

@@ -50,7 +50,7 @@ class FittingEmotions(InputRows):
         cursor = reader.cursor()
         texts = ((n, _text(row)) for start, end in ranges for n, (*_, row) in enumerate(cursor.rows(start, end), start))
         for batch in _batches(texts):
-            scores = score_documents(classifier, [text for _, text in batch])
+            scores = score_documents(classifier, [text for _, text in batch], "top3")
             self._emotions[[number for number, _ in batch]] = np.take(_POSITIVE, scores[:, _POSITIVE].argmax(1))
             on_batch()
 

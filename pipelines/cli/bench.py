@@ -94,15 +94,21 @@ def determinism(
 
 @_command
 def classifier(
-    data: Annotated[str, typer.Option(help="folder with GoEmotions, contexts and stories; see docs/performance.md")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="folder with GoEmotions, contexts and stories; without it only the agreement with readers"),
+    ] = None,
+    classifier: Annotated[
+        list[str], typer.Option(help="`classifier.id` of another classifier to compare with the readers; several times")
+    ] = [],  # noqa: B006
     stories: Annotated[int, typer.Option(help="number of stories that are scored")] = 2000,
     sentences: Annotated[int, typer.Option(help="number of sentences in each run of the throughput")] = 4000,
     rounds: Rounds = 3,
 ) -> bool:
-    """Measure the shipped emotion classifier, its trainer, and sentences/s beside the transformers pipeline."""
-    from pipelines.benchmarks.classifier import measure
+    """Measure the shipped emotion classifiers beside two readings of 200 texts; their trainer, and sentences/s."""
+    from pipelines.benchmarks.classifier.bench import measure
 
-    return measure(data, stories, sentences, rounds)
+    return measure(data, classifier, stories, sentences, rounds)
 
 
 @_command

@@ -28,7 +28,7 @@ from schemas.job import Classifier
 from schemas.text import plural
 from services.cluster import connect_to_ray
 from services.models.classifier import EmotionClassifier, classifier_revision, load_classifier, with_absolute_path
-from services.models.document_scores import score_documents
+from services.models.document_scores import calibrated_scores
 from services.replicas.actors import run_on_actors
 
 _log = logging.getLogger("kindling")
@@ -108,6 +108,7 @@ def _plan(session: Session) -> _Plan:
         "classifier": {**section.classifier.model_dump(), "found": classifier_revision(section.classifier)},
         "prompts": content_of([(prompt.emotion, prompt.text) for prompt in prompts]),
         "pooling": section.pooling,
+        "scores": "calibrated",  # results of earlier versions are not: their labels are other ones
         "groups": read_groups(section),
     }
     facts = {name: _model_facts(job, model, revision) for name, (model, revision) in session.models.items()}
@@ -132,7 +133,7 @@ def _model_facts(job: EvaluateJob, model: EvaluatedModel, revision: str) -> dict
 
 
 def _score_responses(session: Session, responses: Mapping[str, list[Response]]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and scores, of shape (responses, 28), of each model as soon as all of its responses are scored."""
+    """Name and calibrated scores, of shape (responses, 28), of each model as soon as its responses are scored."""
     texts = {name: [response.text or "" for response in listed] for name, listed in responses.items()}
     starts = [(name, at) for name, listed in texts.items() for at in range(0, len(listed), _TEXTS_PER_ITEM)]
     items = [texts[name][at : at + _TEXTS_PER_ITEM] for name, at in starts]
@@ -157,7 +158,7 @@ def _load(section: Classifier, device: str, cores: int) -> EmotionClassifier:
 
 
 def _score(pooling: str, classifier: EmotionClassifier, texts: list[str]) -> np.ndarray:
-    return classifier.score(texts) if pooling == "whole" else score_documents(classifier, texts, pooling)
+    return calibrated_scores(classifier, texts, pooling)
 
 
 def _comparisons(

@@ -33,7 +33,7 @@ _SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("seed", pa.int64()),
         ("label", pa.string()),  # of the response: its best one; blank for one without a word
-        ("score", pa.float32()),  # of that label
+        ("score", pa.float32()),  # of that label, calibrated: 0.5 at its threshold
         ("sentiment", pa.string()),  # the group of that label
     ]
 )
@@ -86,7 +86,7 @@ def write_sentiment(
     """Writes the responses of a model with their labels, and then its figures, which say that the result is done.
 
     Args:
-        scores: scores of the responses, shape (responses, 28).
+        scores: calibrated scores of the responses, shape (responses, 28).
         identity: everything that the figures depend on, flat.
         engine: settings and versions of the engine that wrote the responses; empty where they are not known.
 

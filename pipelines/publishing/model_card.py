@@ -27,7 +27,7 @@ def classifier_card(record: dict[str, Any]) -> str:
     header = {
         "license": job["license"],
         "language": languages_of(job.get("language")),
-        "base_model": hub_model(job["model"]["id"], record["identity"].get("revision"), EMBEDDED_ENCODER),
+        "base_model": _base_model(job, stage, record["identity"].get("revision")),
         "pretty_name": record["name"],
         "tags": ["text-classification", "emotions", "goemotions", "kindling"],
         "pipeline_tag": "text-classification",
@@ -44,10 +44,8 @@ def classifier_card(record: dict[str, Any]) -> str:
 
 # {record["name"]}
 
-An emotion classifier with GoEmotions' 28 labels: a head of {stage["hidden"]} hidden units over mean and maximum of the
-token states in the last {stage["layers"]} layers of {_encoder(job["model"])}, whose own weights were
-{_ENCODER_NOTES[stage["encoder"]]}. A text may have several labels, or none: a label holds where its score reaches its
-threshold.{_credit(stage["data"])}
+An emotion classifier with GoEmotions' 28 labels: {_head(job["model"], stage)}.
+A text may have several labels, or none: a label holds where its score reaches its threshold.{_credit(stage["data"])}
 
 | | |
 | --- | --- |
@@ -72,6 +70,21 @@ On one kind of machine `kindling train` with the same job gives the same bytes a
 | --- | --- | --- | --- |
 {labels}
 """
+
+
+def _base_model(job: dict[str, Any], stage: dict[str, Any], revision: str | None) -> str | None:
+    return None if stage["encoder"] == "words" else hub_model(job["model"]["id"], revision, EMBEDDED_ENCODER)
+
+
+def _head(model: dict[str, Any], stage: dict[str, Any]) -> str:
+    """Describes the head, and what it reads."""
+    if stage["encoder"] == "words":
+        return (
+            "a linear head on the words, the pairs of words and the\ncharacter sequences of a text, without an encoder"
+        )
+    return f"""a head of {stage["hidden"]} hidden units over mean and maximum of the
+token states in the last {stage["layers"]} layers of {_encoder(model)}, whose own weights were
+{_ENCODER_NOTES[stage["encoder"]]}"""
 
 
 def _encoder(model: dict[str, Any]) -> str:

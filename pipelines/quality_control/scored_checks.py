@@ -64,13 +64,13 @@ class EmotionCheck:
     def load(self) -> Callable[[Sequence[tuple[str, str]]], Sequence[float]]:
         """Loads the classifier."""
         from services.models.classifier import load_classifier
-        from services.models.document_scores import score_documents
+        from services.models.document_scores import calibrated_scores
 
         classifier, pooling = load_classifier(self.section.classifier), self.section.pooling
 
         def margins(items: Sequence[tuple[str, str]]) -> list[float]:
             texts = [text for text, _ in items]
-            scores = classifier.score(texts) if pooling == "whole" else score_documents(classifier, texts, pooling)
+            scores = calibrated_scores(classifier, texts, pooling)
             asked = np.array([self._labels(emotion) for _, emotion in items])
             return (np.where(asked, scores, -1).max(1) - np.where(asked, -1, scores).max(1)).tolist()
 

@@ -279,9 +279,9 @@ def _in_order(states: Counter[str]) -> StateCounts:
 
 
 def _expression(texts: list[str], asked: list[str], model: "EmotionClassifier") -> Expression:
-    from services.models.document_scores import score_documents
+    from services.models.document_scores import calibrated_scores
 
-    expressed = top_labels(score_documents(model, texts), texts)
+    expressed = top_labels(calibrated_scores(model, texts), texts)
     counts: dict[str, Counter[str]] = {}
     for emotion, label in zip(asked, expressed, strict=True):
         counts.setdefault(emotion, Counter())[label] += 1

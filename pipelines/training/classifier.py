@@ -40,7 +40,7 @@ def train_classifier_job(job: TrainJob, stage: ClassifierStage) -> ClassifierRep
     store = ShardStore(job.output.path)
     refuse_lost_path(store.url, store.fs)
     stages = {str(number): stage.model_dump() for number, stage in enumerate(job.stages)}
-    revision = encoder_version() if job.model.id == "embedded" else locate(job.model)[1]
+    revision = _encoder_revision(job, stage)
     identity = identity_of({**job.model_dump(), "stages": stages}, data=content_of(stage.data), encoder=revision)
     if report := _finished_report(store, identity):
         _log.info("%s is complete: nothing to do", job.output.path)
@@ -48,6 +48,13 @@ def train_classifier_job(job: TrainJob, stage: ClassifierStage) -> ClassifierRep
     data = read_splits(stage.data)
     with write_errors(store.url), atomic_folder(store.fs, store.root) as scratch:
         return _train(job, stage, data, identity, Path(scratch))
+
+
+def _encoder_revision(job: TrainJob, stage: ClassifierStage) -> str | None:
+    """Commit or version of the encoder that the head reads; None where it reads words."""
+    if stage.encoder == "words":
+        return None
+    return encoder_version() if job.model.id == "embedded" else locate(job.model)[1]
 
 
 def _train(

@@ -23,12 +23,22 @@ from schemas.text import shorten
 from services.models.checkpoints import content_hash, locate
 from services.models.diverged import refuse_diverged
 from services.models.embedded import embedded_encoder, encoder_version
-from services.models.emotion_head import CONFIG_NAME, SHIPPED_HEAD, load_head, pool_states
+from services.models.emotion_head import (
+    CONFIG_NAME,
+    SHIPPED_HEAD,
+    SHIPPED_WORDS,
+    EmotionHead,
+    HeadConfig,
+    load_head,
+    pool_states,
+)
+from services.models.word_head import WordHead, WordTokenizer
 
 # Tokens of one batch, padding included: as many as a CPU core's caches hold, and enough to keep a GPU busy.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
 # Threshold of the paper, for classifiers without thresholds of their own.
 _DEFAULT_THRESHOLD = 0.5
+_SHIPPED = {"embedded": SHIPPED_HEAD, "embedded-words": SHIPPED_WORDS}
 # Files of a classifier that describe it and do not change its scores.
 _DESCRIPTION_FILES = ("README.md", "train.json")
 # Texts that are tokenized and sorted at a time.
@@ -204,8 +214,8 @@ def max_text_tokens(tokenizer: Any, config: Any) -> int:
 
 def _head_folder(section: Classifier) -> Path | None:
     """Folder of a classifier of Kindling's own; None for any other classifier."""
-    if section.id == "embedded":
-        return SHIPPED_HEAD
+    if section.id in _SHIPPED:
+        return _SHIPPED[section.id]
     folder = Path(section.id).expanduser()
     return folder if (folder / CONFIG_NAME).is_file() else None
 
@@ -217,21 +227,26 @@ def _own_revision(folder: Path) -> str:
 
 
 def _load_own(folder: Path, section: Classifier, device: str) -> EmotionClassifier:
-    """Loads a classifier of Kindling's own: encoder and head."""
+    """Loads a classifier of Kindling's own."""
     head, config = load_head(folder)
-    encoder_folder = embedded_encoder() if config.encoder == "embedded" else folder
-    with translate_load_errors("classifier.id", section.id):
-        tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
-        encoder = AutoModel.from_pretrained(encoder_folder, use_safetensors=True, dtype=torch.float32).eval().to(device)
     head = head.to(device)
-
-    def logits(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return head(pool_states(encoder, tokens, mask, config.layers))
-
+    if isinstance(head, WordHead):
+        tokenizer, logits = WordTokenizer(), lambda tokens, mask: head(tokens)
+    else:
+        tokenizer, logits = _load_encoder(folder, head, config, section.id, device)
     max_tokens = min(section.max_tokens, config.max_tokens)
     order = range(len(EMOTIONS))
     revision = _own_revision(folder)
     return EmotionClassifier(tokenizer, logits, order, config.thresholds, False, max_tokens, device, revision)
+
+
+def _load_encoder(folder: Path, head: EmotionHead, config: HeadConfig, name: str, device: str) -> tuple[Any, Logits]:
+    """Loads the encoder of a head; returns its tokenizer, and the function from tokens to logits."""
+    encoder_folder = embedded_encoder() if config.encoder == "embedded" else folder
+    with translate_load_errors("classifier.id", name):
+        tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+        encoder = AutoModel.from_pretrained(encoder_folder, use_safetensors=True, dtype=torch.float32).eval().to(device)
+    return tokenizer, lambda tokens, mask: head(pool_states(encoder, tokens, mask, config.layers))
 
 
 def _load_hugging_face(section: Classifier, device: str) -> EmotionClassifier:

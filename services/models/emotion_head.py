@@ -1,8 +1,9 @@
-"""Kindling's own emotion classifier: a sentence encoder, and a small head on its pooled hidden states.
+"""Kindling's own emotion classifiers: a sentence encoder, and a small head on its pooled hidden states.
 
 A checkpoint is a folder with emotion_head.json and emotion_head.safetensors. If the encoder was trained too, the folder
-also holds it as a plain transformers checkpoint. `trainers.emotion_classifier` trains a checkpoint, and
-`services.models.classifier` serves it. The head that ships with Kindling lies in services/models/shipped_head/.
+also holds it as a plain transformers checkpoint. A checkpoint whose head reads words (`services.models.word_head`) has
+no encoder. `trainers.emotion_classifier` trains a checkpoint, and `services.models.classifier` serves it. The two that
+ship with Kindling lie in services/models/shipped_head/ and shipped_words/.
 """
 
 import json
@@ -17,6 +18,7 @@ from torch import nn
 
 from schemas.emotions import EMOTIONS
 from schemas.errors import EngineError
+from services.models.word_head import WordHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,6 +27,7 @@ CONFIG_NAME = "emotion_head.json"
 _WEIGHTS_NAME = "emotion_head.safetensors"
 HEAD_FILES = (CONFIG_NAME, _WEIGHTS_NAME)
 SHIPPED_HEAD = Path(__file__).with_name("shipped_head")
+SHIPPED_WORDS = Path(__file__).with_name("shipped_words")
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,17 @@ class HeadConfig:
     """Content of emotion_head.json.
 
     Attributes:
-        encoder: embedded: the encoder that a package ships; here: the checkpoint in the same folder.
-        width: width of the encoder's hidden states.
-        layers: number of the encoder's last layers that the head reads.
-        hidden: units of the head's one hidden layer.
-        max_tokens: tokens after which a text is cut.
+        encoder: embedded: the encoder that a package ships; here: the checkpoint in the same folder; words: none, the
+            head is a `WordHead`.
+        width: width of the encoder's hidden states; with words the number of features.
+        layers: number of the encoder's last layers that the head reads; with words 0.
+        hidden: units of the head's one hidden layer; with words 0.
+        max_tokens: tokens after which a text is cut; with words, words and signs.
         thresholds: threshold of each label, in the order of `labels`, with the best F1 on the development set.
         labels: names of the labels, in the order of the head's outputs.
     """
 
-    encoder: Literal["embedded", "here"]
+    encoder: Literal["embedded", "here", "words"]
     width: int
     layers: int
     hidden: int
@@ -112,14 +116,14 @@ def pool_states(encoder: "PreTrainedModel", tokens: torch.Tensor, mask: torch.Te
     return torch.cat(parts, dim=1)
 
 
-def save_head(folder: Path, head: EmotionHead, config: HeadConfig) -> None:
-    """Writes a head, with weights in half precision: at most 1 MB."""
+def save_head(folder: Path, head: EmotionHead | WordHead, config: HeadConfig) -> None:
+    """Writes a head, with weights in half precision: at most 1 MB, and 4 MB with words."""
     weights = save({name: value.half().contiguous() for name, value in head.state_dict().items()})
     (folder / _WEIGHTS_NAME).write_bytes(weights)
     (folder / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
-def load_head(folder: Path) -> tuple[EmotionHead, HeadConfig]:
+def load_head(folder: Path) -> tuple[EmotionHead | WordHead, HeadConfig]:
     """Reads the files that `save_head` wrote.
 
     Raises:
@@ -128,7 +132,8 @@ def load_head(folder: Path) -> tuple[EmotionHead, HeadConfig]:
     try:
         config = HeadConfig(**json.loads((folder / CONFIG_NAME).read_text()))
         weights = {name: value.float() for name, value in load_file(folder / _WEIGHTS_NAME).items()}
-        head = EmotionHead(2 * config.width * config.layers, config.hidden)
+        is_of_words = config.encoder == "words"
+        head = WordHead(config.width) if is_of_words else EmotionHead(2 * config.width * config.layers, config.hidden)
         if len(config.thresholds) != len(config.labels):
             raise ValueError(f"{len(config.thresholds)} thresholds for {len(config.labels)} labels")
         head.load_state_dict(weights)

@@ -462,7 +462,7 @@ def test_the_folder_of_another_job_is_refused_with_the_difference(evaluated, tmp
     _, job, _ = evaluated
     for change, told in [
         ({"sampling": {"max_tokens": 25}}, "sampling.max_tokens: 24 -> 25"),
-        ({"sentiment": {**job["sentiment"], "pooling": "mean"}}, "sentiment.pooling: top3 -> mean"),
+        ({"sentiment": {**job["sentiment"], "pooling": "mean"}}, "sentiment.pooling: passages -> mean"),
         ({"sentiment": {**job["sentiment"], "per_emotion": 1}}, "sentiment.prompts: 7, .* -> 4, "),
     ]:
         with pytest.raises(RunError, match=told):

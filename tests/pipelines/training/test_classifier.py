@@ -18,9 +18,9 @@ from schemas.errors import EngineError, JobError, RunError
 from schemas.job import Classifier
 from schemas.train import LabelledTexts, TrainJob
 from services.models.classifier import batches_by_length, classifier_revision, load_classifier
-from services.models.document_scores import POOLINGS, score_documents
+from services.models.document_scores import POOLINGS, calibrate, score_documents
 from services.models.embedded import embedded_encoder
-from services.models.emotion_head import HEAD_FILES, SHIPPED_HEAD
+from services.models.emotion_head import HEAD_FILES, SHIPPED_HEAD, SHIPPED_WORDS
 from tests.support.tiny_models import JOY, SADNESS, job_on
 from trainers.thresholds import best_thresholds, f1_by_label
 
@@ -201,6 +201,52 @@ def test_the_shipped_head_is_small_and_knows_joy():
     assert best == ["gratitude", "joy"]
 
 
+def test_words_need_no_encoder(tmp_path):
+    job = job_on(tmp_path, encoder="words", epochs=4, learning_rate=0.1)
+    report = train(job | {"model": {"id": "no/such-encoder"}})
+    assert report.f1["joy"] == report.f1["sadness"] == 1
+    folder = tmp_path / "moods"
+    assert "without an encoder" in (folder / "README.md").read_text()
+    section = Classifier(id=str(folder))
+    classifier = load_classifier(section)
+    assert classifier.revision == classifier_revision(section)
+    texts = ["I am overjoyed, happy day!", "", "so sad, I cried"]
+    scores = classifier.score(texts)
+    assert [int(each) for each in scores[[0, 2]].argmax(1)] == [JOY, SADNESS]
+    assert scores == pytest.approx(np.vstack([classifier.score([text]) for text in texts]), abs=1e-6)
+
+
+def test_the_shipped_words_know_gratitude_and_are_small():
+    assert sum((SHIPPED_WORDS / name).stat().st_size for name in HEAD_FILES) <= 4_000_000
+    assert "macro-F1" in (SHIPPED_WORDS / "README.md").read_text()
+    classifier = load_classifier(Classifier(id="embedded-words"))
+    best = [EMOTIONS[each] for each in classifier.score(["Thank you so much!", "I’m so happy!"]).argmax(1)]  # noqa: RUF001
+    assert best == ["gratitude", "joy"]
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=28, max_size=28))
+def test_a_calibrated_score_is_one_half_at_the_threshold_and_keeps_the_order_of_each_label(thresholds):
+    thresholds = np.array(thresholds)
+    calibrated = calibrate(np.vstack([thresholds, thresholds * 0.9, np.zeros(28)]), thresholds)
+    assert calibrated[0] == pytest.approx(np.full(28, 0.5))
+    assert (calibrated[1] < 0.5).all() and (calibrated[2] <= calibrated[1]).all()
+    assert calibrate(thresholds[None], np.full(28, 0.5))[0] == pytest.approx(thresholds, abs=1e-6)
+
+
+def test_a_text_is_scored_by_passages_of_whole_sentences():
+    pieces = []
+
+    class Listening:
+        def score(self, texts):
+            pieces.extend(texts)
+            return np.tile(np.arange(len(texts), dtype=np.float32)[:, None], (1, 28))
+
+    sentence = "This is a sentence of exactly eight words. "
+    scores = score_documents(Listening(), [sentence * 12, " ", "word " * 80])
+    assert [len(piece.split()) for piece in pieces] == [64, 32, 80]
+    assert scores[:, 0].tolist() == [0.5, 0, 2]
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_long_text_is_scored_to_its_end(pooling):
     classifier = load_classifier(Classifier())
@@ -212,6 +258,7 @@ def test_a_long_text_is_scored_to_its_end(pooling):
     assert not empty.any()
 
 
-def test_the_job_file_of_the_shipped_head_is_valid():
-    job = load_job("deploy/jobs/emotion_head.yaml", ["stages.0.epochs=1"], TrainJob)
-    assert job.stages[0].epochs == 1
+def test_the_job_files_of_the_shipped_classifiers_are_valid():
+    for name in ("emotion_head", "emotion_words"):
+        job = load_job(f"deploy/jobs/{name}.yaml", ["stages.0.epochs=1"], TrainJob)
+        assert job.stages[0].epochs == 1

@@ -1,7 +1,8 @@
-"""`kindling bench classifier`: the shipped emotion classifier, its trainer, and how fast texts are scored.
+"""`kindling bench classifier`: the shipped emotion classifiers, their trainer, and how fast texts are scored.
 
-shipped      macro-F1 of the embedded classifier on GoEmotions' test set
-again        its training again: files that differ from the shipped ones
+agreement    kappa of the shipped classifiers with two readings of 200 texts; needs no data, and the rest does
+shipped      macro-F1 of each shipped classifier on GoEmotions' test set
+again        their training again: files that differ from the shipped ones
 fine_tuned   its training with the encoder trained too
 distilled    a training on a table that another classifier labelled, tested on a part of the table
 stories      share of stories in which the emotion that they were asked for is found, by the pooling of sentences
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from pipelines.benchmarks.classifier.agreement import DEFAULT, best_way, measure_agreement
 from pipelines.benchmarks.report import Goal, alternate, conclude, ratio
 from pipelines.training.labelled_texts import read_splits
 from pipelines.training.train import train
@@ -30,9 +32,16 @@ from schemas.train import ClassifierStage, LabelledTexts, TrainJob, TrainOutput
 from services.models.classifier import EmotionClassifier, load_classifier
 from services.models.document_scores import POOLINGS, score_documents
 from services.models.embedded import embedded_encoder
-from services.models.emotion_head import HEAD_FILES, SHIPPED_HEAD
+from services.models.emotion_head import HEAD_FILES, SHIPPED_HEAD, SHIPPED_WORDS
 from trainers.thresholds import f1_by_label
 
+# Shipped classifiers, with the settings of their training.
+_SHIPPED: dict[str, tuple[Path, dict[str, Any]]] = {
+    "embedded": (SHIPPED_HEAD, {}),
+    "embedded-words": (SHIPPED_WORDS, {"encoder": "words", "epochs": 6, "learning_rate": 0.03}),
+}
+_MIN_F1 = {"embedded": 0.42, "embedded-words": 0.38}
+_MIN_KAPPA = {"embedded": 0.6, "embedded-words": 0.6}
 _FINE_TUNING: dict[str, Any] = {"encoder": "trained", "epochs": 1, "batch_size": 32, "encoder_learning_rate": 1e-4}
 _BATCH_SIZES = [1, 8, 32, 128]
 _MAX_TOKENS = 128
@@ -40,45 +49,68 @@ _MAX_TOKENS = 128
 _console = Console(stderr=True)
 
 
-def measure(data: str, stories: int, sentences: int, rounds: int) -> bool:
+def measure(data: str | None, classifier: list[str], stories: int, sentences: int, rounds: int) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:
-        data: folder with goemotions/, babylm_contexts.parquet and mistral_stories.parquet.
+        data: folder with goemotions/, babylm_contexts.parquet and mistral_stories.parquet; None: only the agreement.
+        classifier: `classifier.id` of further classifiers whose agreement is measured.
         stories: number of stories that are scored.
         sentences: number of sentences in each run of the throughput.
         rounds: number of rounds of the throughput.
     """
-    folder = Path(data)
+    samples: dict[str, Any] = {"agreement": measure_agreement([*_SHIPPED, *classifier])}
+    settings: dict[str, Any] = {"classifiers": [*_SHIPPED, *classifier]}
+    if data:
+        samples |= _measure_on_data(Path(data), stories, sentences, rounds)
+        settings |= {"stories": stories, "sentences": sentences, "rounds": rounds, "fine_tuning": _FINE_TUNING}
+    return conclude("classifier", settings, samples, goals_of(samples))
+
+
+def _measure_on_data(folder: Path, stories: int, sentences: int, rounds: int) -> dict[str, Any]:
+    """Measures all that needs data."""
     goemotions = LabelledTexts(
         **{name: str(folder / "goemotions" / f"{name}.tsv") for name in ("train", "dev", "test")},
-        quotes=False,  # as the shipped head was trained
+        quotes=False,  # as the shipped heads were trained
     )
     contexts = LabelledTexts(
         train=str(folder / "babylm_contexts.parquet"), columns={"text": "context"}, dev=0.1, test=0.2
     )
-    shipped = load_classifier(Classifier())
+    shipped = {name: load_classifier(Classifier(id=name)) for name in _SHIPPED}
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch:
-        samples = {
-            "shipped": _test_shipped(shipped, goemotions),
-            "again": _train_again(goemotions, Path(scratch) / "again"),
+        return {
+            "shipped": {name: _test_shipped(classifier, goemotions) for name, classifier in shipped.items()},
+            "again": {name: _train_again(name, goemotions, Path(scratch) / name) for name in _SHIPPED},
             "fine_tuned": _train(goemotions, Path(scratch) / "fine-tuned", **_FINE_TUNING),
             "distilled": _train(contexts, Path(scratch) / "distilled"),
-            "stories": _score_stories(shipped, folder, stories),
+            "stories": _score_stories(shipped["embedded"], folder, stories),
             "throughput": _throughput(folder, Path(scratch) / "plain", sentences, rounds),
         }
-    settings = {"stories": stories, "sentences": sentences, "rounds": rounds, "fine_tuning": _FINE_TUNING}
-    return conclude("classifier", settings, samples, goals_of(samples))
 
 
 def goals_of(samples: dict[str, Any]) -> list[Goal]:
     """Compares the samples with the goals."""
+    measured = samples["agreement"]
+    chosen = measured["embedded"]
+    goals = [
+        Goal("embedded: other ways that choose better", float(best_way(chosen) != DEFAULT), 0, at_least=False),
+        *(
+            Goal(f"{name}: kappa of groups", measured[name][DEFAULT]["report"]["group"]["kappa"], goal)
+            for name, goal in _MIN_KAPPA.items()
+        ),
+    ]
+    if "throughput" not in samples:
+        return goals
     speed = samples["throughput"]
     best = max(speed["pipeline"], key=lambda size: statistics.median(speed["pipeline"][size]))
     speed_ratio = ratio(speed["kindling"], speed["pipeline"][best]).median
     return [
-        Goal("shipped: macro-F1 on GoEmotions' test set", samples["shipped"]["macro_f1"], 0.42),
-        Goal("again: files that differ", len(samples["again"]), 0, at_least=False),
+        *goals,
+        *(
+            Goal(f"{name}: macro-F1 on GoEmotions' test set", samples["shipped"][name]["macro_f1"], goal)
+            for name, goal in _MIN_F1.items()
+        ),
+        Goal("again: files that differ", sum(map(len, samples["again"].values())), 0, at_least=False),
         Goal("fine-tuned: macro-F1", samples["fine_tuned"]["macro_f1"], 0.48),
         Goal("distilled: best-scored label is one of the table's", samples["distilled"]["top_label_share"], 0.60),
         Goal(f"throughput: kindling / pipeline with batches of {best}", speed_ratio, 1.5),
@@ -108,10 +140,11 @@ def _train(data: LabelledTexts, output: Path, **settings: Any) -> dict[str, Any]
     return {**report, "seconds": round(seconds, 1)}
 
 
-def _train_again(goemotions: LabelledTexts, output: Path) -> list[str]:
-    """Repeats the training of the shipped head; returns the names of files with another content."""
-    _train(goemotions, output)
-    return [name for name in HEAD_FILES if (output / name).read_bytes() != (SHIPPED_HEAD / name).read_bytes()]
+def _train_again(name: str, goemotions: LabelledTexts, output: Path) -> list[str]:
+    """Repeats the training of a shipped classifier; returns the names of files with another content."""
+    folder, settings = _SHIPPED[name]
+    _train(goemotions, output, **settings)
+    return [file for file in HEAD_FILES if (output / file).read_bytes() != (folder / file).read_bytes()]
 
 
 def _score_stories(shipped: EmotionClassifier, folder: Path, stories: int) -> dict[str, Any]:
