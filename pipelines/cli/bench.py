@@ -73,11 +73,14 @@ def chaos(
     store: Annotated[
         Store, typer.Option(help="place of the runs; s3: moto's server, disturbed, fake engine")
     ] = Store.local,
+    programs: Annotated[
+        bool, typer.Option("--programs", help="rows on the fake engine take two generations, a judge and several tries")
+    ] = False,
 ) -> bool:
     """Kill and stop processes at any moment, and count what is lost by it: nothing."""
     from pipelines.benchmarks.chaos.bench import measure
 
-    return measure(kills, real_kills, seed, rows, store.value)
+    return measure(kills, real_kills, seed, rows, store.value, programs)
 
 
 @_command

@@ -308,8 +308,10 @@ def faults_of(document, engine):
 
 
 @pytest.mark.slow
-def test_a_short_chaos_run_loses_nothing(tmp_path):
-    document = bench(tmp_path, "chaos", "--kills", 5, "--real-kills", 0, "--rows", 100, "--seed", 4, seconds=280)
+@pytest.mark.parametrize("programs", [(), ("--programs",)])
+def test_a_short_chaos_run_loses_nothing(tmp_path, programs):
+    arguments = ("--kills", 5, "--real-kills", 0, "--rows", 100, "--seed", 4, *programs)
+    document = bench(tmp_path, "chaos", *arguments, seconds=400)
     kinds = faults_of(document, "fake")
     assert kinds["kill"] + kinds["failpoint"] in (5, 6)
     assert sum(fault["victim"] in COMMIT for fault in document["samples"]["fake"]["faults"]) == 2

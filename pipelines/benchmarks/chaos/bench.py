@@ -91,7 +91,7 @@ class RunReport:
     started_needlessly: int | None = None
 
 
-def measure(kills: int, real_kills: int, seed: int, rows: int, store: str) -> bool:
+def measure(kills: int, real_kills: int, seed: int, rows: int, store: str, programs: bool = False) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:
@@ -100,27 +100,31 @@ def measure(kills: int, real_kills: int, seed: int, rows: int, store: str) -> bo
         seed: seed from which victims, times and failpoints are drawn.
         rows: number of input rows in each run on the fake engine.
         store: `local`; or `s3`: the runs are on an S3 server, whose requests are disturbed too, on the fake engine.
+        programs: rows on the fake engine take two generations, a judge, and up to three tries.
     """
     if store == "s3":
-        return _measure_on_s3(kills, seed, rows)
+        return _measure_on_s3(kills, seed, rows, programs)
     draw = random.Random(seed)
     commit_kills = math.ceil(kills * _COMMIT_SHARE)
     fake_plan = FaultPlan(draw, _FAKE_ROLES, kills - commit_kills, commit_kills, _FAKE_PACE)
     real_plan = FaultPlan(draw, _REAL_ROLES, real_kills, 0, _REAL_PACE)
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch, _cluster() as address:
         samples = {
-            "fake": _complete_runs(Path(scratch) / "fake", fake_plan, lambda folder: fake_job(folder, address, rows)),
+            "fake": _complete_runs(
+                Path(scratch) / "fake", fake_plan, lambda folder: fake_job(folder, address, rows, programs)
+            ),
             "embedded": _complete_runs(Path(scratch) / "embedded", real_plan, lambda folder: real_job(folder, address)),
         }
     _print_table(samples)
     settings = {
-        "kills": kills, "real_kills": real_kills, "seed": seed, "rows": rows, "fake": {**FAKE, **asdict(_FAKE_PACE)},
+        "kills": kills, "real_kills": real_kills, "seed": seed, "rows": rows, "programs": programs,
+        "fake": {**FAKE, **asdict(_FAKE_PACE)},
         "embedded": {**REAL, **asdict(_REAL_PACE)},
     }  # fmt: skip
     return conclude("chaos", settings, samples, goals_of(samples, kills, real_kills))
 
 
-def _measure_on_s3(kills: int, seed: int, rows: int) -> bool:
+def _measure_on_s3(kills: int, seed: int, rows: int, programs: bool) -> bool:
     draw = random.Random(seed)
     commit_kills = math.ceil(kills * _COMMIT_SHARE)
     plan = FaultPlan(draw, _FAKE_ROLES, kills - commit_kills, commit_kills, _S3_PACE, _S3_FAILPOINTS, store_fails=True)
@@ -130,11 +134,12 @@ def _measure_on_s3(kills: int, seed: int, rows: int) -> bool:
         _cluster() as address,
     ):
         jobs = Path(scratch) / "s3"
-        samples = {"fake": _complete_runs(jobs, plan, lambda folder: fake_job(folder, address, rows), store)}
+        samples = {"fake": _complete_runs(jobs, plan, lambda folder: fake_job(folder, address, rows, programs), store)}
     _print_table(samples)
     settings = {
-        "kills": kills, "seed": seed, "rows": rows, "store": "s3", "lease_seconds": LEASE_SECONDS, "shares": SHARES,
-        "requests": dict(store.faults), "fake": {**FAKE, **asdict(_S3_PACE)},
+        "kills": kills, "seed": seed, "rows": rows, "programs": programs, "store": "s3",
+        "lease_seconds": LEASE_SECONDS, "shares": SHARES, "requests": dict(store.faults),
+        "fake": {**FAKE, **asdict(_S3_PACE)},
     }  # fmt: skip
     goals = [goal for goal in goals_of(samples, kills, 0) if goal.name not in _LOCAL_GOALS]
     return conclude("chaos", settings, samples, goals)

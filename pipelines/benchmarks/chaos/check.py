@@ -10,6 +10,7 @@ itself. Each row's text is computed again from the recipe, `schemas.rows.row_see
 
 import hashlib
 import json
+import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ Identity = tuple[str, int, int]
 """source of an output, index of the input row in it, sample"""
 
 FOLDERS = ("data", "rejected", "errors")
+_TRIES = "tries"
 COLUMNS = ["source", "row_index", "sample", "text", "state", "reason", "seed"]
 _STATE_OF_FOLDER = {"data": "accepted", "rejected": "rejected", "errors": "error"}
 UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, TypeError)
@@ -45,12 +47,34 @@ class ExpectedRun:
         seeds: seed of each output.
         states: state of each output: accepted, rejected or error.
         texts: text of each accepted output; None where only the engine knows it.
+        tries: number of tries of each output before its last one.
+        requests: output of each request to an engine, by the request's seed.
     """
 
     shards: list[list[Identity]]
     seeds: dict[Identity, int]
     states: dict[Identity, str]
     texts: dict[Identity, str | None]
+    tries: dict[Identity, int]
+    requests: dict[int, Identity]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Final state of one output.
+
+    Attributes:
+        text: text of an accepted output; None where only the engine knows it.
+        seed: seed of the generation that its text comes from.
+        requests: seeds of all its requests, in their order.
+        tries: number of its tries before the last one.
+    """
+
+    state: str
+    seed: int
+    text: str | None = None
+    requests: tuple[int, ...] = ()
+    tries: int = 0
 
 
 @dataclass
@@ -81,32 +105,52 @@ def expected_run(job: Mapping[str, Any]) -> ExpectedRun:
     source = str(job["input"]["path"])
     rows = [json.loads(line) for line in Path(source).read_text(encoding="utf-8").splitlines()]
     identities = [(source, index, sample) for index in range(len(rows)) for sample in range(parsed.samples)]
-    seeds = {identity: row_seed(parsed.seed, *identity) for identity in identities}
-    outcomes = {identity: _outcome(parsed, recipe, rows[identity[1]], seed) for identity, seed in seeds.items()}
+    outcomes = {identity: _outcome(parsed, recipe, rows[identity[1]], identity) for identity in identities}
     step = parsed.output.rows_per_shard * parsed.samples
     return ExpectedRun(
         shards=[identities[start : start + step] for start in range(0, len(identities), step)],
-        seeds=seeds,
-        states={identity: state for identity, (state, _) in outcomes.items()},
-        texts={identity: text for identity, (state, text) in outcomes.items() if state == "accepted"},
+        seeds={identity: outcome.seed for identity, outcome in outcomes.items()},
+        states={identity: outcome.state for identity, outcome in outcomes.items()},
+        texts={identity: outcome.text for identity, outcome in outcomes.items() if outcome.state == "accepted"},
+        tries={identity: outcome.tries for identity, outcome in outcomes.items()},
+        requests={
+            seed: identity
+            for identity, outcome in outcomes.items()
+            if outcome.state != "error"
+            for seed in outcome.requests
+        },
     )
 
 
-def _outcome(job: AugmentJob, recipe: Recipe, row: dict[str, Any], seed: int) -> tuple[str, str | None]:
-    """Returns the state and text of one output."""
+def _outcome(job: AugmentJob, recipe: Recipe, row: dict[str, Any], identity: Identity) -> _Outcome:
+    """Computes the final state of one output."""
     values = {name: row.get(job.input.columns.get(name, name)) for name in recipe.fields}
+    seed = row_seed(job.seed, *identity)
     try:
         messages = recipe.render(values, seed).messages
         if job.model.id != "fake":
-            return "accepted", None
+            return _Outcome("accepted", seed, requests=(seed,))
         poison = job.engine.get("poison")
         if poison and any(poison in message["content"] for message in messages):
-            return "error", None
-        return "accepted", recipe.finish(fake_text(messages, seed, job.sampling.max_tokens)[0])[0]
+            return _Outcome("error", seed)
     except RowError:
-        return "error", None
+        return _Outcome("error", seed)
     except RowRejection:
-        return "rejected", None
+        return _Outcome("rejected", seed)
+    requests: list[int] = []
+    for number in range(1, job.quality.max_tries + 1):
+        seed = row_seed(job.seed, *identity, try_number=number)
+        text = recipe.finish(fake_text(messages, seed, job.sampling.max_tokens)[0])[0]
+        requests.append(seed)
+        is_good = not job.quality.max_words or len(text.split()) <= job.quality.max_words
+        if job.generations:  # a rewrite and a judge, whose probability the fake engine draws by the seed
+            judge_seed = row_seed(job.seed, *identity, generation=1, try_number=number)
+            requests.append(judge_seed)
+            is_good &= random.Random(judge_seed).random() >= (job.generations[1].threshold or 0)
+        if is_good:
+            break
+    state = "accepted" if is_good else "rejected"
+    return _Outcome(state, seed, text, tuple(requests), number - 1)
 
 
 def read_rows(raw: bytes) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -141,8 +185,9 @@ def check_run(run: Path, expected: ExpectedRun) -> Findings:
     findings = Findings()
     times: Counter[Identity] = Counter()
     listed: set[str] = set()
+    tries: Counter[Identity] = Counter()
     # data/ comes first: its footers list the files that the other folders may hold.
-    for path in sorted(file for folder in FOLDERS for file in (run / folder).glob("*.parquet")):
+    for path in sorted(file for folder in (*FOLDERS, _TRIES) for file in (run / folder).glob("*.parquet")):
         name = f"{path.parent.name}/{path.name}"
         if path.parent.name != "data" and name not in listed:
             findings.unexpected.append(f"{name}: no shard lists it")
@@ -153,12 +198,18 @@ def check_run(run: Path, expected: ExpectedRun) -> Findings:
             continue
         findings.torn.extend(sibling_faults(run, siblings))
         listed.update(siblings)
+        if path.parent.name == _TRIES:
+            tries.update(map(identify, rows))
+            continue
         for row in rows:
             times[identify(row)] += 1
             _check_row(findings, expected, row, path.parent.name)
     for identity in expected.seeds:
         if times[identity] != 1:
             (findings.doubled if times[identity] else findings.lost).append(f"{identity}: {times[identity]} times")
+    for identity in expected.tries:
+        if tries[identity] != expected.tries[identity]:
+            findings.wrong.append(f"{identity}: {tries[identity]} earlier tries in place of {expected.tries[identity]}")
     # A complete run has no log of an open shard and no half-written file.
     for path in sorted({*run.glob("log/*"), *run.rglob("*.tmp")}):
         findings.unexpected.append(f"{path.relative_to(run)}: left behind")

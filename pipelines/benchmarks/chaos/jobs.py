@@ -31,13 +31,24 @@ _ROWS_PER_SHARD = 8
 _ROWS_PER_POISON, _ROWS_PER_NULL, _ROWS_PER_BLANK = 200, 37, 11
 
 
-def fake_job(folder: Path, address: str, rows: int) -> dict[str, Any]:
+def fake_job(folder: Path, address: str, rows: int, programs: bool = False) -> dict[str, Any]:
     """Writes made-up instructions, and returns a job over them on two fake engines.
 
     The engines keep a journal beside the run, in `journal`.
+
+    Args:
+        programs: each row is a rewrite, a judge on it, and where one of the two rejects it another try.
     """
-    engine = {**FAKE["engine"], "journal": str(folder / "journal")}
-    return _job(folder, address, [_row(number) for number in range(rows)], {**FAKE, "engine": engine})
+    sections = {**FAKE, "engine": {**FAKE["engine"], "journal": str(folder / "journal")}}
+    if programs:
+        rubric = folder / "rubric.jinja"
+        rubric.write_text("Is it a good answer to {{ instruction }}? Write yes or no.")
+        judge = {"name": "judge", "kind": "judge", "follows": "rewrite", "threshold": 0.3, "prompt": str(rubric)}
+        sections |= {
+            "generations": [{"name": "rewrite"}, judge],
+            "quality": {"max_words": 28, "max_tries": 3},
+        }
+    return _job(folder, address, [_row(number) for number in range(rows)], sections)
 
 
 def real_job(folder: Path, address: str) -> dict[str, Any]:
