@@ -8,24 +8,16 @@ ids to models. The page works offline: the browser loads nothing and sends nothi
 script shows them as text, so that markup in a response has no effect.
 """
 
-import base64
-import codecs
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any, TypeVar
+from functools import partial
 
-import jinja2
-from pydantic import ValidationError
-
+from eval.blind_page import blind_page, items_fault, opaque_id, read_file, read_returned_files, write_key
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint
 from schemas.questionnaire import (
     KEY_NAME,
-    MAX_REASON_CHARACTERS,
     PAGE_NAME,
     TIE,
     KeyPrompt,
@@ -33,16 +25,12 @@ from schemas.questionnaire import (
     ReturnedAnswer,
     ReturnedAnswers,
 )
-from schemas.run import Record
 from schemas.text import printable
 from services.storage.filesystem import resolve, write_atomic
 
 DEFAULT_QUESTION = "Which response to the instruction is the best?"
 
-# Far more than any key or file of answers has. A file of another kind is not read to its end.
-_MAX_FILE_BYTES = 20_000_000
 _RETURNED = "preference.returned"
-_FileKind = TypeVar("_FileKind", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ def write_questionnaire(
     page_prompts, key_prompts = [], []
     for number, prompt in enumerate(prompts):
         prompt_id = f"p{number + 1}"
-        model_of = {_response_id(secret, number, model): model for model in responses}
+        model_of = {opaque_id(secret, number, model): model for model in responses}
         texts = [
             {"id": response_id, "text": printable(responses[model_of[response_id]][number])}
             for response_id in sorted(model_of)
@@ -99,7 +87,8 @@ def write_questionnaire(
         key_prompts.append(KeyPrompt(prompt=prompt_id, text=printable(prompt), model_of=model_of))
     content = {"question": printable(question), "prompts": page_prompts}
     key = QuestionnaireKey(questionnaire=fingerprint(content), models=list(responses), prompts=key_prompts)
-    return _write(folder, key, _html(content, key.questionnaire))
+    page = blind_page("eval", "questionnaire", key.questionnaire, page_prompts, question=content["question"], tie=TIE)
+    return _write(folder, key, page)
 
 
 def _refuse_unfit(prompts: Sequence[str], responses_by_model: Mapping[str, Sequence[str]]) -> None:
@@ -117,44 +106,12 @@ def _refuse_unfit(prompts: Sequence[str], responses_by_model: Mapping[str, Seque
             raise JobError("models", model, cause, "give one response to each prompt")
 
 
-def _response_id(secret: str, prompt: int, model: str) -> str:
-    """Returns the opaque id of a model's response to a prompt."""
-    return hashlib.sha256(f"{secret} {prompt} {model}".encode()).hexdigest()[:12]
-
-
-def _html(content: Mapping[str, Any], identity: str) -> str:
-    """Renders the page, with its style and script in it."""
-    data = files("eval")
-    template, style, script = (
-        (data / f"questionnaire.{kind}").read_text(encoding="utf-8") for kind in ("html.jinja", "css", "js")
-    )
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(template)
-    return page.render(
-        question=content["question"],
-        data={**content, "questionnaire": identity, "tie": TIE, "longest_reason": MAX_REASON_CHARACTERS},
-        style=style,
-        script=script,
-        style_hash=_policy_hash(style),
-        script_hash=_policy_hash(script),
-    )
-
-
-def _policy_hash(source: str) -> str:
-    """Returns the hash by which the page's Content-Security-Policy allows this one script or style, and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
-
-
 def _write(folder: str, key: QuestionnaireKey, page: str) -> Questionnaire:
     fs, root = resolve(folder, "folder")
-    page_path, key_path = os.path.join(root, PAGE_NAME), os.path.join(root, KEY_NAME)
-    key_bytes = (json.dumps(key.model_dump(), indent=1) + "\n").encode()
     try:
-        # A page may have been handed out already, and its answers are worth nothing without its key: so a key is never
-        # replaced, and it is written before the page.
-        if fs.exists(key_path) and fs.cat_file(key_path) != key_bytes:
+        if not write_key(fs, os.path.join(root, KEY_NAME), key):
             raise RunError(folder, None, "the key of another questionnaire lies there", "name another folder")
-        write_atomic(fs, key_path, key_bytes)
-        write_atomic(fs, page_path, page.encode())
+        write_atomic(fs, os.path.join(root, PAGE_NAME), page.encode())
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
         raise RunError(folder, None, cause, "name a folder that you may write to") from None
@@ -167,7 +124,7 @@ def read_key(path: str) -> QuestionnaireKey:
     Raises:
         JobError: the file cannot be read, or is not a key.
     """
-    return _read("the questionnaire's key", path, QuestionnaireKey, "the questionnaire.key.json of these answers")
+    return read_file("the questionnaire's key", path, QuestionnaireKey, "the questionnaire.key.json of these answers")
 
 
 def read_returned_answers(key: QuestionnaireKey, paths: Sequence[str]) -> list[ReturnedAnswers]:
@@ -179,69 +136,26 @@ def read_returned_answers(key: QuestionnaireKey, paths: Sequence[str]) -> list[R
         JobError: there are no files; one cannot be read, is not a file of answers, or does not fit the questionnaire;
             or two are of the same respondent.
     """
-    if not paths:
-        raise JobError(_RETURNED, None, "no file of answers is named", "name the files that respondents sent back")
-    returned: list[ReturnedAnswers] = []
-    file_of_respondent: dict[str, str] = {}
-    for path in paths:
-        answers = _read(_RETURNED, path, ReturnedAnswers, "a file of answers that the questionnaire's page saved")
-        if answers.questionnaire != key.questionnaire:
-            cause = f"answers questionnaire {answers.questionnaire[:8]}, and the key is of {key.questionnaire[:8]}"
-            raise JobError(_RETURNED, path, cause, "leave it out, or name the key that belongs to it")
-        if answers.respondent in file_of_respondent:
-            other_file = file_of_respondent[answers.respondent]
-            cause = f"saved {answers.saved_at}, is of the same respondent as {other_file}"
-            raise JobError(_RETURNED, path, cause, "name only the one that was saved last")
-        file_of_respondent[answers.respondent] = f"{path}, saved {answers.saved_at}"
-        if fault := _fault(key, answers):
-            raise JobError(_RETURNED, path, fault, "ask for the file as the page saved it, or leave it out")
-        returned.append(answers)
-    return returned
+    description = "a file of answers that the questionnaire's page saved"
+    return read_returned_files(_RETURNED, paths, ReturnedAnswers, description, partial(_fault, key))
 
 
-def _fault(key: QuestionnaireKey, answers: ReturnedAnswers) -> str:
-    """Returns the first way in which answers do not fit the questionnaire, or an empty text."""
+def _fault(key: QuestionnaireKey, answers: ReturnedAnswers) -> tuple[str, str]:
+    """Returns the first way in which answers do not fit the questionnaire, and the remedy, or two empty texts."""
+    if answers.questionnaire != key.questionnaire:
+        cause = f"answers questionnaire {answers.questionnaire[:8]}, and the key is of {key.questionnaire[:8]}"
+        return cause, "leave it out, or name the key that belongs to it"
     response_ids = {prompt.prompt: set(prompt.model_of) for prompt in key.prompts}
-    answered: set[str] = set()
+    fault = items_fault("prompt", list(response_ids), [answer.prompt for answer in answers.answers])
     for answer in answers.answers:
-        if answer.prompt not in response_ids:
-            return f"has a prompt {answer.prompt!r} that the questionnaire lacks"
-        if answer.prompt in answered:
-            return f"has prompt {answer.prompt} twice"
-        answered.add(answer.prompt)
-        if fault := _answer_fault(answer, response_ids[answer.prompt]):
-            return f"prompt {answer.prompt}: {fault}"
-    missing = [prompt for prompt in response_ids if prompt not in answered]
-    return f"lacks prompt {missing[0]} and {len(missing) - 1} more" if missing else ""
+        fault = fault or _answer_fault(answer, response_ids[answer.prompt])
+    return fault, "ask for the file as the page saved it, or leave it out"
 
 
 def _answer_fault(answer: ReturnedAnswer, response_ids: set[str]) -> str:
     """Returns the way in which one answer does not fit its prompt, or an empty text."""
     if sorted(answer.shown) != sorted(response_ids):
-        return "it was shown with other responses than the questionnaire has"
+        return f"prompt {answer.prompt}: it was shown with other responses than the questionnaire has"
     if answer.choice not in {*response_ids, TIE, None}:
-        return f"the choice {answer.choice!r} is not one of its responses"
+        return f"prompt {answer.prompt}: the choice {answer.choice!r} is not one of its responses"
     return ""
-
-
-def _read(key: str, path: str, kind: type[_FileKind], description: str) -> _FileKind:
-    """Reads and checks a JSON file.
-
-    Args:
-        key: job key that names the file, for errors.
-        path: path, or URL of any fsspec file system.
-        kind: record that the file must be.
-        description: the same for a person, with its article.
-    """
-    fs, location = resolve(path, key)
-    try:
-        data = fs.read_block(location, 0, _MAX_FILE_BYTES)
-    except OSError as error:
-        raise JobError(key, path, f"cannot be read: {error.strerror or error}", f"name {description}") from None
-    try:
-        return kind.model_validate_json(data.removeprefix(codecs.BOM_UTF8))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        cause = f"not {description}: {field + ': ' if field else ''}{first['msg']}"
-        raise JobError(key, path, cause, f"name {description}") from None

@@ -12,6 +12,7 @@ quality_control/  rules that reject texts
 quality_report/   the verb quality
 run_status/       the verbs status, runs
 corpora/          the verbs stats, compare, compose
+reviewing/        the verb review
 publishing/       the verbs export, push; dataset and model cards
 training/         the verb train
 evaluation/       the verb evaluate
@@ -47,6 +48,8 @@ _CALLS = {
     "runs": "pipelines.run_status.listing",
     "status": "pipelines.run_status.status",
     "export": "pipelines.publishing.export",
+    "review": "pipelines.reviewing.review",
+    "tally_review": "pipelines.reviewing.tally",
     "compose": "pipelines.corpora.composition",
     "export_prompts": "pipelines.publishing.export_prompts",
     "stats": "pipelines.corpora.stats",

@@ -17,6 +17,7 @@ outcomes.py       states of rows, texts that were cut off, reasons why rows are 
 run.py            records of a run: run.json, and the manifest in the footer of each shard
 fingerprint.py    the identity of a run: all keys of a job but those that only change its speed
 questionnaire.py  the key of a blind questionnaire, and the answers that respondents send back
+review.py         the key of a review of a run, the answers that come back, and the verdicts that are kept
 minimal_pairs.py  the section `blimp`: the source of minimal pairs
 emotions.py       the 28 GoEmotions labels and their three groups
 secrets.py        secrets in URLs and engine arguments: refused in jobs, left out of messages

@@ -40,17 +40,22 @@ class KeyPrompt(Record):
     """model that wrote each response, by the response's id"""
 
 
-class ReturnedAnswers(Record):
-    """Answers of one respondent, as the page saves them."""
+class ReturnedFile(Record):
+    """Head of the file that one respondent saves on a blind page."""
 
     format: Literal[1]
     """version of this record's layout"""
-    questionnaire: Fingerprint
-    """sha256 of the questionnaire, as in its key"""
     respondent: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     """id of the respondent, which the page draws at random; also the seed of the orders that the page shows"""
     saved_at: str
     """time of saving, by the respondent's clock: ISO 8601, UTC"""
+
+
+class ReturnedAnswers(ReturnedFile):
+    """Answers of one respondent of a questionnaire, as the page saves them."""
+
+    questionnaire: Fingerprint
+    """sha256 of the questionnaire, as in its key"""
     answers: list["ReturnedAnswer"]
     """answers, one for each prompt, in the order that was shown"""
 

@@ -56,6 +56,7 @@ _VERBS = (
     corpora.stats,
     corpora.compare,
     corpora.quality,
+    publishing.review,
     publishing.export,
     corpora.compose,
     models.train,

@@ -111,7 +111,7 @@ def evaluate(
     from rich.console import Console
 
     from pipelines.evaluation.evaluate import evaluate
-    from pipelines.evaluation.tables import rendered
+    from pipelines.pages.tables import rendered
 
     report = evaluate(loaded, only)
     if as_json:

@@ -1,4 +1,4 @@
-"""The verbs that publish: export, push."""
+"""The verbs review, export and push: what people say of a run, and what leaves it."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from pipelines.cli.options import Json, Run, print_json
 from schemas.errors import JobError
-from schemas.text import plural
+from schemas.text import plural, printable
 
 
 class FileFormat(StrEnum):
@@ -20,6 +20,67 @@ class FileFormat(StrEnum):
     alpaca = "alpaca"
     prompt_completion = "prompt-completion"
     prompts = "prompts"
+
+
+def review(
+    run: Run,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILES]...", help="with --returned: files that reviewers sent back")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="FILE", help="a new file for the page: .html")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="number of rows to show")] = 200,
+    seed: Annotated[int, typer.Option(help="seed of the draw: the same seed draws the same rows")] = 0,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME", help="columns of your own file to show as the source; by default those of the prompt"
+        ),
+    ] = None,
+    returned: Annotated[
+        bool, typer.Option("--returned", help="count the files, and keep the verdicts with the run")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let people accept or reject sampled rows on a page that hides what the rules said; count what comes back."""
+    if returned:
+        return _tally(run, files or [], to, as_json)
+    if files:
+        raise JobError("FILES", files[0], "only returned files are named so", "add --returned before them")
+    if to is None:
+        remedy = "write a page with --to review.html, or count the files that came back with --returned FILES"
+        raise JobError("--to", None, "no file is named for the page", remedy)
+    from pipelines.reviewing.review import review
+
+    names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    page = review(run, to, count, seed, names)
+    if as_json:
+        return print_json(page.as_json())
+    print(f"{plural(page.rows, 'row')} in {to}, drawn from {sum(group['rows'] for group in page.groups):,}:")
+    for group in page.groups:
+        name = f"rejected: {printable(group['rule'])}" if group["rule"] else group["state"]
+        print(f"  {group['drawn']:>5} of {group['rows']:>9,}  {name}")
+    for rule, rows in page.without_text.items():
+        print(f"not shown: {plural(rows, 'row')} without a text: {printable(rule)}")
+    print(f"the key stays with the run: {page.key}")
+    print(f"give {to} to people, then: kindling review {run} --returned FILES")
+
+
+def _tally(run: str, files: list[str], to: str | None, as_json: bool) -> None:
+    """Counts what reviewers sent back."""
+    if to is not None:
+        raise JobError("--to", to, "it names a page, and --returned writes none", "leave one of them out")
+    from rich.console import Console
+
+    from pipelines.pages.tables import rendered
+    from pipelines.reviewing.tally import tally_review
+    from pipelines.reviewing.tally_page import tally_lines, tally_tables
+
+    tally = tally_review(run, files)
+    if as_json:
+        return print_json(tally.as_json())
+    for line in tally_lines(tally):
+        print(line)
+    Console().print(rendered(tally_tables(tally)))
 
 
 def export(
@@ -50,11 +111,18 @@ def export(
         int | None,
         typer.Option(min=1, help="number of prompts kept for each emotion; by default 30, as in the paper"),
     ] = None,
+    reviewed: Annotated[
+        bool,
+        typer.Option(
+            "--reviewed", help="only rows that people accepted in `kindling review`; unjudged rows are left out"
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a run's accepted rows as a dataset with a card, ready for load_dataset and the Hub, or as one file."""
     if file_format is FileFormat.prompts:
         options = {"columns": columns, "flatten": flatten, "test": test, "license": license_, "language": language}
+        options |= {"reviewed": reviewed}
         for name in (name for name, value in options.items() if value):
             raise JobError(f"--{name}", options[name], "a set of prompts has one form", "leave the option out")
         return _export_prompts(run, to, per_emotion or 30, as_json)
@@ -62,10 +130,20 @@ def export(
         cause = "it limits the prompts in a set of prompts, and no such set is exported"
         raise JobError("--per-emotion", per_emotion, cause, "add --format prompts")
     from pipelines.publishing.export import export, load_command
+    from pipelines.publishing.reviewed_rows import left_out_lines
 
     names = None if columns is None else [name.strip() for name in columns.split(",")]
     exported = export(
-        run, to, file_format.value if file_format else None, names, flatten, test, seed, license_, language
+        run,
+        to,
+        file_format.value if file_format else None,
+        names,
+        flatten,
+        test,
+        seed,
+        license_,
+        language,
+        reviewed,
     )
     if as_json:
         return print_json(exported.as_json())
@@ -74,6 +152,8 @@ def export(
     parts = f" ({splits})" if len(exported.splits) > 1 else ""
     files = plural(len(exported.files), "file")
     print(f"{exported.rows} rows{parts} in {files}{unfinished}")
+    for line in left_out_lines(exported.left_out):
+        print(f"left out: {line}")
     print(f"columns: {', '.join(exported.columns)}")
     print(f"load it: {load_command(exported)}")
     if not exported.complete:

@@ -18,5 +18,4 @@ lm_eval.py            the evaluation lm_eval, and its table
 preference.py         the evaluation preference, and its tables
 logit_lens.py         the evaluation logit_lens, and its tables
 logit_lens_page.py    its HTML page and pictures
-tables.py             tables for the terminal and in Markdown
 """

@@ -11,7 +11,7 @@ from eval.blimp import PARADIGMS, BlimpRates, blimp_rates, correct_pairs
 from eval.intervals import Difference, Rate
 from pipelines.evaluation.record import write_result
 from pipelines.evaluation.session import Comparison, Report
-from pipelines.evaluation.tables import Figure, Table, p_value
+from pipelines.pages.tables import Figure, Table, p_value
 from schemas.errors import RunError
 from schemas.evaluate import result_path
 from schemas.text import shorten

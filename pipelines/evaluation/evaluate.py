@@ -13,9 +13,9 @@ from pipelines.evaluation.models import locate_models
 from pipelines.evaluation.progress import EvaluationProgress
 from pipelines.evaluation.record import read_record, recorded, write_record
 from pipelines.evaluation.session import Evaluation, Report, Session
-from pipelines.evaluation.tables import Table, html_tables, markdown
 from pipelines.jobfile import as_job
 from pipelines.pages.markdown import code, escaped
+from pipelines.pages.tables import Table, html_tables, markdown
 from pipelines.result import Result, flat
 from pipelines.stopping import stop_signals
 from schemas.errors import JobError

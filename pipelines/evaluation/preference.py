@@ -1,7 +1,6 @@
 """The evaluation `preference`: responses of all models in a blind questionnaire, and the answers that came back."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,10 @@ from pipelines.evaluation.prompts import EmotionPrompt, first_per_emotion, read_
 from pipelines.evaluation.record import write_result
 from pipelines.evaluation.responses import Response
 from pipelines.evaluation.session import Evaluation, Report, Session, UnansweredPrompts
-from pipelines.evaluation.tables import Figure, Table, percent
-from pipelines.inputs.file_choice import is_hidden
-from schemas.errors import JobError
+from pipelines.inputs.file_choice import returned_files
+from pipelines.pages.tables import Figure, Table, percent
 from schemas.evaluate import EvaluateJob, Preference
 from schemas.text import printable
-from services.storage.filesystem import resolve
 
 PREFERENCE = "preference"
 
@@ -107,21 +104,7 @@ def evaluate_preference(session: Session) -> PreferenceReport:
 
 
 def _returned(section: Preference) -> list[str]:
-    return [path for pattern in section.returned for path in returned_files(pattern)]
-
-
-def returned_files(pattern: str) -> list[str]:
-    """Returns the files of a path or glob, without hidden ones.
-
-    Raises:
-        JobError: no such file exists.
-    """
-    fs, path = resolve(pattern, "preference.returned")
-    folder = re.split(r"[*?[]", path)[0].rpartition("/")[0]
-    files = [fs.unstrip_protocol(file) for file in sorted(fs.glob(path)) if not is_hidden(file, folder, path)]
-    if not files:
-        raise JobError("preference.returned", pattern, "no file is there", "name those that respondents sent back")
-    return files
+    return returned_files("preference.returned", section.returned)
 
 
 def preference_tables(preferences: Preferences) -> list[Table]:

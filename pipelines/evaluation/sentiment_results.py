@@ -15,7 +15,7 @@ from pipelines.evaluation.examples import Example, choose_examples
 from pipelines.evaluation.record import write_result
 from pipelines.evaluation.responses import Response
 from pipelines.evaluation.session import Comparison, Report
-from pipelines.evaluation.tables import Figure, Table, p_value, percent, points
+from pipelines.pages.tables import Figure, Table, p_value, percent, points
 from schemas.errors import EngineError, RunError
 from schemas.evaluate import result_path
 from schemas.text import shorten

@@ -15,7 +15,7 @@ from pipelines.evaluation.models import collect_failures
 from pipelines.evaluation.progress import EvaluationProgress
 from pipelines.evaluation.prompts import EmotionPrompt
 from pipelines.evaluation.record import read_result
-from pipelines.evaluation.tables import Table
+from pipelines.pages.tables import Table
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.job import Model
 from services.cluster import connect_to_ray

@@ -13,7 +13,9 @@ import fsspec
 from pipelines.inputs.compression import format_ending
 from pipelines.inputs.text_format import TextSource
 from pipelines.run_folder import RECORD_NAMES
+from schemas.errors import JobError
 from schemas.text import shorten
+from services.storage.filesystem import resolve
 
 HIDDEN = "hidden or temporary files"
 _RUNS = "output of Kindling's own jobs"
@@ -81,6 +83,27 @@ def is_hidden(path: str, folder: str, pattern: str = "") -> bool:
 
 def _hidden_parts(path: str) -> int:
     return sum(part.startswith((".", "_")) for part in path.split("/"))
+
+
+def returned_files(option: str, patterns: Sequence[str]) -> list[str]:
+    """Returns the files that people sent back, of each path or glob, without hidden ones.
+
+    Args:
+        option: job key or option that names them, for errors.
+        patterns: paths, URLs or globs.
+
+    Raises:
+        JobError: a path or glob matches no file.
+    """
+    returned = []
+    for pattern in patterns:
+        fs, path = resolve(pattern, option)
+        folder = re.split(r"[*?[]", path)[0].rpartition("/")[0]
+        files = [fs.unstrip_protocol(file) for file in sorted(fs.glob(path)) if not is_hidden(file, folder, path)]
+        if not files:
+            raise JobError(option, pattern, "no file is there", "name those that respondents sent back")
+        returned += files
+    return returned
 
 
 def skip_runs(choice: FileChoice, fs: fsspec.AbstractFileSystem, folder: str, files: Iterable[str]) -> None:

@@ -3,4 +3,5 @@
 html.py      renders a page from its template and base.html.jinja (head, content rules, colours, headings)
              and plots.html.jinja (bars, heat maps)
 markdown.py  values in Markdown, which no character of theirs ends
+tables.py    tables of figures with their intervals, for the terminal, in Markdown and in notebooks
 """

@@ -3,6 +3,7 @@
 export.py          `kindling export`: a dataset with its card, or one file
 columns.py         columns of an export
 chat_formats.py    columns that trainers read: messages, alpaca, prompt-completion
+reviewed_rows.py   verdicts of people on the rows of a run, and the rows that they accepted
 splits.py          splits of an export by input row
 data_files.py      file types of an export: Parquet, JSONL, CSV
 export_prompts.py  `kindling export --format prompts`: a set of evaluation prompts

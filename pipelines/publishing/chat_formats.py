@@ -11,10 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.inputs.cells import text_cell, text_or_blank_cell
-from pipelines.recipes import make_recipes
-from schemas.augment import AugmentJob
+from pipelines.recipes import recipes_of_run
 from schemas.errors import JobError, RunError
-from schemas.job_parsing import parse_job
 from schemas.rows import RowError, RowRejection
 from schemas.run import RunRecord
 from services.replicas.row_records import Recipe
@@ -109,10 +107,8 @@ class ChatFormat:
 
     @cached_property
     def _recipes(self) -> dict[str, Recipe]:
-        # Of these options a record has the names alone, since their values may be secrets.
-        job = {**self._run.job, "input": {**self._run.job["input"], "storage_options": {}}}
         try:
-            return make_recipes(parse_job(job, AugmentJob))
+            return recipes_of_run(self._run.job)
         except JobError as error:
             cause = f"the prompts of the run cannot be made again: {error.key}: {error.cause}"
             remedy = f"run it in the folder where the job ran, with its prompt files; or {_WITHOUT_PROMPTS}"

@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import fsspec
@@ -16,6 +16,7 @@ from pipelines.publishing.chat_formats import CHAT_FORMATS, ChatFormat
 from pipelines.publishing.columns import Columns
 from pipelines.publishing.data_files import FILE_TYPES, csv_schema, features_of, write_tables
 from pipelines.publishing.dataset_card import dataset_card
+from pipelines.publishing.reviewed_rows import REVIEWED_COLUMNS, PeoplesVerdicts, left_out_lines
 from pipelines.publishing.splits import Split, splits_of
 from pipelines.result import Result
 from pipelines.run_folder import open_run, read_part, write_errors
@@ -43,6 +44,7 @@ class Exported(Result):
         complete: True where the run had finished all its rows.
         columns: names of the columns.
         splits: number of rows by split.
+        left_out: with `reviewed`, number of rows that are not in the export, by cause.
     """
 
     to: str
@@ -51,6 +53,7 @@ class Exported(Result):
     complete: bool
     columns: list[str]
     splits: dict[str, int]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def export(
@@ -63,6 +66,7 @@ def export(
     seed: int = 0,
     license: str | None = None,
     language: str | None = None,
+    reviewed: bool = False,
 ) -> Exported:
     """Copies the committed accepted rows of a run, in input order: into a folder with a dataset card, or into one file.
 
@@ -78,11 +82,12 @@ def export(
         seed: seed that chooses them.
         license: license for the card, as the Hub names it: `cc-by-4.0`.
         language: languages for the card, as two letters: `en`, or `en,de`.
+        reviewed: keep only the rows that people accepted in a review; rows that nobody judged are left out.
 
     Raises:
         JobError: an option is wrong, or contradicts another one.
-        RunError: the folder `url` holds no run, or none with accepted rows; a shard is damaged; prompts cannot be made
-            again; or `to` exists already or cannot be written.
+        RunError: the folder `url` holds no run, or none with accepted rows, or with `reviewed` none that people
+            accepted; a shard is damaged; prompts cannot be made again; or `to` exists already or cannot be written.
     """
     file_type, is_file = _file_type(to, file_format, test)
     facts = CardFacts(license, language)
@@ -97,10 +102,12 @@ def export(
     if not outcomes.counts[ACCEPTED]:
         remedy = "`kindling status` shows the progress of the run, and why rows were refused"
         raise RunError("RUN", url, "it has no accepted row yet, and load_dataset reads no dataset without rows", remedy)
+    people = PeoplesVerdicts(store) if reviewed else None
+    left_out = people.left_out(_rows(store, None, REVIEWED_COLUMNS)) if people else {}
     chat = ChatFormat(file_format, run) if file_format in CHAT_FORMATS else None
-    chosen = Columns(columns, flatten, file_format if chat else None, run.schema, _rows(store, ["inputs"]))
-    splits = splits_of(_rows(store, ["source", "row_index"]), test, seed)
-    tables = partial(_tables, store, chosen, chat)
+    chosen = Columns(columns, flatten, file_format if chat else None, run.schema, _rows(store, people, ["inputs"]))
+    splits = splits_of(_rows(store, people, ["source", "row_index"]), test, seed)
+    tables = partial(_tables, store, people, chosen, chat)
     with write_errors(to, "--to"):
         if is_file:
             with new_file(fs, root) as file:
@@ -116,11 +123,11 @@ def export(
                 for each in digests.items():
                     digest.add(*each)
                 data_files = DataFiles(patterns, str(digest), sum(counts.values()), features_of(schema))
-                card = dataset_card(run, outcomes, data_files, schema, facts, _split_note(counts, seed))
+                card = dataset_card(run, outcomes, data_files, schema, facts, _note(counts, seed, left_out))
                 write_atomic(fs, f"{folder}/README.md", card.encode())
             files = list(digests)
     complete = outcomes.counts.total() == run.outputs
-    return Exported(to, files, sum(counts.values()), complete, chosen.schema.names, counts)
+    return Exported(to, files, sum(counts.values()), complete, chosen.schema.names, counts, left_out)
 
 
 def _write_files(
@@ -170,15 +177,19 @@ def _file_type(to: str, file_format: str | None, test: float) -> tuple[str, bool
     return file_type, True
 
 
-def _rows(store: ShardStore, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yields the committed accepted rows in input order."""
+def _rows(store: ShardStore, people: PeoplesVerdicts | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yields the committed accepted rows in input order; with verdicts those that people accepted."""
+    more = [name for name in REVIEWED_COLUMNS if people and name not in columns]
     for part in store.live_parts(ACCEPTED):
-        yield from read_part(store, shard_path(FOLDER_OF_STATE[ACCEPTED], part), columns).to_batches()
+        for batch in read_part(store, shard_path(FOLDER_OF_STATE[ACCEPTED], part), columns + more).to_batches():
+            yield people.accepted(batch) if people else batch
 
 
-def _tables(store: ShardStore, columns: Columns, chat: ChatFormat | None, split: Split) -> Iterator[pa.Table]:
+def _tables(
+    store: ShardStore, people: PeoplesVerdicts | None, columns: Columns, chat: ChatFormat | None, split: Split
+) -> Iterator[pa.Table]:
     """Yields the exported rows of a split."""
-    for batch in _rows(store, columns.read + [name for name in IDENTITY[:2] if name not in columns.read]):
+    for batch in _rows(store, people, columns.read + [name for name in IDENTITY[:2] if name not in columns.read]):
         rows = split.of(batch)
         if rows.num_rows:
             yield columns.table(rows, chat)
@@ -209,8 +220,15 @@ def load_command(exported: Exported) -> str:
     return f'datasets.load_dataset("{builder}", data_files="{exported.to}"{split})'
 
 
-def _split_note(counts: dict[str, int], seed: int) -> str:
-    if len(counts) == 1:
-        return ""
-    rows = " and ".join(f"{rows} rows in `{name}`" for name, rows in counts.items())
-    return f"{rows}, drawn with the seed {seed}: all rows that were made from one input row are in the same split."
+def _note(counts: dict[str, int], seed: int, left_out: dict[str, int]) -> str:
+    """Returns sentences for the card on rows that were left out, and on the splits."""
+    notes = []
+    if left_out:
+        causes = ", ".join(left_out_lines(left_out))
+        notes.append(f"People judged rows of this run. Only rows that they accepted are here; left out are {causes}.")
+    if len(counts) > 1:
+        rows = " and ".join(f"{rows} rows in `{name}`" for name, rows in counts.items())
+        notes.append(
+            f"{rows}, drawn with the seed {seed}: all rows that were made from one input row are in the same split."
+        )
+    return "\n\n".join(notes)

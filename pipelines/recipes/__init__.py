@@ -26,10 +26,12 @@ schemas/augment.py.
 
 from collections.abc import Mapping
 from pkgutil import resolve_name
+from typing import Any
 
 from pipelines.recipes.job_recipe import JobRecipe
 from schemas.augment import AugmentJob
 from schemas.errors import JobError
+from schemas.job_parsing import parse_job
 from services.replicas.row_records import Recipe
 
 # A recipe is imported when a job names it: Jinja and the JSON schemas take their time.
@@ -52,6 +54,19 @@ def make_recipes(job: AugmentJob) -> dict[str, Recipe]:
     prompts = dict.fromkeys(variant.prompt for variant in variants)
     recipes = {prompt: make_recipe(job.model_copy(update={"prompt": prompt})) for prompt in prompts}
     return {variant.name: recipes[variant.prompt] for variant in variants}
+
+
+def recipes_of_run(job: Mapping[str, Any]) -> dict[str, Recipe]:
+    """Makes the recipes of a run again, by the names of its variants.
+
+    Args:
+        job: the job in the run's record.
+
+    Raises:
+        JobError: as `make_recipe`, such as for a prompt file that is not there any more.
+    """
+    # Of these options a record has the names alone, since their values may be secrets.
+    return make_recipes(parse_job({**job, "input": {**job["input"], "storage_options": {}}}, AugmentJob))
 
 
 def make_recipe(job: AugmentJob) -> Recipe:

@@ -4,7 +4,7 @@ import pipelines
 from pipelines import compare, export, stats, status, verify
 from pipelines.augmentation.summary import Summary
 from pipelines.evaluation.evaluate import EvaluationReport
-from pipelines.evaluation.tables import Figure, Table, html_tables
+from pipelines.pages.tables import Figure, Table, html_tables
 from pipelines.result import Result
 from schemas.rows import ROW_SCHEMA
 from tests.support.runs import make_run

@@ -22,8 +22,8 @@ from pipelines.evaluation.models import collect_failures
 from pipelines.evaluation.prompts import EmotionPrompt, read_groups, read_prompts
 from pipelines.evaluation.responses import Response, read_responses, split_at_marker
 from pipelines.evaluation.sentiment_results import write_sentiment
-from pipelines.evaluation.tables import Figure, Table, markdown, rendered
 from pipelines.jobfile import as_job
+from pipelines.pages.tables import Figure, Table, markdown, rendered
 from schemas.emotions import EMOTIONS
 from schemas.errors import EXIT_FAULTS, EngineError, JobError, RunError, StoppedError
 from schemas.evaluate import EvaluateJob, Responses, Sentiment

@@ -12,7 +12,7 @@ from eval.intervals import rate_of
 from eval.preference import count_preferences
 from eval.questionnaire import write_questionnaire
 from pipelines.evaluation.preference import preference_tables
-from pipelines.evaluation.tables import markdown
+from pipelines.pages.tables import markdown
 from schemas.errors import JobError, RunError
 from schemas.questionnaire import TIE
 from tests.support.chromium import CHROMIUM, Browser
@@ -59,8 +59,8 @@ def test_hostile_texts_are_data_in_the_page(tmp_path):
     assert page.tags.count("script") == 2 and "img" not in page.tags and page.links == []
     style, data, script = page.sources
     content = json.loads(data)
-    assert [prompt["text"] for prompt in content["prompts"]] == [SHOWN, "  "]
-    assert sorted(answer["text"] for answer in content["prompts"][0]["answers"]) == ["", SHOWN]
+    assert [prompt["text"] for prompt in content["items"]] == [SHOWN, "  "]
+    assert sorted(answer["text"] for answer in content["items"][0]["answers"]) == ["", SHOWN]
     for kind, source in (("script", script), ("style", style)):
         hashed = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{hashed}';" in page.policy
@@ -73,7 +73,7 @@ def test_the_page_does_not_tell_whose_an_answer_is(tmp_path):
     assert not any(model in html for model in MODELS)
     content, key = json.loads(Page(html).sources[1]), key_of(questionnaire)
     places = dict.fromkeys(MODELS, 0)
-    for prompt, of_key in zip(content["prompts"], key["prompts"], strict=True):
+    for prompt, of_key in zip(content["items"], key["prompts"], strict=True):
         assert {answer["id"] for answer in prompt["answers"]} == set(of_key["model_of"])
         for answer in prompt["answers"]:
             assert str(ord(of_key["model_of"][answer["id"]][0])) in answer["text"]

@@ -6,7 +6,7 @@ import logging
 import fsspec
 import pytest
 
-from pipelines.evaluation.preference import returned_files
+from pipelines.inputs.file_choice import returned_files
 from pipelines.inputs.files import input_files
 from pipelines.run_folder import RECORD_NAMES
 from schemas.errors import JobError
@@ -133,5 +133,5 @@ def test_a_file_of_somebody_else_is_no_record(tmp_path, content):
 
 def test_hidden_files_are_no_answers_of_respondents(tmp_path):
     write(tmp_path, "answers-1.json", "._answers-1.json")
-    assert [file.rpartition("/")[2] for file in returned_files(str(tmp_path / "*.json"))] == ["answers-1.json"]
-    assert returned_files(str(tmp_path / "._answers-1.json"))
+    assert [file.rpartition("/")[2] for file in returned_files("x", [str(tmp_path / "*.json")])] == ["answers-1.json"]
+    assert returned_files("x", [str(tmp_path / "._answers-1.json")])
