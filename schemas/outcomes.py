@@ -28,6 +28,9 @@ EMPTY_TEXT, CUT_OFF_TEXT, REPETITION_TEXT = "empty_text", "cut_off", "repetition
 """rules for the texts of all recipes: there is nothing but blanks; it was cut off, which the job does not allow; it
 ended in a loop"""
 
+EARLY_STOP = "early_stop"
+"""finish reason of a text that was ended since a rule will reject it"""
+
 # Different reasons that are counted by themselves. Reasons may hold values of the data, and so be as many as the rows.
 _MAX_REASONS = 50
 OTHER_REASONS = "other reasons"

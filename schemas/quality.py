@@ -84,6 +84,9 @@ class Quality(Section):
     """rejection (`expressed_emotion`) of texts that do not express the emotion asked for, by a classifier"""
     meaning: Meaning | None = _rule(None)
     """rejection (`meaning`) of texts that say something else than their source, by a sentence encoder"""
+    stop_early: bool = _rule(False)
+    """end of a request as soon as the beginning of its text shows that a rule will reject it: many words, a refusal,
+    a label, the emotion's word, a loop, a copy. The rejected text is what was written until then"""
     max_tries: int = Field(1, gt=0, le=100, exclude_if=lambda tries: tries == 1)
     """largest number of tries of a row: after each rejection it is generated again with a new seed. Tries that were not
     the last one of their row lie in `tries/`, each with its reason"""

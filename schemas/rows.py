@@ -140,6 +140,11 @@ class Prompt:
     emotion: str = ""
     emotions: list[str] = field(default_factory=list)
 
+    @property
+    def text(self) -> str:
+        """Texts of all messages, one below the other."""
+        return "\n".join(str(message["content"]) for message in self.messages)
+
 
 def characters_in(value: Any) -> int:
     """Returns the number of characters of all texts in a value, at any depth."""

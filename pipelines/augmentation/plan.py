@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipelines.inputs.reader import InputRows, RowCursor
+from pipelines.quality_control.early_stop import EarlyStop
 from pipelines.quality_control.quality_rules import QualityRules
 from pipelines.quality_control.row_program import QualityProgram
 from pipelines.quality_control.scored_checks import revisions_of, scored_checks
@@ -156,6 +157,7 @@ def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str
             reject_truncated=job.quality.reject_truncated,
             check=check,
             program=program,
+            prefix_check=EarlyStop(job.quality) if job.quality.stop_early else None,
         )
         for variant in job.variants()
     }

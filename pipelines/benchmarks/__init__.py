@@ -9,6 +9,7 @@ throughput/     bench throughput: raw vLLM, a plain script, Ray Data, Kindling; 
 scale/          bench scale: many replicas, rows and shards
 chaos/          bench chaos: processes killed at any moment
 determinism.py  bench determinism: the share of texts that are the same when a job runs again
+quality/        bench quality: the loop of checks and tries, and early stops
 classifier/     bench classifier: the emotion classifiers beside readers, their trainer, their speed
 train/          bench train: tokens/s of training beside the defaults of TRL
 blimp.py        bench blimp: minimal pairs beside lm-eval

@@ -147,6 +147,19 @@ class WeightFormat(StrEnum):
 
 
 @_command
+def quality(
+    rows: Annotated[int, typer.Option(help="number of outputs in each arm")] = 500,
+    recordings: Annotated[
+        list[str] | None, typer.Option(help="file of recorded responses (columns text, emotion); may be repeated")
+    ] = None,
+) -> bool:
+    """Compare rows of the loop with rows of one try: emotions expressed, tokens, speed, the judge, early stops."""
+    from pipelines.benchmarks.quality.bench import measure
+
+    return measure(rows, recordings or [])
+
+
+@_command
 def gpu(
     weight_format: Annotated[WeightFormat, typer.Option("--format", help="format of the weights")],
     model: Annotated[

@@ -51,7 +51,7 @@ class QualityRules:
             yield "emotion_word"
         if rules.max_repetition is not None and repetition(text) > rules.max_repetition:
             yield "repetition"
-        if rules.max_copied is not None and copied_share(text, _prompt_text(prompt)) > rules.max_copied:
+        if rules.max_copied is not None and copied_share(text, prompt.text) > rules.max_copied:
             yield "copied"
         if rules.keep_numbers and lost_numbers(text, self._source(prompt)):
             yield "numbers_lost"
@@ -61,7 +61,3 @@ class QualityRules:
     def _source(self, prompt: Prompt) -> str:
         names = self.quality.source or list(prompt.inputs)
         return "\n".join(value for name in names if isinstance(value := prompt.inputs.get(name), str))
-
-
-def _prompt_text(prompt: Prompt) -> str:
-    return "\n".join(str(message["content"]) for message in prompt.messages)

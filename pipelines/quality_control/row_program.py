@@ -121,7 +121,11 @@ class _Try:
         sampling = _sampling(self._settings, step)
         if not step.compare:
             prompt = self._prompt(step, self._values)
-            return prompt, await generate(prompt.messages, sampling, seed)
+            # The rules are for the text that is kept; of the others it is not known yet whether they are.
+            is_kept = step.name == _recipe(self._settings).keep[0]
+            settings = replace(self._settings, recipe=step.recipe)
+            should_stop = settings.should_stop(prompt) if is_kept else None
+            return prompt, await generate(prompt.messages, sampling, seed, should_stop)
         one, two = (self._values[name] for name in step.compare)
         prompt = self._prompt(step, self._values | {FIRST: one, SECOND: two})
         first = await generate(prompt.messages, sampling, seed)
@@ -162,6 +166,8 @@ class _Try:
             "seconds": round(generation.duration_seconds, 4),
         }
         self._log.append(entry)
+        if generation.rejected_by:
+            raise RowRejection(generation.rejected_by)
         if step.is_judge:
             entry["value"] = self._scores[step.name] = round(generation.probabilities[0], 6)
             return entry["value"]

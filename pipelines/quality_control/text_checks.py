@@ -11,10 +11,9 @@ lost_names     names of a source that the text lacks
 import re
 from collections.abc import Iterator
 
-from eval.variety import measure_variety
 from pipelines.recipes.meta_talk import strip_meta_talk
 
-_COPY_WORDS = 5
+_REPETITION_WORDS, _COPY_WORDS = 4, 5
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 _NOT = r"(?:not able|unable|not comfortable|not allowed)"
@@ -56,16 +55,26 @@ def has_meta_talk(text: str) -> bool:
 
 def repetition(text: str) -> float:
     """Returns the share of a text's sequences of 4 words that occur earlier in it, 0 to 1; 0 for a shorter text."""
-    return measure_variety([text]).repetition or 0.0
+    repeated, total = repeated_sequences(text)
+    return repeated / total if total else 0.0
+
+
+def repeated_sequences(text: str) -> tuple[int, int]:
+    """Returns how many of a text's sequences of 4 words occur earlier in it, and how many it has."""
+    sequences = list(_sequences(text.lower().split(), _REPETITION_WORDS))
+    return len(sequences) - len(set(sequences)), len(sequences)
 
 
 def copied_share(text: str, other: str) -> float:
     """Returns the share of a text's sequences of 5 words that stand in another text, 0 to 1; 0 for a shorter text."""
-    sequences = list(_sequences(words(text)))
-    if not sequences:
-        return 0.0
-    there = set(_sequences(words(other)))
-    return sum(sequence in there for sequence in sequences) / len(sequences)
+    copied, total = copied_sequences(text, other)
+    return copied / total if total else 0.0
+
+
+def copied_sequences(text: str, other: str) -> tuple[int, int]:
+    """Returns how many of a text's sequences of 5 words stand in another text, and how many it has."""
+    sequences, there = list(_sequences(words(text), _COPY_WORDS)), set(_sequences(words(other), _COPY_WORDS))
+    return sum(sequence in there for sequence in sequences), len(sequences)
 
 
 def lost_numbers(text: str, source: str) -> list[str]:
@@ -87,8 +96,8 @@ def lost_names(text: str, source: str) -> list[str]:
     return [name for name in dict.fromkeys(_NAME.findall(source)) if name.lower() not in there]
 
 
-def _sequences(text_words: list[str]) -> Iterator[tuple[str, ...]]:
-    return zip(*(text_words[start:] for start in range(_COPY_WORDS)), strict=False)
+def _sequences(text_words: list[str], length: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(text_words[start:] for start in range(length)), strict=False)
 
 
 def _digits(number: str) -> str:

@@ -1,10 +1,18 @@
 """The interface that vLLM's engine and the fake engine both implement, its requests and its results."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from schemas.job import Model
+
+STREAM_TOKENS = 16
+"""number of tokens after which `should_stop` looks at a text again"""
+
+ShouldStop = Callable[[str, int], str]
+"""function from the beginning of a text, and the number of tokens that may follow, to the name of the rule that will
+reject the text; "" lets it go on"""
 
 
 class EngineDeadError(Exception):
@@ -74,6 +82,7 @@ class Generation:
         output_tokens: tokens of the response.
         started_at: time of the submission.
         duration_seconds: wall time from submission to the last token.
+        rejected_by: rule by which `should_stop` ended the request; "" where it did not.
         probabilities: probability of each of the sampling's `choices` among them; empty where it has none.
     """
 
@@ -85,6 +94,7 @@ class Generation:
     started_at: datetime
     duration_seconds: float
     probabilities: tuple[float, ...] = ()
+    rejected_by: str = ""
 
 
 class Engine(Protocol):
@@ -114,13 +124,16 @@ class Engine(Protocol):
         """
         ...
 
-    async def generate(self, prompt: Any, sampling: dict[str, Any], seed: int) -> Generation:
+    async def generate(
+        self, prompt: Any, sampling: dict[str, Any], seed: int, should_stop: ShouldStop | None = None
+    ) -> Generation:
         """Generates one response.
 
         Args:
             prompt: a result of `prepare`.
             sampling: keys of `schemas.job.Sampling`.
             seed: seed of this request alone.
+            should_stop: looks at the text every STREAM_TOKENS tokens, and ends the request; None for never.
 
         Raises:
             RowError: this request cannot be served; others can.

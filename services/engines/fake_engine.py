@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.errors import EngineError
-from schemas.outcomes import REPETITION
+from schemas.outcomes import EARLY_STOP, REPETITION
 from schemas.rows import RowError
 from services.engines.choices import CHOICES
-from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
+from services.engines.engine import STREAM_TOKENS, EngineDeadError, EngineInfo, EngineSpec, Generation, ShouldStop
 
 _WORDS = [
     "sun", "moon", "river", "stone", "little", "garden", "bird", "window", "morning", "quiet", "friend", "lantern",
@@ -104,7 +104,13 @@ class FakeEngine:
             raise RowError(f"the prompt has {prompt_tokens} tokens and the model takes at most {limit}")
         return messages
 
-    async def generate(self, prompt: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+    async def generate(
+        self,
+        prompt: list[dict[str, str]],
+        sampling: dict[str, Any],
+        seed: int,
+        should_stop: ShouldStop | None = None,
+    ) -> Generation:
         """Returns random words after the time that the latency model gives. See `Engine.generate`."""
         started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
         start, prompt_tokens = clock(), _count_tokens(prompt)
@@ -115,6 +121,10 @@ class FakeEngine:
             text, finish_reason = choices[probabilities.index(max(probabilities))], "stop"
         else:
             text, finish_reason = _constrain(*fake_text(prompt, seed, sampling["max_tokens"]), seed, sampling)
+        rejected_by = ""
+        if should_stop is not None:
+            text, rejected_by = _stopped(text, sampling["max_tokens"], should_stop)
+            finish_reason = EARLY_STOP if rejected_by else finish_reason
         output_tokens = len(text.split())
         async with self._slots:
             self._note("start", seed)
@@ -130,7 +140,9 @@ class FakeEngine:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
         self._note("end", seed)
         seconds = clock() - start
-        return Generation(text, finish_reason, prompt_tokens, 0, output_tokens, started_at, seconds, probabilities)
+        return Generation(
+            text, finish_reason, prompt_tokens, 0, output_tokens, started_at, seconds, probabilities, rejected_by
+        )
 
     def kv_cache_usage(self) -> float:
         """Returns the share of its slots that are in use: every request takes the same space."""
@@ -146,6 +158,16 @@ class FakeEngine:
     def _note(self, event: str, seed: int) -> None:
         if self._journal is not None:
             os.write(self._journal, journal_line(event, seed))
+
+
+def _stopped(text: str, max_tokens: int, should_stop: ShouldStop) -> tuple[str, str]:
+    """Returns the text up to where it is ended, and the rule that ends it; every word is a token."""
+    words = text.split()
+    for number in range(STREAM_TOKENS, len(words), STREAM_TOKENS):
+        beginning = " ".join(words[:number])
+        if rejected_by := should_stop(beginning, max_tokens - number):
+            return beginning, rejected_by
+    return text, ""
 
 
 def _count_tokens(messages: list[dict[str, str]]) -> int:

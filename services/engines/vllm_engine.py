@@ -37,13 +37,13 @@ from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_to
 from vllm.v1.serial_utils import MsgpackEncoder
 
 from schemas.errors import EngineError, JobError
-from schemas.outcomes import CUT_OFF, REPETITION
+from schemas.outcomes import CUT_OFF, EARLY_STOP, REPETITION
 from schemas.rows import RowError
 from schemas.text import shorten
 from services.engines.choices import CHOICES, choice_probabilities, choice_tokens
 from services.engines.control_tokens import break_control_tokens, find_control_tokens
 from services.engines.cpu_settings import CPU_DEFAULTS, cpu_environment, set_cpu_environment
-from services.engines.engine import EngineDeadError, EngineInfo, EngineSpec, Generation
+from services.engines.engine import STREAM_TOKENS, EngineDeadError, EngineInfo, EngineSpec, Generation, ShouldStop
 from services.engines.engine_log import EngineLog
 from services.engines.nucleus import keep_nucleus
 from services.models.chat_templates import ChatTemplateError, bound_chat_templates
@@ -52,7 +52,7 @@ _MIN_BATCHED_TOKENS = 2048
 # Exceptions by which vLLM refuses a request (the prompt is too long, say).
 _REQUEST_ERRORS = (VLLMClientError, ValueError, TypeError)
 # The others are `abort` and `error` (a token that the grammar of `structured_outputs` does not allow, say).
-_FINISH_REASONS = ("stop", CUT_OFF, REPETITION)
+_FINISH_REASONS = ("stop", CUT_OFF, REPETITION, EARLY_STOP)
 _FIRST_CHAT: Any = [{"role": "user", "content": "Hello"}]
 # Prompt of the request that is made, and not sent, to check a job's sampling.
 _ONE_TOKEN: Any = {"type": "token", "prompt_token_ids": [0]}
@@ -182,13 +182,24 @@ class VllmEngine:
         except _REQUEST_ERRORS as error:
             raise RowError(f"vLLM refused this request: {error}") from None
 
-    async def generate(self, prompt: Any, sampling: dict[str, Any], seed: int) -> Generation:
+    async def generate(
+        self, prompt: Any, sampling: dict[str, Any], seed: int, should_stop: ShouldStop | None = None
+    ) -> Generation:
         """Generates one response. See `Engine.generate`."""
         started_at, start = datetime.now(UTC), monotonic()
         try:
             params = self._params(sampling, seed)
-            async for output in self._llm.generate(prompt, params, str(next(self._ids))):
+            if should_stop is not None:
+                params.output_kind, params.stream_interval = RequestOutputKind.CUMULATIVE, STREAM_TOKENS
+            request_id, rejected_by = str(next(self._ids)), ""
+            async for output in self._llm.generate(prompt, params, request_id):
                 final = output
+                if should_stop is not None and not output.finished:
+                    written = output.outputs[0]
+                    rejected_by = should_stop(written.text, sampling["max_tokens"] - len(written.token_ids))
+                    if rejected_by:
+                        await self._llm.abort(request_id)
+                        break
         except VllmDeadError as error:
             raise EngineDeadError(self._log.first_error() or str(error)) from None
         except EngineGenerateError as error:
@@ -200,7 +211,7 @@ class VllmEngine:
         if choices := sampling.get(CHOICES):
             logprobs = {token: each.logprob for token, each in (completion.logprobs or [{}])[0].items()}
             probabilities = choice_probabilities(choices, self._choice_tokens(choices), logprobs)
-        finish_reason = completion.finish_reason or "stop"
+        finish_reason = EARLY_STOP if rejected_by else completion.finish_reason or "stop"
         if finish_reason not in _FINISH_REASONS:  # its text is what there was when the request failed
             raise RowError(f"vLLM ended this request with the finish reason {finish_reason!r}")
         return Generation(
@@ -212,6 +223,7 @@ class VllmEngine:
             started_at=started_at,
             duration_seconds=monotonic() - start,
             probabilities=probabilities,
+            rejected_by=rejected_by,
         )
 
     def _params(self, sampling: dict[str, Any], seed: int) -> SamplingParams:

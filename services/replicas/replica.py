@@ -24,7 +24,7 @@ import ray
 
 from schemas.rows import REJECTED, FinishedRows, RowError, RowRejection, WorkRow, to_batch
 from services.engines.cpu_cores import CoreClaim
-from services.engines.engine import Engine, EngineDeadError, EngineInfo, EngineSpec, Generation
+from services.engines.engine import Engine, EngineDeadError, EngineInfo, EngineSpec, Generation, ShouldStop
 from services.engines.engine_log import EngineLog
 from services.engines.fake_engine import FakeEngine
 from services.models.checkpoints import locate
@@ -283,13 +283,18 @@ class Replica:
         seed = settings.seed_of(row)
         is_rendered = False
 
-        async def generate(messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+        async def generate(
+            messages: list[dict[str, str]],
+            sampling: dict[str, Any],
+            seed: int,
+            should_stop: ShouldStop | None = None,
+        ) -> Generation:
             nonlocal is_rendered
             prepared = await self._running_engine.prepare(messages)
             if not is_rendered:
                 is_rendered = True
                 await barrier.wait()
-            return await self._running_engine.generate(prepared, sampling, seed)
+            return await self._running_engine.generate(prepared, sampling, seed, should_stop)
 
         try:
             if row.values is None:
@@ -300,7 +305,7 @@ class Replica:
                 record = await settings.program.run(row, settings, generate)
             else:
                 prompt = settings.recipe.render(row.values, seed)
-                generation = await generate(prompt.messages, settings.sampling, seed)
+                generation = await generate(prompt.messages, settings.sampling, seed, settings.should_stop(prompt))
                 record = finished_record(row, settings, seed, prompt, generation)
         except EngineDeadError as error:
             # No record: the row did nothing wrong as far as anybody knows. The driver takes it back.

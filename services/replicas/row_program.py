@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from schemas.rows import WorkRow
-from services.engines.engine import Generation
+from services.engines.engine import Generation, ShouldStop
 
 if TYPE_CHECKING:
     from services.replicas.row_records import VariantSettings
@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 class Generate(Protocol):
     """Sends one request of a row to the engine."""
 
-    async def __call__(self, messages: list[dict[str, str]], sampling: dict[str, Any], seed: int) -> Generation:
+    async def __call__(
+        self,
+        messages: list[dict[str, str]],
+        sampling: dict[str, Any],
+        seed: int,
+        should_stop: ShouldStop | None = None,
+    ) -> Generation:
         """Returns the response.
 
         Args:
             messages: the conversation.
             sampling: keys of `schemas.job.Sampling`.
             seed: seed of this request.
+            should_stop: ends the request early; None for never.
 
         Raises:
             RowError: this request cannot be served; others can.

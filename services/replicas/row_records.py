@@ -13,7 +13,7 @@ from schemas.outcomes import CUT_OFF, CUT_OFF_TEXT, EMPTY_TEXT, REPETITION, REPE
 from schemas.row_programs import LOGGED_PROGRAM_SCHEMA, with_program_columns
 from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA, Prompt, RowRejection, WorkRow, row_seed
 from schemas.sweep import DEFAULT_VARIANT
-from services.engines.engine import Generation
+from services.engines.engine import Generation, ShouldStop
 from services.replicas.row_program import RowProgram
 
 
@@ -86,6 +86,17 @@ class TextCheck(Protocol):
         ...
 
 
+class PrefixCheck(Protocol):
+    """Ends requests whose text will be rejected; pickled to every replica.
+
+    `pipelines.quality_control.early_stop` implements it.
+    """
+
+    def __call__(self, response: str, tokens_left: int, prompt: Prompt, recipe: Recipe) -> str:
+        """Returns the name of the rule that will reject a response with this beginning; "" where none surely does."""
+        ...
+
+
 @dataclass(frozen=True)
 class VariantSettings:
     """Settings that all rows of one variant of a run have in common.
@@ -99,6 +110,7 @@ class VariantSettings:
         variant: name of the variant.
         reject_truncated: reject texts that were cut off.
         check: checks the text that the recipe keeps; None for no check.
+        prefix_check: ends requests whose text will be rejected; None for none.
         program: runs rows that take several generations or tries; None where each row is one generation.
     """
 
@@ -110,7 +122,13 @@ class VariantSettings:
     variant: str = DEFAULT_VARIANT
     reject_truncated: bool = False
     check: TextCheck | None = None
+    prefix_check: PrefixCheck | None = None
     program: RowProgram | None = None
+
+    def should_stop(self, prompt: Prompt) -> ShouldStop | None:
+        """Returns the function that ends a request early; None where the job has none."""
+        check, recipe = self.prefix_check, self.recipe
+        return None if check is None else lambda text, tokens_left: check(text, tokens_left, prompt, recipe)
 
     @property
     def schema(self) -> pa.Schema:
@@ -147,6 +165,8 @@ def finished_record(
     """
     state, cut_off = ACCEPTED, generation.finish_reason == CUT_OFF
     try:
+        if generation.rejected_by:
+            raise RowRejection(generation.rejected_by)
         if generation.finish_reason == REPETITION:
             raise RowRejection(REPETITION_TEXT)
         if cut_off and settings.reject_truncated:

@@ -48,7 +48,7 @@ def run_row(job, responses, instruction="Name a bird"):
     settings = variant_settings(as_job(job), make_recipes(as_job(job)))["default"]
     waiting, requests = list(responses), []
 
-    async def generate(messages, sampling, seed):
+    async def generate(messages, sampling, seed, should_stop=None):
         requests.append((messages, sampling, seed))
         response = waiting.pop(0)
         if isinstance(response, Exception):
