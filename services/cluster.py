@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -10,7 +11,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import ray
+from ray.exceptions import AuthenticationError
 
 from schemas.errors import EngineError, KindlingError, StoppedError
 from schemas.text import shorten
@@ -22,6 +25,8 @@ from services.ray_files import make_token_private, private_folder
 _OBJECT_STORE_BYTES = 256 << 20
 _HEAD_TIMEOUT_SECONDS = 5.0
 _HEAD_CHECK_SECONDS = 10.0
+# The first request of every client to a head (2.60).
+_FIRST_REQUEST = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 # A head may be restarted (where its state is in Redis). Ray's client aborts this process after an outage of a minute,
 # so what the job still has to write must be written before that.
 _MAX_HEAD_OUTAGE_SECONDS = 20.0
@@ -56,7 +61,7 @@ def connect_to_ray(address: str | None) -> Iterator[str]:
         other cluster: Prometheus discovers those by Ray's own means.
 
     Raises:
-        EngineError: no cluster answers at that address.
+        EngineError: no cluster answers at that address, or it wants a token.
         StoppedError: Ray does not start on this machine, which may be too busy.
     """
     global _is_own
@@ -115,6 +120,13 @@ def _hangup_blocked() -> Iterator[None]:
 
 def _connection_error(address: str | None, error: Exception) -> KindlingError:
     first_line = shorten(str(error).splitlines()[0])
+    if isinstance(error, AuthenticationError) or (address and _wants_token(str(error))):
+        cause = "the cluster wants a token, and this process has none, or another one"
+        remedy = (
+            "export RAY_AUTH_MODE=token, and put the token of the cluster's head into ~/.ray/auth_token (readable by "
+            "you alone) or RAY_AUTH_TOKEN"
+        )
+        return EngineError("cluster.address", address, cause, remedy)
     if address:
         cause = f"no Ray cluster answers there: {first_line}"
         remedy = "start one with `ray start --head --disable-usage-stats`, or leave the key out to run on this machine"
@@ -122,6 +134,21 @@ def _connection_error(address: str | None, error: Exception) -> KindlingError:
     cause = f"Ray does not start on this machine: {first_line}"
     remedy = f"start the job again when the machine is less busy and its disk has room; Ray's logs: {private_folder()}"
     return StoppedError("cluster.address", None, cause, remedy)
+
+
+def _wants_token(message: str) -> bool:
+    """Returns whether the head that Ray's error names refuses requests without the right token.
+
+    Ray itself says only that it could not connect.
+    """
+    if (place := re.search(r"\S+:\d+", message)) is None:
+        return False
+    try:
+        with grpc.insecure_channel(place[0]) as channel:
+            channel.unary_unary(_FIRST_REQUEST)(b"", timeout=_HEAD_TIMEOUT_SECONDS)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.UNAUTHENTICATED
+    return False
 
 
 def _log_errors_of_ray() -> None:
