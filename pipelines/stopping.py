@@ -26,12 +26,13 @@ _CTRL_C_REPEAT_SECONDS = 0.3
 
 
 @contextmanager
-def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
+def stop_signals(grace_seconds: float, is_resumable: bool = True) -> Iterator[Callable[[], float | None]]:
     """Inside the block stop signals are remembered; only the third ends the process at once, as it usually would.
 
     Args:
         grace_seconds: seconds between SIGTERM and the SIGKILL of its sender. After Ctrl-C rows in flight get the same
             time: whoever does not want to wait presses it again.
+        is_resumable: whether finished work is kept.
 
     Yields:
         `stop_within`: a callable that returns None until a stop signal came, then the seconds left for rows in flight.
@@ -55,7 +56,8 @@ def stop_signals(grace_seconds: float) -> Iterator[Callable[[], float | None]]:
         if deadline is None:
             deadline, signalled_at = now + max(grace_seconds - _ENDING_SECONDS, 0.0), now
             give_up = "; Ctrl-C, or a second signal, gives up rows in flight" if deadline > now else ""
-            _log.warning("stopping: what is finished is kept, and the same command resumes%s", give_up)
+            kept = "what is finished is kept, and the same command resumes" if is_resumable else "nothing is kept"
+            _log.warning("stopping: %s%s", kept, give_up)
         elif now - signalled_at > (_CTRL_C_REPEAT_SECONDS if number == signal.SIGINT else _REPEAT_SECONDS):
             deadline = now
             _log.warning("stopping without rows in flight; a further signal ends the process at once")

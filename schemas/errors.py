@@ -1,6 +1,7 @@
 """Errors that a person sees. Each names the key, the value, the cause and the remedy, and fits on one screen."""
 
 import errno
+import re
 from typing import Any
 
 from schemas.secrets import without_secrets
@@ -66,6 +67,19 @@ class StoppedError(KindlingError):
     """Stop of a job before its end. Finished work is kept, and the same command resumes."""
 
     exit_code = EXIT_STOPPED
+
+    def resuming(self, command: str) -> str:
+        """Returns the command that goes on, given the one that was stopped."""
+        return command
+
+
+class BudgetError(StoppedError):
+    """Stop of a job whose budget is used up. Its key is the limit, and the job goes on with a higher one."""
+
+    def resuming(self, command: str) -> str:
+        """Returns the command with a place for the higher limit; empty where no command is known."""
+        words = re.sub(rf" --set[ =]{re.escape(self.key)}=\S+", "", command)
+        return f"{words} --set {self.key}=MORE" if command else ""
 
 
 class StoreError(OSError):

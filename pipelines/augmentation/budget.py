@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipelines.augmentation.progress import AugmentProgress
 from schemas.augment import AugmentJob
-from schemas.errors import StoppedError
+from schemas.errors import BudgetError
 from schemas.row_programs import all_tokens
 from schemas.rows import FinishedRows
 from schemas.run import RunRecord
@@ -121,12 +121,12 @@ class RunBudget:
         """Ends a start before its engines begin to cost.
 
         Raises:
-            StoppedError: earlier starts used the budget up.
+            BudgetError: earlier starts used the budget up.
         """
         if self.max_in_flight() == 0 or self._progress.replica_seconds >= self._max_seconds:
             raise self.error()
 
-    def error(self) -> StoppedError:
+    def error(self) -> BudgetError:
         """Makes the error of a start that ends since the budget is used up."""
         spent = list(list_spent(self._job, self._tokens, self._progress.replica_seconds))
         # The limit that ended the start is the one of which the smallest share is left.
@@ -135,7 +135,7 @@ class RunBudget:
             tightest = next(part for part in spent if part.key == "budget.tokens")
         row = f", and one more row may take {self._row_tokens:,}" if tightest.key == "budget.tokens" else ""
         progress = self._progress
-        return StoppedError(
+        return BudgetError(
             tightest.key, format_amount(tightest.limit),
             f"{tightest.amount(tightest.used)} are used{row}; {progress.finished} of {progress.total} "
             "rows are finished and kept",

@@ -7,12 +7,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipelines.cli import bench, checks, corpora, models, publishing, runs
-from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoreError
+from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoppedError, StoreError
 from schemas.secrets import command_line
 from services.observability import logs, start_phases, streams
 
 # Exit code with which Typer ends after Ctrl-C.
 _TYPER_INTERRUPTED = 130
+# Verbs of which a stop keeps the finished work.
+_RESUMED = ("demo", "label", "augment", "train", "evaluate", "push")
 
 app = typer.Typer(
     name="kindling",
@@ -92,21 +94,22 @@ def main() -> None:
         if ended.code not in (_TYPER_INTERRUPTED, signal.SIGTERM):
             raise
         logs.report("stopped", event="stopped")
-        _exit(EXIT_STOPPED)
+        _exit(EXIT_STOPPED, command_line())
 
 
 def _end(error: KindlingError) -> NoReturn:
     """Shows an error, and ends the process with its exit code."""
     outcome = "stopped" if error.exit_code == EXIT_STOPPED else "error"
     logs.report(f"{outcome}: {error}", event=outcome, **error.log_fields())
-    _exit(error.exit_code)
+    command = command_line()
+    _exit(error.exit_code, error.resuming(command) if isinstance(error, StoppedError) else command)
 
 
-def _exit(code: int) -> NoReturn:
-    """Ends the process; after a stop it first prints the command that resumes the job."""
+def _exit(code: int, command: str) -> NoReturn:
+    """Ends the process; after a stop it first prints the command that resumes the job, or does its work again."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a late one would replace the exit code by which a service resumes
     if code == EXIT_STOPPED:
-        command = command_line()
-        logs.report(f"resume with: {command}", event="resume", command=command)
+        title = "resume with" if sys.argv[1:2] and sys.argv[1] in _RESUMED else "begin again with"
+        logs.report(f"{title}: {command}", event="resume", command=command)
     sys.exit(code)

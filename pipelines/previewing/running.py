@@ -154,7 +154,7 @@ def run_rows(
     work = _Rows(variants, rows, fillers)
     ready: list[tuple[float, EngineInfo, int]] = []  # when a replica got ready, its engine, its share of requests
     asked_at, drain_until = monotonic(), math.inf
-    with stop_signals(grace_seconds=0) as stop_within, connect_to_ray(job.cluster.address):
+    with stop_signals(0, is_resumable=False) as stop_within, connect_to_ray(job.cluster.address):
         _, warm = find_pool(job.model, job.engine)
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus

@@ -103,13 +103,18 @@ def hold_lease(
     try:
         yield lease
     except BaseException as error:
-        lease.release(_ending(error, lease.earlier))
+        lease.release(_ending(error, command or lease.earlier.get("command", ""), lease.earlier))
         raise
     lease.release({} if empty_after else {"ended": "finished"})
 
 
-def _ending(error: BaseException, earlier: dict[str, Any]) -> dict[str, Any]:
-    """Entries about the end of a driver that an error ended."""
+def _ending(error: BaseException, command: str, earlier: dict[str, Any]) -> dict[str, Any]:
+    """Entries about the end of a driver that an error ended.
+
+    Args:
+        command: command that started it.
+        earlier: entries of the driver before.
+    """
     if isinstance(error, RunError) and error.key == "output.path":
         # The folder is another job's: the error says nothing about the run in it.
         return {key: earlier[key] for key in ("ended", "error", "command") if key in earlier}
@@ -119,7 +124,8 @@ def _ending(error: BaseException, earlier: dict[str, Any]) -> dict[str, Any]:
         ended = "failed"
         text = str(error) if isinstance(error, KindlingError) else without_secrets(f"{type(error).__name__}: {error}")
     one_line = " ".join(text.replace("\n  remedy:", "; remedy:").split())
-    return {"ended": ended, "error": shorten(one_line, _MAX_ERROR_CHARACTERS)}
+    ending = {"ended": ended, "error": shorten(one_line, _MAX_ERROR_CHARACTERS)}
+    return ending | {"command": error.resuming(command)} if isinstance(error, StoppedError) else ending
 
 
 def read_lease(store: ShardStore, lock_name: str = LOCK_NAME) -> LastDriver:

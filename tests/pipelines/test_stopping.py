@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
+import pipelines.__main__
 from pipelines import stopping
+from pipelines.cli import main
 from pipelines.stopping import stop_signals
+from schemas.errors import EXIT_STOPPED
 from tests.support.processes import cli_env
 
 
@@ -74,3 +77,27 @@ def test_an_ignored_hangup_stays_ignored_as_nohup_asks(sent):
             assert stop_within() is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_what_keeps_nothing_does_not_promise_that_the_same_command_resumes(sent, caplog, capsys, monkeypatch):
+    with stop_signals(0, is_resumable=False):
+        sent(signal.SIGTERM)
+    assert caplog.messages == ["stopping: nothing is kept"]
+    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
+    for verb, title in (("preview", "begin again with"), ("augment", "resume with")):
+        monkeypatch.setattr(sys, "argv", ["kindling", verb, "job.yaml"])
+        with pytest.raises(SystemExit):
+            main._exit(EXIT_STOPPED, f"kindling {verb} job.yaml")
+        assert f"{title}: kindling {verb} job.yaml" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_no_traceback(capsys, monkeypatch):
+    class Interrupted:
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "pipelines.cli.main", Interrupted())
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        pipelines.__main__.main()
+    assert ended.value.code == EXIT_STOPPED and capsys.readouterr().err == "stopped\n"

@@ -15,7 +15,8 @@ import time
 import fsspec
 import pytest
 
-from schemas.errors import EngineError, JobError, RunError, StoppedError
+from pipelines.cli import main
+from schemas.errors import BudgetError, EngineError, JobError, RunError, StoppedError
 from schemas.rows import ACCEPTED, ERROR, REJECTED
 from services.storage import lease
 from services.storage.lease import LastDriver, LeaseLostError, hold_lease, read_lease
@@ -323,3 +324,19 @@ def test_siblings_of_an_uncommitted_shard_stay_on_an_object_store(brief, monkeyp
 def test_a_command_that_another_person_wrote_into_a_lock_is_not_shown(tmp_path, command):
     (tmp_path / LOCK_NAME).write_text(json.dumps({"holder": "x", "command": command, "ended": "stopped"}))
     assert read_lease(ShardStore(str(tmp_path))) == LastDriver(False, "stopped")
+
+
+@pytest.mark.parametrize("command", ["", " --set budget.tokens=10", " --set=budget.tokens=10"])
+def test_after_a_budget_is_used_up_the_command_has_a_place_for_a_higher_limit(tmp_path, capsys, monkeypatch, command):
+    error = BudgetError("budget.tokens", "10", "9 output tokens are used", "raise it")
+    store, started_by = ShardStore(str(tmp_path)), f"kindling augment job.yaml{command}"
+    resuming = "kindling augment job.yaml --set budget.tokens=MORE"
+    for again in (started_by, resuming, ""):  # a call from Python keeps the command of the driver before
+        with pytest.raises(BudgetError), hold_lease(store, command=again):
+            raise error
+        assert read_lease(store).command == resuming
+    monkeypatch.setattr(sys, "argv", started_by.split())
+    monkeypatch.setattr(main.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        main._end(error)
+    assert f"resume with: {resuming}" in capsys.readouterr().err
