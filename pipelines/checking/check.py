@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.augmentation.budget import Spent, list_spent_on_disk
-from pipelines.checking.findings import Finding, answers, format_bytes, list_gpus
+from pipelines.checking.findings import Finding, answers, can_start, fault_of, format_bytes, list_gpus
 from pipelines.jobfile import as_job
 from pipelines.previewing.rendering import render_job
 from pipelines.previewing.rows import Population
 from pipelines.result import Result
 from schemas.augment import AugmentJob
 from schemas.errors import EngineError, JobError
+from schemas.job import Model
 from schemas.text import format_amount, plural
 from services.models.checkpoints import locate
 from services.observability.start_phases import engine_start
@@ -71,7 +72,7 @@ class Check(Result):
     @property
     def can_start(self) -> bool:
         """True where nothing that was looked at keeps the job from generating a row."""
-        return not any(finding.state == "fault" for finding in self.findings)
+        return can_start(self.findings)
 
     def as_json(self) -> dict[str, Any]:
         """Returns plain values, for `--json`."""
@@ -98,7 +99,7 @@ def check(
         raise JobError("-n", rows, "a number of prompts is not negative", "give 0 or more")
     job = as_job(job)
     rendered = render_job(job, seed, extend, _MAX_RENDERED)
-    findings = [_model(job), _devices(job), *_folder(job), *_port(job)]
+    findings = [find_model(job.model), _devices(job), *find_folder(job.output.path), *_port(job)]
     population = rendered.population
     if population is None:
         findings.append(Finding(REFUSED_ROWS, "ok", "the run is complete: no row is left"))
@@ -161,9 +162,8 @@ def _budget(part: Spent, longest: int, population: Population) -> Finding:
     return Finding("budget", "warning", text, remedy)
 
 
-def _model(job: AugmentJob) -> Finding:
-    """Finds the model; of one on the Hub its config.json is fetched, and no weights."""
-    model = job.model
+def find_model(model: Model) -> Finding:
+    """Finds the model of a job; of one on the Hub its config.json is fetched, and no weights."""
     if model.id == "fake":
         return Finding("model", "ok", "fake: a simulated engine, for tests")
     if model.id == "embedded":
@@ -171,7 +171,7 @@ def _model(job: AugmentJob) -> Finding:
     try:
         place, revision = locate(model)
     except EngineError as error:
-        return Finding("model", "fault", f"{error.key} = {error.value}: {error.cause}", error.remedy)
+        return fault_of("model", error)
     return Finding("model", "ok", f"{place}, revision {revision[:12]}")
 
 
@@ -189,8 +189,9 @@ def _devices(job: AugmentJob) -> Finding:
     return Finding("devices", "ok", f"{replicas} on {where} of this machine; {engine_start(bool(gpus))}")
 
 
-def _folder(job: AugmentJob) -> list[Finding]:
-    store = ShardStore(job.output.path)
+def find_folder(path: str) -> list[Finding]:
+    """Finds out whether an output folder can be written, and has room; nothing of one on an object store."""
+    store = ShardStore(path)
     if not is_local(store.fs):
         return []
     root = Path(store.root).absolute()
@@ -198,7 +199,7 @@ def _folder(job: AugmentJob) -> list[Finding]:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         return [Finding("output", "fault", f"{parent} cannot be written", "name another output.path")]
     free = shutil.disk_usage(parent).free
-    text = f"{job.output.path}: {'there already' if root.exists() else 'new'}; {format_bytes(free)} are free"
+    text = f"{path}: {'there already' if root.exists() else 'new'}; {format_bytes(free)} are free"
     if free < _MIN_DISK_BYTES:
         return [Finding("output", "warning", text, "make room, or name another output.path")]
     return [Finding("output", "ok", text)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from schemas.errors import KindlingError
 from schemas.text import shorten
 
 _CONNECT_SECONDS = 2.0
@@ -26,6 +27,17 @@ class Finding:
     state: Literal["ok", "warning", "fault"]
     text: str
     remedy: str = ""
+
+
+def fault_of(topic: str, error: KindlingError) -> Finding:
+    """Makes the finding of an error."""
+    head, _, _ = str(error).partition("\n  remedy: ")
+    return Finding(topic, "fault", head, error.remedy)
+
+
+def can_start(findings: Iterable[Finding]) -> bool:
+    """Returns whether nothing that was looked at keeps a job from its work."""
+    return not any(finding.state == "fault" for finding in findings)
 
 
 def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:

@@ -1,11 +1,16 @@
 """The verbs that need no engine: doctor, init, schema, check."""
 
-from typing import Annotated
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import Job, Json, Set, print_json
 from schemas.errors import EXIT_FAULTS
+
+if TYPE_CHECKING:
+    from pipelines.checking.check import Check
+    from pipelines.checking.job_data import DataCheck
 
 
 def doctor(as_json: Json = False) -> None:
@@ -58,17 +63,22 @@ def check(
     from pipelines.jobfile import load_any_job
 
     verb, loaded = load_any_job(job, overrides)
-    if verb != "augment":
-        if as_json:
-            return print_json({"verb": verb, "job": loaded.name})
-        return print(f"{job}: a valid job file of `kindling {verb}`; its data and models are looked at when it starts")
-    from pipelines.checking.check import check
-    from pipelines.checking.check_page import check_lines
+    result: Check | DataCheck
+    if verb == "augment":
+        from pipelines.checking.check import check
+        from pipelines.checking.check_page import check_lines
 
-    result = check(loaded, count, seed, extend)
+        result = check(loaded, count, seed, extend)
+        lines = check_lines(result)
+    else:
+        from pipelines.checking.findings import finding_lines
+        from pipelines.checking.job_data import check_data
+
+        result = check_data(verb, loaded)
+        lines = chain([f"{result.job}: a valid job file of `kindling {verb}`"], finding_lines(result.findings))
     if as_json:
         print_json({"verb": verb, **result.as_json()})
     else:
-        print("\n".join(check_lines(result)))
+        print("\n".join(lines))
     if not result.can_start:
         raise typer.Exit(EXIT_FAULTS)

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> CompositionReco
     if existing := _existing(store, record):
         _log.info("%s is complete: nothing to do", job.output.path)
         return existing
-    surveys = {name: _surveyed(name, part, job.seed) for name, part in parts.items()}
+    surveys = {name: surveyed(name, part, job.seed) for name, part in parts.items()}
     asked = words_asked(job, {name: counts.words for name, counts in surveys.items()})
     choices = {name: Choice(counts, asked[name], job.seed) for name, counts in surveys.items()}
     chosen = {name: filter(choices[name].takes, part) for name, part in parts.items()}
@@ -108,7 +108,7 @@ def _existing(store: ShardStore, new: CompositionRecord) -> CompositionRecord | 
     return old
 
 
-def _surveyed(name: str, part: Documents, seed: int) -> Survey:
+def surveyed(name: str, part: Iterable[Document], seed: int) -> Survey:
     """Counts the documents of a part.
 
     Raises:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 from pipelines.corpora.documents import RunDocuments, documents_of
@@ -54,7 +55,7 @@ class TrainingDocuments:
         self, key: str, parts: Mapping[str, Part], words: int | None, held_out_share: float, seed: int
     ) -> None:
         self._held_out_share, self._seed = held_out_share, seed
-        with _errors_under(key):
+        with errors_under(key):
             self._parts = {name: documents_of(name, part) for name, part in parts.items()}
         self.content = {name: part.content for name, part in self._parts.items()}
         self.counts: dict[str, dict[str, int]] = {}
@@ -88,7 +89,7 @@ class TrainingDocuments:
             return {name: words if isinstance(words, int) else available[name] for name, words in asked.items()}
         # The budget is shared out as `kindling compose` does it.
         job = ComposeJob(name="stage", words=self._words, parts=dict(self._sections), output=ComposeOutput(path="-"))
-        with _errors_under(self._key):
+        with errors_under(self._key):
             return words_asked(job, available)
 
 
@@ -98,6 +99,7 @@ class Completions:
     Args:
         key: job key of the stage's `parts`.
         stage: section of the stage.
+        max_rows: largest number of rows of a part that are read; by default all.
 
     Attributes:
         content: by part, what identifies its content, as for `TrainingDocuments`.
@@ -106,8 +108,8 @@ class Completions:
         first_unreadable: place and fault of the first of these.
     """
 
-    def __init__(self, key: str, stage: SftStage) -> None:
-        self._key, self._stage = key, stage
+    def __init__(self, key: str, stage: SftStage, max_rows: int | None = None) -> None:
+        self._key, self._stage, self._max_rows = key, stage, max_rows
         # The stage has either `messages`, or both of the others.
         self._messages, self._prompt, self._completion = stage.messages, stage.prompt or [], stage.completion or ""
         self.counts: dict[str, dict[str, int]] = {}
@@ -115,7 +117,7 @@ class Completions:
         self._readers: dict[str, InputReader] = {}
         self._runs: dict[str, RunDocuments] = {}
         self.content: dict[str, dict[str, str]] = {}
-        with _errors_under(key):
+        with errors_under(key):
             for name, part in stage.parts.items():
                 self.content[name] = self._open(name, part)
 
@@ -139,7 +141,7 @@ class Completions:
             first_fault = ""
             # Prompt columns that no row has had so far: a misspelled name would else make all prompts shorter, unseen.
             absent: set[str] | None = None
-            for source, index, prompt_columns, completion_columns in self._source_rows(name):
+            for source, index, prompt_columns, completion_columns in islice(self._source_rows(name), self._max_rows):
                 absent = (set(self._prompt) if absent is None else absent) - {*_OPTIONAL_COLUMNS, *prompt_columns}
                 try:
                     row = self._row(source, index, prompt_columns, completion_columns)
@@ -256,7 +258,7 @@ def is_held_out(number: int, share: float) -> bool:
 
 
 @contextmanager
-def _errors_under(key: str) -> Iterator[None]:
+def errors_under(key: str) -> Iterator[None]:
     """Inside the block, job keys of errors are those of a train job.
 
     `pipelines.corpora` names parts as `kindling compose` does: its `parts.x` becomes `stages.0.parts.x`.

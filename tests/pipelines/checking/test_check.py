@@ -145,7 +145,56 @@ def test_the_kind_of_a_job_is_seen_from_its_keys(folder):
     Path("t.yaml").write_text(f"name: t\nmodel: embedded\n{stages}\noutput: runs/t\n")
     verb, loaded = load_any_job("t.yaml")
     assert verb == "train" and loaded.output.path == "runs/t"
-    assert "valid job file of `kindling train`" in run("check", "t.yaml").stdout
+
+
+PARTS = {
+    "stages.0.parts.a.input.path = none.txt": "{kind: clm, parts: {a: {input: none.txt}}}",
+    "stages.0.parts.a.input.path = blank.txt: the input has no rows": "{kind: clm, parts: {a: {input: blank.txt}}}",
+    "stages.0.parts.a.run = runs/none: the folder has no run.json": "{kind: clm, parts: {a: {run: runs/none}}}",
+    "stages.0.parts.b.input.columns": "{kind: sft, parts: {b: {input: q.csv}}, prompt: [question], completion: reader}",
+    "stages.0.parts.b: row 0 of q.csv: reader is blank": "{kind: sft, parts: {b: {input: {path: q.csv, limit: 1}}}, "
+    "prompt: [Question text], completion: reader}",
+    "stages.0.replay.r.input.path = none.txt": "{kind: sft, parts: {b: {input: q.csv}}, prompt: [Question text], "
+    "completion: reader, replay: {r: {input: none.txt}}}",
+    "stages.0.data.train = none.csv": "{kind: classifier, data: {train: none.csv}}",
+}
+
+
+@pytest.mark.parametrize("fault", PARTS)
+def test_the_data_of_a_training_is_opened_and_each_fault_named(folder, fault):
+    Path("blank.txt").write_text("\n")
+    Path("t.yaml").write_text(f"name: t\nmodel: embedded\nstages: [{PARTS[fault]}]\noutput: runs/t\n")
+    checked = run("check", "t.yaml")
+    assert checked.exit_code == 1 and f"fault    data        {fault}" in checked.stdout, checked.stdout
+    assert "remedy: " in checked.stdout and not Path("runs").exists()
+
+
+def test_a_training_whose_data_is_there_can_start(folder):
+    Path("x.txt").write_text("One document here.\nAnd another.\n")
+    sft = "{kind: sft, parts: {b: {input: q.csv}}, prompt: [Question text], completion: reader}"
+    stages = f"stages: [{{kind: clm, parts: {{a: {{input: x.txt}}}}}}, {sft}]"
+    Path("t.yaml").write_text(f"name: t\nmodel: embedded\n{stages}\noutput: runs/t\n")
+    checked = run("check", "t.yaml")
+    assert checked.exit_code == 0 and "valid job file of `kindling train`" in checked.stdout
+    assert "ok       data        stages.0.parts.a: 2 documents, 5 words" in checked.stdout
+    assert "stages.1.parts.b: 10 rows; 10 cannot be read: row 0 of q.csv: reader is blank" in checked.stdout
+    told = json.loads(run("check", "t.yaml", "--json").stdout)
+    assert told["verb"] == "train" and told["can_start"] and {each["state"] for each in told["findings"]} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "text", "fault"),
+    [
+        ("compose", "name: c\nwords: 10\nparts: {a: {input: none.txt}}\noutput: runs/c\n", "parts.a.input.path"),
+        ("compose", "name: c\nwords: 10\nparts: {a: {input: q.csv, words: 20}}\noutput: runs/c\n", "words = 10"),
+        ("label", "name: l\ninput: none.txt\noutput: runs/l\n", "input.path = none.txt"),
+    ],
+)
+def test_the_data_of_other_jobs_is_opened_too(folder, verb, text, fault):
+    Path("j.yaml").write_text(text)
+    checked = run("check", "j.yaml")
+    assert checked.exit_code == 1 and f"valid job file of `kindling {verb}`" in checked.stdout
+    assert fault in checked.stdout, checked.stdout
 
 
 def test_a_job_of_label_needs_no_key_of_its_own(folder):
