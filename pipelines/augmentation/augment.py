@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.augmentation.budget import RunBudget
 from pipelines.augmentation.card import RunCard
-from pipelines.augmentation.first_rows import refuse_rows_without_prompts
+from pipelines.augmentation.first_rows import FirstRows, refuse_rows_without_prompts
 from pipelines.augmentation.plan import facts_of, near_duplicates_of, new_run, plan_run, variant_settings, work_rows
 from pipelines.augmentation.progress import AugmentProgress, Display
-from pipelines.augmentation.retries import plan_retry, refuse_retries_without_shards, rows_to_retry
+from pipelines.augmentation.retries import (
+    plan_retry,
+    refuse_retries_without_shards,
+    rows_to_retry,
+    undone_without_engine,
+)
 from pipelines.augmentation.shared import Shared, serve_run
 from pipelines.augmentation.summary import Summary, summary_of
 from pipelines.augmentation.target import max_in_flight
@@ -66,7 +71,7 @@ def augment(
         shared: engines and endpoint that the run shares with others; by default it has its own.
 
     Raises:
-        JobError: the job or its input is at fault, or none of the first rows has a prompt.
+        JobError: the job or its input is at fault, or none of the first rows has a prompt, or can be generated.
         EngineError: the model cannot be served.
         RunError: the run folder holds something else, or cannot be written.
         StoppedError: a signal, or a full disk, ended the job early; finished rows are kept, and the same call resumes.
@@ -79,6 +84,7 @@ def augment(
     # From here on a signal raises no exception: the coordinator polls `stop_within`.
     with claimed(store, "augment") as lease, stop_signals(job.cluster.grace_seconds) as stop_within:
         facts = facts_of(job, recipes)
+        before = store.read_run() if retry else None
         if retry:
             new = new_run(job, recipes, reader.inputs, facts)
             # Before the retry's job becomes the run's: one that cannot begin changes nothing.
@@ -93,7 +99,7 @@ def augment(
         metrics.free_bytes.set_function(store.free_bytes)
         if (price := job.cluster.price_per_replica_hour) is not None:
             metrics.price.set(price)
-        with write_errors(store.url, resumable=True):
+        with write_errors(store.url, resumable=True), undone_without_engine(store, lease, before, run):
             index = read_index(store, run)
             _set_read_rows(store, run, index, job.target_accepted)
             progress = AugmentProgress(run, metrics)
@@ -149,6 +155,7 @@ def _generate(
     committed = index.committed.difference(retried)
     is_first_start = not progress.finished
     reader, duplicates = _prepared_rows(job, run, reader, variants, committed, is_first_start, stop_within)
+    first_rows = FirstRows(variants, is_first_start)
     with (
         connect_to_ray(job.cluster.address) as ray_metrics,
         register_target(ray_metrics, job.metrics, job="ray"),
@@ -173,11 +180,12 @@ def _generate(
                         run.last_metrics = {**run.last_metrics, REPLICA_SECONDS: progress.replica_seconds}
                         store.write_run(run)
             limits = (stop_within(), budget.stop_within())
-            has_ended = writer.error is not None or writer.read_rows is not None
+            has_ended = writer.error is not None or writer.read_rows is not None or first_rows.have_failed
             return 0.0 if has_ended else min((limit for limit in limits if limit is not None), default=None)
 
         def take(finished: FinishedRows) -> None:
             budget.on_finished(finished)
+            first_rows.on_finished(finished)
             writer.put(finished)
 
         def on_ready(member: Member) -> None:
@@ -186,7 +194,7 @@ def _generate(
 
         recipes = {name: settings.recipe for name, settings in variants.items()}
         rows = chain(
-            work_rows(run, reader, recipes, writer, index.committed, duplicates),
+            first_rows.watch(work_rows(run, reader, recipes, writer, index.committed, duplicates)),
             rows_to_retry(run, reader, recipes, writer, store, retried, duplicates),
         )
         left = progress.total - progress.finished
@@ -223,6 +231,8 @@ def _generate(
         done = True
         _end_at_target(store, run, index, progress, writer.read_rows)
     card.renew_if_outdated()
+    if not done and first_rows.have_failed:
+        raise first_rows.error()
     if not done and budget.is_used_up:
         raise budget.error()
     if not done:

@@ -5,8 +5,10 @@ shard that were in the retried state. So a retry that was stopped is resumed sha
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 
+from pipelines.augmentation.card import RunCard
 from pipelines.augmentation.plan import kept_fields, rows_of_part
 from pipelines.inputs.reader import InputRows
 from pipelines.run_folder import lines_of, read_part, refuse_other_job
@@ -15,6 +17,7 @@ from schemas.fingerprint import difference
 from schemas.rows import IDENTITY, WorkRow
 from schemas.run import Retry, RunRecord
 from services.replicas.row_records import Recipe
+from services.storage.lease import Lease
 from services.storage.output_ids import OutputIds
 from services.storage.parts import part_number, retry_of, shard_of
 from services.storage.shard_index import read_index
@@ -120,3 +123,24 @@ def rows_to_retry(
         part = part_number(shard, run.retries[-1].number)
         done = writer.open(part, start, end, retried)
         yield from rows_of_part(part, start, end, retried - done, run, cursor, recipes, duplicates)
+
+
+@contextmanager
+def undone_without_engine(store: ShardStore, lease: Lease, before: RunRecord | None, run: RunRecord) -> Iterator[None]:
+    """Gives the run its record and card back where a retry ends before it had an engine: its job is the run's not yet.
+
+    Args:
+        before: record of the run before the retry was planned; None where no retry was.
+        run: record of the run with the retry.
+    """
+    try:
+        yield
+    except BaseException:
+        if before is not None and not run.replicas:
+            with suppress(Exception):  # the error on its way is the one to report
+                lease.check()
+                before.last_metrics = run.last_metrics  # what its engines cost until they failed
+                store.write_run(before)
+                index = read_index(store, before)
+                RunCard(store, before, index, index.totals().outcomes).renew()
+        raise

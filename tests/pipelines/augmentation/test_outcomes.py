@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.augmentation.first_rows import refuse_rows_without_prompts
+from pipelines.augmentation.first_rows import FirstRows, refuse_rows_without_prompts
 from pipelines.augmentation.plan import variant_settings
 from pipelines.augmentation.progress import AugmentProgress
 from pipelines.augmentation.summary import Summary
@@ -21,7 +21,7 @@ from schemas.augment import AugmentJob
 from schemas.errors import JobError
 from schemas.job import Input
 from schemas.outcomes import OTHER_REASONS, Outcomes, error_group
-from schemas.rows import ACCEPTED, ERROR, REJECTED, to_batch
+from schemas.rows import ACCEPTED, ERROR, REJECTED, FinishedRows, WorkRow, to_batch
 from schemas.run import InputSource
 from services.observability.series import AugmentMetrics
 from tests.support.files import write_jsonl
@@ -178,3 +178,36 @@ def test_a_job_whose_rows_all_lack_a_prompt_is_refused_with_the_reasons(tmp_path
 def test_one_row_with_a_prompt_is_enough(tmp_path, good):
     lines = [{"context": "A good one." if abs(n - good) < 25 else None} for n in range(2500)]
     refuse_rows_without_prompts(*planned(tmp_path, lines), set())
+
+
+# Once engines run
+
+
+def first_rows(tmp_path, results, lines=None, is_first_start=True):
+    """Watches rows whose results come in this order: the reason of each that failed; "" for one that did not."""
+    _, _, variants = planned(tmp_path, [{"context": "A good one."}])
+    watched = FirstRows(variants, is_first_start)
+    lines = lines or [{"context": "A good one."}] * len(results)
+    sent = list(watched.watch(WorkRow(n, 0, "s", n, 0, values) for n, values in enumerate(lines)))
+    changes = [{"state": ERROR, "reason": reason} if reason else {} for reason in results]
+    watched.on_finished(FinishedRows.of(sent[: len(changes)], rows(*changes)))
+    return watched
+
+
+def test_a_run_whose_first_rows_fail_in_the_engine_for_one_reason_ends_with_it(tmp_path):
+    watched = first_rows(tmp_path, [f"the prompt has {n} tokens" for n in range(70)])
+    assert watched.have_failed
+    assert "each of the first 64 rows failed, for the same reason: the prompt has N tokens" in str(watched.error())
+
+
+def test_other_failures_do_not_end_a_run(tmp_path):
+    too_long, blank = "the prompt is too long", {"context": None}
+    for results, more in (
+        ([*[too_long] * 63, ""], {}),  # one is enough
+        ([*[too_long] * 63, "another reason"], {}),
+        ([too_long] * 63, {}),
+        ([too_long] * 70, {"is_first_start": False}),
+        # Rows without a prompt fail at once, before any row that is generated ends.
+        (["context is null"] * 200, {"lines": [blank] * 200 + [{"context": "A good one."}] * 100}),
+    ):
+        assert not first_rows(tmp_path, results, **more).have_failed

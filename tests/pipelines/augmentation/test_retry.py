@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import augment, compare, export, stats, status, verify
-from schemas.errors import JobError, RunError, StoppedError
+from schemas.errors import EngineError, JobError, RunError, StoppedError
 from schemas.rows import ACCEPTED, ERROR, REJECTED, row_seed
 from schemas.run import Retry
 from services.storage.shard_index import INDEX_PATH, read_index
@@ -159,3 +159,23 @@ def test_a_retry_that_cannot_begin_changes_nothing_and_none_takes_over_the_rows_
     with pytest.raises(RunError, match="another job"):  # no row is rejected; the failed ones are not this job's
         augment(mended(failed_job), retry="rejected")
     assert dict(verify(run).rows) == {ACCEPTED: 14, ERROR: 6}
+    # A retry whose engine does not start, and one whose budget is used up before.
+    store.write_run(record)
+    for change in ({"engine": {"max_model_length": 1000}}, {"budget": {"tokens": 1}}):
+        with pytest.raises((EngineError, StoppedError)):
+            augment({**mended(failed_job), **change}, retry="errors")
+        left = store.read_run()
+        assert left.model_copy(update={"last_metrics": record.last_metrics}) == record
+        assert Path(run, "README.md").read_text() == card and augment(failed_job).generated == 0
+
+
+@pytest.mark.slow
+def test_a_run_whose_first_rows_all_fail_in_the_engine_stops_and_keeps_them(failed_job):
+    write_jsonl(failed_job["input"]["path"], [{"context": f"Row {n}." + " word" * 400} for n in range(200)])
+    with pytest.raises(
+        JobError, match="each of the first 64 rows failed, for the same reason: the prompt has N tokens"
+    ):
+        augment(failed_job)
+    run = failed_job["output"]["path"]
+    assert 64 <= status(run).rows[ERROR] < 200
+    assert augment(failed_job).rows == {ACCEPTED: 0, REJECTED: 0, ERROR: 200} and verify(run).faults == []
