@@ -40,6 +40,8 @@ class Verdict(Result):
         unfinished: how much is not committed yet, and how to go on; empty where nothing is left.
         not_read: how many rows lie behind the target of the job; empty where all are part of the run.
         strays: files that no shard lists.
+        leftovers: files that a stopped start left half written, or of a shard that it did not commit: no fault, since
+            no reader sees them, and the job's next start removes them.
         set_aside: folder, relative to the run, to which `--repair` moved files; empty where it moved none.
         moved: the files that `--repair` moved.
     """
@@ -51,6 +53,7 @@ class Verdict(Result):
     unfinished: str = ""
     not_read: str = ""
     strays: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
     set_aside: str = ""
     moved: list[str] = field(default_factory=list)
 
@@ -74,7 +77,9 @@ class Verdict(Result):
             self.faults.append(Fault(path, "no shard of this run lists this file"))
 
     def after(self, driver: LastDriver) -> Self:
-        """Adds to what is unfinished how to go on, given the last driver of the run."""
+        """Adds to what is unfinished how to go on, by the last driver; of one that runs nothing is left over."""
+        if driver.is_running:
+            self.leftovers.clear()
         if self.unfinished:
             again = f"to go on: {driver.command}" if driver.command else "run its job again: it goes on"
             self.unfinished += f"; {'its job runs' if driver.is_running else again}"

@@ -25,7 +25,7 @@ from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY, STATES
 from schemas.run import Manifest, RunRecord
 from schemas.sweep import DEFAULT_VARIANT
 from services.storage.lease import hold_lease, read_lease
-from services.storage.parts import in_input_order, part_number, part_of, shard_of
+from services.storage.parts import in_input_order, is_owned, part_number, part_of, shard_of
 from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, is_filesystem_failure, shard_path
 
@@ -56,7 +56,9 @@ def verify(url: str, repair: bool = False) -> Verdict:
     )
     driver = read_lease(store)  # before a repair, which holds the lease itself
     if not repair:
-        return check().after(driver)
+        verdict = check()
+        verdict.leftovers = sorted([*verdict.leftovers, *store.list_temporary()])
+        return verdict.after(driver)
     try:
         # The lease keeps a job from committing shards between the check and the move.
         with hold_lease(store):
@@ -80,9 +82,12 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
         parts[shard_of(part)].append(part)
     expected_files: set[str] = set()
     rows_left = 0
-    if not store.can_append:  # a driver that lost its lease may commit their parts yet; the job removes what is left
-        committed = {part for numbers in parts.values() for part in numbers}
-        expected_files.update(path for part, paths in siblings.items() if part not in committed for path in paths)
+    committed = {part for numbers in parts.values() for part in numbers}
+    for part, paths in siblings.items():
+        if part not in committed and shard_of(part) < run.shards:
+            # Of a start that was stopped in a commit; or a driver commits the part in this moment, if it is not gone.
+            verdict.leftovers += paths
+            expected_files.update(paths)
     for shard, start, end in run.shard_ranges():
         if part_number(shard) not in parts.get(shard, ()):
             cause = f"rows {start} to {end - 1} have no final state yet: run the job again to resume it"
@@ -100,6 +105,10 @@ def _verdict(store: ShardStore, run: RunRecord) -> Verdict:
             listed = _check_part(store, run, part, (start, end), states, verdict)
             expected_files.update(siblings[part] if listed is None else listed)
             expected_files.add(shard_path("data", part))
+            # On an object store another driver may have left siblings of its own beside a shard, under its own names.
+            others = {path for path in siblings[part] if is_owned(path)} - expected_files
+            verdict.leftovers += others
+            expected_files |= others
     verdict.add_strays(store, expected_files)
     if run.rows_not_read:
         verdict.not_read = (

@@ -126,7 +126,7 @@ def augment(
                     _log.info("%s is complete: nothing to do", store.url)
                 # A driver that died right after the last commit, or that lost its lease, leaves files behind.
                 store.remove_logs()
-                remove_unlisted_siblings(store, index)
+                remove_unlisted_siblings(store, index, run)
                 progress.warn_of_failures(min_rows=1)
         return summary_of(store.url, progress)
 

@@ -169,6 +169,9 @@ def verify(
             print(f"not read: {verdict.not_read}")
         if verdict.unfinished:
             print(f"unfinished: {verdict.unfinished}")
+        if verdict.leftovers:
+            left = f"{plural(len(verdict.leftovers), 'file')} of a start that was stopped, {verdict.leftovers[0]} first"
+            print(f"left over: {left}: no reader sees them, and the next start of the job removes them")
         states = [plural(len(verdict.damage), "fault")] if verdict.damage else []
         states += ["not complete"] if verdict.unfinished else []
         print(f"{run}: {', '.join(states) or 'whole'}; {plural(verdict.shards, 'shard')}, {counts_text(verdict.rows)}")

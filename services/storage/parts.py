@@ -58,3 +58,8 @@ def parse_part(name: str, ending: str, with_owner: bool = False) -> int | None:
     stem = name.removesuffix(ending)
     match = _NAME.fullmatch(_OWNER.sub("", stem) if with_owner else stem) if name.endswith(ending) else None
     return part_number(int(match[1]), int(match[2] or 0)) if match else None
+
+
+def is_owned(path: str) -> bool:
+    """Returns whether the name of a file of rejected or failed rows has the driver that wrote it in it."""
+    return _OWNER.search(path.removesuffix(".parquet")) is not None

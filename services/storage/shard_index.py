@@ -214,14 +214,20 @@ def read_index(store: ShardStore, run: RunRecord) -> ShardIndex:
     return ShardIndex(store, entries, new_entries, outdated=saved.num_rows - entries.num_rows)
 
 
-def remove_unlisted_siblings(store: ShardStore, index: ShardIndex) -> None:
-    """Removes the siblings that a driver left beside a shard that another start committed.
+def remove_unlisted_siblings(store: ShardStore, index: ShardIndex, run: RunRecord) -> None:
+    """Removes the siblings that a driver left beside a shard that another start committed, and those of retries that
+    later ones superseded.
 
-    Those of an uncommitted shard stay: on an object store a driver that lost its lease may commit it in this moment.
+    Those of another uncommitted shard stay: on an object store a driver that lost its lease may commit it in this
+    moment.
     """
     by_shard: dict[int, list[str]] = defaultdict(list)
     for path, shard in store.list_siblings().items():
         by_shard[shard].append(path)
+    for part, paths in by_shard.items():
+        if part not in index.committed and 0 < retry_of(part) < len(run.retries):
+            for path in paths:
+                store.remove(path)
     table = index.table()
     has_rows = [(table[state].to_numpy() > 0).astype(int) for state in (REJECTED, ERROR)]
     has_rows.append(np.array([bool(tries) for tries in table["tries"].to_pylist()]).astype(int))

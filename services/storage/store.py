@@ -116,15 +116,20 @@ class ShardStore:
         """
         if not self.can_append:
             return
-        for folder in _OWN_FOLDERS:
-            for name in self.list_names(folder):
-                if is_leftover(name):
-                    self.remove(f"{folder}/{name}" if folder else name)
+        for path in self.list_temporary():
+            self.remove(path)
         siblings = self.list_siblings()
         committed = self.committed_parts() if siblings else set()
         for path, part in siblings.items():
             if part not in committed:
                 self.remove(path)
+
+    def list_temporary(self) -> list[str]:
+        """Files under temporary names: a process writes them at this moment, or was killed while it did."""
+        folders = {folder: f"{folder}/" if folder else "" for folder in _OWN_FOLDERS}
+        return [
+            prefix + name for folder, prefix in folders.items() for name in self.list_names(folder) if is_leftover(name)
+        ]
 
     def list_siblings(self) -> dict[str, int]:
         """Number of the part of each file in rejected/, errors/ and tries/, by its path."""

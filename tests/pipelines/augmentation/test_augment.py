@@ -396,7 +396,11 @@ def test_verify_finds_what_is_wrong(fake_job, tmp_path):
     data.write_bytes((run / "data" / "part-00000.parquet").read_bytes())
     assert "holds shard 0" in faults()["data/part-00002.parquet"]
     data.unlink()
-    assert "no final state" in faults()["data/part-00002.parquet"]
+    (run / "data" / ".part-00002.parquet.77.tmp").write_bytes(whole[:200])
+    verdict = verify(str(run))  # as a full disk leaves it: what is left over is no fault
+    assert [fault.path for fault in verdict.faults] == ["data/part-00002.parquet"]
+    assert "no final state" in verdict.faults[0].cause
+    assert verdict.leftovers == ["data/.part-00002.parquet.77.tmp", "errors/part-00002.parquet"]
     data.write_bytes(whole)
     (run / "rejected").mkdir()
     (run / "rejected" / "part-00001.parquet").write_bytes(sibling.read_bytes())

@@ -15,15 +15,17 @@ import time
 import fsspec
 import pytest
 
+from pipelines import verify
 from pipelines.cli import main
 from schemas.errors import BudgetError, EngineError, JobError, RunError, StoppedError
 from schemas.rows import ACCEPTED, ERROR, REJECTED
+from schemas.run import Retry
 from services.storage import lease
 from services.storage.lease import LastDriver, LeaseLostError, hold_lease, read_lease
 from services.storage.shard_index import read_index, remove_unlisted_siblings
 from services.storage.store import LOCK_NAME, ShardStore
 from tests.support.processes import cli_env
-from tests.support.runs import batch, manifest, run_of, table
+from tests.support.runs import OURS, ROWS, batch, manifest, run_of, table
 from tests.support.stores import FakeS3
 
 
@@ -305,7 +307,7 @@ def test_a_driver_that_lost_its_lease_in_the_middle_of_a_commit_loses_no_row(bri
     assert [part["row_index"].to_pylist() for part in second.read_rows(REJECTED)] == [[1]]
     assert len(second.list_names("errors")) == 2  # the second's own, which no shard lists
     run = run_of(1)
-    remove_unlisted_siblings(second, read_index(second, run))
+    remove_unlisted_siblings(second, read_index(second, run), run)
     assert sorted(second.list_siblings()) == sorted(written.siblings)
     assert read_index(second, run).totals().outcomes.rejects == {"because": 1}
 
@@ -316,8 +318,24 @@ def test_siblings_of_an_uncommitted_shard_stay_on_an_object_store(brief, monkeyp
     for name in ("part-00000.0123abcd.parquet", "part-00000.parquet", "part-00001.0123abcd.parquet"):
         store.write_text(f"errors/{name}", "x")
     store.remove_leftovers()
-    remove_unlisted_siblings(store, read_index(store, run_of(2)))
+    remove_unlisted_siblings(store, read_index(store, run_of(2)), run_of(2))
     assert store.list_names("errors") == ["part-00000.0123abcd.parquet", "part-00000.parquet"]
+
+
+def test_siblings_of_a_retry_that_a_later_one_superseded_are_leftovers_until_they_are_removed(brief):
+    store, retries = ShardStore(RUN), [Retry(number=n, state=ERROR, rows=ROWS, fingerprint=OURS) for n in (1, 2)]
+    rows = table(batch(0, 1, 2), batch(3, state=ERROR))
+    written = store.commit(manifest(accepted=3, error=1), rows)
+    run = run_of(1, retries=retries)
+    store.write_run(run)
+    left = ["errors/part-00000.0123abcd.parquet", "errors/part-00000.r1.0123abcd.parquet"]
+    for path in left:  # of a driver that lost its lease in a commit, and of one that was killed in the first retry
+        store.write_text(path, "x")
+    verdict = verify(RUN)
+    assert (verdict.faults, verdict.leftovers) == ([], left)
+    assert verify(RUN, repair=True).moved == []
+    remove_unlisted_siblings(store, read_index(store, run), run)
+    assert list(store.list_siblings()) == list(written.siblings) and verify(RUN).leftovers == []
 
 
 @pytest.mark.parametrize("command", ["rm -rf ~", "kindling augment a.yaml\x1b[2J", 7])
