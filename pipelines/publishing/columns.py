@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ _SCALARS = (pa.string(), pa.bool_(), pa.int64(), pa.float64())
 _NO_JSON = ("nan", "inf", "-inf")
 # A float holds every whole number up to this one.
 _MAX_EXACT = 1 << 53
+_MAX_INT, _MAX_UNSIGNED = (1 << 63) - 1, (1 << 64) - 1
 
 
 class Columns:
@@ -109,6 +111,7 @@ def _input_types(batches: Iterable[pa.RecordBatch]) -> dict[str, pa.DataType]:
     """Finds the type of each column of the input rows; text where its values are of several types, or nested."""
     types: dict[str, pa.DataType] = {}
     inexact: set[str] = set()
+    extremes: dict[str, tuple[int, int]] = {}
     for batch in batches:
         columns: dict[str, list[Any]] = {}
         for text in batch[_INPUTS].to_pylist():
@@ -118,11 +121,16 @@ def _input_types(batches: Iterable[pa.RecordBatch]) -> dict[str, pa.DataType]:
             types[key] = _common_type(types.get(key, pa.null()), _type_of(values))
             if any(map(_is_no_float, values)):
                 inexact.add(key)
+            extremes[key] = _extremes(values, extremes.get(key, (0, 0)))
     for key, type_ in types.items():
         if (type_ in (pa.float64(), pa.list_(pa.float64())) and key in inexact) or pa.types.is_null(type_):
             types[key] = pa.string()
         elif type_ == pa.list_(pa.null()):
             types[key] = pa.list_(pa.string())
+        elif type_ in (pa.int64(), pa.list_(pa.int64())) and extremes[key][1] > _MAX_INT:
+            is_unsigned = extremes[key][0] >= 0 and extremes[key][1] <= _MAX_UNSIGNED
+            unsigned = pa.uint64() if type_ == pa.int64() else pa.list_(pa.uint64())
+            types[key] = unsigned if is_unsigned else pa.string()
     return types
 
 
@@ -133,12 +141,28 @@ def _is_no_float(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, int) and abs(value) > _MAX_EXACT)
 
 
+def _extremes(values: list[Any], extremes: tuple[int, int]) -> tuple[int, int]:
+    """Returns the smallest and the largest whole number of the values, of lists among them, and of `extremes`."""
+    items = chain.from_iterable(value if isinstance(value, list) else (value,) for value in values)
+    numbers = [*extremes, *(item for item in items if isinstance(item, int))]
+    return min(numbers), max(numbers)
+
+
 def _type_of(values: list[Any]) -> pa.DataType:
     values = _with_floats(values)
     try:
-        return pa.array(values).type
+        try:
+            return pa.array(values).type
+        except OverflowError:  # Arrow guesses int64 for all whole numbers; the range decides later
+            return pa.array(list(map(_without_large, values))).type
     except (pa.ArrowException, OverflowError):
         return pa.string()
+
+
+def _without_large(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_without_large, value))
+    return 0 if isinstance(value, int) and value > _MAX_INT else value
 
 
 def _common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType:

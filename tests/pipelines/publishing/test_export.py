@@ -104,6 +104,20 @@ def test_columns_of_the_input_keep_their_values_and_types(tmp_path):
     assert (rows[1]["mixed"], rows[1]["number"], rows[1]["tags"], rows[1]["late"]) == ("a", 1.5, ["x"], "z")
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_whole_numbers_of_64_bits_without_a_sign_stay_numbers(tmp_path, order):
+    largest = 2**64 - 1
+    first = {"id": 2**63, "ids": [largest], "sign": 2**63, "huge": 2**64, "half": largest}
+    other = {"id": 1, "ids": [], "sign": -1, "huge": 1, "half": 0.5}
+    run = template_run(tmp_path / "run", [first, other][::order], "x")
+    exported = export(run, str(tmp_path / "q.parquet"), columns=["text", "inputs"], flatten=True)
+    types = {name: str(type_) for name, type_ in polars.read_parquet_schema(exported.to).items()}
+    assert (types["id"], types["ids"]) == ("UInt64", "List(UInt64)")
+    assert types["sign"] == types["huge"] == types["half"] == "String"
+    rows = sorted(polars.read_parquet(exported.to).to_dicts(), key=lambda row: row["id"])
+    assert rows[1] | {"text": ""} == {"text": "", **first, "sign": str(2**63), "huge": str(2**64), "half": str(largest)}
+
+
 def test_messages_are_the_prompts_that_were_sent(tmp_path, loaded):
     run = template_run(tmp_path / "run", [{"topic": "rain", "age": 6}] * 3, f"system:\nBe kind.\nuser:\n{TEMPLATE}")
     row = loaded(export(run, str(tmp_path / "q.jsonl"), "messages", ["inputs.topic"]))[0]
