@@ -71,8 +71,8 @@ def augment(
         shared: engines and endpoint that the run shares with others; by default it has its own.
 
     Raises:
-        JobError: the job or its input is at fault, or none of the first rows has a prompt, or can be generated.
-        EngineError: the model cannot be served.
+        JobError: the job or its input is at fault, or none of the first rows has a prompt.
+        EngineError: the model cannot be served, or each of the first rows failed in the engine.
         RunError: the run folder holds something else, or cannot be written.
         StoppedError: a signal, or a full disk, ended the job early; finished rows are kept, and the same call resumes.
     """

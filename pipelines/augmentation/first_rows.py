@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 
 from pipelines.inputs.reader import InputRows, RowCursor
-from schemas.errors import JobError
+from schemas.errors import EngineError, JobError
 from schemas.outcomes import by_frequency, error_group
 from schemas.rows import ERROR, FinishedRows, RowError, RowRejection, WorkRow
 from schemas.run import RunRecord
@@ -82,7 +82,7 @@ class FirstRows:
         if self.have_failed or "" in self._reasons or len(self._reasons) > 1:
             self._max_rows = 0
 
-    def error(self) -> JobError:
+    def error(self) -> EngineError:
         """Makes the error of a start that ends since its first rows failed."""
         ((reason, rows),) = self._reasons.items()
         cause = f"each of the first {rows} rows failed, for the same reason: {reason}"
@@ -90,7 +90,7 @@ class FirstRows:
             "correct what it names. A job that changes thereby needs another output.path; one that does not goes on "
             "with the other rows, and --retry errors then generates these again"
         )
-        return JobError("", None, cause, remedy)
+        return EngineError("", None, cause, remedy)
 
 
 def _numbers(run: RunRecord, committed: Collection[int]) -> Iterator[int]:

@@ -161,7 +161,7 @@ def test_a_retry_that_cannot_begin_changes_nothing_and_none_takes_over_the_rows_
     assert dict(verify(run).rows) == {ACCEPTED: 14, ERROR: 6}
     # A retry whose engine does not start, and one whose budget is used up before.
     store.write_run(record)
-    for change in ({"engine": {"max_model_length": 1000}}, {"budget": {"tokens": 1}}):
+    for change in ({"engine": {"max_model_length": 1000}}, {"budget": {"tokens": 40}}):
         with pytest.raises((EngineError, StoppedError)):
             augment({**mended(failed_job), **change}, retry="errors")
         left = store.read_run()
@@ -173,7 +173,7 @@ def test_a_retry_that_cannot_begin_changes_nothing_and_none_takes_over_the_rows_
 def test_a_run_whose_first_rows_all_fail_in_the_engine_stops_and_keeps_them(failed_job):
     write_jsonl(failed_job["input"]["path"], [{"context": f"Row {n}." + " word" * 400} for n in range(200)])
     with pytest.raises(
-        JobError, match="each of the first 64 rows failed, for the same reason: the prompt has N tokens"
+        EngineError, match="each of the first 64 rows failed, for the same reason: the prompt has N tokens"
     ):
         augment(failed_job)
     run = failed_job["output"]["path"]
