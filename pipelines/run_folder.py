@@ -91,6 +91,8 @@ def has_record(store: ShardStore, kind: str, must_be_bare: bool = False) -> bool
         return True
     if other is not None:
         raise RunError(_KEY, store.url, f"the folder belongs to a job of `kindling {other}`", _OTHER_FOLDER)
+    if kind == "augment" and store.part_sizes():
+        return False  # run.json was lost: `planned_run` makes it again where the shards are the job's
     # The lock of a job of another kind counts: its job may not have come to write its record yet.
     is_empty = not store.list_names("") if must_be_bare else store.is_empty(lock_name(kind))
     if not is_empty or store.fs.isfile(store.root):
@@ -240,7 +242,8 @@ def open_run(store: ShardStore) -> RunRecord:
     """
     run = store.read_run()
     if run is None:
-        raise RunError("RUN", store.url, "the folder has no run.json", "name the output.path of a job")
+        remedy = "name the output.path of a job; if run.json was lost, run the same job again: it makes it anew"
+        raise RunError("RUN", store.url, "the folder has no run.json", remedy)
     return run
 
 

@@ -26,6 +26,7 @@ from schemas.run import REPLICA_SECONDS, InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
 from services.replicas.row_records import Recipe, VariantSettings
 from services.storage.parts import retry_of
+from services.storage.shard_index import read_index
 from services.storage.shard_writer import ShardWriter
 from services.storage.store import ShardStore
 
@@ -76,12 +77,13 @@ def planned_run(
         facts: facts outside the job that identify the run too, such as the revision of a classifier.
 
     Raises:
-        RunError: the folder holds the run of another job.
+        RunError: the folder holds the run of another job, or shards of another job and no run.json.
         OSError: the folder cannot be read.
     """
     run = new_run(job, recipes, inputs, facts)
     old = store.read_run()
     if old is None:
+        _refuse_shards_of_others(store, run)
         return run
     if not store.has_rows():
         # The same job may have paid for engines that did not get as far as a row.
@@ -232,6 +234,20 @@ def new_run(
         has_programs=job.has_programs,
         versions=versions(),
     )
+
+
+def _refuse_shards_of_others(store: ShardStore, run: RunRecord) -> None:
+    """Refuses shards without a run.json, unless each of them is a shard of this run: then run.json was only lost."""
+    try:
+        parts = read_index(store, run).committed
+        fault = "rows of it were retried, which run.json alone knows" if any(map(retry_of, parts)) else ""
+    except RunError as error:
+        parts, fault = set(), f"{error.key}: {error.cause}"
+    if fault:
+        remedy = "put run.json back from a copy, run the job that wrote the shards, or name another output.path"
+        raise RunError("output.path", store.url, f"the folder has shards and no run.json; {fault}", remedy)
+    if parts:
+        _log.warning("run.json was lost: it is made anew, since all %d shards are of this job", len(parts))
 
 
 def _resumed(old: RunRecord, new: RunRecord, url: str) -> RunRecord:

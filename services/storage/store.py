@@ -161,8 +161,8 @@ class ShardStore:
             first = error.errors()[0]
             if first["type"] == "json_invalid":
                 remedy = (
-                    "put it back from a copy. The texts are in data/, whole, and load_dataset reads them; to generate "
-                    "the rest, name another output.path"
+                    "put it back from a copy, or move it away and run the same job again, which makes it anew; the "
+                    "texts are in data/, whole, and load_dataset reads them"
                 )
                 raise RunError(path, None, f"it is damaged: {first['msg']}", remedy) from None
             cause = f"not a run.json that this version reads: {first['msg']}"

@@ -18,7 +18,9 @@ from schemas.fingerprint import difference, fingerprint, identity_of
 from schemas.job import Input
 from schemas.job_parsing import parse_job
 from schemas.run import RunRecord
+from services.storage.shard_index import read_index
 from services.storage.store import ShardStore
+from tests.support.runs import batch, manifest, table
 
 
 def merged(job, changes):
@@ -327,6 +329,29 @@ def test_a_resumed_run_keeps_what_its_first_start_found_out(plan, tmp_path):
     store.write_run(found)
     again = plan()
     assert (again.model_revision, again.created_at) == ("r1", found.created_at)
+
+
+def commit(store, run, retry=0):
+    """Commits the first shard of a run, or a retry of its rows."""
+    facts = manifest(end=2, accepted=2).model_copy(update={"fingerprint": run.fingerprint, "retry": retry})
+    store.commit(facts, table(batch(0, 1)))
+
+
+def test_a_lost_record_is_made_again_by_the_job_that_wrote_the_shards(plan, tmp_path):
+    run, store = plan(), ShardStore(str(tmp_path / "run"))
+    commit(store, run)
+    record = Path(store.path("run.json"))
+    record.write_text("{")
+    assert "run the same job again, which makes it anew" in refused(plan).remedy
+    record.unlink()
+    assert "it belongs to another run" in refused(lambda: plan(seed=7)).cause
+    assert not record.exists()
+    made = plan()
+    assert made == run.model_copy(update={"created_at": made.created_at}) == store.read_run()
+    assert read_index(store, made).committed == {0}
+    commit(store, run, retry=1)
+    record.unlink()
+    assert "rows of it were retried" in refused(plan).cause
 
 
 @pytest.mark.parametrize(
