@@ -119,9 +119,12 @@ def make_forecast(
         stop_seconds=run.stop_seconds,
         notes=list(_notes(population, run, serving)),
     )
-    if serving is None:
-        return forecast
-    serving_seconds = serving.interval().plus(run.overhead_seconds)
+    return forecast if serving is None else _with_times(forecast, run, serving.interval(), price)
+
+
+def _with_times(forecast: Forecast, run: EngineRun, serving: Interval, price: float | None) -> Forecast:
+    """Adds what follows from the time of serving: times of the whole job, replica-hours and cost."""
+    serving_seconds = serving.plus(run.overhead_seconds)
     wall_seconds = serving_seconds.plus(run.start_seconds + run.stop_seconds)
     hours = wall_seconds.times(run.replicas / _SECONDS_PER_HOUR)
     return replace(

@@ -21,7 +21,9 @@ from pipelines.publishing.splits import Split, splits_of
 from pipelines.result import Result
 from pipelines.run_folder import open_run, read_part, write_errors
 from schemas.errors import JobError, RunError
+from schemas.outcomes import Outcomes
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE, IDENTITY
+from schemas.run import RunRecord
 from services.storage.digest import ContentDigest
 from services.storage.filesystem import atomic_folder, new_file, resolve, write_atomic
 from services.storage.shard_index import read_index
@@ -91,17 +93,13 @@ def export(
     """
     file_type, is_file = _file_type(to, file_format, test)
     facts = CardFacts(license, language)
-    store = ShardStore(url)
-    run = open_run(store)
+    run = open_run(store := ShardStore(url))
     fs, root = resolve(to, "--to")
     if fs.exists(root) and (is_file or not fs.isdir(root) or fs.ls(root)):
         if is_file:
             raise RunError("--to", to, "it exists already", "name a new file")
         raise RunError("--to", to, "it exists already, and is not an empty folder", "name a new or empty folder")
-    outcomes = read_index(store, run).totals().outcomes
-    if not outcomes.counts[ACCEPTED]:
-        remedy = "`kindling status` shows the progress of the run, and why rows were refused"
-        raise RunError("RUN", url, "it has no accepted row yet, and load_dataset reads no dataset without rows", remedy)
+    outcomes = _outcomes(store, run)
     people = PeoplesVerdicts(store) if reviewed else None
     left_out = people.left_out(_rows(store, None, REVIEWED_COLUMNS)) if people else {}
     chat = ChatFormat(file_format, run) if file_format in CHAT_FORMATS else None
@@ -117,17 +115,26 @@ def export(
             schema = csv_schema(chosen.schema) if file_type == "csv" else chosen.schema
             # A folder that is there may be a mount, which no other folder can replace.
             with nullcontext(root) if fs.exists(root) else atomic_folder(fs, root) as folder:
-                digests, counts = _write_files(fs, folder, file_type, schema, {s.name: tables(s) for s in splits})
-                patterns = {split.name: f"data/{split.name}-*.{file_type}" for split in splits}
-                digest = ContentDigest()
-                for each in digests.items():
-                    digest.add(*each)
-                data_files = DataFiles(patterns, str(digest), sum(counts.values()), features_of(schema))
+                rows = {split.name: tables(split) for split in splits}
+                files, counts, data_files = _write_files(fs, folder, file_type, schema, rows)
                 card = dataset_card(run, outcomes, data_files, schema, facts, _note(counts, seed, left_out))
                 write_atomic(fs, f"{folder}/README.md", card.encode())
-            files = list(digests)
     complete = outcomes.counts.total() == run.outputs
     return Exported(to, files, sum(counts.values()), complete, chosen.schema.names, counts, left_out)
+
+
+def _outcomes(store: ShardStore, run: RunRecord) -> Outcomes:
+    """Returns the outcomes of a run.
+
+    Raises:
+        RunError: no row is accepted.
+    """
+    outcomes = read_index(store, run).totals().outcomes
+    if not outcomes.counts[ACCEPTED]:
+        cause = "it has no accepted row yet, and load_dataset reads no dataset without rows"
+        remedy = "`kindling status` shows the progress of the run, and why rows were refused"
+        raise RunError("RUN", store.url, cause, remedy)
+    return outcomes
 
 
 def _write_files(
@@ -136,17 +143,19 @@ def _write_files(
     file_type: str,
     schema: pa.Schema,
     splits: dict[str, Iterator[pa.Table]],
-) -> tuple[dict[str, str], dict[str, int]]:
-    """Writes the data files of a folder; returns the sha256 of each by its name, and the number of rows by split."""
-    digests, counts = {}, dict.fromkeys(splits, 0)
+) -> tuple[list[str], dict[str, int], DataFiles]:
+    """Writes the data files of a folder; returns their names, the number of rows by split, and what a card says."""
+    digest, files, counts = ContentDigest(), [], dict.fromkeys(splits, 0)
     for split, tables in splits.items():
         for number, table in enumerate(_in_files(tables)):
             buffer = io.BytesIO()
             counts[split] += write_tables(buffer, file_type, schema, [table])
             name, data = f"data/{split}-{number:05d}.{file_type}", buffer.getvalue()
             write_atomic(fs, f"{folder}/{name}", data)
-            digests[name] = hashlib.sha256(data).hexdigest()
-    return digests, counts
+            digest.add(name, hashlib.sha256(data).hexdigest())
+            files.append(name)
+    patterns = {split: f"data/{split}-*.{file_type}" for split in splits}
+    return files, counts, DataFiles(patterns, str(digest), sum(counts.values()), features_of(schema))
 
 
 def _file_type(to: str, file_format: str | None, test: float) -> tuple[str, bool]:
