@@ -166,7 +166,8 @@ def test_a_retry_that_cannot_begin_changes_nothing_and_none_takes_over_the_rows_
             augment({**mended(failed_job), **change}, retry="errors")
         left = store.read_run()
         assert left.model_copy(update={"last_metrics": record.last_metrics}) == record
-        assert Path(run, "README.md").read_text() == card and augment(failed_job).generated == 0
+        assert Path(run, "README.md").read_text() == card
+    assert augment(failed_job).generated == 0
 
 
 @pytest.mark.slow
