@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import ray
 from ray.exceptions import AuthenticationError
 
@@ -143,6 +142,8 @@ def _wants_token(message: str) -> bool:
     """
     if (place := re.search(r"\S+:\d+", message)) is None:
         return False
+    import grpc  # comes with Ray, which imports it as late
+
     try:
         with grpc.insecure_channel(place[0]) as channel:
             channel.unary_unary(_FIRST_REQUEST)(b"", timeout=_HEAD_TIMEOUT_SECONDS)

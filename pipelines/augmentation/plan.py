@@ -24,6 +24,7 @@ from schemas.quality import Quality
 from schemas.rows import WorkRow
 from schemas.run import REPLICA_SECONDS, InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
+from schemas.text import plural
 from services.replicas.row_records import Recipe, VariantSettings
 from services.storage.parts import retry_of
 from services.storage.shard_index import read_index
@@ -247,7 +248,7 @@ def _refuse_shards_of_others(store: ShardStore, run: RunRecord) -> None:
         remedy = "put run.json back from a copy, run the job that wrote the shards, or name another output.path"
         raise RunError("output.path", store.url, f"the folder has shards and no run.json; {fault}", remedy)
     if parts:
-        _log.warning("run.json was lost: it is made anew, since all %d shards are of this job", len(parts))
+        _log.warning("run.json was lost: it is made anew, since this job wrote the %s", plural(len(parts), "shard"))
 
 
 def _resumed(old: RunRecord, new: RunRecord, url: str) -> RunRecord:
