@@ -98,6 +98,6 @@ class Words:
 
     def features(self, texts: Sequence[str]) -> torch.Tensor:
         """Returns the numbers of the features of texts, shape (texts, features of the longest text), padded with 0."""
-        tokenizer = WordTokenizer()
+        tokenizer = WordTokenizer(FEATURES)
         ids = tokenizer(texts, truncation=True, max_length=self._max_words)["input_ids"]
         return pad_tokens(ids, tokenizer.pad_token_id)[0]

@@ -231,7 +231,7 @@ def _load_own(folder: Path, section: Classifier, device: str) -> EmotionClassifi
     head, config = load_head(folder)
     head = head.to(device)
     if isinstance(head, WordHead):
-        tokenizer, logits = WordTokenizer(), lambda tokens, mask: head(tokens)
+        tokenizer, logits = WordTokenizer(config.width), lambda tokens, mask: head(tokens)
     else:
         tokenizer, logits = _load_encoder(folder, head, config, section.id, device)
     max_tokens = min(section.max_tokens, config.max_tokens)

@@ -13,20 +13,30 @@ from torch import nn
 
 from schemas.emotions import EMOTIONS
 
-# 0 pads.
 FEATURES = 1 << 16
+"""number of features of a new head; feature 0 is padding"""
 _CHARACTERS = (3, 4, 5)
 _WORD = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
 
 
 class WordTokenizer:
-    """Turns texts into the numbers of their features; called as a tokenizer of transformers is."""
+    """Turns texts into the numbers of their features; called as a tokenizer of transformers is.
+
+    Args:
+        features: number of features of the head.
+    """
 
     pad_token_id = 0
 
+    def __init__(self, features: int) -> None:
+        self._features = features
+
     def __call__(self, texts: Sequence[str], truncation: bool, max_length: int) -> dict[str, list[list[int]]]:
         """Returns the different features of each text, of its first `max_length` words and signs."""
-        return {"input_ids": [sorted({_number(part) for part in _parts(text, max_length)}) for text in texts]}
+        return {"input_ids": [sorted({self._number(part) for part in _parts(text, max_length)}) for text in texts]}
+
+    def _number(self, part: str) -> int:
+        return 1 + zlib.crc32(part.encode()) % (self._features - 1)
 
 
 def _parts(text: str, max_words: int) -> Iterator[str]:
@@ -40,10 +50,6 @@ def _parts(text: str, max_words: int) -> Iterator[str]:
         for size in _CHARACTERS:
             for start in range(len(marked) - size + 1):
                 yield "#" + marked[start : start + size]
-
-
-def _number(part: str) -> int:
-    return 1 + zlib.crc32(part.encode()) % (FEATURES - 1)
 
 
 class WordHead(nn.Module):

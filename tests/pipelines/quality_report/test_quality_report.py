@@ -26,6 +26,7 @@ class _Classifier:
     """Finds the emotion whose name is in a sentence, else `neutral`."""
 
     name, revision = "by-name", "1"
+    thresholds = np.full(len(EMOTIONS), 0.5)
 
     def score(self, texts):
         scores = np.zeros((len(texts), len(EMOTIONS)), dtype=np.float32)
