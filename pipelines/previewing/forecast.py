@@ -228,7 +228,9 @@ def _served_requests(run: EngineRun) -> ServedRequests:
 
 
 def _column(records: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    return np.array([record[name] for record in records])
+    """Returns a column of the records; tokens are those of all generations and tries of a row."""
+    other = f"other_{name}"
+    return np.array([record[name] + record[other] if other in record else record[name] for record in records])
 
 
 def _notes(population: Population, run: EngineRun, serving: Estimate | None) -> Iterator[str]:

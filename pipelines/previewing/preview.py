@@ -1,5 +1,6 @@
 """`kindling preview`: runs a few rows of a job, and forecasts the whole job. Nothing is written."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -101,8 +102,21 @@ def preview(
     records = run.records if run else []
     shown = [_previewed_row(row, record, rendered.messages(row)) for row, record in zip(drawn, records, strict=True)]
     forecast = make_forecast(population, drawn, run, job.cluster.replicas, job.cluster.price_per_replica_hour, seed)
-    forecast = replace(forecast, notes=[*forecast.notes, *_budget_notes(job, rendered.run, forecast)])
+    notes = [*forecast.notes, *_budget_notes(job, rendered.run, forecast), *_target_notes(job, forecast)]
+    forecast = replace(forecast, notes=notes)
     return Preview(job.name, shown, len(population.rendered), population.refusals(), forecast)
+
+
+def _target_notes(job: AugmentJob, forecast: Forecast) -> Iterator[str]:
+    """Yields a sentence where the job ends before its last row, because enough rows are accepted."""
+    target = job.target_accepted
+    if target is None or not forecast.accepted.value:
+        return
+    if forecast.accepted.value > target:
+        rows = math.ceil(forecast.rows * target / forecast.accepted.value)
+        yield f"target_accepted = {target:,} ends the job after about {rows:,} rows; the figures are for all rows"
+    else:
+        yield f"target_accepted = {target:,} will not be reached: about {forecast.accepted.value:,.0f} are accepted"
 
 
 def _budget_notes(job: AugmentJob, run: RunRecord, forecast: Forecast) -> Iterator[str]:

@@ -205,9 +205,10 @@ def run_rows(
     ready_at, info, share = ready[-1]
     return EngineRun(
         records=work.records(),
-        cut_off=work.cut_off() if undisturbed else [],
+        # A filler row of several generations or tries is cut off in each of them, and tells nothing of whole ones.
+        cut_off=work.cut_off() if undisturbed and not job.has_programs else [],
         undisturbed=undisturbed,
-        max_tokens=max(settings.sampling["max_tokens"] for settings in variants.values()),
+        max_tokens=job.max_row_tokens,
         info=info,
         start_seconds=ready[0][0] - asked_at,
         stop_seconds=monotonic() - ended_at,

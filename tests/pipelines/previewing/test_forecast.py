@@ -75,6 +75,12 @@ def test_one_row_that_is_all_of_them_is_exact_and_one_of_many_tells_nothing():
     assert forecast.output_tokens is None and any("one row" in note for note in forecast.notes)
 
 
+def test_tokens_are_those_of_all_generations_and_tries():
+    run = run_of([{**record_of(0, 20), "other_output_tokens": 30, "other_prompt_tokens": 100}])
+    forecast = forecast_of(population_of(1, 1), run)
+    assert forecast.output_tokens == Interval(50, 50, 50) and forecast.prompt_tokens == Interval(150, 150, 150)
+
+
 def test_the_texts_that_are_cut_off_are_forecast():
     records = [
         {
