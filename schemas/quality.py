@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from schemas.job import Classifier, Pooling, Section, Url
 
+Language = Literal["de", "en", "es", "fr", "it", "nl", "pl", "pt", "sv"]
+"""languages that `quality.language` takes, by their ISO 639 codes"""
+
 
 def _is_unset(value: Any) -> bool:
     return value in (None, False, [])
@@ -77,6 +80,17 @@ class Quality(Section):
     keep_names: bool = _rule(False)
     """rejection (`names_lost`) of texts that lack a name of the source: a word with a capital letter that begins no
     sentence"""
+    language: Language | None = _rule(None)
+    """language that texts are to be in; a text that is plainly in another one, or in another script, is rejected
+    (`wrong_language`)"""
+    reject_unsuitable: bool = _rule(False)
+    """rejection (`unsuitable`) of texts with an English word that is not for children: of violence, sex, drugs,
+    gambling or bad language"""
+    check: str | None = _rule(None, min_length=1)
+    """Python file of your own with a function `check(text, inputs)`, which returns the reason to reject a text, or an
+    empty text; a row is rejected as `check: REASON`, and one for which the function raises an exception is an error"""
+    allow_code: bool = _rule(False)
+    """permission to run the Python file that `quality.check` names, with all rights of the job"""
     source: list[str] = _rule([])
     """fields of the input row that are the source for `keep_numbers` and `keep_names`; by default all its texts"""
 
@@ -105,9 +119,17 @@ class Quality(Section):
             raise ValueError("quality.min_words is larger than quality.max_words")
         if self.retry_prompts and self.max_tries < 3:
             raise ValueError("quality.retry_prompts has no use with fewer than 3 quality.max_tries")
+        if self.check is not None and not self.allow_code:
+            raise ValueError(f"quality.check = {self.check} is code, which runs only with quality.allow_code: true")
+        if self.allow_code and self.check is None:
+            raise ValueError("quality.allow_code has no use without quality.check")
         if self.source and not (self.keep_numbers or self.keep_names):
             raise ValueError("quality.source has no use without quality.keep_numbers or quality.keep_names")
         return self
+
+    def is_set(self, key: str) -> bool:
+        """Returns whether a key has another value than its default."""
+        return not _is_unset(getattr(self, key))
 
 
 ALL_RULES = Quality(
@@ -119,5 +141,7 @@ ALL_RULES = Quality(
     max_copied=0.5,
     keep_numbers=True,
     keep_names=True,
+    language="en",
+    reject_unsuitable=True,
 )
-"""all rules but those on the number of words, for texts that exist already: `kindling quality --rules all`"""
+"""all rules but those on the number of words and a check of one's own, for `kindling quality --rules all`"""

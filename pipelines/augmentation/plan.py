@@ -20,7 +20,6 @@ from pipelines.run_folder import lines_of, refuse_other_job, versions, write_err
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
-from schemas.quality import Quality
 from schemas.rows import WorkRow
 from schemas.run import REPLICA_SECONDS, InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
@@ -148,7 +147,7 @@ def rows_of_part(
 
 def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
     """Makes the settings that the rows of one variant have in common, by the name of the variant."""
-    check = QualityRules(job.quality) if job.quality != Quality() else None
+    check = QualityRules.of(job.quality)
     program = QualityProgram(job.quality.max_tries, tuple(scored_checks(job.quality))) if job.has_programs else None
     return {
         variant.name: VariantSettings(
@@ -177,6 +176,8 @@ def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
         from pipelines.inputs.near_duplicates import RULES
 
         facts["near_duplicates"] = RULES
+    if rules := QualityRules.of(job.quality):
+        facts |= rules.facts()
     return facts
 
 

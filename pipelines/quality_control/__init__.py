@@ -4,8 +4,11 @@ row_program.py    a row's generations and tries
 quality_rules.py  the rules that a job asks for, applied to each response in its replica
 scored_checks.py  checks by a model: the emotion that a text expresses, its meaning
 early_stop.py     ends a request whose beginning shows that its text will be rejected
-text_checks.py    each rule as a function of texts
+text_checks.py    each rule as a function of texts (unsuitable_words.txt: words that are not for children)
 emotion_words.py  words that name an emotion
+languages.py      whether a text is in another language than the one asked for
+user_check.py     a user's own check: a Python file
 
-To add a rule, write its function in text_checks.py, its key in schemas/quality.py, and its line in quality_rules.py.
+To add a rule, write its function in text_checks.py, its key in schemas/quality.py, and its lines in quality_rules.py.
+What they reject is shown by the verb `quality` (pipelines/quality_report/).
 """

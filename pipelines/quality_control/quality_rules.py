@@ -1,20 +1,43 @@
-"""The rules of a job's section `quality`, applied to each response beside its engine."""
+"""The rules of a job's section `quality`, applied to each response beside its engine.
+
+Invariant: a rule whose verdicts change gets a higher number in RULE_VERSIONS, so that no run is resumed by other rules.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.quality_control.emotion_words import names_emotion
+from pipelines.quality_control.languages import is_in_other_language
 from pipelines.quality_control.text_checks import (
     copied_share,
     has_meta_talk,
+    is_unsuitable,
     lost_names,
     lost_numbers,
     refuses,
     repetition,
     words,
 )
+from pipelines.quality_control.user_check import UserCheck, read_user_check
 from schemas.quality import Quality
 from schemas.rows import Prompt
+
+# Versions of the rules, by their keys in the section `quality`; those above 1 are part of the run's identity.
+RULE_VERSIONS = {
+    "reject_truncated": 1,
+    "min_words": 1,
+    "max_words": 1,
+    "reject_refusals": 1,
+    "reject_meta_talk": 1,
+    "reject_emotion_word": 1,
+    "max_repetition": 1,
+    "max_copied": 1,
+    "keep_numbers": 2,  # numbers of a list's items no longer count
+    "keep_names": 1,
+    "language": 1,
+    "reject_unsuitable": 1,
+    "check": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -23,9 +46,27 @@ class QualityRules:
 
     Attributes:
         quality: section of the job.
+        user_check: check of the job's own, where it names one.
     """
 
     quality: Quality
+    user_check: UserCheck | None = None
+
+    @classmethod
+    def of(cls, quality: Quality) -> "QualityRules | None":
+        """Makes the rules of a job; None where it has none.
+
+        Raises:
+            JobError: the file of `quality.check` cannot be used.
+        """
+        return cls(quality, read_user_check(quality)) if _keys_of_rules(quality) else None
+
+    def facts(self) -> dict[str, str]:
+        """Returns what identifies the rules besides the section itself: versions above 1, and the user's check."""
+        versions = {key: RULE_VERSIONS[key] for key in _keys_of_rules(self.quality) if RULE_VERSIONS[key] > 1}
+        facts = {"rule_versions": ", ".join(f"{key} {version}" for key, version in versions.items())}
+        facts["check_hash"] = self.user_check.hash if self.user_check else ""
+        return {name: fact for name, fact in facts.items() if fact}
 
     def __call__(self, text: str, prompt: Prompt) -> str:
         """Returns the name of the first rule that rejects a text; "" where none does.
@@ -33,11 +74,18 @@ class QualityRules:
         Args:
             text: text that the recipe keeps of the response.
             prompt: prompt that it answers.
+
+        Raises:
+            RowError: the user's check fails on the text.
         """
         return next(self.reasons(text, prompt), "")
 
     def reasons(self, text: str, prompt: Prompt) -> Iterator[str]:
-        """Yields the name of each rule that rejects a text, in the order in which the rules are tried."""
+        """Yields the name of each rule that rejects a text, in the order in which the rules are tried.
+
+        Raises:
+            RowError: the user's check fails on the text.
+        """
         rules = self.quality
         if rules.min_words is not None and len(words(text)) < rules.min_words:
             yield "too_few_words"
@@ -57,7 +105,17 @@ class QualityRules:
             yield "numbers_lost"
         if rules.keep_names and lost_names(text, self._source(prompt)):
             yield "names_lost"
+        if rules.language is not None and is_in_other_language(text, words(text), rules.language):
+            yield "wrong_language"
+        if rules.reject_unsuitable and is_unsuitable(text):
+            yield "unsuitable"
+        if self.user_check is not None and (reason := self.user_check(text, prompt.inputs)):
+            yield f"check: {reason}"
 
     def _source(self, prompt: Prompt) -> str:
         names = self.quality.source or list(prompt.inputs)
         return "\n".join(value for name in names if isinstance(value := prompt.inputs.get(name), str))
+
+
+def _keys_of_rules(quality: Quality) -> list[str]:
+    return [key for key in RULE_VERSIONS if quality.is_set(key)]

@@ -6,10 +6,13 @@ repetition     share of the text that it says twice
 copied_share   share of the text that stands in another one
 lost_numbers   numbers of a source that the text lacks
 lost_names     names of a source that the text lacks
+is_unsuitable  a word that is not for children (unsuitable_words.txt)
 """
 
+import functools
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 
 from pipelines.recipes.meta_talk import strip_meta_talk
 
@@ -31,6 +34,7 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*")
+_LIST_NUMBER = re.compile(r"(?<!\S)(\d{1,2})[.):](?=\s)")
 _NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip
@@ -78,10 +82,13 @@ def copied_sequences(text: str, other: str) -> tuple[int, int]:
 
 
 def lost_numbers(text: str, source: str) -> list[str]:
-    """Returns the numbers of a source that a text lacks; up to twelve they may be words, and 1,000 may be 1000."""
+    """Returns the numbers of a source that a text lacks; up to twelve they may be words, and 1,000 may be 1000.
+
+    The numbers of a list's items (1., 2., 3.) do not count.
+    """
     there, present_words = set(map(_digits, _NUMBER.findall(text))), set(words(text))
     lost = []
-    for number in dict.fromkeys(_NUMBER.findall(source)):
+    for number in dict.fromkeys(_NUMBER.findall(_without_list_numbers(source))):
         digits = _digits(number)
         value = int(digits) if digits.isdecimal() and len(digits) < 3 else len(_NUMBER_WORDS)
         has_word = value < len(_NUMBER_WORDS) and _NUMBER_WORDS[value] in present_words
@@ -96,8 +103,32 @@ def lost_names(text: str, source: str) -> list[str]:
     return [name for name in dict.fromkeys(_NAME.findall(source)) if name.lower() not in there]
 
 
+def is_unsuitable(text: str) -> bool:
+    """Returns whether a text has a word that is not for children."""
+    return not _unsuitable_words().isdisjoint(words(text))
+
+
+@functools.cache
+def _unsuitable_words() -> frozenset[str]:
+    lines = (files("pipelines.quality_control") / "unsuitable_words.txt").read_text(encoding="utf-8").splitlines()
+    return frozenset(word for line in lines if not line.startswith("#") for word in line.split())
+
+
 def _sequences(text_words: list[str], length: int) -> Iterator[tuple[str, ...]]:
     return zip(*(text_words[start:] for start in range(length)), strict=False)
+
+
+def _without_list_numbers(source: str) -> str:
+    """Returns a text without the numbers of a list's items, which count up from 1: `1.`, `2)`, `Day 3:`."""
+    counted = 0
+    spans = []
+    for found in _LIST_NUMBER.finditer(source):
+        if int(found[1]) == counted + 1:
+            counted += 1
+            spans.append(found.span(1))
+    for start, end in reversed(spans if counted > 1 else []):
+        source = source[:start] + source[end:]
+    return source
 
 
 def _digits(number: str) -> str:

@@ -12,6 +12,7 @@ from pipelines.corpora.rows import CorpusRows, corpus_rows, damaged, is_run
 from pipelines.inputs.formats import READ_ERRORS
 from pipelines.jobfile import load_job
 from pipelines.quality_control.quality_rules import QualityRules
+from pipelines.quality_control.scored_checks import scored_checks
 from schemas.emotions import EMOTIONS
 from schemas.errors import JobError
 from schemas.outcomes import CUT_OFF, CUT_OFF_TEXT, EMPTY_TEXT, error_group
@@ -77,7 +78,7 @@ class JudgedRows:
         by: columns by which rows are grouped.
         complete: whether a run has all its shards; None for files.
         is_judged: whether rows have been accepted or refused: by their run, or by rules.
-        unused_rules: rules that cannot be applied, because these rows lack what they need.
+        unused_rules: rules that are not applied: they need a model, or something that these rows lack.
         without_text, unreadable: numbers of rows read so far that are left out, as `CorpusRows` counts them.
 
     Raises:
@@ -89,7 +90,8 @@ class JudgedRows:
         self._is_run = is_run(name)
         if self._is_run:
             self.by = list(_RUN_BREAKDOWNS if columns.by is None else columns.by)
-            self._emotion, self._inputs = EMOTION, ()
+            self._emotion = EMOTION
+            self._inputs: tuple[str, ...] = ()
             self._rows = corpus_rows(name, "text", [*_RUN_COLUMNS, *self.by], STATES)
         else:
             self._rows = corpus_rows(name, columns.text, [])
@@ -101,7 +103,7 @@ class JudgedRows:
             self._rows = replace(self._rows, by=list(dict.fromkeys([*self.by, *self._inputs])), option_of=options)
         self.complete = self._rows.complete
         self.is_judged = self._is_run or rules is not None
-        self.unused_rules = [] if rules is None or self._is_run else self._rules_without_columns(rules.quality)
+        self.unused_rules = [] if rules is None else list(self._rules_not_applied(rules.quality))
 
     @property
     def without_text(self) -> int:
@@ -125,9 +127,9 @@ class JudgedRows:
             yield judged(number, text, own, tuple(own[column] for column in self.by))
 
     def _row_of_run(self, number: int, text: str, own: dict[str, str], groups: tuple[str, ...]) -> JudgedRow:
-        state, reasons = own["state"], ()
+        state = own["state"]
         if state == REJECTED:
-            reasons = (rule_of(own["reason"]),)
+            reasons: tuple[str, ...] = (rule_of(own["reason"]),)
         elif state == ERROR:
             reasons = (error_group(own["reason"]),)
         else:
@@ -139,7 +141,7 @@ class JudgedRows:
     def _row_of_file(self, number: int, text: str, own: dict[str, str], groups: tuple[str, ...]) -> JudgedRow:
         emotion = own.get(self._emotion, "").strip().lower()
         emotion = emotion if emotion in EMOTIONS else ""
-        state, reasons = self._judge(text, False, emotion, {name: own[name] for name in self._inputs})
+        state, reasons = self._judge(text, False, emotion, {column: own[column] for column in self._inputs})
         return JudgedRow(text, state, reasons, emotion, "", groups, str(number))
 
     def _judge(self, text: str, cut_off: bool, emotion: str, inputs: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -158,7 +160,11 @@ class JudgedRows:
             return ERROR, (error_group(str(error)),)
         return (REJECTED if reasons else ACCEPTED), tuple(reasons)
 
-    def _rules_without_columns(self, quality: Quality) -> list[str]:
+    def _rules_not_applied(self, quality: Quality) -> Iterator[str]:
+        """Yields rules that need a model, and for files rules that need something which these rows lack."""
+        yield from (check.name for check in scored_checks(quality))
+        if self._is_run:
+            return
         has_source = bool(set(quality.source or self._inputs) & set(self._inputs))
         without = {
             CUT_OFF_TEXT: quality.reject_truncated,
@@ -167,21 +173,23 @@ class JudgedRows:
             "numbers_lost": quality.keep_numbers and not has_source,
             "names_lost": quality.keep_names and not has_source,
         }
-        return [rule for rule, is_without in without.items() if is_without]
+        yield from (rule for rule, is_without in without.items() if is_without)
 
 
 def rules_named(name: str | None) -> QualityRules | None:
     """Returns the rules that the option `--rules` names: `all`, or the section `quality` of a job file.
 
     Raises:
-        JobError: the job file cannot be read, does not fit the schema, or has no section `quality`.
+        JobError: the job file cannot be read, does not fit the schema, or has no rules in its section `quality`.
     """
     if name is None:
         return None
     quality = ALL_RULES if name == "all" else load_job(name).quality
-    if quality == Quality():
-        raise JobError("--rules", name, "the job has no section `quality`", "name another job file, or `all`")
-    return QualityRules(quality)
+    if (rules := QualityRules.of(quality)) is None:
+        raise JobError(
+            "--rules", name, "its section `quality` has no rule on texts alone", "name another job file, or `all`"
+        )
+    return rules
 
 
 def _emotion_column(rows: CorpusRows) -> str:

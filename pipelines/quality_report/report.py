@@ -57,7 +57,7 @@ class CorpusQuality:
         complete: whether a run has all its shards; None for files.
         is_judged: whether its rows were accepted or refused: by their run, or by rules. Rows of files that nobody
             judged count as accepted.
-        unused_rules: rules that could not be applied to files, because a column that they need is not named.
+        unused_rules: rules that were not applied: they need a model, or a column of files that is not named.
         without_text, unreadable: rows of all variants that are left out: without a text; that cannot be read.
         rows: number of rows by state.
         reasons: number of rows by the rule that refused them, or the error that they failed with. A row that several
@@ -155,10 +155,8 @@ def quality(
     names = [corpora] if isinstance(corpora, str) else list(corpora)
     applied = rules_named(rules)
     columns = Columns(text_column, emotion_column, input_columns, by)
+    model = _load_classifier(classifier) if sample else None  # first: a wrong name is said at once
     counted = [_count(name, columns, applied, sample, seed) for name in names]
-    model = None
-    if any(counts.texts() for _, variants in counted for counts in variants.values()):
-        model = _load_classifier(classifier)
     reports = []
     for short, (rows, variants) in zip(short_names(names), counted, strict=True):
         for variant, counts in variants.items():

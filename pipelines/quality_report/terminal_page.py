@@ -1,6 +1,7 @@
 """The tables of `kindling quality` for a terminal: runs side by side, emotions in their three groups."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -9,6 +10,7 @@ from rich.text import Text
 from eval.intervals import Rate
 from eval.sentiment import PAPER_GROUPS
 from pipelines.quality_report.report import NO_EMOTION, CorpusQuality, QualityReport, accepted_share, grouped
+from schemas.outcomes import by_frequency
 from schemas.rows import ERROR, REJECTED
 from schemas.text import plural, shorten
 
@@ -25,12 +27,9 @@ def terminal_page(report: QualityReport) -> Group:
     parts: list[RenderableType] = [_overview(corpora), *map(Text, notes(report))]
     shown = corpora[:_MAX_BESIDE]
     columns = dict.fromkeys(column for each in shown for column in each.by)
-    parts += _beside("reason", shown, lambda each: each.reasons, lambda each, value: _of_rows(each, value))
+    parts += _beside("reason", shown, [_reasons(each) for each in shown])
     for column in columns:
-        parts += _beside(
-            column, shown, lambda each, column=column: _sizes(each, column),
-            lambda each, value, column=column: _acceptance(each, column, value),
-        )  # fmt: skip
+        parts += _beside(column, shown, [_acceptance(each, column) for each in shown])
     if len(corpora) > len(shown):
         parts.append(Text(f"and {plural(len(corpora) - len(shown), 'run')} more: --html and --json have all"))
     parts += _expressions(corpora)
@@ -49,7 +48,7 @@ def notes(report: QualityReport) -> Iterator[str]:
             yield f"{each.label}: files, which nobody judged: --rules judges them"
         if each.unused_rules:
             named = ", ".join(each.unused_rules)
-            yield f"{each.label}: not applied, for want of a column (--emotion-column, --input-column): {named}"
+            yield f"{each.label}: not applied, because they need a model, or a column that is not named: {named}"
         if each.without_text:
             yield f"{each.label}: left out: {plural(each.without_text, 'row')} without text"
         if each.unreadable:
@@ -78,42 +77,40 @@ def _overview(corpora: Sequence[CorpusQuality]) -> Table:
 
 
 def _beside(
-    header: str,
-    corpora: Sequence[CorpusQuality],
-    sizes: Callable[[CorpusQuality], dict[str, int]],
-    cell: Callable[[CorpusQuality, str], str],
+    header: str, corpora: Sequence[CorpusQuality], cells: Sequence[dict[str, tuple[int, str]]]
 ) -> Iterator[RenderableType]:
-    """Yields a table with a line for each value and a column for each run; nothing where there is no value."""
-    total: dict[str, int] = {}
-    for each in corpora:
-        for value, rows in sizes(each).items():
-            total[value] = total.get(value, 0) + rows
+    """Yields a table with a line for each value and a column for each run; nothing where there is no value.
+
+    Args:
+        header: what the values are.
+        corpora: the runs.
+        cells: for each of them (number of rows, text to show) by value.
+    """
+    total: Counter[str] = Counter()
+    for of_run in cells:
+        total.update({value: rows for value, (rows, _) in of_run.items()})
     if not total:
         return
     table = _table(header, *(each.label for each in corpora))
-    largest = sorted(total, key=lambda value: (-total[value], value))
+    largest = list(by_frequency(total))
     for value in largest[:_MAX_LINES]:
-        table.add_row(_name(value or "(none)"), *(cell(each, value) for each in corpora))
+        table.add_row(_name(value or "(none)"), *(of_run.get(value, (0, "-"))[1] for of_run in cells))
     yield from (Text(), table)
-    if more := len(largest) - _MAX_LINES:
-        yield from [Text(f"and {more:,} more: --html and --json have all")] if more > 0 else []
+    if (more := len(largest) - _MAX_LINES) > 0:
+        yield Text(f"and {more:,} more: --html and --json have all")
 
 
-def _sizes(each: CorpusQuality, column: str) -> dict[str, int]:
-    return {value: sum(states.values()) for value, states in each.by.get(column, {}).items()}
+def _reasons(each: CorpusQuality) -> dict[str, tuple[int, str]]:
+    all_rows = sum(each.rows.values())
+    return {reason: (rows, f"{rows:,} ({percent(rows / all_rows)})") for reason, rows in each.reasons.items()}
 
 
-def _acceptance(each: CorpusQuality, column: str, value: str) -> str:
-    states = each.by.get(column, {}).get(value)
-    if states is None:
-        return "-"
-    rows = sum(states.values())
-    return f"{percent(accepted_share(states))} of {rows:,}" if each.is_judged else f"{rows:,}"
-
-
-def _of_rows(each: CorpusQuality, reason: str) -> str:
-    rows = each.reasons.get(reason, 0)
-    return f"{rows:,} ({percent(rows / sum(each.rows.values()))})" if rows else "-"
+def _acceptance(each: CorpusQuality, column: str) -> dict[str, tuple[int, str]]:
+    cells = {}
+    for value, states in each.by.get(column, {}).items():
+        rows = sum(states.values())
+        cells[value] = rows, f"{percent(accepted_share(states))} of {rows:,}" if each.is_judged else f"{rows:,}"
+    return cells
 
 
 def _expressions(corpora: Sequence[CorpusQuality]) -> Iterator[RenderableType]:
@@ -122,8 +119,10 @@ def _expressions(corpora: Sequence[CorpusQuality]) -> Iterator[RenderableType]:
     rates = _table("expressed", "texts", "the emotion asked for", "one of its group")
     for each in corpora:
         if each.expression:
-            shares = interval(each.expression.same), interval(each.expression.same_group)
-            rates.add_row(_name(each.label), f"{each.sample:,}", *shares)
+            rates.add_row(
+                _name(each.label), f"{each.sample:,}", interval(each.expression.same),
+                interval(each.expression.same_group),
+            )  # fmt: skip
     yield from (Text(), rates)
     groups = _table("asked / expressed", *(f"{group}" for group in PAPER_GROUPS), "texts")
     for each in corpora:
@@ -138,17 +137,22 @@ def _expressions(corpora: Sequence[CorpusQuality]) -> Iterator[RenderableType]:
 
 
 def _variety(corpora: Sequence[CorpusQuality]) -> Iterator[RenderableType]:
-    table = _table("variety", "texts", "words a text", "distinct-1", "distinct-2", "distinct-3", "self-BLEU")
+    table = _table("variety", "texts", "words", "distinct-1, 2, 3", "self-BLEU")
     openings = _table("how texts begin", "different", "the commonest")
     for each in corpora:
         if (variety := each.variety) is not None:
-            figures = (*variety.distinct.values(), each.self_bleu)
-            shown = ("-" if figure is None else f"{figure:.3f}" for figure in figures)
-            table.add_row(_name(each.label), f"{each.sample:,}", f"{variety.words:.1f}", *shown)
+            distinct = "  ".join(map(_figure, variety.distinct.values()))
+            table.add_row(
+                _name(each.label), f"{each.sample:,}", f"{variety.words:.1f}", distinct, _figure(each.self_bleu)
+            )  # fmt: skip
             commonest = f"{percent(variety.commonest_opening_share)} {shorten(variety.commonest_opening, 60)}"
             openings.add_row(_name(each.label), percent(variety.distinct_openings), commonest)
     if table.row_count:
         yield from (Text(), table, Text(), openings)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _table(first: str, *others: str) -> Table:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from schemas.outcomes import CUT_OFF, CUT_OFF_TEXT, EMPTY_TEXT, REPETITION, REPETITION_TEXT
 from schemas.row_programs import LOGGED_PROGRAM_SCHEMA, with_program_columns
-from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA, Prompt, RowRejection, WorkRow, row_seed
+from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA, Prompt, RowError, RowRejection, WorkRow, row_seed
 from schemas.sweep import DEFAULT_VARIANT
 from services.engines.engine import Generation, ShouldStop
 from services.replicas.row_program import RowProgram
@@ -82,7 +82,11 @@ class TextCheck(Protocol):
     """
 
     def __call__(self, text: str, prompt: Prompt) -> str:
-        """Returns the name of the rule that rejects a text which answers a prompt; "" where none does."""
+        """Returns the name of the rule that rejects a text which answers a prompt; "" where none does.
+
+        Raises:
+            RowError: a check fails on the text.
+        """
         ...
 
 
@@ -154,7 +158,7 @@ def finished_record(
     """Makes one row of ROW_SCHEMA from a response.
 
     Where a rule of the recipe, or one for all recipes, rejects the response, the row is rejected and keeps the whole
-    response.
+    response; where a check fails on it, the row is an error and keeps it too.
 
     Args:
         row: the row that was generated.
@@ -178,6 +182,8 @@ def finished_record(
             raise RowRejection(rule)
     except RowRejection as rejection:
         text, state, reason = generation.text, REJECTED, str(rejection)
+    except RowError as error:  # a check that fails on this text
+        text, state, reason = generation.text, ERROR, str(error)
     return {
         **_lineage(row, settings, seed),
         # A recipe may decode JSON, in which a model may have written half of a surrogate pair.
