@@ -153,7 +153,7 @@ def tally_review(url: str, returned: Sequence[str]) -> ReviewTally:
 
 
 def _reviewer(file: ReturnedReview, path: str) -> Reviewer:
-    counts = Counter(answer.verdict for answer in file.answers)
+    counts: Counter[str | None] = Counter(answer.verdict for answer in file.answers)
     return Reviewer(file.respondent, path, counts[ACCEPTED], counts[REJECTED], counts[None])
 
 

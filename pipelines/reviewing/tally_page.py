@@ -1,6 +1,6 @@
 """Tables of a review's tally, and lines on what no figure counts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from eval.stratified import Estimate
 from pipelines.pages.tables import Figure, Table
@@ -15,6 +15,8 @@ _INTERVALS = (
     "Each figure is of the run's rows: a group (accepted, or rejected by one rule) counts by its size in the run, not "
     "in the sample. 95% intervals for rows like these and these reviewers, from the posterior of each group's share."
 )
+
+_Row = Sequence[str | Figure]
 
 
 def tally_lines(tally: ReviewTally) -> Iterator[str]:
@@ -34,12 +36,14 @@ def tally_lines(tally: ReviewTally) -> Iterator[str]:
 
 def tally_tables(tally: ReviewTally) -> list[Table]:
     """Tables of shares, agreement, rules and reasons; those without rows are left out."""
-    shares = [[_SHARE_OF[name], _percent(share), str(share.n)] for name, share in tally.accepted.items() if share]
-    pairs = [
+    shares: list[_Row] = [
+        [_SHARE_OF[name], _percent(share), str(share.n)] for name, share in tally.accepted.items() if share
+    ]
+    pairs: list[_Row] = [
         [f"{pair.first[:8]} and {pair.second[:8]}", str(pair.rows), _percent(pair.agreement), _kappa(pair.kappa)]
         for pair in tally.pairs
     ]
-    checks = [
+    checks: list[_Row] = [
         [
             "all rules together" if check.rule == ALL_CHECKS else printable(check.rule),
             f"{check.rows:,}", str(check.judged), _percent(check.precision), _percent(check.recall),
@@ -47,7 +51,9 @@ def tally_tables(tally: ReviewTally) -> list[Table]:
         for check in tally.checks
     ]  # fmt: skip
     names = dict.fromkeys(name for counts in tally.reasons.values() for name in counts)
-    reasons = [[REASONS.get(name, name), *(str(tally.reasons[s].get(name, 0)) for s in _STATES)] for name in names]
+    reasons: list[_Row] = [
+        [REASONS.get(name, name), *(str(tally.reasons[s].get(name, 0)) for s in _STATES)] for name in names
+    ]
     tables = [
         Table("People accept", ["of", "share (%)", "judged"], shares, _INTERVALS),
         Table(
