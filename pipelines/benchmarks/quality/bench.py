@@ -50,6 +50,8 @@ _RULES = Quality(reject_refusals=True, reject_meta_talk=True, reject_emotion_wor
                  max_copied=0.5, stop_early=True)  # fmt: skip
 _MIN_GAIN, _MIN_SPEED, _MAX_JUDGE_SHARE, _MIN_SAVED, _MIN_RECORDINGS = 1.5, 0.95, 0.25, 0.1, 2000
 
+_TEXTS_TO_READ = 50
+
 _console = Console(stderr=True)
 
 
@@ -168,6 +170,7 @@ def _measured(summaries: dict[str, Summary], cold: Summary) -> dict[str, Any]:
             classifier: {name: _margins(rows[:equal], classifier) for name, rows in accepted.items()}
             for classifier in ("embedded", _OTHER_CLASSIFIER)
         },
+        "texts": {name: _texts_to_read(rows[:equal]) for name, rows in accepted.items()},
         "check_processor_seconds": check_seconds,
         "judge": {
             "requests": len(judged),
@@ -183,6 +186,12 @@ def _margins(rows: Sequence[dict[str, Any]], classifier: str) -> list[float]:
     """Returns, for each row, the best score of the group asked for less the best other one; above 0 it is expressed."""
     check = EmotionCheck(ExpressedEmotion(classifier=Classifier(id=classifier)))
     return [round(margin, 4) for margin in check.load()([(row["text"], row["emotion"]) for row in rows])]
+
+
+def _texts_to_read(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Returns rows from all over an arm, for a reading by people who do not know the arm."""
+    step = max(len(rows) // _TEXTS_TO_READ, 1)
+    return [{"emotion": row["emotion"], "text": row["text"]} for row in rows[::step][:_TEXTS_TO_READ]]
 
 
 def _check_seconds(rows: Sequence[dict[str, Any]]) -> float:
