@@ -8,7 +8,14 @@ import re
 from dataclasses import dataclass
 
 from pipelines.quality_control.emotion_words import names_emotion
-from pipelines.quality_control.text_checks import copied_sequences, has_meta_talk, refuses, repeated_sequences, words
+from pipelines.quality_control.text_checks import (
+    copied_sequences,
+    has_meta_talk,
+    is_unsuitable,
+    refuses,
+    repeated_sequences,
+    words,
+)
 from pipelines.recipes.meta_talk import strip_meta_talk
 from schemas.quality import Quality
 from schemas.rows import Prompt, RowRejection
@@ -64,6 +71,8 @@ class EarlyStop:
             return "meta_talk"
         if rules.reject_emotion_word and names_emotion(text, prompt.emotion):
             return "emotion_word"
+        if rules.reject_unsuitable and is_unsuitable(text):
+            return "unsuitable"
         words_left = _WORDS_PER_TOKEN * tokens_left
         if rules.max_repetition is not None:
             repeated, total = repeated_sequences(text)

@@ -38,6 +38,7 @@ def stopped(text, recipe=None, tokens_left=100, **rules):
         ("Rewritten answer: ", {"reject_meta_talk": True}, ""),
         ("A day full of joy and", {"reject_emotion_word": True}, "emotion_word"),
         ("A day full of joy", {"reject_emotion_word": True}, ""),  # joystick
+        ("He took the whisky and", {"reject_unsuitable": True}, "unsuitable"),
         ("la la la la la la la la la la la la la la la la la la la la la la", {"max_repetition": 0.05}, "repetition"),
         ("la la la la la la la la la la la la la la la la la la la la la la", {"max_repetition": 0.9}, ""),
         ("the river that flows by the old mill at night. And", {"max_copied": 0.01}, "copied"),
