@@ -40,7 +40,8 @@ def measure_agreement(ids: Sequence[str]) -> dict[str, Any]:
         EngineError: a classifier cannot be loaded.
     """
     rows = [json.loads(line) for line in Path(__file__).with_name("readings.jsonl").read_text().splitlines()]
-    labels = {name: _label_ways(load_classifier(Classifier(id=name)), [row["text"] for row in rows]) for name in ids}
+    classifiers = {name: load_classifier(Classifier(id=name)) for name in ids}  # a missing one ends the bench at once
+    labels = {name: _label_ways(each, [row["text"] for row in rows]) for name, each in classifiers.items()}
     first = [row[_READERS[0]]["emotion"] for row in rows]
     samples: dict[str, Any] = {"readers": {half: _agreements(rows, first, half, _READERS[1:]) for half in _HALVES}}
     for name, ways in labels.items():
