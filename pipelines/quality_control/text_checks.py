@@ -119,16 +119,10 @@ def _sequences(text_words: list[str], length: int) -> Iterator[tuple[str, ...]]:
 
 
 def _without_list_numbers(source: str) -> str:
-    """Returns a text without the numbers of a list's items, which count up from 1: `1.`, `2)`, `Day 3:`."""
-    counted = 0
-    spans = []
-    for found in _LIST_NUMBER.finditer(source):
-        if int(found[1]) == counted + 1:
-            counted += 1
-            spans.append(found.span(1))
-    for start, end in reversed(spans if counted > 1 else []):
-        source = source[:start] + source[end:]
-    return source
+    """Returns a text without the numbers of lists' items, which count up from 1: `1.`, `2)`, `Day 3:`."""
+    numbers = {int(found[1]) for found in _LIST_NUMBER.finditer(source)}
+    last = next(number for number in range(len(numbers) + 1) if number + 1 not in numbers)
+    return _LIST_NUMBER.sub(lambda found: "" if int(found[1]) <= last else found[0], source) if last > 1 else source
 
 
 def _digits(number: str) -> str:

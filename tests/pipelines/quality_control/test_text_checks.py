@@ -227,7 +227,7 @@ def test_numbers_and_names_that_are_lost():
             "Die Tassen sind blau und stehen auf dem Tisch, und Anna ist da.",
             "wrong_language",
         ),
-        ({"reject_unsuitable": True}, "He took a Gun.", "unsuitable"),
+        ({"reject_unsuitable": True}, "He took a Pistol.", "unsuitable"),
     ],
 )
 def test_each_rule_has_its_name(quality, text, rule):
