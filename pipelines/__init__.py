@@ -13,6 +13,7 @@ quality_report/   the verb quality
 run_status/       the verbs status, runs
 corpora/          the verbs stats, compare, compose
 reviewing/        the verb review
+deduplication/    the verb dedup
 publishing/       the verbs export, push; dataset and model cards
 training/         the verb train
 evaluation/       the verb evaluate
@@ -47,6 +48,7 @@ _CALLS = {
     "verify": "pipelines.verification",
     "runs": "pipelines.run_status.listing",
     "status": "pipelines.run_status.status",
+    "dedup": "pipelines.deduplication.dedup",
     "export": "pipelines.publishing.export",
     "review": "pipelines.reviewing.review",
     "tally_review": "pipelines.reviewing.tally",

@@ -9,6 +9,7 @@ generations.py    the generations of one row in an augmentation job
 quality.py        the section `quality`: rules that reject texts
 label.py          the job file of `label`
 compose.py        the job file of `compose`, the record of a corpus, the Arrow schema of its documents
+dedup.py          the file that `dedup` writes into a run folder
 train.py          the job file of `train`
 evaluate.py       the job file of `evaluate`
 rows.py           the Arrow schema of all shards, the identity of a row, its seed

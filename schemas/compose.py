@@ -18,6 +18,8 @@ class Part(Section):
     """folder of an augmented run, whose accepted rows are taken"""
     variant: str | None = None
     """name of the variant to take from a run with a sweep; by default all of them"""
+    dedup: bool = Field(True, exclude_if=lambda dedup: dedup)
+    """omission of the rows that `kindling dedup` removed from a run, where it was called; `false` takes all rows"""
     input: Input | None = None
     """files or a dataset, whose column `text` is taken; `columns: {text: COLUMN}` names another column"""
     words: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
@@ -31,6 +33,8 @@ class Part(Section):
             raise ValueError("give either run or input")
         if self.variant is not None and self.run is None:
             raise ValueError("a variant is a run's; this part has none")
+        if not self.dedup and self.run is None:
+            raise ValueError("`dedup: false` is for a run; this part has none")
         if self.words is not None and self.weight is not None:
             raise ValueError("give either words or weight")
         if self.input is not None and self.input.keep:

@@ -1,6 +1,6 @@
 """The section `quality` of an augmentation job: rules that reject texts, whatever the recipe."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,12 @@ Language = Literal["de", "en", "es", "fr", "it", "nl", "pl", "pt", "sv"]
 
 
 def _is_unset(value: Any) -> bool:
-    return value in (None, False, [])
+    return value in (None, False, [], {})
+
+
+def rule_of_set(name: str) -> str:
+    """Returns the rule that refuses texts with a text of a reference set: `contains_blimp`."""
+    return f"contains_{name}"
 
 
 def _rule(default: Any, **bounds: Any) -> Any:
@@ -93,6 +98,11 @@ class Quality(Section):
     """permission to run the Python file that `quality.check` names, with all rights of the job"""
     source: list[str] = _rule([])
     """fields of the input row that are the source for `keep_numbers` and `keep_names`; by default all its texts"""
+    reference_sets: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Url | Annotated[list[Url], Field(min_length=1)]
+    ] = _rule({})
+    """files with texts that no row may contain, by a name of your own: `{blimp: blimp/}`. A text is rejected
+    (`contains_blimp`) that has 13 words in a row of one of them, or all words of one that has 5 to 12"""
 
     expressed_emotion: ExpressedEmotion | None = _rule(None)
     """rejection (`expressed_emotion`) of texts that do not express the emotion asked for, by a classifier"""

@@ -146,7 +146,11 @@ def rows_of_part(
 
 
 def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, VariantSettings]:
-    """Makes the settings that the rows of one variant have in common, by the name of the variant."""
+    """Makes the settings that the rows of one variant have in common, by the name of the variant.
+
+    Raises:
+        JobError: a file that the section `quality` names cannot be used.
+    """
     check = QualityRules.of(job.quality)
     program = QualityProgram(job.quality.max_tries, tuple(scored_checks(job.quality))) if job.has_programs else None
     return {

@@ -1,12 +1,14 @@
-"""The verbs about corpora: stats, compare, quality, compose."""
+"""The verbs about corpora: stats, compare, quality, dedup, compose."""
 
+import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import Job, Json, Set, logged, print_json
+from pipelines.cli.options import Job, Json, Run, Set, logged, print_json
 from schemas.errors import JobError
-from schemas.text import plural
+from schemas.text import plural, printable
 
 Corpora = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="run folders, or Parquet, JSONL, CSV or text files or folders")
@@ -116,6 +118,56 @@ def quality(
         print(f"{plural(len(report.corpora), 'run')} in {html}")
     else:
         Console().print(terminal_page(report))
+
+
+@logged
+def dedup(
+    run: Run,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="file, folder or glob with texts that no row may contain, such as blimp=blimp/; may be given several "
+            "times",
+        ),
+    ] = None,
+    opening_words: Annotated[int, typer.Option(min=1, help="number of words that make an opening")] = 4,
+    max_opening: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="largest share of rows with one opening, 0.01; by default none is removed"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be removed; write nothing")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take near-duplicates, texts of test sets and common openings out of a run: export, compose, train leave them."""
+    from pipelines.deduplication.dedup import dedup
+
+    result = dedup(run, _reference_sets(reference or ()), opening_words, max_opening, dry_run)
+    if as_json:
+        return print_json(result.as_json())
+    print(f"{plural(result.rows, 'accepted row')}{'' if result.complete else ' (the run is not complete)'}")
+    for rule, rows in (*result.removed.items(), ("left", result.left)):
+        print(f"  {rule:28}{rows:>10,}  {rows / result.rows:6.1%}")
+    print(f"{plural(result.distinct_openings, 'different opening')} of {opening_words} words; the commonest:")
+    for opening, rows in result.openings.items():
+        print(f"  {printable(opening):28}{rows:>10,}  {rows / result.rows:6.1%}")
+    for name, texts in result.searched.items():
+        short = f"; {result.too_short[name]:,} with fewer than 5 words were not" if name in result.too_short else ""
+        print(f"{name}: {plural(texts, 'text')} searched for{short}")
+    if result.is_limited:
+        print(f"each row was compared with the first {result.compared:,} rows alone: more do not fit into memory")
+    print(f"export, compose and train leave these rows out: {result.to}" if result.to else "nothing was written")
+
+
+def _reference_sets(options: Sequence[str]) -> dict[str, list[str]]:
+    sets: dict[str, list[str]] = {}
+    for option in options:
+        name, equals, path = option.partition("=")
+        if not (equals and path and re.fullmatch(r"[A-Za-z0-9_-]+", name)):
+            cause = "not of the form NAME=PATH, with a name of letters, digits, `_` and `-`"
+            raise JobError("--reference", option, cause, "write it as --reference blimp=blimp/")
+        sets.setdefault(name, []).append(path)
+    return sets
 
 
 def _row_numbers(rows: str | None) -> list[int] | None:

@@ -59,6 +59,7 @@ _VERBS = (
     corpora.compare,
     corpora.quality,
     publishing.review,
+    corpora.dedup,
     publishing.export,
     corpora.compose,
     models.train,

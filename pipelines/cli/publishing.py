@@ -117,6 +117,9 @@ def export(
             "--reviewed", help="only rows that people accepted in `kindling review`; unjudged rows are left out"
         ),
     ] = False,
+    dedup: Annotated[
+        bool, typer.Option("--dedup/--no-dedup", help="leave out the rows that `kindling dedup` removed")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Write a run's accepted rows as a dataset with a card, ready for load_dataset and the Hub, or as one file."""
@@ -144,6 +147,7 @@ def export(
         license_,
         language,
         reviewed,
+        dedup,
     )
     if as_json:
         return print_json(exported.as_json())
@@ -154,6 +158,9 @@ def export(
     print(f"{exported.rows} rows{parts} in {files}{unfinished}")
     for line in left_out_lines(exported.left_out):
         print(f"left out: {line}")
+    if any(exported.removed.values()):
+        rules = ", ".join(f"{rows} {rule}" for rule, rows in exported.removed.items() if rows)
+        print(f"left out, as `kindling dedup` found: {rules}")
     print(f"columns: {', '.join(exported.columns)}")
     print(f"load it: {load_command(exported)}")
     if not exported.complete:
@@ -161,12 +168,14 @@ def export(
 
 
 def push(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="folder of a trained model: the job's output.path")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="folder of a trained model, of an export, or of a composed corpus")
+    ],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="name of the repository on the Hub: owner/name")],
     public: Annotated[bool, typer.Option("--public", help="make the repository public; by default private")] = False,
     as_json: Json = False,
 ) -> None:
-    """Upload a trained model and its card to the Hub, with the token of `hf auth login` or HF_TOKEN."""
+    """Upload a trained model or a dataset, with its card, to the Hub, with the token of `hf auth login` or HF_TOKEN."""
     from pipelines.publishing.hub import push
 
     pushed = push(folder, repo, public)

@@ -1,5 +1,6 @@
 """Streams the documents of each part of a corpus: accepted rows of a run, or rows of any input."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ import pyarrow as pa
 
 from pipelines.inputs.cells import text_cell
 from pipelines.inputs.reader import InputReader
+from pipelines.publishing.removed_rows import RemovedRows, read_removed_rows
 from schemas.compose import Part
 from schemas.errors import JobError, RunError
 from schemas.rows import RowError
 from schemas.text import shorten
 from services.storage.parts import in_input_order
 from services.storage.store import ShardStore, shard_path
+
+_log = logging.getLogger("kindling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +72,13 @@ def documents_of(name: str, part: Part) -> Documents:
 
     Raises:
         JobError: the run or the input does not exist, or cannot be read.
-        RunError: run.json is damaged.
+        RunError: run.json is damaged, or the run has changed since `kindling dedup`.
     """
     return RunDocuments(name, part) if part.run is not None else _InputDocuments(name, part)
 
 
 class RunDocuments:
-    """The accepted rows of the shards that are committed at this moment.
+    """The accepted rows of the shards that are committed at this moment, without those that `kindling dedup` removed.
 
     Args:
         name: name of the part, for errors.
@@ -82,6 +86,7 @@ class RunDocuments:
 
     Raises:
         JobError: the folder holds no run, no shard of it is committed, or it lacks the variant.
+        RunError: it has changed since `kindling dedup`.
     """
 
     def __init__(self, name: str, part: Part) -> None:
@@ -97,13 +102,17 @@ class RunDocuments:
         sizes = self._store.part_sizes()
         if not sizes:
             raise JobError(f"parts.{name}.run", part.run, "it has no shard yet", "run its job, or leave the part out")
+        self._removed = read_removed_rows(self._store, run, f"parts.{name}.run") if part.dedup else RemovedRows()
         self._parts, self._fingerprint = in_input_order(sizes), run.fingerprint
         self.complete = len(self._store.committed_shards()) == run.shards
         # The digest identifies the committed rows: a shard changes only where a repair made it again, and then its
         # time differs.
         times = [(shard, size, self._store.read_manifest(shard).finished_at) for shard, size in sorted(sizes.items())]
         digest = blake2b(repr(times).encode(), digest_size=16).hexdigest()
-        self.content = {part.run: f"run {run.fingerprint}, {len(sizes)} shards, {digest}"}
+        removed = f", without {self._removed}, {self._removed.digest}" if self._removed.digest else ""
+        self.content = {part.run: f"run {run.fingerprint}, {len(sizes)} shards, {digest}{removed}"}
+        if self._removed.identities:
+            _log.info("parts.%s: left out: %s", name, self._removed)
 
     def __iter__(self) -> Iterator[Document]:
         """Yields all documents in the order of their input."""
@@ -111,7 +120,7 @@ class RunDocuments:
             yield _document(self._fingerprint, **row)
 
     def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
-        """Yields the rows as dicts; `variant` must be among the columns.
+        """Yields the rows as dicts; IDENTITY must be among the columns.
 
         Raises:
             RunError: a shard cannot be read.
@@ -121,7 +130,7 @@ class RunDocuments:
             try:
                 for batch in self._store.read_batches(path, columns):
                     for row in batch.to_pylist():
-                        if self._variant in (None, row["variant"]):
+                        if self._variant in (None, row["variant"]) and not self._removed.has(row):
                             yield row
             except (OSError, pa.ArrowException) as error:
                 remedy = "`kindling verify` lists all damage, and repairs it"

@@ -36,7 +36,12 @@ class JsonSource(FileSource):
         """Yields the rows; see `Source.rows`."""
         return map(partial(object_row, "the item"), skip_items(self._items(), skip))
 
-    def _items(self) -> list[Any]:
+    def document(self) -> Any:
+        """Returns the content of the file, whatever JSON it holds.
+
+        Raises:
+            JobError: the file is too large, empty or no JSON.
+        """
         with self.open() as file:
             data = file.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
@@ -49,9 +54,12 @@ class JsonSource(FileSource):
             raise JobError("input.path", self.name, "the file is empty", "name a file with rows")
         remedy = "if it has an object in each line, rename it to .jsonl or set input.format to jsonl; else repair it"
         try:
-            items = json.loads(text)
+            return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise JobError("input.path", self.name, f"not valid JSON: {error}", remedy) from None
+
+    def _items(self) -> list[Any]:
+        items = self.document()
         if isinstance(items, list):
             return items
         held = "one JSON object" if isinstance(items, dict) else f"a JSON {type(items).__name__}"

@@ -50,6 +50,15 @@ class NearDuplicates:
         self._empty = MinHash(_BANDS * _HASHES_PER_BAND, hashfunc=int)
         self._kept: dict[int, tuple[Hashes, Hashes]] = {}
 
+    def __len__(self) -> int:
+        """Number of texts that are kept."""
+        return len(self._kept)
+
+    @property
+    def is_full(self) -> bool:
+        """True where no further text is kept: later texts are not compared with each other."""
+        return len(self._kept) >= self._max_texts or self._hash_count >= _MAX_HASHES
+
     def find_or_add(self, text: str, number: int, second_text: str = "") -> int | None:
         """Returns the number of the first kept text that this one is similar to.
 
@@ -72,7 +81,7 @@ class NearDuplicates:
             pairs = zip(features, self._kept[candidate], strict=True)
             if all(_jaccard_index(hashes, kept) >= THRESHOLD for hashes, kept in pairs):
                 return candidate
-        if len(self._kept) < self._max_texts and self._hash_count < _MAX_HASHES:
+        if not self.is_full:
             self._index.insert(number, signature, check_duplication=False)
             self._kept[number] = features
             self._hash_count += sum(map(len, features))

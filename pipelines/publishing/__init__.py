@@ -7,7 +7,9 @@ reviewed_rows.py   verdicts of people on the rows of a run, and the rows that th
 splits.py          splits of an export by input row
 data_files.py      file types of an export: Parquet, JSONL, CSV
 export_prompts.py  `kindling export --format prompts`: a set of evaluation prompts
-hub.py             `kindling push`: uploads a trained model to the Hugging Face Hub
+removed_rows.py    rows that `kindling dedup` removed from a run
+hub.py             `kindling push`: uploads a trained model or a dataset to the Hugging Face Hub
+card_filters.py    rules that refused texts, with counts, and known limits, for a dataset's card
 card_header.py     the YAML header of cards, and names on the Hub
 dataset_card.py    dataset cards of runs and composed corpora
 model_card.py      model cards

@@ -16,6 +16,7 @@ from pipelines.publishing.chat_formats import CHAT_FORMATS, ChatFormat
 from pipelines.publishing.columns import Columns
 from pipelines.publishing.data_files import FILE_TYPES, csv_schema, features_of, write_tables
 from pipelines.publishing.dataset_card import dataset_card
+from pipelines.publishing.removed_rows import RemovedRows, read_removed_rows
 from pipelines.publishing.reviewed_rows import REVIEWED_COLUMNS, PeoplesVerdicts, left_out_lines
 from pipelines.publishing.splits import Split, splits_of
 from pipelines.result import Result
@@ -47,6 +48,7 @@ class Exported(Result):
         columns: names of the columns.
         splits: number of rows by split.
         left_out: with `reviewed`, number of rows that are not in the export, by cause.
+        removed: number of rows that are left out since `kindling dedup` removed them, by rule.
     """
 
     to: str
@@ -56,6 +58,7 @@ class Exported(Result):
     columns: list[str]
     splits: dict[str, int]
     left_out: dict[str, int] = field(default_factory=dict)
+    removed: dict[str, int] = field(default_factory=dict)
 
 
 def export(
@@ -69,6 +72,7 @@ def export(
     license: str | None = None,
     language: str | None = None,
     reviewed: bool = False,
+    dedup: bool = True,
 ) -> Exported:
     """Copies the committed accepted rows of a run, in input order: into a folder with a dataset card, or into one file.
 
@@ -85,11 +89,13 @@ def export(
         license: license for the card, as the Hub names it: `cc-by-4.0`.
         language: languages for the card, as two letters: `en`, or `en,de`.
         reviewed: keep only the rows that people accepted in a review; rows that nobody judged are left out.
+        dedup: leave out the rows that `kindling dedup` removed, where it was called.
 
     Raises:
         JobError: an option is wrong, or contradicts another one.
         RunError: the folder `url` holds no run, or none with accepted rows, or with `reviewed` none that people
-            accepted; a shard is damaged; prompts cannot be made again; or `to` exists already or cannot be written.
+            accepted; it has changed since `kindling dedup`; a shard is damaged; prompts cannot be made again; or `to`
+            exists already or cannot be written.
     """
     file_type, is_file = _file_type(to, file_format, test)
     facts = CardFacts(license, language)
@@ -99,13 +105,14 @@ def export(
         if is_file:
             raise RunError("--to", to, "it exists already", "name a new file")
         raise RunError("--to", to, "it exists already, and is not an empty folder", "name a new or empty folder")
-    outcomes = _outcomes(store, run)
-    people = PeoplesVerdicts(store) if reviewed else None
-    left_out = people.left_out(_rows(store, None, REVIEWED_COLUMNS)) if people else {}
+    removed = read_removed_rows(store, run) if dedup else RemovedRows()
+    outcomes = _outcomes(store, run, removed)
+    rows = _Rows(store, removed, PeoplesVerdicts(store) if reviewed else None)
+    left_out = rows.people.left_out(_Rows(store, removed).batches(REVIEWED_COLUMNS)) if rows.people else {}
     chat = ChatFormat(file_format, run) if file_format in CHAT_FORMATS else None
-    chosen = Columns(columns, flatten, file_format if chat else None, run.schema, _rows(store, people, ["inputs"]))
-    splits = splits_of(_rows(store, people, ["source", "row_index"]), test, seed)
-    tables = partial(_tables, store, people, chosen, chat)
+    chosen = Columns(columns, flatten, file_format if chat else None, run.schema, rows.batches(["inputs"]))
+    splits = splits_of(rows.batches(["source", "row_index"]), test, seed)
+    tables = partial(_tables, rows, chosen, chat)
     with write_errors(to, "--to"):
         if is_file:
             with new_file(fs, root) as file:
@@ -115,23 +122,26 @@ def export(
             schema = csv_schema(chosen.schema) if file_type == "csv" else chosen.schema
             # A folder that is there may be a mount, which no other folder can replace.
             with nullcontext(root) if fs.exists(root) else atomic_folder(fs, root) as folder:
-                rows = {split.name: tables(split) for split in splits}
-                files, counts, data_files = _write_files(fs, folder, file_type, schema, rows)
-                card = dataset_card(run, outcomes, data_files, schema, facts, _note(counts, seed, left_out))
+                of_splits = {split.name: tables(split) for split in splits}
+                files, counts, data_files = _write_files(fs, folder, file_type, schema, of_splits)
+                rules, note = removed.by_rule if removed.digest else None, _note(counts, seed, left_out)
+                card = dataset_card(run, outcomes, data_files, schema, facts, note, rules)
                 write_atomic(fs, f"{folder}/README.md", card.encode())
     complete = outcomes.counts.total() == run.outputs
-    return Exported(to, files, sum(counts.values()), complete, chosen.schema.names, counts, left_out)
+    written = (to, files, sum(counts.values()), complete, chosen.schema.names, counts)
+    return Exported(*written, left_out, dict(removed.by_rule))
 
 
-def _outcomes(store: ShardStore, run: RunRecord) -> Outcomes:
+def _outcomes(store: ShardStore, run: RunRecord, removed: RemovedRows) -> Outcomes:
     """Returns the outcomes of a run.
 
     Raises:
-        RunError: no row is accepted.
+        RunError: no row is accepted, or `kindling dedup` removed all accepted ones.
     """
     outcomes = read_index(store, run).totals().outcomes
-    if not outcomes.counts[ACCEPTED]:
-        cause = "it has no accepted row yet, and load_dataset reads no dataset without rows"
+    if outcomes.counts[ACCEPTED] <= len(removed.identities):
+        state = "`kindling dedup` removed all its rows" if removed.identities else "it has no accepted row yet"
+        cause = f"{state}, and load_dataset reads no dataset without rows"
         remedy = "`kindling status` shows the progress of the run, and why rows were refused"
         raise RunError("RUN", store.url, cause, remedy)
     return outcomes
@@ -186,22 +196,35 @@ def _file_type(to: str, file_format: str | None, test: float) -> tuple[str, bool
     return file_type, True
 
 
-def _rows(store: ShardStore, people: PeoplesVerdicts | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yields the committed accepted rows in input order; with verdicts those that people accepted."""
-    more = [name for name in REVIEWED_COLUMNS if people and name not in columns]
-    for part in store.live_parts(ACCEPTED):
-        for batch in read_part(store, shard_path(FOLDER_OF_STATE[ACCEPTED], part), columns + more).to_batches():
-            yield people.accepted(batch) if people else batch
+@dataclass(frozen=True)
+class _Rows:
+    """Committed accepted rows of a run, in input order, without those that `kindling dedup` removed.
+
+    Attributes:
+        store: the run folder.
+        removed: the removed rows.
+        people: verdicts of people, of which the accepted rows are kept; None for all rows.
+    """
+
+    store: ShardStore
+    removed: RemovedRows
+    people: PeoplesVerdicts | None = None
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yields the rows with some columns, to which those are added by which rows are looked up."""
+        columns = list(dict.fromkeys([*columns, *(REVIEWED_COLUMNS if self.people else IDENTITY)]))
+        for part in self.store.live_parts(ACCEPTED):
+            for batch in read_part(self.store, shard_path(FOLDER_OF_STATE[ACCEPTED], part), columns).to_batches():
+                rows = self.removed.without(batch)
+                yield self.people.accepted(rows) if self.people else rows
 
 
-def _tables(
-    store: ShardStore, people: PeoplesVerdicts | None, columns: Columns, chat: ChatFormat | None, split: Split
-) -> Iterator[pa.Table]:
+def _tables(rows: _Rows, columns: Columns, chat: ChatFormat | None, split: Split) -> Iterator[pa.Table]:
     """Yields the exported rows of a split."""
-    for batch in _rows(store, people, columns.read + [name for name in IDENTITY[:2] if name not in columns.read]):
-        rows = split.of(batch)
-        if rows.num_rows:
-            yield columns.table(rows, chat)
+    for batch in rows.batches(columns.read):
+        of_split = split.of(batch)
+        if of_split.num_rows:
+            yield columns.table(of_split, chat)
 
 
 def _in_files(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

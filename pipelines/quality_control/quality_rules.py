@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from pipelines.quality_control.emotion_words import names_emotion
 from pipelines.quality_control.languages import is_in_other_language
+from pipelines.quality_control.reference_files import read_reference_sets, reference_contents
+from pipelines.quality_control.reference_sets import ReferenceSets
 from pipelines.quality_control.text_checks import (
     copied_share,
     has_meta_talk,
@@ -19,7 +21,7 @@ from pipelines.quality_control.text_checks import (
     words,
 )
 from pipelines.quality_control.user_check import UserCheck, read_user_check
-from schemas.quality import Quality
+from schemas.quality import Quality, rule_of_set
 from schemas.rows import Prompt
 
 # Versions of the rules, by their keys in the section `quality`; those above 1 are part of the run's identity.
@@ -36,8 +38,10 @@ RULE_VERSIONS = {
     "keep_names": 1,
     "language": 1,
     "reject_unsuitable": 1,
+    "reference_sets": 1,
     "check": 1,
 }
+_SETS_KEY = "quality.reference_sets"
 
 
 @dataclass(frozen=True)
@@ -47,25 +51,31 @@ class QualityRules:
     Attributes:
         quality: section of the job.
         user_check: check of the job's own, where it names one.
+        references: texts of the job's reference sets, where it names some.
     """
 
     quality: Quality
     user_check: UserCheck | None = None
+    references: ReferenceSets | None = None
 
     @classmethod
     def of(cls, quality: Quality) -> "QualityRules | None":
         """Makes the rules of a job; None where it has none.
 
         Raises:
-            JobError: the file of `quality.check` cannot be used.
+            JobError: the file of `quality.check`, or one of `quality.reference_sets`, cannot be used.
         """
-        return cls(quality, read_user_check(quality)) if _keys_of_rules(quality) else None
+        if not _keys_of_rules(quality):
+            return None
+        return cls(quality, read_user_check(quality), read_reference_sets(quality.reference_sets, _SETS_KEY))
 
     def facts(self) -> dict[str, str]:
-        """Returns what identifies the rules besides the section itself: versions above 1, and the user's check."""
+        """Returns what identifies the rules besides the section itself: versions above 1, and content of files."""
         versions = {key: RULE_VERSIONS[key] for key in _keys_of_rules(self.quality) if RULE_VERSIONS[key] > 1}
         facts = {"rule_versions": ", ".join(f"{key} {version}" for key, version in versions.items())}
         facts["check_hash"] = self.user_check.hash if self.user_check else ""
+        for name, content in reference_contents(self.quality.reference_sets, _SETS_KEY).items():
+            facts[f"reference_contents.{name}"] = content
         return {name: fact for name, fact in facts.items() if fact}
 
     def __call__(self, text: str, prompt: Prompt) -> str:
@@ -109,6 +119,8 @@ class QualityRules:
             yield "wrong_language"
         if rules.reject_unsuitable and is_unsuitable(text):
             yield "unsuitable"
+        if self.references is not None and (match := self.references.find(text)):
+            yield rule_of_set(match[0])
         if self.user_check is not None and (reason := self.user_check(text, prompt.inputs)):
             yield f"check: {reason}"
 

@@ -180,7 +180,8 @@ def rules_named(name: str | None) -> QualityRules | None:
     """Returns the rules that the option `--rules` names: `all`, or the section `quality` of a job file.
 
     Raises:
-        JobError: the job file cannot be read, does not fit the schema, or has no rules in its section `quality`.
+        JobError: the job file cannot be read, does not fit the schema, or has no rules in its section `quality`; or a
+            file that the section names cannot be used.
     """
     if name is None:
         return None
