@@ -1,13 +1,15 @@
-"""`kindling push`: uploads a trained model to the Hugging Face Hub, by default into a private repository."""
+"""`kindling push`: uploads a trained model or a dataset to the Hugging Face Hub, by default to a private repository."""
 
 import json
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import CommitInfo, HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from schemas.errors import JobError, RunError, StoppedError
@@ -15,9 +17,12 @@ from schemas.text import shorten
 
 # Files that stay here: they hold paths of this machine, and its lock. The card has the facts that a reader needs.
 _LEFT_OUT = ("train.json", "train.lock", "train.log")
-# HTTP states after which the same call may succeed later: too many requests, and faults of the server.
-_TOO_MANY_REQUESTS = 429
+# HTTP states after which the same call may succeed later: another commit came first, too many requests (for which the
+# library itself waits several times, as long as the Hub asks for), and faults of the server.
+_OTHER_COMMIT_FIRST, _TOO_MANY_REQUESTS = 412, 429
 _FIRST_SERVER_FAULT = 500
+_WAIT_SECONDS = (1, 2, 4, 8)
+_log = logging.getLogger("kindling")
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,14 @@ class Pushed:
         private: True where only the owners of the repository see it.
         commit: hash of the commit.
         files: names of the uploaded files.
+        repo_type: model or dataset.
     """
 
     url: str
     private: bool
     commit: str
     files: list[str]
+    repo_type: str
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for `--json`."""
@@ -42,48 +49,73 @@ class Pushed:
 
 
 def push(folder: str, repo: str, public: bool = False) -> Pushed:
-    """Uploads the model and its card in one commit; stages, checkpoints, curves and train.json stay here.
+    """Uploads a model or a dataset with its card in one commit; records, stages, checkpoints and curves stay here.
 
-    The token is HF_TOKEN, or the one that `hf auth login` stored.
+    The token is HF_TOKEN, or the one that `hf auth login` stored. Where the Hub has too many requests, or another
+    commit came first, the upload is tried again; files that it has already are not sent again.
 
     Args:
-        folder: output folder of a finished `train` job.
+        folder: output folder of a finished `train` job, of an `export` or of a `compose` job.
         repo: `owner/name`, or a name alone for a repository of your own; it is made where it does not exist.
         public: make the repository public, or upload to a public one.
 
     Raises:
-        RunError: the folder holds no trained model, or its training is not finished.
+        RunError: the folder holds neither a trained model nor a dataset, or its training is not finished.
         JobError: nobody is logged in, the Hub refuses the repository or the token, or the repository is public and
             `public` is False.
         StoppedError: the Hub cannot be reached; the same call may succeed later.
     """
-    files = _files(Path(folder).expanduser())
+    path = Path(folder).expanduser()
+    repo_type, files = _files(path)
     if get_token() is None:
         raise JobError("HF_TOKEN", None, "nobody is logged in to the Hub", "set HF_TOKEN, or run `hf auth login`")
     with _hub_errors(repo):
         api = HfApi()
-        url = api.create_repo(repo, private=not public, exist_ok=True)
-        private = bool(api.model_info(url.repo_id).private)
+        url = api.create_repo(repo, repo_type=repo_type, private=not public, exist_ok=True)
+        private = bool(api.repo_info(url.repo_id, repo_type=repo_type).private)
         if not (private or public):
             raise JobError("REPO", repo, "the repository is public", "add --public if you want that, or name another")
-        commit = api.upload_folder(
-            repo_id=url.repo_id, folder_path=Path(folder).expanduser(), allow_patterns=files,
-            commit_message="Upload by kindling",
-        )  # fmt: skip
-    return Pushed(str(url), private, commit.oid, files)
+        commit = _upload(api, repo_id=url.repo_id, repo_type=repo_type, folder_path=path, allow_patterns=files)
+    return Pushed(str(url), private, commit.oid, files, repo_type)
 
 
-def _files(folder: Path) -> list[str]:
-    """Returns the names of the files to upload."""
+def _upload(api: HfApi, **arguments: Any) -> CommitInfo:
+    """Uploads files in one commit, and tries again where another commit came first."""
+    for wait in (*_WAIT_SECONDS, None):
+        try:
+            return api.upload_folder(**arguments, commit_message="Upload by kindling")
+        except HTTPError as error:
+            if _status(error) != _OTHER_COMMIT_FIRST or wait is None:
+                raise
+            _log.warning("another commit came first (412): trying again in %d s", wait)
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def _status(error: Exception) -> int | None:
+    """Returns the HTTP state of an error of the Hub; None where it did not answer."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _files(folder: Path) -> tuple[str, list[str]]:
+    """Returns the type of the repository, and the names of the files to upload."""
     if (folder / "run.json").is_file():
-        remedy = "`kindling export` it, and upload the export: hf upload REPO FOLDER --repo-type dataset --private"
-        raise RunError("FOLDER", str(folder), "it holds rows that `augment` made, and no model", remedy)
+        remedy = "write them with `kindling export RUN --to FOLDER`, and push that folder"
+        raise RunError("FOLDER", str(folder), "it holds the rows and records of a run", remedy)
+    data = [path for path in sorted((folder / "data").glob("*")) if path.is_file() and not path.name.startswith(".")]
+    if data and (folder / "README.md").is_file() and not (folder / "train.json").exists():
+        return "dataset", ["README.md", *(f"data/{path.name}" for path in data)]
+    return "model", _model_files(folder)
+
+
+def _model_files(folder: Path) -> list[str]:
     try:
         record = json.loads((folder / "train.json").read_text())
         done = "report" in record or len(record["stages"]) == len(record["job"]["stages"])
     except (OSError, ValueError, KeyError, TypeError):
-        remedy = "name the output.path of a train job"
-        raise RunError("FOLDER", str(folder), "it has no train.json that can be read", remedy) from None
+        remedy = "name the output.path of a train job; or a folder that `export` or `compose` wrote"
+        cause = "it has no train.json that can be read, and no data/ with a card"
+        raise RunError("FOLDER", str(folder), cause, remedy) from None
     if not (done and (folder / "README.md").is_file()):  # the card is written last
         remedy = "run `kindling train` with its job again first"
         raise RunError("FOLDER", str(folder), "its training is not finished", remedy)
@@ -102,10 +134,14 @@ def _hub_errors(repo: str) -> Iterator[None]:
         raise JobError("HF_HUB_OFFLINE", 1, "the Hub is turned off", "unset it, and run the command again") from None
     except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError comes from the library for large files
         message = shorten(str(error).strip().partition("\n")[0]) or type(error).__name__
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status is not None and status < _FIRST_SERVER_FAULT and status != _TOO_MANY_REQUESTS:
+        status = _status(error)
+        if (
+            status is not None
+            and status < _FIRST_SERVER_FAULT
+            and status not in (_OTHER_COMMIT_FIRST, _TOO_MANY_REQUESTS)
+        ):
             remedy = "check the name, and that the token may write there (`hf auth whoami`)"
             raise JobError("REPO", repo, f"the Hub refuses it: {message}", remedy) from None
-        cause = f"it did not take the model: {message}; nothing is lost here"
+        cause = f"it did not take the files: {message}; nothing is lost here"
         remedy = "check the network, and run the command again"
         raise StoppedError("HF_ENDPOINT", constants.ENDPOINT, cause, remedy) from None

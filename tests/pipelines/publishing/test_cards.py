@@ -12,10 +12,12 @@ from pipelines.labelling.card import contexts_card
 from pipelines.labelling.contexts import LabelCounts
 from pipelines.labelling.record import LabelRecord
 from pipelines.pages.markdown import code, escaped, yaml_block
+from pipelines.publishing.card_filters import RULE_NAME
 from pipelines.publishing.card_header import DataFiles, hub_model, model_name, size_category
 from pipelines.publishing.dataset_card import dataset_card
 from pipelines.publishing.model_card import language_model_card
 from schemas.outcomes import Outcomes
+from schemas.quality import Quality
 from schemas.run import InputSource
 from tests.support.files import ROOT
 from tests.support.runs import run_of
@@ -45,6 +47,40 @@ def test_cards_show_hostile_names_as_text(name):
     totals = LabelCounts()
     totals.sentences_of_source[name] = totals.kept_of_source[name] = 1
     assert_harmless(contexts_card(label, totals))
+
+
+def test_a_card_has_the_filters_with_counts_and_known_limits():
+    run = run_of(1)
+    quality = {"max_words": 300, "reject_refusals": True, "reference_sets": {"blimp": "blimp/"}, "max_tries": 3}
+    run.job = {
+        "model": {"id": "m", "revision": None}, "recipe": "template", "prompt": None, "sampling": {}, "seed": 0,
+        "quality": quality,
+    }  # fmt: skip
+    outcomes = Outcomes(
+        Counter(accepted=2, rejected=1), cut_off=1, rejects=Counter(too_many_words=1, not_json=0),
+        tries=Counter(too_many_words=4),
+    )  # fmt: skip
+    card = dataset_card(run, outcomes, FILES)
+    lines = card[card.index("## Filters") : card.index("Made from")].splitlines()
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:5]] for line in lines if "|" in line
+    }
+    assert rows["`too_many_words`"] == ["1", "4", "`max_words: 300`"]
+    assert rows["`refusal`"] == ["0", "", "`reject_refusals: True`"]
+    assert rows["`contains_blimp`"][0] == "0" and rows[""] == ["", "", "`max_tries: 3`"]
+    assert "- 1 of 4 planned rows were not generated when this card was written." in lines
+    assert "- Texts that end in the middle, cut off by `max_tokens` or its limit: 1." in lines
+    assert "- Texts that are nearly the same were not looked for (`kindling dedup`)." in lines
+    assert "Sentences of test sets" not in card
+    after = dataset_card(run, outcomes, FILES, removed={"near_duplicate": 0})
+    assert "| `near_duplicate` | 0 |  | `kindling dedup` |" in after and "nearly the same were not" not in after
+    assert "| of these, removed by `kindling dedup` | 0 |" in after
+
+
+def test_every_rule_of_the_job_has_its_name_on_the_card():
+    settings = {"source", "max_tries", "retry_prompts", "reference_sets", "stop_early", "allow_code", "check"}
+    named = {key for key, field in Quality.model_fields.items() if RULE_NAME.search(field.description)}
+    assert Quality.model_fields.keys() - named <= settings
 
 
 def assert_harmless(card):
