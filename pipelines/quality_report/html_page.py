@@ -4,6 +4,7 @@ Invariant: names and texts, which come from data and models, are shown as plain 
 page, which has no script and loads nothing.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from pipelines.pages.html import render_html
@@ -54,15 +55,19 @@ def html_page(report: QualityReport) -> str:
         notes=[printable(note) for note in notes(report)],
         labels=labels,
         corpora=[_corpus(each) for each in report.corpora],
-        tables=[_reasons(report), *(_breakdown(report, column) for column in _columns(report))],
+        tables=[_reasons(report), *_breakdowns(report)],
         classifier=_name(report.classifier),
         max_sample=report.max_sample,
         seed=report.seed,
     )
 
 
-def _columns(report: QualityReport) -> list[str]:
-    return list(dict.fromkeys(column for each in report.corpora for column in each.by))
+def _breakdowns(report: QualityReport) -> Iterator[dict[str, Any]]:
+    """Yields a table for each column that groups rows and has several values."""
+    for column in dict.fromkeys(column for each in report.corpora for column in each.by):
+        table = _breakdown(report, column)
+        if len(table["lines"]) > 1:
+            yield table
 
 
 def _corpus(each: CorpusQuality) -> dict[str, Any]:

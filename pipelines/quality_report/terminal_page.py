@@ -16,7 +16,7 @@ from schemas.text import plural, shorten
 
 # Nobody reads a longer table; the HTML page and --json have all.
 _MAX_LINES = 30
-_MAX_NAME_CHARACTERS = 40
+_MAX_NAME_CHARACTERS = 60
 # Columns of more runs would be folded into many short lines.
 _MAX_BESIDE = 6
 
@@ -29,6 +29,8 @@ def terminal_page(report: QualityReport) -> Group:
     columns = dict.fromkeys(column for each in shown for column in each.by)
     parts += _beside("reason", shown, [_reasons(each) for each in shown])
     for column in columns:
+        if len({value for each in shown for value in each.by.get(column, {})}) < 2:
+            continue  # one value: the whole runs, which stand above
         parts += _beside(column, shown, [_acceptance(each, column) for each in shown])
     if len(corpora) > len(shown):
         parts.append(Text(f"and {plural(len(corpora) - len(shown), 'run')} more: --html and --json have all"))

@@ -70,6 +70,7 @@ def test_acceptance_reasons_and_emotions_of_a_run(tmp_path):
         "positive +50.0% +0.0% +50.0%",
     ):
         assert re.search(line, page), page
+    assert "source" not in page  # a column with one value is the whole run
     assert len(report.records()) == 1 + 2 + 3 + 1 and json.dumps(report.as_json())
 
 
