@@ -1,6 +1,7 @@
 """`kindling augment`: a recipe and engines turn input rows into outputs in committed shards.
 
 augment.py           the verb
+start.py             one start: engines, the rows that are left, the end
 plan.py              run.json of a new or a resumed run, and the rows that are left to generate
 summary.py           the result of a start
 card.py              the dataset card, renewed with each commit
