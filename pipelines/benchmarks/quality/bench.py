@@ -93,7 +93,12 @@ def measure(rows: int, recordings: Sequence[str]) -> bool:
         replays = _replays(summaries, arms, recordings)
     samples["replay"] = {name: vars(counts) for name, counts in replays.items()}
     _print_table(samples)
-    settings = {"rows": rows, "max_tries": _MAX_TRIES, "engine": _ENGINE, "recordings": list(map(str, recordings))}
+    settings = {
+        "rows": rows,
+        "max_tries": _MAX_TRIES,
+        "engine": _ENGINE,
+        "recordings": [Path(path).name for path in recordings],
+    }
     return conclude("quality", settings, samples, _goals(samples, replays))
 
 
