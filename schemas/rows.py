@@ -55,7 +55,12 @@ ROW_SCHEMA = pa.schema(
         _column("model", pa.string(), "id or path of the model"),
         _column("model_revision", pa.string(), "commit or content hash of the model"),
         _column("seed", pa.int64(), "sampling seed of the output"),
-        _column("finish_reason", pa.string(), "stop, length, or the state of a row that was not generated"),
+        _column(
+            "finish_reason",
+            pa.string(),
+            "stop; length; repetition, where vLLM ended a loop; early_stop, where a rule was sure to reject the text; "
+            "or the state of a row that was not generated",
+        ),
         _column("prompt_tokens", pa.int32(), "number of prompt tokens, chat template included"),
         _column("cached_prompt_tokens", pa.int32(), "number of prompt tokens that the prefix cache held"),
         _column("output_tokens", pa.int32(), "number of generated tokens"),
