@@ -156,7 +156,7 @@ def quality(
     """Compare rows of the loop with rows of one try: emotions expressed, tokens, speed, the judge, early stops."""
     from pipelines.benchmarks.quality.bench import measure
 
-    return measure(rows, recordings or [])
+    return measure(rows, recordings)
 
 
 @_command

@@ -74,7 +74,7 @@ def test_shipped_job_files_are_valid(path):
         "compose": ComposeJob,
         "label": LabelJob,
         "evaluate": EvaluateJob,
-        "emotion_head": TrainJob,
+        "emotion_": TrainJob,
         "train": TrainJob,
         "gpt2": TrainJob,
     }

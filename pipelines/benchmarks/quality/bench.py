@@ -55,7 +55,7 @@ _TEXTS_TO_READ = 50
 _console = Console(stderr=True)
 
 
-def measure(rows: int, recordings: Sequence[str]) -> bool:
+def measure(rows: int, recordings: Sequence[str] | None = None) -> bool:
     """Measures and prints; returns whether all goals are met.
 
     Args:
@@ -63,6 +63,7 @@ def measure(rows: int, recordings: Sequence[str]) -> bool:
         recordings: JSON Lines or Parquet files with further recorded responses: columns `text`, and `emotion` where it
             was asked for.
     """
+    recordings = recordings or []
     data = files("pipelines") / "data"
     with tempfile.TemporaryDirectory(prefix="kindling-bench-") as scratch:
         folder = Path(scratch)
