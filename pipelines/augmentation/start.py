@@ -105,9 +105,11 @@ class Start:
             register_target(ray_metrics, self._job.metrics, job="ray"),
             Display(self._progress) as display,
         ):
+            # A retry is of rows that were read already: no target ends it.
+            target = None if retried else self._job.target_accepted
             writer = ShardWriter(
                 self._store, self._run, self._index, self._lease, self._progress.on_rows, self._progress.on_commit,
-                self._card.renew_if_due, self._job.target_accepted,
+                self._card.renew_if_due, target,
             )  # fmt: skip
             pool = ReplicaPool(self._job.model, self._job.engine, self._job.cluster, self._variants, kept=replicas)
             rows = self._rows_left(reader, writer, retried, duplicates)

@@ -18,6 +18,10 @@ def accepted_rows(run):
     return [tuple(row.values()) for batch in ShardStore(run).read_rows(columns=columns) for row in batch.to_pylist()]
 
 
+def all_rows(run, state):
+    return [row for batch in ShardStore(run).read_rows(state) for row in batch.to_pylist()]
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_job_ends_at_the_shard_that_reaches_its_target_and_goes_on_with_a_higher_one(fake_job, tmp_path, caplog):
     job = fake_job | {"quality": {"max_words": 30}, "target_accepted": 6}
@@ -45,6 +49,18 @@ def test_a_job_ends_at_the_shard_that_reaches_its_target_and_goes_on_with_a_high
     assert accepted_rows(more.run)[: len(got)] == got and more.rows[ACCEPTED] >= len(got) + 3
     whole = augment({key: value for key, value in job.items() if key != "target_accepted"})
     assert accepted_rows(whole.run) == expected and status(whole.run).complete and not verify(whole.run).faults
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_target_that_is_reached_ends_no_retry(fake_job):
+    job = fake_job | {"quality": {"max_words": 20}, "target_accepted": 3}
+    summary = augment(job)
+    assert summary.rows["rejected"] > 0
+    again = augment(job, retry="rejected")
+    assert again.generated == summary.rows["rejected"] and again.rows[ACCEPTED] >= summary.rows[ACCEPTED]
+    assert status(again.run).complete and not verify(again.run).faults
+    texts = [row["text"] for state in ("rejected", "accepted") for row in all_rows(again.run, state)]
+    assert len(texts) == sum(again.rows.values()) and augment(job).generated == 0
 
 
 @pytest.mark.usefixtures("ray_cluster")
