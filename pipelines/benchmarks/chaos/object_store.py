@@ -47,7 +47,7 @@ _MAX_DELAY_SECONDS = 3.0
 _NOT_FORWARDED = ("expect", "connection", "transfer-encoding")
 _UNAVAILABLE = b"<Error><Code>ServiceUnavailable</Code><Message>Please try again.</Message></Error>"
 # In this order a file that is in one of the folders while its shard is committed is found in one of the copies.
-_FOLDERS = ("log", "data", "rejected", "errors")
+_FOLDERS = ("log", "data", "rejected", "errors", "tries")
 
 
 @dataclass(frozen=True)
