@@ -242,6 +242,7 @@ def _read_saved_entries(store: ShardStore) -> pa.Table:
     """Entries in index.parquet; none if the file is missing, damaged, or of another version."""
     try:
         table = store.read_table(INDEX_PATH)
+        table.validate(full=True)  # a page's checksum does not cover its header: a text may have no place in its list
     except (OSError, pa.ArrowException):
         return _no_entries()
     if not table.schema.equals(_SCHEMA) or table.schema.metadata != _SCHEMA.metadata:
