@@ -224,15 +224,9 @@ def _wrong_rows(
         path = shard_path(folder, part_of(manifest)) if state == ACCEPTED else manifest.sibling(folder)
         if path is None:
             continue
-        try:
-            table = store.read_table(path)
-        except (OSError, pa.ArrowException) as error:
-            if is_filesystem_failure(error):
-                raise
-            yield path, f"damaged: {str(error).splitlines()[0]}"
-            return
-        if not table.schema.equals(run.schema):
-            yield path, "its columns are not those of a shard"
+        table, cause = _read_rows(store, run, path)
+        if table is None:
+            yield path, cause
             return
         if table.num_rows != manifest.counts[state] or set(table["state"].to_pylist()) - {state}:
             yield path, f"the manifest says {manifest.counts[state]} rows {state}, the file differs"
@@ -260,20 +254,29 @@ def _wrong_tries(
         if number:
             yield shard_path("data", part_of(manifest)), f"the manifest says {number} earlier tries, and names no file"
         return
-    try:
-        table = store.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        if is_filesystem_failure(error):
-            raise
-        yield path, f"damaged: {str(error).splitlines()[0]}"
-        return
-    if not table.schema.equals(run.schema):
-        yield path, "its columns are not those of a shard"
+    table, cause = _read_rows(store, run, path)
+    if table is None:
+        yield path, cause
         return
     if table.num_rows != number:
         yield path, f"the manifest says {number} earlier tries, the file differs"
     for identity in sorted(set(zip(*(table[name].to_pylist() for name in IDENTITY), strict=True)) - expected):
         yield path, f"{_described(*identity)}, does not belong here"
+
+
+def _read_rows(store: ShardStore, run: RunRecord, path: str) -> tuple[pa.Table | None, str]:
+    """Reads a file of rows; None, with the cause, where it is damaged or has other columns.
+
+    Raises:
+        OSError: the file system failed; the file may be whole.
+    """
+    try:
+        table = store.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        if is_filesystem_failure(error):
+            raise
+        return None, f"damaged: {str(error).splitlines()[0]}"
+    return (table, "") if table.schema.equals(run.schema) else (None, "its columns are not those of a shard")
 
 
 def _identities(run: RunRecord, start: int, end: int) -> Iterator[_Identity]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from schemas.job import Input, Section, Url
-from schemas.rows import ROW_SCHEMA
+from schemas.rows import ROW_SCHEMA, column
 from schemas.run import Record
 
 
@@ -120,16 +120,12 @@ class CompositionRecord(Record):
     """versions of Kindling and of the libraries that made the corpus"""
 
 
-def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
-    return pa.field(name, type_, nullable=False, metadata={"description": meaning})
-
-
 CORPUS_SCHEMA = pa.schema(
     [
-        _column("text", pa.string(), "document"),
-        _column("words", pa.int32(), "number of words in the document, as whitespace separates them"),
-        _column("part", pa.string(), "name of the part that the document is from"),
-        _column("fingerprint", pa.string(), "fingerprint of the document's run, or hash of its file"),
+        column("text", pa.string(), "document"),
+        column("words", pa.int32(), "number of words in the document, as whitespace separates them"),
+        column("part", pa.string(), "name of the part that the document is from"),
+        column("fingerprint", pa.string(), "fingerprint of the document's run, or hash of its file"),
         # Place of the document in its run or file. A document from a file has no variant.
         *(ROW_SCHEMA.field(name) for name in ("source", "row_index", "sample", "variant")),
     ]

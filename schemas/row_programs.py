@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.rows import ROW_SCHEMA, rule_of
+from schemas.rows import ROW_SCHEMA, column, rule_of
 
 TRIES_FOLDER = "tries"
 """folder of a run's tries that were not the last one of their row"""
@@ -22,24 +22,20 @@ TOKEN_COLUMNS = ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
 """columns with the tokens of the generation that a row's text comes from"""
 
 
-def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
-    return pa.field(name, type_, nullable=False, metadata={"description": meaning})
-
-
 PROGRAM_SCHEMA = pa.schema(
     [
         *ROW_SCHEMA,
-        _column("try", pa.int32(), "number of this try of the row, from 1: in data/ the try that was accepted"),
-        _column("scores", pa.string(), "scores of the text by the checks that give one, as JSON: {check: score}"),
-        _column(
+        column("try", pa.int32(), "number of this try of the row, from 1: in data/ the try that was accepted"),
+        column("scores", pa.string(), "scores of the text by the checks that give one, as JSON: {check: score}"),
+        column(
             "generations",
             pa.string(),
             "generations of this try, as JSON in their order: name, text, value, prompt_hash, finish_reason, tokens, "
             "seconds; empty where the row has one generation",
         ),
-        _column("other_prompt_tokens", pa.int32(), "prompt tokens of the row's other generations and earlier tries"),
-        _column("other_cached_prompt_tokens", pa.int32(), "number of those that the prefix cache held"),
-        _column("other_output_tokens", pa.int32(), "output tokens of the row's other generations and earlier tries"),
+        column("other_prompt_tokens", pa.int32(), "prompt tokens of the row's other generations and earlier tries"),
+        column("other_cached_prompt_tokens", pa.int32(), "number of those that the prefix cache held"),
+        column("other_output_tokens", pa.int32(), "output tokens of the row's other generations and earlier tries"),
     ]
 )
 """columns of a run whose rows may take several generations or tries"""
@@ -84,5 +80,7 @@ def tries_by_rule(rows: pa.Table | pa.RecordBatch) -> Counter[str]:
     """Counts the earlier tries of logged rows by the rule that rejected them; none where rows have no programs."""
     if EARLIER_TRIES not in rows.schema.names:
         return Counter()
-    tries = (each for earlier in rows[EARLIER_TRIES].to_pylist() for each in earlier)
-    return Counter(rule_of(each["reason"]) for each in tries)
+    tries = rows[EARLIER_TRIES]
+    # The reasons alone: this runs in the driver for each batch of rows, and the texts of tries are long.
+    chunks = tries.chunks if isinstance(tries, pa.ChunkedArray) else [tries]
+    return Counter(rule_of(reason) for chunk in chunks for reason in chunk.flatten().field("reason").to_pylist())

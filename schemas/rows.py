@@ -25,48 +25,49 @@ IDENTITY = ("source", "row_index", "sample", "variant")
 FOLDER_OF_STATE = {ACCEPTED: "data", REJECTED: "rejected", ERROR: "errors"}
 
 
-def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
+def column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
+    """Returns a column of an Arrow schema, which is never null, with its meaning for the dataset card."""
     return pa.field(name, type_, nullable=False, metadata={"description": meaning})
 
 
 ROW_SCHEMA = pa.schema(
     [
-        _column("text", pa.string(), "text that the recipe kept of the response; empty where nothing was generated"),
-        _column("state", pa.string(), "accepted, rejected or error"),
-        _column(
+        column("text", pa.string(), "text that the recipe kept of the response; empty where nothing was generated"),
+        column("state", pa.string(), "accepted, rejected or error"),
+        column(
             "reason",
             pa.string(),
             "rule that rejected the row, or error that it failed with; of an accepted row the response, with [...] in "
             "place of the text, where something was cut off",
         ),
-        _column("emotion", pa.string(), "emotion that the prompt asks for; empty where the recipe asks for none"),
-        _column("emotions", pa.list_(pa.string()), "emotions of the input row, first the one that the prompt asks for"),
-        _column(
+        column("emotion", pa.string(), "emotion that the prompt asks for; empty where the recipe asks for none"),
+        column("emotions", pa.list_(pa.string()), "emotions of the input row, first the one that the prompt asks for"),
+        column(
             "inputs",
             pa.string(),
             "columns of the input row that the prompt was made from, and those of `input.keep`, as JSON",
         ),
-        _column("source", pa.string(), "input file or dataset, as run.json names it"),
-        _column("row_index", pa.int64(), "number of the input row in its source, from 0"),
-        _column("sample", pa.int32(), "number of the output among the samples of its input row and variant, from 0"),
-        _column("variant", pa.string(), "name of the variant of the sweep; `default` without a sweep"),
-        _column("prompt_id", pa.string(), "recipe and name of the prompt, as babylm_story/p3"),
-        _column("prompt_hash", pa.string(), "hash of the prompt's template and examples"),
-        _column("model", pa.string(), "id or path of the model"),
-        _column("model_revision", pa.string(), "commit or content hash of the model"),
-        _column("seed", pa.int64(), "sampling seed of the output"),
-        _column(
+        column("source", pa.string(), "input file or dataset, as run.json names it"),
+        column("row_index", pa.int64(), "number of the input row in its source, from 0"),
+        column("sample", pa.int32(), "number of the output among the samples of its input row and variant, from 0"),
+        column("variant", pa.string(), "name of the variant of the sweep; `default` without a sweep"),
+        column("prompt_id", pa.string(), "recipe and name of the prompt, as babylm_story/p3"),
+        column("prompt_hash", pa.string(), "hash of the prompt's template and examples"),
+        column("model", pa.string(), "id or path of the model"),
+        column("model_revision", pa.string(), "commit or content hash of the model"),
+        column("seed", pa.int64(), "sampling seed of the output"),
+        column(
             "finish_reason",
             pa.string(),
             "stop; length; repetition, where vLLM ended a loop; early_stop, where a rule was sure to reject the text; "
             "or the state of a row that was not generated",
         ),
-        _column("prompt_tokens", pa.int32(), "number of prompt tokens, chat template included"),
-        _column("cached_prompt_tokens", pa.int32(), "number of prompt tokens that the prefix cache held"),
-        _column("output_tokens", pa.int32(), "number of generated tokens"),
-        _column("attempts", pa.int32(), "number of times that the row was sent to an engine"),
-        _column("started_at", pa.timestamp("us", tz="UTC"), "time at which the row was sent to the engine"),
-        _column("duration_seconds", pa.float64(), "seconds from then to the last token, waiting included"),
+        column("prompt_tokens", pa.int32(), "number of prompt tokens, chat template included"),
+        column("cached_prompt_tokens", pa.int32(), "number of prompt tokens that the prefix cache held"),
+        column("output_tokens", pa.int32(), "number of generated tokens"),
+        column("attempts", pa.int32(), "number of times that the row was sent to an engine"),
+        column("started_at", pa.timestamp("us", tz="UTC"), "time at which the row was sent to the engine"),
+        column("duration_seconds", pa.float64(), "seconds from then to the last token, waiting included"),
     ]
 )
 

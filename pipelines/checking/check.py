@@ -3,16 +3,15 @@
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.augmentation.budget import Spent, list_spent_on_disk
-from pipelines.checking.findings import Finding, answers, can_start, fault_of, format_bytes, list_gpus
+from pipelines.checking.findings import CheckedJob, Finding, answers, fault_of, format_bytes, list_gpus
 from pipelines.jobfile import as_job
 from pipelines.previewing.rendering import render_job
 from pipelines.previewing.rows import Population
-from pipelines.result import Result
 from schemas.augment import AugmentJob
 from schemas.errors import EngineError, JobError
 from schemas.job import Model
@@ -49,7 +48,7 @@ class RenderedPrompt:
 
 
 @dataclass(frozen=True)
-class Check(Result):
+class Check(CheckedJob):
     """Facts about a job that need no engine.
 
     Attributes:
@@ -68,15 +67,6 @@ class Check(Result):
     refused: dict[str, int]
     prompts: list[RenderedPrompt]
     findings: list[Finding]
-
-    @property
-    def can_start(self) -> bool:
-        """True where nothing that was looked at keeps the job from generating a row."""
-        return can_start(self.findings)
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns plain values, for `--json`."""
-        return {**asdict(self), "can_start": self.can_start}
 
 
 def check(

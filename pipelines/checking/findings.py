@@ -4,8 +4,9 @@ import socket
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from pipelines.result import Result
 from schemas.errors import KindlingError
 from schemas.text import shorten
 
@@ -35,9 +36,19 @@ def fault_of(topic: str, error: KindlingError) -> Finding:
     return Finding(topic, "fault", head, error.remedy)
 
 
-def can_start(findings: Iterable[Finding]) -> bool:
-    """Returns whether nothing that was looked at keeps a job from its work."""
-    return not any(finding.state == "fault" for finding in findings)
+class CheckedJob(Result):
+    """Base of the facts about a job, which are dataclasses with its findings."""
+
+    findings: list[Finding]
+
+    @property
+    def can_start(self) -> bool:
+        """True where nothing that was looked at keeps the job from its work."""
+        return not any(finding.state == "fault" for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns plain values, for `--json`."""
+        return {**super().as_json(), "can_start": self.can_start}
 
 
 def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:

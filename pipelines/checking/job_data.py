@@ -4,17 +4,16 @@ Nothing is written, and no model is loaded.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from pipelines.checking.check import find_folder, find_model
-from pipelines.checking.findings import Finding, can_start, fault_of
+from pipelines.checking.findings import CheckedJob, Finding, fault_of
 from pipelines.corpora.composition import surveyed
 from pipelines.corpora.documents import documents_of
 from pipelines.corpora.word_budget import words_asked
-from pipelines.result import Result
 from pipelines.run_folder import has_record
 from pipelines.training.rows import Completions, errors_under
 from schemas.compose import ComposeJob, Part
@@ -32,7 +31,7 @@ _DATA = "data"
 
 
 @dataclass(frozen=True)
-class DataCheck(Result):
+class DataCheck(CheckedJob):
     """Facts about a job of `label`, `compose`, `train` or `evaluate` that need no model.
 
     Attributes:
@@ -44,15 +43,6 @@ class DataCheck(Result):
     verb: str
     job: str
     findings: list[Finding]
-
-    @property
-    def can_start(self) -> bool:
-        """True where nothing that was looked at keeps the job from its work."""
-        return can_start(self.findings)
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns plain values, for `--json`."""
-        return {**asdict(self), "can_start": self.can_start}
 
 
 def check_data(verb: str, job: Any) -> DataCheck:

@@ -5,6 +5,7 @@ from collections import Counter
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from schemas.rows import column
 from services.storage.digest import ContentDigest
 from services.storage.filesystem import write_atomic
 from services.storage.store import ShardStore, parquet_bytes, shard_path
@@ -12,18 +13,14 @@ from services.storage.store import ShardStore, parquet_bytes, shard_path
 _KEY = b"kindling.contexts"
 
 
-def _column(name: str, type_: pa.DataType, meaning: str) -> pa.Field:
-    return pa.field(name, type_, nullable=False, metadata={"description": meaning})
-
-
 CONTEXT_SCHEMA = pa.schema(
     [
-        _column("context", pa.string(), "the sentence"),
-        _column("emotions", pa.list_(pa.string()), "its labels, best first"),
-        _column("scores", pa.list_(pa.float32()), "the classifier's score of each, in [0, 1]"),
-        _column("source", pa.string(), "the raw file, as run.json names it"),
-        _column("offset", pa.int64(), "byte in that file at which the sentence's line begins"),
-        _column("sentence", pa.int32(), "number of the sentence in its line, from 0"),
+        column("context", pa.string(), "the sentence"),
+        column("emotions", pa.list_(pa.string()), "its labels, best first"),
+        column("scores", pa.list_(pa.float32()), "the classifier's score of each, in [0, 1]"),
+        column("source", pa.string(), "the raw file, as run.json names it"),
+        column("offset", pa.int64(), "byte in that file at which the sentence's line begins"),
+        column("sentence", pa.int32(), "number of the sentence in its line, from 0"),
     ]
 )
 

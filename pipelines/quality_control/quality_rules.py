@@ -18,6 +18,7 @@ from pipelines.quality_control.text_checks import (
     lost_numbers,
     refuses,
     repetition,
+    source_texts,
     words,
 )
 from pipelines.quality_control.user_check import UserCheck, read_user_check
@@ -125,8 +126,7 @@ class QualityRules:
             yield f"check: {reason}"
 
     def _source(self, prompt: Prompt) -> str:
-        names = self.quality.source or list(prompt.inputs)
-        return "\n".join(value for name in names if isinstance(value := prompt.inputs.get(name), str))
+        return "\n".join(source_texts(prompt.inputs, self.quality.source))
 
 
 def _keys_of_rules(quality: Quality) -> list[str]:

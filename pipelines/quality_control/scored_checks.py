@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.quality_control.text_checks import source_texts
 from schemas.emotions import EMOTIONS, NEGATIVE, NEUTRAL, POSITIVE
 from schemas.quality import ExpressedEmotion, Meaning, Quality
 from schemas.rows import RowError
@@ -97,8 +98,7 @@ class MeaningCheck:
 
     def item(self, text: str, emotion: str, inputs: Mapping[str, Any]) -> tuple[str, str] | None:
         """Returns text and source; None for a row whose source is blank."""
-        names = self.section.source or list(inputs)
-        source = "\n".join(value for name in names if isinstance(value := inputs.get(name), str) and value.strip())
+        source = "\n".join(text for text in source_texts(inputs, self.section.source) if text.strip())
         return (text, source) if source else None
 
     def load(self) -> Callable[[Sequence[tuple[str, str]]], Sequence[float]]:

@@ -6,13 +6,15 @@ repetition     share of the text that it says twice
 copied_share   share of the text that stands in another one
 lost_numbers   numbers of a source that the text lacks
 lost_names     names of a source that the text lacks
+source_texts   the source of some of these checks
 is_unsuitable  a word that is not for children (unsuitable_words.txt)
 """
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from typing import Any
 
 from pipelines.recipes.meta_talk import strip_meta_talk
 
@@ -40,6 +42,11 @@ _NUMBER_WORDS = (
 )  # fmt: skip
 # A capital letter after a word and not after the end of a sentence. `I` and its like are no names.
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}\b")
+
+
+def source_texts(inputs: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Returns the texts of an input row that a rule compares with: those of the named fields, or all."""
+    return [value for name in names or inputs if isinstance(value := inputs.get(name), str)]
 
 
 def words(text: str) -> list[str]:
