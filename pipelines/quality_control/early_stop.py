@@ -67,18 +67,19 @@ class EarlyStop:
             return TOO_MANY_WORDS
         if rules.reject_refusals and (sentences := _SENTENCE.match(text)) and refuses(sentences[0]):
             return "refusal"
-        if rules.reject_meta_talk and len(words(strip_meta_talk(text)[0])) >= _MIN_WORDS and has_meta_talk(text):
+        if rules.reject_meta_talk and has_meta_talk(text) and len(words(strip_meta_talk(text)[0])) >= _MIN_WORDS:
             return "meta_talk"
         if rules.reject_emotion_word and names_emotion(text, prompt.emotion):
             return "emotion_word"
         if rules.reject_unsuitable and is_unsuitable(text):
             return "unsuitable"
-        words_left = _WORDS_PER_TOKEN * tokens_left
-        if rules.max_repetition is not None:
+        # A share needs as many words as its limit of all that may be there in the end: before, nothing is counted.
+        words_left, most = _WORDS_PER_TOKEN * tokens_left, max(len(text.split()), len(words(text)))
+        if rules.max_repetition is not None and most > rules.max_repetition * (most + words_left):
             repeated, total = repeated_sequences(text)
             if repeated > rules.max_repetition * (total + words_left):
                 return "repetition"
-        if rules.max_copied is not None:
+        if rules.max_copied is not None and most > rules.max_copied * (most + words_left):
             copied, total = copied_sequences(text, prompt.text)
             if copied > rules.max_copied * (total + words_left):
                 return "copied"

@@ -196,7 +196,9 @@ class _Try:
         if not prompt.emotion:  # the emotion that the row asks for, whatever generation its text comes from
             prompt = replace(prompt, emotion=first_prompt.emotion, emotions=first_prompt.emotions)
         number = self._steps.index(step)
-        settings = replace(self._settings, recipe=step.recipe)
+        # A text that is rejected already is not checked again.
+        check = self._settings.check if state == ACCEPTED else None
+        settings = replace(self._settings, recipe=step.recipe, check=check)
         seed = settings.seed_of(self._row, number, self._number)
         record = finished_record(self._row, settings, seed, prompt, generation)
         self.response = generation.text

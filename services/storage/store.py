@@ -14,6 +14,8 @@ tries/part-00000.parquet     tries of rows that were not the last one. On object
                              are the shard's
 log/part-00001.arrows        finished rows of shards still open (see row_log.py)
 run.lock                     held by the one driver that may write here (see lease.py)
+dedup.parquet                rows that `kindling dedup` removed, which exports and trainings leave out
+reviews/                     people's verdicts on sampled rows
 set-aside/<time>/            damaged files that `verify --repair` moved away
 index.parquet                copy of what the footers in data/ say (see shard_index.py); can be deleted and built again
 """

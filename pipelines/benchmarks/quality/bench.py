@@ -173,7 +173,7 @@ def _measured(summaries: dict[str, Summary], cold: Summary) -> dict[str, Any]:
         },
         "equal_accepted": equal,
         "margins": {
-            classifier: {name: _margins(rows[:equal], classifier) for name, rows in accepted.items()}
+            classifier: _margins({name: rows[:equal] for name, rows in accepted.items()}, classifier)
             for classifier in ("embedded", _OTHER_CLASSIFIER)
         },
         "texts": {name: _texts_to_read(rows[:equal]) for name, rows in accepted.items()},
@@ -188,10 +188,14 @@ def _measured(summaries: dict[str, Summary], cold: Summary) -> dict[str, Any]:
     }
 
 
-def _margins(rows: Sequence[dict[str, Any]], classifier: str) -> list[float]:
-    """Returns, for each row, the best score of the group asked for less the best other one; above 0 it is expressed."""
-    check = EmotionCheck(ExpressedEmotion(classifier=Classifier(id=classifier)))
-    return [round(margin, 4) for margin in check.load()([(row["text"], row["emotion"]) for row in rows])]
+def _margins(arms: dict[str, list[dict[str, Any]]], classifier: str) -> dict[str, list[float]]:
+    """Returns, for each row of each arm, the best score of the group asked for less the best other one; above 0 it is
+    expressed."""
+    score = EmotionCheck(ExpressedEmotion(classifier=Classifier(id=classifier))).load()
+    return {
+        name: [round(margin, 4) for margin in score([(row["text"], row["emotion"]) for row in rows])]
+        for name, rows in arms.items()
+    }
 
 
 def _texts_to_read(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
