@@ -12,6 +12,7 @@ compose.py        the job file of `compose`, the record of a corpus, the Arrow s
 dedup.py          the file that `dedup` writes into a run folder
 train.py          the job file of `train`
 evaluate.py       the job file of `evaluate`
+study.py          the file of `reproduce`, and the record of a study
 rows.py           the Arrow schema of all shards, the identity of a row, its seed
 row_programs.py   columns of rows that took several generations or tries
 outcomes.py       states of rows, texts that were cut off, reasons why rows are not accepted
