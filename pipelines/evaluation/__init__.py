@@ -3,6 +3,7 @@
 evaluate.py           the verb: runs the evaluations of a job in order
 session.py            what every evaluation of one start works with
 record.py             evaluate.json, and results on disk
+reports.py            reports of evaluations, and comparisons of two models
 progress.py           progress on the terminal and for Prometheus
 models.py             models that can be loaded, and errors of those that cannot
 files.py              JSON files and tables, with one error for each fault

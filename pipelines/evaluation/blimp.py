@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from eval.blimp import PARADIGMS, compare_blimp
-from pipelines.evaluation.blimp_results import BLIMP, BlimpReport, read_blimp, write_blimp
-from pipelines.evaluation.session import Comparison, Evaluation, Loaded, Session, model_facts, spread_over_model
+from eval.blimp import PARADIGMS
+from pipelines.evaluation.blimp_results import BLIMP, BlimpReport, compare_models, read_blimp, write_blimp
+from pipelines.evaluation.session import Evaluation, Loaded, Session, model_facts, spread_over_model
 from pipelines.inputs.minimal_pairs import identify_pairs, load_paradigms
 from schemas.evaluate import EvaluateJob
 from schemas.fingerprint import fingerprint, identity_of
@@ -48,11 +48,7 @@ def evaluate_blimp(session: Session) -> BlimpReport:
         store.fs.rm(store.path(part), recursive=True)
 
     measured = [read_blimp(store, name) for name in session.measure_missing(BLIMP, identities, measure)]
-    comparisons = [
-        Comparison(measured[0].name, model.name, compare_blimp(measured[0].margins, model.margins, job.seed))
-        for model in measured[1:]
-    ]
-    return BlimpReport(measured, comparisons)
+    return BlimpReport(measured, compare_models(measured, job.seed))
 
 
 def _margins(

@@ -2,22 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from eval.blimp import PARADIGMS, BlimpRates, blimp_rates, correct_pairs
+from eval.blimp import PARADIGMS, BlimpRates, blimp_rates, compare_blimp, correct_pairs
 from eval.intervals import Difference, Rate
 from pipelines.evaluation.record import write_result
-from pipelines.evaluation.session import Comparison, Report
+from pipelines.evaluation.reports import Comparison, Report
 from pipelines.pages.tables import Figure, Table, p_value
 from schemas.errors import RunError
 from schemas.evaluate import result_path
 from schemas.text import shorten
-from services.models.minimal_pairs import MinimalPair
 from services.storage.filesystem import write_atomic
 from services.storage.store import ShardStore, parquet_bytes
+
+if TYPE_CHECKING:
+    from services.models.minimal_pairs import MinimalPair
 
 BLIMP = "blimp"
 
@@ -67,7 +69,7 @@ class ModelBlimp:
 def write_blimp(
     store: ShardStore,
     name: str,
-    paradigms: Mapping[str, Sequence[MinimalPair]],
+    paradigms: "Mapping[str, Sequence[MinimalPair]]",
     margins: Mapping[str, np.ndarray],
     identity: Mapping[str, Any],
 ) -> None:
@@ -107,6 +109,14 @@ def read_blimp(store: ShardStore, name: str) -> ModelBlimp:
         raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None
     margins_of = {paradigm: margins[paradigms == paradigm] for paradigm in dict.fromkeys(paradigms.tolist())}
     return ModelBlimp(name, blimp_rates(margins_of), margins_of)
+
+
+def compare_models(measured: Sequence[ModelBlimp], seed: int) -> list[Comparison]:
+    """Compares each other model with the first, on the same pairs."""
+    return [
+        Comparison(measured[0].name, model.name, compare_blimp(measured[0].margins, model.margins, seed))
+        for model in measured[1:]
+    ]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from pipelines.evaluation.generation import generate_responses
 from pipelines.evaluation.models import locate_models
 from pipelines.evaluation.progress import EvaluationProgress
 from pipelines.evaluation.record import read_record, recorded, write_record
-from pipelines.evaluation.session import Evaluation, Report, Session
+from pipelines.evaluation.reports import Report
+from pipelines.evaluation.session import Evaluation, Session
 from pipelines.jobfile import as_job
 from pipelines.pages.markdown import code, escaped
 from pipelines.pages.tables import Table, html_tables, markdown

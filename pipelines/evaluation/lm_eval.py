@@ -8,7 +8,8 @@ from typing import Any
 
 from eval.lm_eval_harness import TaskScore, evaluate_task, refuse_unknown_tasks
 from pipelines.evaluation.record import read_result, write_result
-from pipelines.evaluation.session import Evaluation, Loaded, Report, Session, model_facts, spread_over_model
+from pipelines.evaluation.reports import Report
+from pipelines.evaluation.session import Evaluation, Loaded, Session, model_facts, spread_over_model
 from pipelines.pages.tables import Table
 from schemas.errors import EngineError
 from schemas.evaluate import EvaluatedModel, EvaluateJob, LmEval, task_name, task_result

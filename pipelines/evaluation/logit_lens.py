@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from eval.logit_lens import LensReading, logit_lens
 from pipelines.evaluation.logit_lens_page import save_lens_pages
 from pipelines.evaluation.record import write_result
-from pipelines.evaluation.session import Evaluation, Loaded, Report, Session, model_facts, spread_over_model
+from pipelines.evaluation.reports import Report
+from pipelines.evaluation.session import Evaluation, Loaded, Session, model_facts, spread_over_model
 from pipelines.pages.tables import Table
 from schemas.evaluate import result_path
 from schemas.fingerprint import identity_of

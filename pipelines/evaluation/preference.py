@@ -10,8 +10,9 @@ from eval.questionnaire import DEFAULT_QUESTION, write_questionnaire
 from pipelines.evaluation.generation import read_generated
 from pipelines.evaluation.prompts import EmotionPrompt, first_per_emotion, read_prompts
 from pipelines.evaluation.record import write_result
+from pipelines.evaluation.reports import Report
 from pipelines.evaluation.responses import Response
-from pipelines.evaluation.session import Evaluation, Report, Session, UnansweredPrompts
+from pipelines.evaluation.session import Evaluation, Session, UnansweredPrompts
 from pipelines.inputs.file_choice import returned_files
 from pipelines.pages.tables import Figure, Table, percent
 from schemas.evaluate import EvaluateJob, Preference

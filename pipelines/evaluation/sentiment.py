@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.sentiment import BLANK, compare_sentiment
 from pipelines.evaluation.generation import read_generated
 from pipelines.evaluation.prompts import EmotionPrompt, content_of, first_per_emotion, read_groups, read_prompts
 from pipelines.evaluation.responses import Response, read_responses
 from pipelines.evaluation.sentiment_results import (
     SENTIMENT,
-    ModelSentiment,
     SentimentReport,
+    compare_models,
     read_sentiment,
     write_sentiment,
 )
-from pipelines.evaluation.session import Comparison, Evaluation, Session, UnansweredPrompts
+from pipelines.evaluation.session import Evaluation, Session, UnansweredPrompts
 from schemas.emotions import EMOTIONS
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.fingerprint import identity_of
@@ -94,7 +93,7 @@ def evaluate_sentiment(session: Session) -> SentimentReport:
                     identity, engine = plan.identities[name], engines.get(name, {})
                     write_sentiment(store, name, responses[name], scores, groups, identity, engine)
     measured = [read_sentiment(store, name, groups) for name in plan.identities if name not in session.failures]
-    return SentimentReport(list(groups), measured, list(_comparisons(measured, groups, job.seed)))
+    return SentimentReport(list(groups), measured, list(compare_models(measured, groups, job.seed)))
 
 
 def _plan(session: Session) -> _Plan:
@@ -159,19 +158,6 @@ def _load(section: Classifier, device: str, cores: int) -> EmotionClassifier:
 
 def _score(pooling: str, classifier: EmotionClassifier, texts: list[str]) -> np.ndarray:
     return calibrated_scores(classifier, texts, pooling)
-
-
-def _comparisons(
-    measured: Sequence[ModelSentiment], groups: Mapping[str, Sequence[str]], seed: int
-) -> Iterator[Comparison]:
-    for second in measured[1:]:
-        first = measured[0]
-        both = [i for i, pair in enumerate(zip(first.labels, second.labels, strict=True)) if None not in pair]
-        labels, other_labels = ([model.labels[i] or BLANK for i in both] for model in (first, second))
-        emotions = [first.emotions[i] for i in both] if first.emotions else None
-        if both:
-            by = compare_sentiment(labels, other_labels, emotions, groups, seed)
-            yield Comparison(first.name, second.name, by)
 
 
 EVALUATION = Evaluation("sentiment", evaluate_sentiment, check_sentiment, unanswered_prompts)

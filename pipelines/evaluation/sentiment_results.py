@@ -1,6 +1,6 @@
 """Results of the evaluation `sentiment`: responses with their labels, the figures of a model, and the tables."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -9,12 +9,20 @@ import numpy as np
 import pyarrow as pa
 
 from eval.intervals import Rate
-from eval.sentiment import BLANK, OVERALL, SentimentRates, group_of_emotion, sentiment_rates, top_labels
+from eval.sentiment import (
+    BLANK,
+    OVERALL,
+    SentimentRates,
+    compare_sentiment,
+    group_of_emotion,
+    sentiment_rates,
+    top_labels,
+)
 from eval.variety import Variety, measure_variety
 from pipelines.evaluation.examples import Example, choose_examples
 from pipelines.evaluation.record import write_result
+from pipelines.evaluation.reports import Comparison, Report
 from pipelines.evaluation.responses import Response
-from pipelines.evaluation.session import Comparison, Report
 from pipelines.pages.tables import Figure, Table, p_value, percent, points
 from schemas.errors import EngineError, RunError
 from schemas.evaluate import result_path
@@ -148,6 +156,20 @@ def _figures(name: str, rows: Sequence[Mapping[str, Any]], groups: Mapping[str, 
         cut_off=sum(known) if known else None,
         examples=choose_examples([row["prompt"] for row in rows], [row["response"] for row in rows]),
     )
+
+
+def compare_models(
+    measured: Sequence[ModelSentiment], groups: Mapping[str, Sequence[str]], seed: int
+) -> Iterator[Comparison]:
+    """Compares each other model with the first, on the prompts that both responded to."""
+    for second in measured[1:]:
+        first = measured[0]
+        both = [i for i, pair in enumerate(zip(first.labels, second.labels, strict=True)) if None not in pair]
+        labels, other_labels = ([model.labels[i] or BLANK for i in both] for model in (first, second))
+        emotions = [first.emotions[i] for i in both] if first.emotions else None
+        if both:
+            by = compare_sentiment(labels, other_labels, emotions, groups, seed)
+            yield Comparison(first.name, second.name, by)
 
 
 @dataclass(frozen=True)

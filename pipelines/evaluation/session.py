@@ -1,6 +1,5 @@
-"""Common parts of all evaluations: the session they work in, their reports, and the resume from finished results."""
+"""Common parts of all evaluations: the session they work in, and the resume from finished results."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,13 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from eval.intervals import Difference
-from pipelines.evaluation.examples import Example
 from pipelines.evaluation.models import collect_failures
 from pipelines.evaluation.progress import EvaluationProgress
 from pipelines.evaluation.prompts import EmotionPrompt
 from pipelines.evaluation.record import read_result
-from pipelines.pages.tables import Table
+from pipelines.evaluation.reports import Report
 from schemas.evaluate import EvaluatedModel, EvaluateJob
 from schemas.job import Model
 from services.cluster import connect_to_ray
@@ -27,40 +24,6 @@ Item = TypeVar("Item")
 Done = TypeVar("Done")
 Loaded = tuple[torch.nn.Module, Any]
 """a model and its tokenizer"""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Differences of two models on the same prompts or pairs.
-
-    Attributes:
-        first, second: names of the models; differences are second less first.
-        by: differences by breakdown and part, as the comparing function in `eval` returns them.
-    """
-
-    first: str
-    second: str
-    by: dict[str, dict[str, Difference]]
-
-
-class Report(ABC):
-    """Outcome of one evaluation of a job; the base of every evaluation's own report."""
-
-    @abstractmethod
-    def tables(self) -> list[Table]:
-        """Tables of the page, the longest last; none where no model was evaluated."""
-
-    def models_as_json(self) -> dict[str, Any]:
-        """Plain values of each model, by its name; for `--json`."""
-        return {}
-
-    def comparisons_as_json(self) -> list[dict[str, Any]] | None:
-        """Plain values of the comparisons with the first model; None where the evaluation has no comparisons."""
-        return None
-
-    def examples(self) -> dict[str, list[Example]]:
-        """Some prompts with each model's response, by the model's name; the same prompts for all models."""
-        return {}
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def test_200_contexts_survive_a_kill_9(tmp_path):
         "input": {"path": str(contexts), "columns": {"emotion": "emotions"}, "limit": 200},
         "recipe": "babylm_story",
         "sampling": {"temperature": 0.9, "top_p": 0.95, "max_tokens": 64},
-        # 32 rows at once, so that rows end little by little and the kill falls between the first shard and the last row.
+        # 32 rows at once, so that rows end little by little and the kill is between the first shard and the last row.
         "engine": {"max_model_len": 2048, "max_num_seqs": 32},
         "output": {"path": str(tmp_path / "run"), "rows_per_shard": 32},
         "metrics": {"port": 0},
