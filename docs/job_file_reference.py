@@ -21,6 +21,7 @@ from schemas.evaluate import EvaluateJob
 from schemas.job import Section
 from schemas.job_parsing import kind_key, sections_in
 from schemas.label import LabelJob
+from schemas.study import Study
 from schemas.train import TrainJob
 
 COMMAND = ".venv/bin/python -m docs.job_file_reference"
@@ -33,6 +34,7 @@ JOBS: dict[str, type[Section]] = {
     "compose": ComposeJob,
     "train": TrainJob,
     "evaluate": EvaluateJob,
+    "reproduce": Study,
 }
 
 # Name of each type, alone and after "list of".

@@ -17,6 +17,7 @@ deduplication/    the verb dedup
 publishing/       the verbs export, push; dataset and model cards
 training/         the verb train
 evaluation/       the verb evaluate
+study/            the verb reproduce
 benchmarks/       the verb bench
 verification.py   the verb verify
 verdict.py        its result
@@ -43,6 +44,7 @@ _CALLS = {
     "push": "pipelines.publishing.hub",
     "train_all": "pipelines.training.on_ray",
     "evaluate": "pipelines.evaluation.evaluate",
+    "reproduce": "pipelines.study.reproduce",
     "demo": "pipelines.demonstration",
     "doctor": "pipelines.checking.doctor",
     "verify": "pipelines.verification",

@@ -23,6 +23,7 @@ _MAX_BYTES = 256 << 10
 # An alias counts as all the values that it repeats: a small file can stand for billions of them.
 _MAX_VALUES = 10_000
 _MAX_NESTING = 32
+_MAX_BASES = 4
 # Endings of data files, which no job file has; a job file may end with .json or .txt.
 _DATA_ENDINGS = (
     ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq", ".arrow", ".feather", ".gz", ".bz2", ".xz", ".zst", ".zip",
@@ -37,6 +38,7 @@ VERB_OF_KEY = {
     "parts": "compose",
     "threshold": "label",
     "segmentation": "label",
+    "jobs": "reproduce",
 }
 """the verb of a job file that has a key which only jobs of that verb have"""
 # Imported when a job of that kind is read: the schema of a training imports Arrow.
@@ -46,6 +48,7 @@ SCHEMAS = {
     "compose": "schemas.compose:ComposeJob",
     "train": "schemas.train:TrainJob",
     "evaluate": "schemas.evaluate:EvaluateJob",
+    "reproduce": "schemas.study:Study",
 }
 """module and class of the schema of each verb's job files"""
 
@@ -67,7 +70,7 @@ def load_job(path: str, overrides: list[str] | None = None, kind: type[Any] = Au
 
     Args:
         path: the YAML file. Its key `base`, where it has one, names a file beside it; the keys of the file itself
-            replace those of its base.
+            replace those of its base, which may have a base as well.
         overrides: `key.of.section=value`, each value read as YAML.
         kind: class of the job, such as `TrainJob`.
 
@@ -86,7 +89,26 @@ def load_any_job(path: str, overrides: list[str] | None = None) -> tuple[str, An
     Raises:
         JobError: the file cannot be read, is no YAML, or does not fit the schema of its kind.
     """
-    data = _read_job(path, overrides)
+    return parse_any_job(_read_job(path, overrides))
+
+
+def complete_job(data: dict[str, Any], path: str) -> dict[str, Any]:
+    """Merges a job that stands inside another file with its `base`, which names a file seen from that one.
+
+    Raises:
+        JobError: the base cannot be read, or holds a value that no job can have.
+    """
+    data = _merged_with_base(data, path)
+    _check(data, "")
+    return data
+
+
+def parse_any_job(data: dict[str, Any]) -> tuple[str, Any]:
+    """Validates a job of any kind, with its base and overrides already applied; the same as `load_any_job` otherwise.
+
+    Raises:
+        JobError: the job does not fit the schema of its kind.
+    """
     keys = data.keys() if isinstance(data, dict) else set()
     verb = next((verb for key, verb in VERB_OF_KEY.items() if key in keys), "")
     verb = verb or ("label" if keys and keys <= resolve_name(SCHEMAS["label"]).model_fields.keys() else "augment")
@@ -118,16 +140,20 @@ def as_job(job: Any, kind: type[Any] = AugmentJob) -> Any:
 
 
 def _merged_with_base(data: Any, path: str) -> Any:
-    if not isinstance(data, dict) or "base" not in data:
-        return data
-    base = data.pop("base")
-    if not isinstance(base, str):
-        raise JobError("base", base, "not the name of a file", "name a job file beside this one")
-    base_path = str(Path(path).parent / base)
-    base_data = _parsed(_read(base_path), base_path)
-    if not isinstance(base_data, dict):
-        raise JobError("base", base_path, "the top level must be keys and values", "name a job file beside this one")
-    return _merged(base_data, data)
+    for _ in range(_MAX_BASES):
+        if not isinstance(data, dict) or "base" not in data:
+            return data
+        changes = {key: value for key, value in data.items() if key != "base"}
+        base, remedy = data["base"], "name a job file beside this one"
+        if not isinstance(base, str):
+            raise JobError("base", base, "not the name of a file", remedy)
+        path = str(Path(path).parent / base)
+        base_data = _parsed(_read(path), path)
+        if not isinstance(base_data, dict):
+            raise JobError("base", path, "the top level must be keys and values", remedy)
+        data = _merged(base_data, changes)
+    cause = f"more than {_MAX_BASES} files are each the base of the next"
+    raise JobError("base", data["base"], cause, "let a job file have a base that has none")
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -158,12 +184,19 @@ def _read(path: str) -> str:
 
 def _parsed(text: str, source: str) -> Any:
     try:
-        return load_yaml(text)
+        return _without_aliases(load_yaml(text))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
         cause = f"not valid YAML{place}: {shorten(str(getattr(error, 'problem', None) or error))}"
         raise JobError("JOB", source, cause, "correct the file; see deploy/jobs/") from None
+
+
+def _without_aliases(value: Any) -> Any:
+    """Copies lists and mappings that YAML's aliases repeat, so that an override of one changes no other."""
+    if isinstance(value, dict):
+        return {key: _without_aliases(inner) for key, inner in value.items()}
+    return [_without_aliases(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _apply(data: Any, override: str) -> None:

@@ -7,6 +7,7 @@ identifies the job:
     train           train.json; resumed at the last checkpoint (a classifier is written at once, at the end)
     evaluate        evaluate.json; resumed result by result
     compose         composition.json; the corpus is written at once, at the end
+    reproduce       study.json; each job of the study has a folder of its own in it
 
 A folder is never shared: a job of another kind, a job with another identity and a second process are refused.
 """
@@ -37,6 +38,7 @@ RECORD_NAMES = {
     "train": "train.json",
     "evaluate": "evaluate.json",
     "compose": "composition.json",
+    "reproduce": "study.json",
 }
 """file name of the record, by the kind of job (the name of its verb)"""
 
@@ -65,7 +67,9 @@ def kind_of(store: ShardStore) -> str | None:
         raise RunError(_KEY, store.url, cause, "name a folder that you may read") from None
     if RECORD_NAMES["label"] in names and _is_label_run(store):
         return "label"
-    return next((kind for kind in ("train", "evaluate", "compose", "augment") if RECORD_NAMES[kind] in names), None)
+    return next(
+        (kind for kind in ("reproduce", "train", "evaluate", "compose", "augment") if RECORD_NAMES[kind] in names), None
+    )
 
 
 def _is_label_run(store: ShardStore) -> bool:

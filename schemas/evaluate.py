@@ -119,7 +119,7 @@ class PromptSet(EvaluationSection):
 
     prompts: Url | None = None
     """file of prompts: `{emotion: [prompt, ...]}` as JSON, which `kindling export --format prompts` writes, or a table
-    (JSONL, Parquet, CSV)"""
+    (JSONL, Parquet, CSV); or the folder of a run of the recipe `evaluation_prompts`"""
     columns: dict[Literal["prompt", "emotion"], str] = Field(default_factory=dict)
     """map from `prompt` or `emotion` to the table's column, where the names differ"""
     delimiter: Delimiter = None
@@ -148,6 +148,9 @@ class Sentiment(PromptSet):
 class Blimp(MinimalPairs, EvaluationSection):
     """Evaluation `blimp`: share of minimal pairs whose grammatical sentence a model finds likelier (the paper's tables
     6 and 15). Without `paradigms` all 67 of BLiMP are needed."""
+
+    pairs_per_paradigm: int | None = Field(None, gt=0)
+    """number of pairs to take of each paradigm, from the first on, for a quick look; all by default"""
 
 
 class LmEval(EvaluationSection):

@@ -8,6 +8,12 @@ from schemas.evaluate import Name
 from schemas.job import Section
 from schemas.run import Record
 
+JOBS_FOLDER = "jobs"
+"""folder in that of a study, with job file and log of each of its jobs"""
+REPORT_NAMES = ("report.html", "report.md")
+"""the report of a study, in its folder"""
+_OWN_NAMES = ("study.json", "run.lock", JOBS_FOLDER, *REPORT_NAMES)
+
 
 class StudyOutput(Section):
     """Folder of the study."""
@@ -26,12 +32,15 @@ class StudyOutput(Section):
 
 
 class Rates(Section):
-    """Speeds and a price, for the forecast of `--dry-run` alone. A job of the same kind that is done says it better."""
+    """Speeds and a price, for the forecast of `--dry-run` alone. Where a job of the same kind is done, its own speed is
+    taken."""
 
     output_tokens_per_second: float | None = Field(None, gt=0)
     """tokens that an engine writes in a second, as `kindling preview` measures them"""
     training_tokens_per_second: float | None = Field(None, gt=0)
     """tokens that a training reads in a second"""
+    pairs_per_second: float | None = Field(None, gt=0)
+    """minimal pairs that a model decides in a second"""
     price_per_hour: float | None = Field(None, ge=0)
     """price of the machine for an hour, in any currency"""
 
@@ -48,12 +57,19 @@ class Study(Section):
     """one or two sentences on what is studied, at the beginning of the report"""
     jobs: dict[Name, dict[str, Any]] = Field(min_length=1)
     """each job by its name: the keys of a job file of `label`, `augment`, `compose`, `train` or `evaluate`. `base`
-    names
-    a job file beside the study's, whose keys it changes. `output` is left out: a job's folder has its name"""
+    names a job file, seen from the study's, whose keys it changes. `output.path` is left out: a job's folder has its
+    name"""
     rates: Rates = Rates()
     """speeds and price for the forecast"""
     output: StudyOutput
     """folder of the study"""
+
+    @field_validator("jobs")
+    @classmethod
+    def _check_names(cls, jobs: dict[str, Any]) -> dict[str, Any]:
+        if taken := [name for name in jobs if name in _OWN_NAMES]:
+            raise ValueError(f"the study's folder has a file or folder `{taken[0]}` of its own: name the job otherwise")
+        return jobs
 
 
 class StudyJobRecord(Record):
@@ -66,7 +82,9 @@ class StudyJobRecord(Record):
     needs: list[str]
     """names of the jobs whose output it reads"""
     identity: str
-    """digest of everything that decides its output: its own keys, and the identities of the jobs that it needs"""
+    """digest of what decides its output: its own keys, and the identities of the jobs that it needs"""
+    files: str = ""
+    """digest of names, sizes and times of the files that its keys name, when it was done"""
     state: Literal["waiting", "running", "done", "failed", "stopped"]
     """state when the record was written; the job's own folder says how far it is"""
     seconds: float = 0.0

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipelines.cli import bench, checks, corpora, models, publishing, runs
+from pipelines.cli import bench, checks, corpora, models, publishing, runs, studies
 from schemas.errors import EXIT_STOPPED, KindlingError, RunError, StoppedError, StoreError
 from schemas.secrets import command_line
 from services.observability import logs, start_phases, streams
@@ -14,7 +14,7 @@ from services.observability import logs, start_phases, streams
 # Exit code with which Typer ends after Ctrl-C.
 _TYPER_INTERRUPTED = 130
 # Verbs of which a stop keeps the finished work.
-_RESUMED = ("demo", "label", "augment", "train", "evaluate", "push")
+_RESUMED = ("demo", "label", "augment", "train", "evaluate", "reproduce", "push")
 
 app = typer.Typer(
     name="kindling",
@@ -64,6 +64,7 @@ _VERBS = (
     corpora.compose,
     models.train,
     models.evaluate,
+    studies.reproduce,
     publishing.push,
 )
 for _verb in _VERBS:

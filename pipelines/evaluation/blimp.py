@@ -24,7 +24,7 @@ def check_blimp(job: EvaluateJob) -> None:
     Raises:
         JobError: the pairs cannot be read, or a paradigm is unknown or not whole.
     """
-    load_paradigms("blimp", job.blimp, PARADIGMS)
+    load_paradigms("blimp", job.blimp, PARADIGMS, job.blimp.pairs_per_paradigm)
 
 
 def evaluate_blimp(session: Session) -> BlimpReport:
@@ -35,7 +35,7 @@ def evaluate_blimp(session: Session) -> BlimpReport:
         StoppedError: a signal came; finished results are kept.
     """
     job, store = session.job, session.store
-    paradigms = load_paradigms("blimp", job.blimp, PARADIGMS)
+    paradigms = load_paradigms("blimp", job.blimp, PARADIGMS, job.blimp.pairs_per_paradigm)
     pairs = identify_pairs([pair for paradigm in paradigms.values() for pair in paradigm])
     identities = {
         name: identity_of({"blimp": {"pairs": pairs}, "model": model_facts(model, revision)})

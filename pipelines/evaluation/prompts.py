@@ -9,9 +9,12 @@ from typing import Protocol, TypeVar
 
 from eval.sentiment import PAPER_GROUPS, group_of_emotion
 from pipelines.evaluation.files import emotion_of, is_json, lists_by_emotion, read_json, read_table, text_of
+from pipelines.publishing.export_prompts import PROMPTS_PER_EMOTION, collect_prompts
+from pipelines.run_folder import kind_of
 from schemas.emotions import parse_emotions
-from schemas.errors import JobError
+from schemas.errors import JobError, RunError
 from schemas.evaluate import PromptSet, Sentiment
+from services.storage.store import ShardStore
 
 _GROUPS = "sentiment.groups"
 
@@ -42,6 +45,8 @@ def read_prompts(section: PromptSet, name: str) -> list[EmotionPrompt]:
         JobError: the file cannot be read, holds no prompt or a blank one, or names an unknown emotion.
     """
     url, key = section.prompts or "", f"{name}.prompts"
+    if kind_of(store := ShardStore(url)) is not None:
+        return _prompts_of_run(section, key, store.url)
     data = read_json(key, url) if is_json(url) else None
     if isinstance(data, dict):
         entries = lists_by_emotion(key, url, data)
@@ -61,6 +66,17 @@ def read_prompts(section: PromptSet, name: str) -> list[EmotionPrompt]:
     if not prompts:
         raise JobError(key, url, "there is no prompt in it", "name a file that has some")
     return prompts
+
+
+def _prompts_of_run(section: PromptSet, key: str, url: str) -> list[EmotionPrompt]:
+    """Returns the prompts that `kindling export RUN --format prompts` would write."""
+    try:
+        emotions, complete = collect_prompts(url, section.per_emotion or PROMPTS_PER_EMOTION)
+    except RunError as error:
+        raise JobError(key, url, error.cause, "name a file of prompts, or a run of evaluation_prompts") from None
+    if not complete:
+        raise JobError(key, url, "the run is not complete, and would get other prompts later", "let it end first")
+    return [EmotionPrompt(text, emotion) for emotion, collected in emotions.items() for text in collected.prompts]
 
 
 def read_groups(section: Sentiment) -> dict[str, list[str]]:

@@ -52,20 +52,23 @@ def sample_pairs(key: str, section: GrammarGuard, seed: int) -> list[MinimalPair
     return sample
 
 
-def load_paradigms(key: str, section: MinimalPairs, default_paradigms: Collection[str]) -> dict[str, list[MinimalPair]]:
-    """Loads all pairs of the paradigms that a job names, in its order.
+def load_paradigms(
+    key: str, section: MinimalPairs, default_paradigms: Collection[str], max_pairs: int | None = None
+) -> dict[str, list[MinimalPair]]:
+    """Loads the pairs of the paradigms that a job names, in its order.
 
     Args:
         key: key of the section in the job, for errors.
         section: source of the pairs.
         default_paradigms: names of the paradigms if the job names none; empty for all that the source has.
+        max_pairs: number of pairs to take of each paradigm, from the first on; None for all.
 
     Raises:
         JobError: a paradigm is missing or has no pair, a file cannot be read, or a row is not a pair.
     """
     paradigms = {}
     for name, source in _sources(key, section, default_paradigms).items():
-        paradigms[name] = list(_read_pairs(key, name, source))
+        paradigms[name] = list(islice(_read_pairs(key, name, source), max_pairs))
         if not paradigms[name]:
             remedy = "add its pairs, or name other paradigms: without pairs there is no rate"
             raise JobError(f"{key}.paradigms", name, "there is no pair in it", remedy)

@@ -13,6 +13,9 @@ from schemas.rows import ACCEPTED, REJECTED
 from services.storage.filesystem import resolve, write_atomic
 from services.storage.store import ShardStore
 
+PROMPTS_PER_EMOTION = 30
+"""number of prompts for each emotion where none is given: the paper's"""
+
 
 @dataclass
 class EmotionPrompts:
@@ -55,7 +58,7 @@ class PromptSet:
         return {**asdict(self), "emotions": counts}
 
 
-def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
+def export_prompts(url: str, to: str, per_emotion: int = PROMPTS_PER_EMOTION) -> PromptSet:
     """Collects the tasks of a run of the recipe `evaluation_prompts`, each once.
 
     Args:
@@ -67,14 +70,34 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
         RunError: the folder holds no run, a run of another recipe, or no prompt yet; a shard is damaged; or `to` exists
             already or cannot be written.
     """
+    fs, path = resolve(to, "--to")
+    if fs.exists(path):
+        raise RunError("--to", to, "it exists already", "name a new file")
+    emotions, complete = collect_prompts(url, per_emotion)
+    prompts = {emotion: collected.prompts for emotion, collected in emotions.items() if collected.prompts}
+    with write_errors(to, "--to"):
+        write_atomic(fs, path, f"{json.dumps(prompts, ensure_ascii=False, indent=1)}\n".encode())
+    return PromptSet(to, emotions, complete)
+
+
+def collect_prompts(url: str, per_emotion: int) -> tuple[dict[str, EmotionPrompts], bool]:
+    """Collects the tasks of a run of the recipe `evaluation_prompts`, each once.
+
+    Args:
+        url: the run folder.
+        per_emotion: number of prompts to keep for each emotion, the first ones in row order.
+
+    Returns:
+        (prompts and counts by emotion, whether all shards of the run were committed).
+
+    Raises:
+        RunError: the folder holds no run, a run of another recipe, or no prompt yet; or a shard is damaged.
+    """
     store = ShardStore(url)
     run = open_run(store)
     if run.job["recipe"] != "evaluation_prompts":
         cause = f"the run was made by the recipe {run.job['recipe']}, which makes no prompts"
         raise RunError("--format", "prompts", cause, "name a run of evaluation_prompts; see docs/job-file.md")
-    fs, path = resolve(to, "--to")
-    if fs.exists(path):
-        raise RunError("--to", to, "it exists already", "name a new file")
     emotions = {emotion: EmotionPrompts() for emotion in EMOTIONS}
     texts = {emotion: NearDuplicates() for emotion in EMOTIONS}
     for part in store.live_parts(REJECTED):
@@ -87,13 +110,10 @@ def export_prompts(url: str, to: str, per_emotion: int = 30) -> PromptSet:
                 _add(emotions[emotion], texts[emotion], task, per_emotion)
     for collected in emotions.values():
         collected.short = per_emotion - len(collected.prompts)
-    prompts = {emotion: collected.prompts for emotion, collected in emotions.items() if collected.prompts}
-    if not prompts:
+    if not any(collected.prompts for collected in emotions.values()):
         remedy = "`kindling status` shows the progress of the run, and its rejected rows"
         raise RunError("RUN", url, "it has no prompt yet", remedy)
-    with write_errors(to, "--to"):
-        write_atomic(fs, path, f"{json.dumps(prompts, ensure_ascii=False, indent=1)}\n".encode())
-    return PromptSet(to, emotions, len(store.committed_shards()) == run.shards)
+    return emotions, len(store.committed_shards()) == run.shards
 
 
 def _rows(store: ShardStore, state: str, part: int) -> Iterator[tuple[str, str, str]]:

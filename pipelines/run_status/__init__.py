@@ -6,6 +6,7 @@ augment_page.py  its page
 label.py         status of a `label` run
 train.py         status of a `train` run
 evaluate.py      status of an `evaluate` run
+study.py         status of a study
 history.py       throughput and time left of an `augment` run, from its files
 page.py          the page and the one-line form
 listing.py       the verb runs: all runs below a folder

@@ -14,6 +14,7 @@ STATUSES = {
     "label": "pipelines.run_status.label:label_status",
     "train": "pipelines.run_status.train:train_status",
     "evaluate": "pipelines.run_status.evaluate:evaluate_status",
+    "reproduce": "pipelines.run_status.study:study_status",
 }
 """module and function that read the status of a run folder, by the kind of job (see `run_folder.RECORD_NAMES`)"""
 

@@ -17,8 +17,6 @@ from typing import Any, Literal
 import ray
 from fsspec.implementations.local import LocalFileSystem
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 
 from pipelines.jobfile import as_job
 from pipelines.run_folder import refuse_lost_path
@@ -28,7 +26,7 @@ from pipelines.training.ray_task import ProgressBoard, run_training_task, task_e
 from schemas.errors import EngineError, JobError, KindlingError, StoppedError
 from schemas.train import ClassifierStage, TrainJob, TrainOutput
 from services.cluster import cause_line, connect_to_ray, is_head_reachable
-from services.observability.terminal import shows_bars
+from services.observability.terminal import JobLines
 from services.replicas.placement import cpus_per_actor
 from services.replicas.resource_wait import ResourceWait
 
@@ -37,8 +35,6 @@ _log = logging.getLogger("kindling")
 # As many as Ray makes by default: the first one and three retries.
 _MAX_STARTS = 4
 _POLL_SECONDS = 1.0
-# Time between two log lines of a training where there is no terminal.
-_LINE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -156,7 +152,7 @@ class _Driver:
         """
         for training in self._trainings:
             self._start(training)
-        with _Display(self._trainings) as display:
+        with JobLines([training.job.name for training in self._trainings]) as shown:
             while running := {training.task: training for training in self._trainings if training.result is None}:
                 ended, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
                 for task in ended:
@@ -166,8 +162,14 @@ class _Driver:
                     self._check_waits()
                 if should_stop() and not self._stopping:
                     self._stop()
-                display.update()
+                self._show(shown)
+            self._show(shown)
         return [training.result for training in self._trainings if training.result]
+
+    def _show(self, shown: JobLines) -> None:
+        shown.update(
+            [training.line for training in self._trainings], [training.result is None for training in self._trainings]
+        )
 
     def _start(self, training: _Training) -> None:
         training.wait = wait = _resource_wait(training.job, len(self._trainings))
@@ -271,33 +273,3 @@ def _resource_wait(job: TrainJob, jobs: int) -> ResourceWait:
         gpus = 1.0 if is_language_model and ray.cluster_resources().get("GPU") else 0.0
     cpus = job.resources.cpus or (1 if gpus else cpus_per_actor(jobs))
     return ResourceWait(f"resources.{'gpus' if gpus else 'cpus'}", gpus, cpus, job.resources.wait_minutes)
-
-
-class _Display:
-    """Shows a line for each training on stderr: in place on a terminal, again and again in a log."""
-
-    def __init__(self, trainings: list[_Training]) -> None:
-        self._trainings, self._logged_at = trainings, time.monotonic()
-        self._rows = Progress(
-            TextColumn("{task.description}", markup=False), TextColumn("{task.fields[line]}", markup=False),
-            console=Console(stderr=True), disable=not shows_bars(),
-        )  # fmt: skip
-        self._tasks = [self._rows.add_task(training.job.name, line="") for training in trainings]
-
-    def __enter__(self) -> "_Display":
-        self._rows.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.update()
-        self._rows.stop()
-
-    def update(self) -> None:
-        """Shows the last line of each training; in a log once a minute."""
-        for task, training in zip(self._tasks, self._trainings, strict=True):
-            self._rows.update(task, line=training.line)
-        if self._rows.disable and time.monotonic() - self._logged_at > _LINE_SECONDS:
-            self._logged_at = time.monotonic()
-            for training in self._trainings:
-                if training.result is None:
-                    _log.info("%s: %s", training.job.name, training.line)

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any
@@ -71,6 +71,39 @@ class Bar:
             seconds = round(now - self._phase_began)
             facts = {"event": "starting", "phase": phase.name, "seconds": seconds, "usual_seconds": phase.seconds}
             _log.info("%s%s", phase, f", {clock(seconds)} so far" if seconds else "", extra={"facts": facts})
+
+
+class JobLines:
+    """A line for each of several jobs on stderr: in place on a terminal, once a minute in a log.
+
+    Args:
+        names: names of the jobs.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names, self._logged_at = names, monotonic()
+        self._rows = Progress(
+            TextColumn("{task.description}", markup=False), TextColumn("{task.fields[line]}", markup=False),
+            console=Console(stderr=True), disable=not shows_bars(),
+        )  # fmt: skip
+        self._tasks = [self._rows.add_task(name, line="") for name in names]
+
+    def __enter__(self) -> "JobLines":
+        self._rows.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._rows.stop()
+
+    def update(self, lines: Sequence[str], is_running: Sequence[bool]) -> None:
+        """Shows the line of each job; in a log those of the jobs that run."""
+        for task, line in zip(self._tasks, lines, strict=True):
+            self._rows.update(task, line=line)
+        if self._rows.disable and monotonic() - self._logged_at > LINE_SECONDS:
+            self._logged_at = monotonic()
+            for name, line, runs in zip(self._names, lines, is_running, strict=True):
+                if runs:
+                    _log.info("%s: %s", name, line)
 
 
 @contextmanager
