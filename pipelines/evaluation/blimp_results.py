@@ -1,6 +1,6 @@
 """Results of the evaluation `blimp`: each pair with its margin, the figures of a model, and the tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -155,14 +155,24 @@ def blimp_tables(report: BlimpReport) -> list[Table]:
         "Accuracy, 0 to 1. n: pairs. Intervals: 95%, Wilson. Ties count as right, as in lm-eval. docs/blimp.md "
         "says how the paper's figures differ."
     )
+    title = _title(rates[0].by_paradigm)
+    by_phenomenon = " by phenomenon (as Tables 6 and 15)" if rates[0].by_phenomenon else ""
     places = {name: f"{name} ({PARADIGMS[name].phenomenon})" if name in PARADIGMS else name
               for name in rates[0].by_paradigm}  # fmt: skip
     return [
-        Table("BLiMP accuracy by phenomenon (as Tables 6 and 15)", ["Phenomenon", "n", *names], rows, note),
+        Table(f"{title}: accuracy{by_phenomenon}", ["Phenomenon", "n", *names], rows, note),
         *(_comparison(comparison) for comparison in report.comparisons),
-        Table("BLiMP accuracy by paradigm", ["Paradigm", "n", *names],
+        Table(f"{title}: accuracy by paradigm", ["Paradigm", "n", *names],
               _rows([model.by_paradigm for model in rates], places)),
     ]  # fmt: skip
+
+
+def _title(paradigms: Collection[str]) -> str:
+    """Returns the name of the pairs in titles: BLiMP only where all of the paradigms are BLiMP's."""
+    known = sum(name in PARADIGMS for name in paradigms)
+    if known == len(paradigms):
+        return "BLiMP"
+    return "BLiMP and other minimal pairs" if known else "Minimal pairs that are not BLiMP's"
 
 
 def _rows(rates: Sequence[Mapping[str, Rate]], titles: Mapping[str, str]) -> list[list[str | Figure]]:
@@ -188,7 +198,7 @@ def _comparison(comparison: Comparison) -> Table:
         for part, diff in parts.items()
     ]
     return Table(
-        f"BLiMP: {comparison.second} less {comparison.first}, on the same pairs",
+        f"{_title(comparison.by['paradigm'])}: {comparison.second} less {comparison.first}, on the same pairs",
         ["Phenomenon", "n", "Difference", "p", f"only {comparison.first}", f"only {comparison.second}"], rows,
         "Difference of accuracies. Intervals: 95%, paired bootstrap. p: McNemar's exact test. only: pairs that one "
         "model alone has right.",

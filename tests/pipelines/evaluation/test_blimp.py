@@ -15,7 +15,7 @@ from eval.lm_eval_harness import blimp_task, choice_log_likelihoods, evaluate_ta
 from pipelines import evaluate, status
 from pipelines.benchmarks import blimp as bench
 from pipelines.evaluation import blimp, lm_eval
-from pipelines.evaluation.blimp_results import BlimpReport, ModelBlimp, blimp_tables
+from pipelines.evaluation.blimp_results import BlimpReport, ModelBlimp, blimp_tables, compare_models
 from pipelines.inputs.minimal_pairs import load_paradigms
 from pipelines.jobfile import as_job
 from pipelines.run_status.page import render_page
@@ -405,6 +405,26 @@ def test_the_table_has_the_papers_rows(loaded):
     ]  # fmt: skip
     assert [row[1] for row in table.rows[:3]] == ["4", "18", "14"]
     assert table.rows[0][2].value == "0.5000" and " to " in table.rows[0][2].interval
+
+
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (["wh_island"], "BLiMP"),
+        (["wh_island", "mine"], "BLiMP and other minimal pairs"),
+        (["mine"], "Minimal pairs that are not BLiMP's"),
+    ],
+)
+def test_tables_name_blimp_only_where_the_pairs_are_its_own(names, title):
+    margins_of = {name: np.array([1.0, -1.0]) for name in names}
+    models = [ModelBlimp(name, blimp_rates(margins_of), margins_of) for name in ("one", "two")]
+    titles = [table.title for table in blimp_tables(BlimpReport(models, compare_models(models, seed=0)))]
+    by_phenomenon = " by phenomenon (as Tables 6 and 15)" if "wh_island" in names else ""
+    assert titles == [
+        f"{title}: accuracy{by_phenomenon}",
+        f"{title}: two less one, on the same pairs",
+        f"{title}: accuracy by paradigm",
+    ]
 
 
 def test_the_bench_goals_are_of_its_samples():

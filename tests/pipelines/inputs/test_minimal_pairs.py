@@ -2,9 +2,11 @@ import json
 
 import pytest
 
+from eval.blimp import PARADIGMS
 from pipelines.inputs.minimal_pairs import load_paradigms
 from schemas.errors import JobError
 from schemas.minimal_pairs import MinimalPairs
+from tests.support.files import ROOT
 
 
 def write_pair(path, good):
@@ -36,3 +38,11 @@ def test_the_folders_of_the_hub_are_paradigms(tmp_path):
     write_pair(tmp_path / "npi" / "train-00000-of-00001.jsonl", "npi.")
     with pytest.raises(JobError, match="two of its files are the paradigm npi"):
         load_paradigms("blimp", MinimalPairs(path=str(tmp_path)), ())
+
+
+def test_the_shipped_pairs_are_12_paradigms_of_20_that_are_not_blimps():
+    paradigms = load_paradigms("blimp", MinimalPairs(path=str(ROOT / "pipelines/data/minimal_pairs")), ())
+    assert [len(pairs) for pairs in paradigms.values()] == [20] * 12
+    assert not set(paradigms) & set(PARADIGMS)
+    sentences = [text for pairs in paradigms.values() for pair in pairs for text in (pair.good, pair.bad)]
+    assert len(set(sentences)) == len(sentences) == 480
