@@ -237,8 +237,9 @@ class EvaluateJob(Section):
     letter or digit"""
     models: list[EvaluatedModel] = Field(default_factory=list)
     """models to evaluate; each is compared with the first"""
-    responses: Responses | None = None
-    """responses that some model wrote before, in place of `models`; for the evaluation `sentiment` alone"""
+    responses: Responses | Annotated[list[Responses], Field(min_length=1)] | None = None
+    """responses that a model wrote before, in place of `models`; or a list of those of several models, each compared
+    with the first; for the evaluation `sentiment` alone"""
     evaluations: list[Literal["sentiment", "blimp", "lm_eval", "preference", "logit_lens"]] = Field(min_length=1)
     """evaluations to run, each with a section of its own below"""
     sentiment: Sentiment = Sentiment()
@@ -267,7 +268,12 @@ class EvaluateJob(Section):
     @property
     def model_labels(self) -> list[str]:
         """Names of all models whose results the job has: its own, or the one whose responses it names."""
-        return [model.label for model in self.models] or [self.responses.label if self.responses else ""]
+        return [model.label for model in self.models] or [each.label for each in self.given_responses]
+
+    @property
+    def given_responses(self) -> list[Responses]:
+        """Responses that the job names, one entry for each model that wrote them."""
+        return [self.responses] if isinstance(self.responses, Responses) else self.responses or []
 
     @model_validator(mode="after")
     def _check_evaluations(self) -> "EvaluateJob":

@@ -97,6 +97,10 @@ def quality(
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="a new file for the page with plots")
     ] = None,
+    accepted: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="a new JSONL file for the rows of a file that --rules accepts"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what was accepted and why not, the emotions expressed, and how texts vary; runs and files side by side."""
@@ -109,7 +113,7 @@ def quality(
     if html is not None:
         refuse_existing(html)  # before the work is done
     columns = (text_column, emotion_column, input_column or (), by)
-    report = quality(corpora, rules, *columns, classifier=classifier, sample=sample, seed=seed)
+    report = quality(corpora, rules, *columns, classifier=classifier, sample=sample, seed=seed, accepted=accepted)
     if html is not None:
         save_quality(report, html)
     if as_json:

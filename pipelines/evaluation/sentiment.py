@@ -46,8 +46,8 @@ def check_sentiment(job: EvaluateJob) -> None:
     section = job.sentiment
     read_groups(section)
     prompts = read_prompts(section, SENTIMENT) if section.prompts else None
-    if job.responses is not None:
-        read_responses(job.responses, prompts)
+    for responses in job.given_responses:
+        read_responses(responses, prompts)
     classifier_revision(section.classifier)
 
 
@@ -99,9 +99,10 @@ def evaluate_sentiment(session: Session) -> SentimentReport:
 def _plan(session: Session) -> _Plan:
     job, section = session.job, session.job.sentiment
     prompts = read_prompts(section, SENTIMENT) if section.prompts else None
-    given: dict[str, list[Response]] = {}
-    if job.responses is not None:
-        given[job.responses.label] = first_per_emotion(read_responses(job.responses, prompts), section.per_emotion)
+    given = {
+        each.label: first_per_emotion(read_responses(each, prompts), section.per_emotion)
+        for each in job.given_responses
+    }
     prompts = first_per_emotion(prompts, section.per_emotion) if prompts else []
     common = {
         "classifier": {**section.classifier.model_dump(), "found": classifier_revision(section.classifier)},

@@ -55,6 +55,7 @@ class JudgedRow:
         variant: name of its variant; "" for rows of files.
         groups: value of each column by which rows are grouped.
         identity: text that names the row in its corpus, equal for the same input row of several runs.
+        values: text and named columns of a row of a file; empty for a run.
     """
 
     text: str
@@ -64,6 +65,7 @@ class JudgedRow:
     variant: str
     groups: tuple[str, ...]
     identity: str
+    values: dict[str, str]
 
 
 class JudgedRows:
@@ -136,13 +138,14 @@ class JudgedRows:
             cut_off = own["finish_reason"] == CUT_OFF
             state, reasons = self._judge(text, cut_off, own[EMOTION], json.loads(own["inputs"] or "{}"))
         identity = "\0".join(own[column] for column in ("source", "row_index", "sample"))
-        return JudgedRow(text, state, reasons, own[EMOTION], own["variant"], groups, identity)
+        return JudgedRow(text, state, reasons, own[EMOTION], own["variant"], groups, identity, {})
 
     def _row_of_file(self, number: int, text: str, own: dict[str, str], groups: tuple[str, ...]) -> JudgedRow:
         emotion = own.get(self._emotion, "").strip().lower()
         emotion = emotion if emotion in EMOTIONS else ""
         state, reasons = self._judge(text, False, emotion, {column: own[column] for column in self._inputs})
-        return JudgedRow(text, state, reasons, emotion, "", groups, str(number))
+        values = {self._rows.text_column: text, **own}
+        return JudgedRow(text, state, reasons, emotion, "", groups, str(number), values)
 
     def _judge(self, text: str, cut_off: bool, emotion: str, inputs: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         """Returns the state of a row by the rules, and the names of all rules that refuse it."""

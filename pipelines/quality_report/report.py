@@ -12,6 +12,7 @@ from eval.sentiment import PAPER_GROUPS, group_of_emotion, top_labels
 from eval.variety import Variety, measure_variety, self_bleu
 from pipelines.corpora.rows import short_names
 from pipelines.quality_control.quality_rules import QualityRules
+from pipelines.quality_report.accepted_rows import AcceptedRows
 from pipelines.quality_report.judged_rows import Columns, JudgedRow, JudgedRows, rules_named
 from pipelines.result import Result
 from schemas.emotions import EMOTIONS
@@ -132,6 +133,7 @@ def quality(
     classifier: str = "embedded",
     sample: int = 500,
     seed: int = 0,
+    accepted: str | None = None,
 ) -> QualityReport:
     """Reports what of each run was accepted and why the rest was not, the emotions expressed, and how texts vary.
 
@@ -145,18 +147,23 @@ def quality(
         classifier: id of the classifier of emotions, as `classifier.id` of a job.
         sample: largest number of accepted texts of each run that expression and variety are measured on; 0 for none.
         seed: seed of the samples; the same input rows are drawn from each run.
+        accepted: a new JSONL file for the rows of a file that the rules accept, with the columns that are named here.
 
     Raises:
         RunError: a name leads to no run and no file, a file is damaged or lacks a column, or a run has no committed
             shard yet.
-        JobError: the job file of `rules` cannot be read, or has no rules.
+        JobError: the job file of `rules` cannot be read, or has no rules; or `accepted` is given without rules, or for
+            a run or several corpora.
         EngineError: the classifier cannot be loaded.
     """
     names = [corpora] if isinstance(corpora, str) else list(corpora)
     applied = rules_named(rules)
+    kept = None if accepted is None else AcceptedRows(accepted, names, applied)
     columns = Columns(text_column, emotion_column, input_columns, by)
     model = _load_classifier(classifier) if sample else None  # first: a wrong name is said at once
-    counted = [_count(name, columns, applied, sample, seed) for name in names]
+    counted = [_count(name, columns, applied, sample, seed, kept) for name in names]
+    if kept is not None:
+        kept.write()
     reports = []
     for short, (rows, variants) in zip(short_names(names), counted, strict=True):
         for variant, counts in variants.items():
@@ -217,7 +224,7 @@ class _Counts:
 
 
 def _count(
-    name: str, columns: Columns, rules: QualityRules | None, sample: int, seed: int
+    name: str, columns: Columns, rules: QualityRules | None, sample: int, seed: int, kept: AcceptedRows | None
 ) -> tuple[JudgedRows, dict[str, _Counts]]:
     """Reads the rows of a corpus, and counts them by variant."""
     rows = JudgedRows(name, columns, rules)
@@ -227,6 +234,8 @@ def _count(
         if counts is None:
             counts = variants[row.variant] = _Counts(len(rows.by), sample, seed)
         counts.add(row)
+        if kept is not None:
+            kept.add(row)
     return rows, dict(sorted(variants.items())) or {"": _Counts(len(rows.by), sample, seed)}
 
 

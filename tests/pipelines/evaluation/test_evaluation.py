@@ -304,6 +304,7 @@ def test_a_file_may_group_emotions_otherwise(tmp_path):
     [
         ({"models": []}, "give either models or responses"),
         ({"responses": {"path": "r.json"}}, "give either models or responses"),
+        ({"models": [], "responses": [{"path": "a/r.json"}, {"path": "b/r.json"}]}, "two models are called r"),
         ({"models": [{"id": "fake", "path": "x"}]}, "give either id or path"),
         ({"models": [{"id": "a/x"}, {"path": "b/x"}]}, "two models are called x"),
         ({"sentiment": {}}, "give sentiment.prompts"),
@@ -498,6 +499,14 @@ def test_responses_of_a_file_are_scored_without_a_model(tmp_path, ray_cluster):
     assert found["by_group"]["positive"]["positive"]["rate"] == 1
     assert found["by_group"]["negative"]["negative"]["rate"] == 0.5
     assert found["responses"]["blank"] == 1 and found["cut_off"] is None
+    # What it wrote, and another model's, side by side: the same rates, and a comparison.
+    written = str(tmp_path / "out" / "results" / "sentiment" / "mine.parquet")
+    others = saved(tmp_path, "o.json", {"joy": ["I hate it.", "It hurts."], "grief": ["So sad.", "Awful pain."]})
+    both = [{"path": written, "name": "mine"}, {"path": others, "name": "theirs"}]
+    compared = evaluate({**job, "responses": both, "output": {"path": str(tmp_path / "both")}}).as_json()
+    assert compared["models"]["mine"]["sentiment"]["by_group"] == found["by_group"]
+    assert compared["models"]["theirs"]["sentiment"]["by_group"]["positive"]["positive"]["rate"] == 0
+    assert compared["comparisons"]["sentiment"]
     saved(tmp_path, "r.json", {"joy": ["no"]})
     with pytest.raises(RunError, match=r"responses: 4, .* -> 1, "):
         evaluate(job)

@@ -14,7 +14,7 @@ from pipelines.quality_report import report as quality_report
 from pipelines.quality_report.report import grouped
 from pipelines.quality_report.terminal_page import terminal_page
 from schemas.emotions import EMOTIONS
-from schemas.errors import JobError, RunError
+from schemas.errors import JobError, KindlingError, RunError
 from schemas.rows import ERROR, REJECTED
 from services.storage.store import ShardStore
 from tests.support.corpora import shown
@@ -184,3 +184,27 @@ def test_self_bleu():
     assert apart < 0.15 < near == pytest.approx((4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
     # A repeated word counts as often as in the text that has it most often; a short text is punished for its length.
     assert self_bleu(["a a a a", "a a b c d"]) < self_bleu(["a a a a", "a a a a"])
+
+
+def test_accepted_rows_of_a_file_are_written(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [
+        {"answer": "A calm day by the sea.", "question": "How was it?", "other": 1},
+        {"answer": "As an AI language model, I cannot say.", "question": "And then?", "other": 2},
+        {"answer": "Two boats \u2028 came in.", "question": "", "other": 3},
+    ])  # fmt: skip
+    source, to = str(tmp_path / "a.jsonl"), str(tmp_path / "good.jsonl")
+    columns = {"text_column": "answer", "input_columns": ["question"], "sample": 0}
+    quality(source, "all", accepted=to, **columns)
+    written = (tmp_path / "good.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line) for line in written if line] == [
+        {"answer": "A calm day by the sea.", "question": "How was it?"},
+        {"answer": "Two boats \u2028 came in.", "question": ""},
+    ]
+    for corpora, rules, cause in (
+        (source, "all", "there is a file there already"),
+        (source, None, "no rule says which rows"),
+        ([source, source], "all", "the columns of several corpora"),
+        (make_run(tmp_path / "r", ROWS), "all", "is a run, which has accepted rows"),
+    ):
+        with pytest.raises(KindlingError, match=cause):
+            quality(corpora, rules, accepted=to, **columns)
