@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 9_999
@@ -52,6 +52,20 @@ class Difference:
     p: float
 
 
+@dataclass(frozen=True)
+class Change:
+    """Change of a figure that is no rate of its own, such as a mean of rates, with its 95% interval.
+
+    Attributes:
+        value: the figure of the second less that of the first.
+        low, high: ends of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
 def rate_of(successes: int, n: int) -> Rate:
     """Returns a share with its Wilson score interval (Wilson 1927), which holds near 0 and 1 too.
 
@@ -83,6 +97,51 @@ def paired_difference(first: Sequence[bool] | np.ndarray, second: Sequence[bool]
     low, high = _bootstrap_counts(only_first, only_second, change.size, seed) if can_resample else (None, None)
     p = mcnemar_p_value(only_first, only_second)
     return Difference(float(change.mean()), low, high, int(change.size), only_first, only_second, p)
+
+
+def mean_difference(differences: Sequence[Difference]) -> Change:
+    """Averages differences that were observed on different items; each counts alike, whatever its number of items.
+
+    The interval is that of a sum of independent means (normal approximation).
+
+    Raises:
+        ValueError: there are no differences.
+    """
+    if not differences:
+        raise ValueError("a mean needs at least one difference")
+    variances = [((each.only_first + each.only_second) / each.n - each.difference**2) / each.n for each in differences]
+    value = sum(each.difference for each in differences) / len(differences)
+    return change_of(value, sum(variances) ** 0.5 / len(differences))
+
+
+def mean_over_seeds(first: np.ndarray, seconds: np.ndarray, seed: int) -> Change:
+    """Compares an outcome of each item with the outcomes of several repetitions, such as trainings with other seeds.
+
+    The interval is a bootstrap that draws items and repetitions at once (Owen 2007, "The pigeonhole bootstrap", Annals
+    of Applied Statistics 1). With few repetitions it is too narrow.
+
+    Args:
+        first: outcomes, shape (items,).
+        seconds: outcomes of each repetition, shape (repetitions, items).
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: there are no items or no repetitions, or their numbers do not fit.
+    """
+    if not seconds.size or seconds.shape[1:] != first.shape:
+        raise ValueError(f"{first.shape} and {seconds.shape} outcomes do not fit")
+    change = seconds.astype(float) - first
+    draw = np.random.default_rng(seed)
+    times = (draw.multinomial(count, np.full(count, 1 / count), _RESAMPLES) / count for count in change.shape)
+    means = np.einsum("bs,bi,si->b", *times, change, optimize=True)
+    low, high = np.percentile(means, [50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)])
+    return Change(float(change.mean()), float(low), float(high))
+
+
+def change_of(value: float, error: float) -> Change:
+    """Returns a change with the 95% interval of a normal distribution with this standard error."""
+    margin = float(norm.ppf(0.5 + _CONFIDENCE / 2)) * error
+    return Change(value, value - margin, value + margin)
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:

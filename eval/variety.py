@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from eval.intervals import Change, change_of
+
 _OPENING_WORDS = 4
 _DISTINCT_NGRAMS = (1, 2, 3)
 # Repetition of a text is measured by its 4-grams, as in Welleck et al. (2020), "Neural Text Generation with
@@ -59,7 +61,7 @@ def measure_variety(texts: Sequence[str]) -> Variety:
         raise ValueError("there are no texts to measure")
     split = [text.lower().split() for text in texts]
     not_blank = [words for words in split if words]
-    openings = Counter(" ".join(words[:_OPENING_WORDS]) for words in not_blank)
+    openings = Counter(" ".join(_opening(words)) for words in not_blank)
     (commonest, count), *_ = openings.most_common(1) or [("", 0)]
     copies = Counter(tuple(words) for words in not_blank)
     distinct_shares = (_distinct_share([words], _REPETITION_NGRAM) for words in not_blank)
@@ -75,6 +77,51 @@ def measure_variety(texts: Sequence[str]) -> Variety:
         duplicates=_share(sum(times for times in copies.values() if times > 1), len(not_blank)),
         repetition=_share(sum(repetitions), len(repetitions)),
     )
+
+
+def compare_distinct(first: Sequence[str], second: Sequence[str], n: int) -> Change | None:
+    """Compares distinct-n of two sets of texts, written to the same prompts in the same order.
+
+    The interval is a jackknife over prompts: both texts of a prompt are left out at once. Drawing prompts with
+    replacement would not do, since a text that is drawn twice repeats itself.
+
+    Returns:
+        distinct-n of the second less that of the first; None where one has no n-gram without some prompt.
+    """
+    return _compare_distinct(*([list(_ngrams(text.lower().split(), n)) for text in texts] for texts in (first, second)))
+
+
+def compare_openings(first: Sequence[str], second: Sequence[str]) -> Change | None:
+    """Compares the share of different openings of two sets of texts, as `compare_distinct` does."""
+    openings = ([_opening(text.lower().split()) for text in texts] for texts in (first, second))
+    return _compare_distinct(*([[words] if words else [] for words in listed] for listed in openings))
+
+
+def _opening(words: list[str]) -> tuple[str, ...]:
+    return tuple(words[:_OPENING_WORDS])
+
+
+def _compare_distinct(first: list[list[tuple[str, ...]]], second: list[list[tuple[str, ...]]]) -> Change | None:
+    pairs = [_distinct_without_each(first), _distinct_without_each(second)]
+    values = [pair for pair in zip(*pairs, strict=True)]
+    if len(values) < 3 or any(share is None for pair in values for share in pair):
+        return None
+    changes = [(two or 0.0) - (one or 0.0) for one, two in values]
+    value, *without = changes
+    mean = sum(without) / len(without)
+    error = math.sqrt((len(without) - 1) / len(without) * sum((each - mean) ** 2 for each in without))
+    return change_of(value, error)
+
+
+def _distinct_without_each(texts: list[list[tuple[str, ...]]]) -> list[float | None]:
+    """Returns the share of different items among all items of all texts, and then the same without each text."""
+    texts_with = Counter(item for items in texts for item in set(items))
+    total = sum(map(len, texts))
+    shares = [_share(len(texts_with), total)]
+    for items in texts:
+        alone = sum(texts_with[item] == 1 for item in set(items))
+        shares.append(_share(len(texts_with) - alone, total - len(items)))
+    return shares
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:

@@ -18,6 +18,7 @@ publishing/       the verbs export, push; dataset and model cards
 training/         the verb train
 evaluation/       the verb evaluate
 study/            the verb reproduce
+reporting/        the verb report
 benchmarks/       the verb bench
 verification.py   the verb verify
 verdict.py        its result
@@ -61,6 +62,8 @@ _CALLS = {
     "save_quality": "pipelines.quality_report.html_page",
     "compare": "pipelines.corpora.comparison",
     "save_comparison": "pipelines.corpora.comparison_page",
+    "report": "pipelines.reporting.report",
+    "save_report": "pipelines.reporting.html_page",
     "start_pool": "pipelines.pools",
     "list_pools": "pipelines.pools",
     "stop_pool": "pipelines.pools",

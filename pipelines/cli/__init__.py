@@ -7,6 +7,6 @@ runs.py        the verbs demo, label, preview, augment, status, runs, verify, po
 corpora.py     the verbs stats, compare, compose
 publishing.py  the verbs export, push
 models.py      the verbs train, evaluate
-studies.py     the verb reproduce
+studies.py     the verbs reproduce, report
 bench.py       the verb bench
 """

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import Job, Json, Run, Set, logged, print_json
+from pipelines.cli.options import Job, Json, Run, Set, WordDefinition, logged, print_json
 from schemas.errors import JobError
 from schemas.text import plural, printable
 
@@ -23,6 +23,7 @@ def stats(
         list[str] | None,
         typer.Option(help="column (or column.key) whose values group the rows; may be given several times"),
     ] = None,
+    words: WordDefinition = "blanks",
     as_json: Json = False,
 ) -> None:
     """Count stories, words, unique words and openings of corpora, side by side; see docs/corpora.md."""
@@ -31,7 +32,7 @@ def stats(
     from pipelines.corpora.stats import stats
     from pipelines.corpora.stats_page import stats_page
 
-    statistics = stats(corpora, text_column, by)
+    statistics = stats(corpora, text_column, by, words)
     if as_json:
         print_json(statistics.as_json())
     else:

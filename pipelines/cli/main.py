@@ -65,6 +65,7 @@ _VERBS = (
     models.train,
     models.evaluate,
     studies.reproduce,
+    studies.report,
     publishing.push,
 )
 for _verb in _VERBS:

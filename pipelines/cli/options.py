@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from importlib.abc import MetaPathFinder
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,12 @@ Set = Annotated[
 
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+
+
+WordDefinition = Annotated[
+    Literal["blanks", "nltk"],
+    typer.Option("--words", help="words: between blanks, or nltk's tokens without its stop words, as the paper's"),
+]
 
 
 Address = Annotated[str | None, typer.Option(help="address of the Ray cluster; by default RAY_ADDRESS")]

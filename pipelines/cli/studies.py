@@ -1,10 +1,10 @@
-"""The verb about studies: reproduce."""
+"""The verbs about studies: reproduce, report."""
 
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import Address, Json, Set, logged, print_json
+from pipelines.cli.options import Address, Json, Set, WordDefinition, hide_pandas, logged, print_json
 from schemas.errors import EXIT_FAULTS
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="the study file (YAML); see deploy/studies/")]
@@ -51,3 +51,35 @@ def reproduce(
         )
     if result.errors:
         raise typer.Exit(EXIT_FAULTS)
+
+
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="STUDY|RUN...", help="folder of a study, or run folders of any verb")
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.html", help="a new file for the page; FILE.md comes beside it"),
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=0, help="number of prompts whose responses are shown; 0 for none")] = 200,
+    rows: Annotated[int, typer.Option(min=0, help="number of rows of augmentations that are shown; 0 for none")] = 60,
+    words: WordDefinition = "blanks",
+    as_json: Json = False,
+) -> None:
+    """Show what a study found: the paper's questions, tables and figures, from result files; see docs/report.md."""
+    hide_pandas()
+    from rich.console import Console
+
+    from pipelines.reporting.html_page import refuse_existing, save_report
+    from pipelines.reporting.report import report
+    from pipelines.reporting.terminal_page import answers_page, terminal_page
+
+    if to is not None:
+        refuse_existing(to)  # before the work is done
+    result = report(runs, prompts, rows, words)
+    page = save_report(result, to) if to is not None or result.study_folder else None
+    if as_json:
+        return print_json(result.as_json())
+    Console().print(answers_page(result) if page else terminal_page(result))
+    if page:
+        print(f"{page}, and the same as Markdown beside it")

@@ -3,6 +3,7 @@
 rows.py             opens runs and other files, and reads their rows for `stats` and `compare`
 stats.py            `kindling stats`
 tally.py            counts of stories, words and openings in bounded memory
+nltk_words.py       words as the paper counts them
 stats_page.py       the tables of `stats`
 comparison.py       `kindling compare`
 comparison_page.py  its pages: terminal, Markdown, HTML

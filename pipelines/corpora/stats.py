@@ -2,13 +2,14 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
+from pipelines.corpora.nltk_words import nltk_words
 from pipelines.corpora.rows import CorpusRows, corpus_rows
 from pipelines.corpora.tally import Tally
 from pipelines.result import Result
@@ -38,10 +39,16 @@ _OPENING = (
 # fit; openings, and tokens that are no words (numbers, keys, addresses), grow without end. A million of them take some
 # 300 MB with what merging them needs.
 MAX_HELD = 500_000
+Words = Literal["blanks", "nltk"]
+"""definition of a word: what stands between blanks; or a token of nltk that is none of its stop words"""
 # Limits of a frame, which is counted at once: enough work for all cores, and small beside the memory for the counts.
 _MAX_FRAME_ROWS, _MAX_FRAME_CHARACTERS = 8192, 8 << 20
 # A column with more values than this identifies rows rather than groups of rows.
 _MAX_VALUES = 10_000
+
+
+Split = Callable[[Sequence[str]], list[list[str]]]
+"""function that splits texts into words"""
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,10 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Stats(Result):
-    """Counts of the corpora, in the order in which they were named."""
+    """Counts of the corpora, in the order in which they were named; `words` is the definition of a word."""
 
     corpora: list[Corpus]
+    words: Words = "blanks"
 
     def records(self) -> list[dict[str, Any]]:
         """Returns a row for each corpus, and for each of its parts: `by` and `value` say which."""
@@ -117,7 +125,12 @@ class Stats(Result):
         return rows
 
 
-def stats(corpora: str | Sequence[str], text_column: str = "text", by: Sequence[str] | None = None) -> Stats:
+def stats(
+    corpora: str | Sequence[str],
+    text_column: str = "text",
+    by: Sequence[str] | None = None,
+    words: Words = "blanks",
+) -> Stats:
     """Counts stories, words, unique words and openings of each corpus and of its parts.
 
     Each corpus is read once. Memory does not grow with the number of rows: beyond a limit counts go to the folder for
@@ -128,19 +141,21 @@ def stats(corpora: str | Sequence[str], text_column: str = "text", by: Sequence[
         text_column: column with the stories, in files.
         by: columns by which rows are grouped, or `column.key` for a key of a JSON object or struct; by default
             `rows.RUN_BREAKDOWNS` for a run, and no column for files.
+        words: definition of a word; openings have their own.
 
     Raises:
-        RunError: a name leads to no run and no file, a file is damaged or lacks a column, or a run has no committed
-            shard yet.
+        RunError: a name leads to no run and no file, a file is damaged or lacks a column, a run has no committed shard
+            yet, or nltk or its data are not there.
     """
     named = [corpora] if isinstance(corpora, str) else corpora
-    return Stats([_counted(corpus_rows(name, text_column, by)) for name in named])
+    split = nltk_words() if words == "nltk" else None
+    return Stats([_counted(corpus_rows(name, text_column, by), split) for name in named], words)
 
 
-def _counted(rows: CorpusRows) -> Corpus:
+def _counted(rows: CorpusRows, split: Split | None) -> Corpus:
     try:
         with tempfile.TemporaryDirectory(prefix="kindling-stats-") as folder:
-            parts = _Counts(rows, Path(folder)).compositions()
+            parts = _Counts(rows, Path(folder), split).compositions()
     except OSError as error:
         cause = f"cannot be written: {error.strerror or error}"
         remedy = "set TMPDIR to a folder with space for the counts"
@@ -159,17 +174,22 @@ class _Counts:
     Args:
         rows: the rows, which the constructor reads to their end.
         folder: an empty folder, for counts that memory does not take.
+        split: splits texts into words; None for what stands between blanks.
     """
 
-    def __init__(self, rows: CorpusRows, folder: Path) -> None:
-        self._rows = rows
+    def __init__(self, rows: CorpusRows, folder: Path, split: Split | None) -> None:
+        self._rows, self._is_bare = rows, split is None
         self._values: list[dict[str, int]] = [{} for _ in ("", *rows.by)]
         self._columns = [f"value{i}" for i in range(len(self._values))]
         self._stories: Counter[tuple[int, int]] = Counter()
         self._words: Counter[tuple[int, int]] = Counter()
         self._unique, self._openings = (Tally(folder / name, MAX_HELD) for name in ("words", "openings"))
         for frame in self._frames():
-            words = frame.lazy().select(*self._columns, words=_WORDS).collect(engine="streaming")
+            words = (
+                frame.lazy().select(*self._columns, words=_WORDS).with_columns(key=_OPENING).collect(engine="streaming")
+            )
+            if split is not None:
+                words = words.with_columns(words=pl.Series(split(frame["text"].to_list()), dtype=pl.List(pl.String)))
             self._add_stories(words)
             self._add_words(words)
 
@@ -195,9 +215,7 @@ class _Counts:
         return numbers.setdefault(value, len(numbers))
 
     def _add_stories(self, words: pl.DataFrame) -> None:
-        stories = words.select(
-            *self._columns, words=pl.col("words").list.len(), key=_OPENING, rows=pl.lit(1, pl.UInt64)
-        )
+        stories = words.select(*self._columns, "key", words=pl.col("words").list.len(), rows=pl.lit(1, pl.UInt64))
         for i, column in enumerate(self._columns):
             sums = stories.group_by(column).agg(pl.len().alias("stories"), pl.sum("words"))
             for value, rows, total in sums.iter_rows():
@@ -208,7 +226,8 @@ class _Counts:
     def _add_words(self, words: pl.DataFrame) -> None:
         # Equal words are counted first, as they are written, so that a frequent word is cut only once.
         written = words.lazy().explode("words").group_by(*self._columns, "words").agg(rows=pl.len().cast(pl.UInt64))
-        bare = written.with_columns(key=_bare(pl.col("words"))).filter(pl.col("key").is_not_null())
+        word = pl.col("words")
+        bare = written.with_columns(key=_bare(word) if self._is_bare else word).filter(pl.col("key").is_not_null())
         # A word is counted by its 64-bit hash; the chance that two of ten million words share one is 1 in 300,000.
         self._add(self._unique, bare.with_columns(pl.col("key").hash()))
 

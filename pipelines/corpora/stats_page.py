@@ -17,6 +17,7 @@ _MIN_WIDTH_OF_OPENINGS = 100
 # Nobody reads a longer table of parts; --json has them all.
 _MAX_PARTS = 30
 _MAX_NAME_CHARACTERS = 40
+_NLTK_WORDS = "words: nltk's tokens in lower case, without its English stop words"
 
 
 def stats_page(stats: Stats, width: int) -> Group:
@@ -33,8 +34,10 @@ def stats_page(stats: Stats, width: int) -> Group:
         whole.add_row(Text(name), *_figures(corpus.whole), _opening(corpus.whole))
     notes = chain.from_iterable(_notes(name, corpus) for name, corpus in zip(names, corpora, strict=True))
     columns = dict.fromkeys(column for corpus in corpora for column in corpus.by)
+    defined = [Text(_NLTK_WORDS)] if stats.words == "nltk" else []
     return Group(
         whole,
+        *defined,
         *(Text(note) for note in notes),
         *chain.from_iterable(_parts(column, names, corpora, width >= _MIN_WIDTH_OF_OPENINGS) for column in columns),
         _openings(names, corpora),

@@ -36,8 +36,7 @@ _SCHEMA = pa.schema(
 )
 
 
-# Names of the phenomena in the paper's tables.
-_TITLES = {
+TITLES = {
     "anaphor agreement": "Anaphor Agr.",
     "argument structure": "Arg. Structure",
     "binding": "Binding",
@@ -51,6 +50,7 @@ _TITLES = {
     "quantifiers": "Quantifiers",
     "subject-verb agreement": "Subject-verb Agr.",
 }
+"""names of the phenomena in the paper's tables"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ def blimp_tables(report: BlimpReport) -> list[Table]:
         return []
     rates = [model.rates for model in report.models]
     rows: list[Sequence[str | Figure]] = [
-        *_rows([model.by_phenomenon for model in rates], _TITLES),
+        *_rows([model.by_phenomenon for model in rates], TITLES),
         *_rows([model.by_field for model in rates], {field: f"field: {field}" for field in rates[0].by_field}),
         *_rows([{"overall": model.overall} for model in rates], {"overall": "Overall"}),
         ["Ties", "", *(str(model.ties) for model in rates)],
@@ -155,7 +155,7 @@ def blimp_tables(report: BlimpReport) -> list[Table]:
         "Accuracy, 0 to 1. n: pairs. Intervals: 95%, Wilson. Ties count as right, as in lm-eval. docs/blimp.md "
         "says how the paper's figures differ."
     )
-    title = _title(rates[0].by_paradigm)
+    title = pairs_title(rates[0].by_paradigm)
     by_phenomenon = " by phenomenon (as Tables 6 and 15)" if rates[0].by_phenomenon else ""
     places = {name: f"{name} ({PARADIGMS[name].phenomenon})" if name in PARADIGMS else name
               for name in rates[0].by_paradigm}  # fmt: skip
@@ -167,7 +167,7 @@ def blimp_tables(report: BlimpReport) -> list[Table]:
     ]  # fmt: skip
 
 
-def _title(paradigms: Collection[str]) -> str:
+def pairs_title(paradigms: Collection[str]) -> str:
     """Returns the name of the pairs in titles: BLiMP only where all of the paradigms are BLiMP's."""
     known = sum(name in PARADIGMS for name in paradigms)
     if known == len(paradigms):
@@ -192,13 +192,13 @@ def _difference(difference: Difference) -> Figure:
 
 def _comparison(comparison: Comparison) -> Table:
     parts = {**comparison.by["phenomenon"], **comparison.by["field"], **comparison.by["overall"]}
-    titles = {**_TITLES, **{field: f"field: {field}" for field in comparison.by["field"]}, "overall": "Overall"}
+    titles = {**TITLES, **{field: f"field: {field}" for field in comparison.by["field"]}, "overall": "Overall"}
     rows: list[Sequence[str | Figure]] = [
         [titles[part], str(diff.n), _difference(diff), p_value(diff.p), str(diff.only_first), str(diff.only_second)]
         for part, diff in parts.items()
     ]
     return Table(
-        f"{_title(comparison.by['paradigm'])}: {comparison.second} less {comparison.first}, on the same pairs",
+        f"{pairs_title(comparison.by['paradigm'])}: {comparison.second} less {comparison.first}, on the same pairs",
         ["Phenomenon", "n", "Difference", "p", f"only {comparison.first}", f"only {comparison.second}"], rows,
         "Difference of accuracies. Intervals: 95%, paired bootstrap. p: McNemar's exact test. only: pairs that one "
         "model alone has right.",

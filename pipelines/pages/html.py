@@ -1,7 +1,8 @@
 """HTML pages that need no other file.
 
 Invariant: values are shown as plain text (the template engine escapes each one), and the browser neither runs nor loads
-anything: the content security policy of base.html.jinja allows styles alone.
+anything: the content security policy of base.html.jinja allows styles alone. A page that needs more says so in its
+block `policy`: the report allows its one script by its hash, and pictures that stand in the page.
 """
 
 from importlib.resources import files

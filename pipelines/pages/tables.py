@@ -11,6 +11,7 @@ from rich.text import Text
 
 from eval.intervals import Difference, Rate
 from pipelines.result import html_table
+from schemas.text import printable
 
 # Characters that may begin markup in Markdown: names come from job files, and openings from models.
 _MARKUP = re.compile(r"([\\`*_\[\]|~$#<>&])")
@@ -55,6 +56,16 @@ def points(difference: Difference) -> Figure:
 def p_value(value: float) -> str:
     """Text of a p-value: 0.012, or <0.001."""
     return f"{value:.3f}" if value >= _MIN_P else f"<{_MIN_P}"
+
+
+def plain(table: Table) -> Table:
+    """Returns the table with each text on one line, without control characters: names may come from anywhere."""
+    rows = [[cell if isinstance(cell, Figure) else _one_line(cell) for cell in row] for row in table.rows]
+    return Table(_one_line(table.title), list(map(_one_line, table.header)), rows, _one_line(table.note))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
 def markdown(tables: Sequence[Table]) -> str:

@@ -7,19 +7,17 @@ page, which has no script and loads nothing.
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines.pages.emotions import EMOTION_ORDER, heat_rows
 from pipelines.pages.html import render_html
-from pipelines.quality_report.report import NO_EMOTION, CorpusQuality, QualityReport, accepted_share
+from pipelines.quality_report.report import CorpusQuality, QualityReport, accepted_share
 from pipelines.quality_report.terminal_page import interval, notes, percent
 from pipelines.run_folder import write_errors
-from schemas.emotions import EMOTIONS, NEGATIVE, NEUTRAL, POSITIVE
 from schemas.errors import RunError
 from schemas.rows import ACCEPTED, ERROR, REJECTED
 from schemas.text import printable, shorten
 from services.storage.filesystem import resolve, write_atomic
 
 _MAX_NAME_CHARACTERS = 80
-# Emotions of one group stand beside each other, so that the groups are squares on the diagonal.
-_ORDER = [emotion for group in (POSITIVE, NEUTRAL, NEGATIVE) for emotion in EMOTIONS if emotion in group]
 
 
 def save_quality(report: QualityReport, to: str) -> None:
@@ -91,23 +89,9 @@ def _corpus(each: CorpusQuality) -> dict[str, Any]:
         "label": _name(each.label),
         "shares": [(state, share) for state, share in shares.items() if each.is_judged],
         "facts": facts,
-        "expressed": _ORDER,
-        "matrix": [_heat_row(asked, matrix[asked]) for asked in (*_ORDER, NO_EMOTION) if asked in matrix],
+        "expressed": EMOTION_ORDER,
+        "matrix": heat_rows(matrix),
     }
-
-
-def _heat_row(asked: str, expressed: dict[str, int]) -> dict[str, Any]:
-    texts = sum(expressed.values())
-    cells = [
-        {
-            "share": expressed.get(emotion, 0) / texts,
-            "text": str(expressed.get(emotion, "")),
-            "title": f"asked for {asked or 'not known'}, expressed {emotion}: {expressed.get(emotion, 0)} of {texts}",
-            "marked": emotion == asked,
-        }
-        for emotion in _ORDER
-    ]
-    return {"label": asked or "(not known)", "cells": cells, "total": texts}
 
 
 def _reasons(report: QualityReport) -> dict[str, Any]:

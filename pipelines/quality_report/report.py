@@ -11,6 +11,7 @@ from eval.intervals import Rate, rate_of
 from eval.sentiment import PAPER_GROUPS, group_of_emotion, top_labels
 from eval.variety import Variety, measure_variety, self_bleu
 from pipelines.corpora.rows import short_names
+from pipelines.pages.emotions import NO_EMOTION
 from pipelines.quality_control.quality_rules import QualityRules
 from pipelines.quality_report.accepted_rows import AcceptedRows
 from pipelines.quality_report.judged_rows import Columns, JudgedRow, JudgedRows, rules_named
@@ -23,8 +24,6 @@ from schemas.rows import ACCEPTED, STATES
 if TYPE_CHECKING:
     from services.models.classifier import EmotionClassifier
 
-NO_EMOTION = ""
-"""emotion asked for by rows of which none is known"""
 OTHER_VALUES = "other values"
 # Different values of a column that are counted by themselves.
 _MAX_VALUES = 1000

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from eval.intervals import Rate
 from eval.sentiment import PAPER_GROUPS
-from pipelines.quality_report.report import NO_EMOTION, CorpusQuality, QualityReport, accepted_share, grouped
+from pipelines.pages.emotions import NO_EMOTION
+from pipelines.quality_report.report import CorpusQuality, QualityReport, accepted_share, grouped
 from schemas.outcomes import by_frequency
 from schemas.rows import ERROR, REJECTED
 from schemas.text import plural, shorten

@@ -49,10 +49,10 @@ def read_history(store: ShardStore, shards: pa.Table, logs: list[pa.Table], left
     pauses = find_pauses(starts, ends)
     is_generated = rows["duration_seconds"].to_numpy() > 0
     pace = Pace()
-    pace.begin(float(_working(max(since, float(starts.min())), pauses)))
-    _add(pace, rows, _working(ends, pauses))
+    pace.begin(float(working_time(max(since, float(starts.min())), pauses)))
+    _add(pace, rows, working_time(ends, pauses))
     last = float(ends.max())
-    now = float(_working(last, pauses))
+    now = float(working_time(last, pauses))
     generated = int(is_generated.sum())
     to_generate = left_to_generate(left, 0, generated, len(is_generated) - generated)
     return History(last, pace.rates(now), pace.eta(now, to_generate))
@@ -86,8 +86,8 @@ def _read(store: ShardStore, entry: dict[str, Any]) -> list[pa.Table]:
         return []
 
 
-def _working(times: np.ndarray | float, pauses: np.ndarray) -> np.ndarray:
-    """Times on a clock that stands still during pauses."""
+def working_time(times: np.ndarray | float, pauses: np.ndarray) -> np.ndarray:
+    """Times on a clock that stands still during pauses; begin and end of each pause, of shape (pauses, 2)."""
     return np.asarray(times) - sum(np.clip(times - begin, 0, end - begin) for begin, end in pauses)
 
 

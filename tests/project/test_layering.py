@@ -253,6 +253,14 @@ def test_a_verb_that_only_reads_a_run_loads_neither_ray_nor_pandas():
     assert loaded & {"ray", "pandas", "polars", "torch", "prometheus_client", "rich"} == set()
 
 
+@pytest.mark.slow
+def test_a_report_loads_neither_ray_nor_torch():
+    runs = " ".join(f"tests/pipelines/old_runs/{name}" for name in ("augment", "evaluate", "train"))
+    _, codes, loaded = loaded_by(f"report {runs}")
+    assert codes == [0]
+    assert loaded & {"ray", "pandas", "torch", "transformers", "matplotlib"} == set()
+
+
 def test_doctor_and_the_version_load_no_heavy_library():
     _, codes, loaded = loaded_by("doctor", "--version")
     assert codes == [0, 0]

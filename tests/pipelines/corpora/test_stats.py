@@ -201,3 +201,21 @@ def test_the_corpus_of_the_paper():
     assert corpus.whole.words == sum(map(len, words))
     bare = (re.search(r"[^\W_](.*[^\W_])?", word.lower().replace("\u2019", "'")) for each in words for word in each)
     assert corpus.whole.unique_words == pytest.approx(len({found[0] for found in bare if found}), rel=0.001)
+
+
+def test_words_are_nltks_tokens_where_its_data_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    (tmp_path / "corpus.txt").write_text("The sun is here, and it's warm.\n")
+    with pytest.raises(RunError) as raised:
+        stats(str(tmp_path / "corpus.txt"), words="nltk")
+    assert raised.value.key == "--words" and "nltk.downloader punkt_tab stopwords" in raised.value.remedy
+    folder = tmp_path / "tokenizers/punkt_tab/english"
+    folder.mkdir(parents=True)
+    for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
+        (folder / name).touch()
+    (tmp_path / "corpora/stopwords").mkdir(parents=True)
+    (tmp_path / "corpora/stopwords/english").write_text("the\nis\nand\nhere\nit\n")
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    (corpus,) = stats(str(tmp_path / "corpus.txt"), words="nltk").corpora
+    assert (corpus.whole.words, corpus.whole.unique_words) == (5, 5)  # sun , 's warm .
+    assert corpus.whole.openings[0].words == "the sun is here"
