@@ -213,6 +213,8 @@ def _evaluation(forecast: JobForecast, job: EvaluateJob) -> JobForecast:
 
 
 def _prompts(section: PromptSet, name: str) -> int:
+    if section.prompts is None:  # the job has responses
+        return 0
     try:
         return len(first_per_emotion(read_prompts(section, name), section.per_emotion))
     except KindlingError:  # they are made by a job that is not done
@@ -252,4 +254,4 @@ def _amount_text(job: JobForecast) -> str:
     if job.tokens is None:
         return "?"
     amounts = [(job.rows, "row"), (job.tokens, "token"), (job.pairs, "pair")]
-    return ", ".join(plural(amount, noun) for amount, noun in amounts if amount)
+    return ", ".join(plural(amount, noun) for amount, noun in amounts if amount) or "no text, no training"
