@@ -45,51 +45,36 @@ class QualityProgram:
         earlier: list[dict[str, Any]] = []
         for number in range(1, self.max_tries + 1):
             steps = programs[min((number - 1) // _TRIES_PER_PROMPT, len(programs) - 1)]
-            this_try = _Try(row, settings, steps, number)
             try:
-                record, may_try_again = await this_try.run(generate)
+                record, may_try_again = await _Try(row, settings, steps, number, self.scored_checks).run(generate)
             except (RowError, RowRejection) as error:
                 if not earlier:
                     raise
                 # The prompt of a later try fails on this row.
                 record = failed_record(row, settings, settings.seed_of(row), str(error)) | {"try": number}
                 break
-            if record["state"] == ACCEPTED:
-                record = await self._scored(record, this_try.response)
-                may_try_again = record["state"] != ERROR
             if record["state"] == ACCEPTED or not may_try_again or number == self.max_tries:
                 break
             earlier.append(record)
         return _with_earlier_tries(record, earlier)
 
-    async def _scored(self, record: dict[str, Any], response: str) -> dict[str, Any]:
-        """Returns the record of an accepted text with its scores; rejected where one of them is too low."""
-        inputs, scores = json.loads(record["inputs"]), json.loads(record["scores"] or "{}")
-        for check in self.scored_checks:
-            if (item := check.item(record["text"], record["emotion"], inputs)) is None:
-                continue
-            try:
-                score = await scorer_of(check).score(item)
-            except RowError as error:
-                return record | {"text": response, "state": ERROR, "reason": str(error)}
-            scores[check.name] = round(score, 6)
-            record["scores"] = json.dumps(scores)
-            if score < check.min_score:
-                return record | {"text": response, "state": REJECTED, "reason": check.name}
-        return record
-
 
 class _Try:
-    """One run of all generations of a row."""
+    """One run of all generations of a row.
 
-    def __init__(self, row: WorkRow, settings: VariantSettings, steps: Sequence[Step], number: int) -> None:
+    The text that is kept is checked as soon as it is written, so that no judge is asked about a text that is rejected.
+    """
+
+    def __init__(
+        self, row: WorkRow, settings: VariantSettings, steps: Sequence[Step], number: int,
+        scored_checks: Sequence[ScoredCheck],
+    ) -> None:  # fmt: skip
         self._row, self._settings, self._steps, self._number = row, settings, steps, number
+        self._scored_checks, self._is_checked = scored_checks, False
         self._values: dict[str, Any] = dict(row.values or {})
         self._done: dict[str, tuple[Step, Prompt, Generation]] = {}
         self._log: list[dict[str, Any]] = []
         self._scores: dict[str, float] = {}
-        self.response = ""
-        """whole response of the generation that is kept, known at the end of the try"""
 
     async def run(self, generate: Generate) -> tuple[dict[str, Any], bool]:
         """Returns the record of this try, and whether another try can have another outcome."""
@@ -114,6 +99,30 @@ class _Try:
                 return self._ended(REJECTED, str(rejection)), True
             except RowError as error:
                 return self._ended(ERROR, f"{step.name}: {error}"), True
+            is_last = number + 1 == len(self._steps)
+            if step.name == _recipe(self._settings).keep[0] and not is_last:
+                record, may_try_again = await self._checked()
+                if record["state"] != ACCEPTED:
+                    return record, may_try_again
+        return (self._ended(), True) if self._is_checked else await self._checked()
+
+    async def _checked(self) -> tuple[dict[str, Any], bool]:
+        """Returns what `run` does, for the text that is kept, after all checks of the job."""
+        record = self._ended()
+        self._is_checked = True
+        if record["state"] != ACCEPTED:
+            return record, True
+        inputs = json.loads(record["inputs"])
+        for check in self._scored_checks:
+            if (item := check.item(record["text"], record["emotion"], inputs)) is None:
+                continue
+            try:
+                score = await scorer_of(check).score(item)
+            except RowError as error:
+                return self._ended(ERROR, str(error)), False
+            self._scores[check.name] = round(score, 6)
+            if score < check.min_score:
+                return self._ended(REJECTED, check.name), True
         return self._ended(), True
 
     async def _generate(self, step: Step, generate: Generate, seed: int) -> tuple[Prompt, Generation]:
@@ -196,12 +205,10 @@ class _Try:
         if not prompt.emotion:  # the emotion that the row asks for, whatever generation its text comes from
             prompt = replace(prompt, emotion=first_prompt.emotion, emotions=first_prompt.emotions)
         number = self._steps.index(step)
-        # A text that is rejected already is not checked again.
-        check = self._settings.check if state == ACCEPTED else None
+        check = None if self._is_checked or state != ACCEPTED else self._settings.check
         settings = replace(self._settings, recipe=step.recipe, check=check)
         seed = settings.seed_of(self._row, number, self._number)
         record = finished_record(self._row, settings, seed, prompt, generation)
-        self.response = generation.text
         if state != ACCEPTED:
             record |= {"text": generation.text, "state": state, "reason": reason}
         others = [other for name, (_, _, other) in self._done.items() if name != step.name]

@@ -231,6 +231,15 @@ def test_a_judge_gives_a_score_and_a_row_below_its_threshold_is_rejected(job, tm
     assert sampling["choices"] == ["yes", "no"]
 
 
+def test_no_judge_is_asked_about_a_text_that_a_rule_rejects(job, tmp_path):
+    job["generations"][1:] = [judge(job, tmp_path, follows="answer", threshold=0.7)]
+    job["keep"], job["quality"] = [], {"max_words": 2}
+    record, requests = run_row(job, ["a wren in a tree"])
+    assert (record["state"], record["reason"], len(requests)) == ("rejected", "too_many_words", 1)
+    record, requests = run_row(job, ["a wren", [0.9, 0.1]])
+    assert record["state"] == "accepted" and len(requests) == 2 and json.loads(record["scores"]) == {"judge": 0.9}
+
+
 def test_a_judge_compares_two_texts_in_both_orders(job, tmp_path):
     job["generations"][1:] = [
         {"name": "other", "prompt": job["generations"][2]["prompt"].replace("rewrite", "other")},
