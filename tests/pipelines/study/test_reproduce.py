@@ -98,24 +98,45 @@ def tiny_pocket(output, **more):
     return [sys.executable, "-m", "pipelines", "reproduce", "deploy/studies/pocket.yaml", *options, *chosen]
 
 
-def test_the_pocket_study_at_a_tiny_size_is_killed_and_goes_on(tmp_path):
+def children_of(process):
+    return [int(line) for line in os.popen(f"pgrep -P {process.pid}").read().split()]
+
+
+def started(command):
+    return subprocess.Popen(command, cwd=ROOT, env=cli_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_pocket_study_at_a_tiny_size_goes_on_after_a_job_was_killed(tmp_path):
     output = tmp_path / "pocket"
-    options = {"cwd": ROOT, "env": cli_env(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(tiny_pocket(output), **options)
-    wait_for(lambda: (output / "stories/run.json").is_file())
-    children = [int(line) for line in os.popen(f"pgrep -P {process.pid}").read().split()]
-    process.kill()
-    process.communicate()
-    assert children and gone(children, seconds=30)  # the job of a killed study ends, with its finished rows kept
-    process = subprocess.Popen(tiny_pocket(output), **options)
+    process = started(tiny_pocket(output))
     wait_for(lambda: (output / "jobs/baby.log").is_file(), seconds=200)
-    (child,) = (int(line) for line in os.popen(f"pgrep -P {process.pid}").read().split())
-    os.kill(child, signal.SIGKILL)  # a job that is killed starts again
+    (child,) = children_of(process)
+    os.kill(child, signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]
     assert "baby: its process was killed (SIGKILL); it starts again" in errors
-    page = status(str(output))
-    assert {job.name: job.state for job in page.jobs if job.name in ("stories", "baby", "evaluation")} == {
-        "stories": "complete", "baby": "complete", "evaluation": "complete"
-    }  # fmt: skip
+    states = {job.name: job.state for job in status(str(output)).jobs}
+    assert [states[name] for name in ("stories", "baby", "evaluation")] == ["complete"] * 3
     assert len(polars.read_parquet(output / "stories/data/*.parquet")) == 50
+
+
+@pytest.mark.slow
+def test_jobs_of_a_killed_study_end_and_the_same_command_goes_on(tmp_path):
+    output, command = tmp_path / "pocket", tiny_pocket(tmp_path / "pocket")
+    process = started(command)
+    wait_for(lambda: finished_rows(str(output / "stories")))
+    children = children_of(process)
+    process.kill()
+    process.communicate()
+    assert children and gone(children, seconds=60)
+    kept = finished_rows(str(output / "stories"))
+    assert kept
+    process = started(command)
+    wait_for(lambda: (output / "jobs/evaluation.log").is_file(), seconds=300)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 75 and "resume with: kindling reproduce" in errors, errors[-3000:]
+    assert status(str(output)).state == "stopped"
+    process = started(command)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and "evaluation: done" in errors and "stories" not in errors, errors[-3000:]
