@@ -17,7 +17,7 @@ from pipelines.cli.main import app
 from schemas.errors import JobError, RunError
 from tests.pipelines.study.test_plan import corpus, write_study
 from tests.support.files import ROOT
-from tests.support.processes import cli_env, gone, wait_for
+from tests.support.processes import cli_env, finished_rows, gone, wait_for
 
 
 @pytest.fixture
