@@ -46,9 +46,7 @@ def reproduce(
     else:
         for name, state in result.states.items():
             print(f"{name:24} {state}{f': {result.errors[name]}' if name in result.errors else ''}")
-        print(
-            f"study: {result.study}" + ("" if result.complete else f"; kindling status {result.study} shows its jobs")
-        )
+        print(f"report: {result.report}" if result.report else f"kindling status {result.study} shows how far it is")
     if result.errors:
         raise typer.Exit(EXIT_FAULTS)
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.reporting.html_page import save_report
+from pipelines.reporting.report import report
 from pipelines.result import Result
 from pipelines.run_folder import claimed, kind_of, lock_name, refuse_lost_path
 from pipelines.run_status.status import STATUSES, status_of_kind
@@ -51,12 +53,14 @@ class StudyResult(Result):
             was not chosen.
         errors: error of each job that failed or was stopped.
         seconds: seconds that each job ran, over all starts.
+        report: path of the report's page; None as long as a job is not done.
     """
 
     study: str
     states: dict[str, Literal["waiting", "running", "done", "failed", "stopped"]]
     errors: dict[str, str]
     seconds: dict[str, float]
+    report: str | None
 
     @property
     def complete(self) -> bool:
@@ -89,7 +93,7 @@ def reproduce(
 
     Raises:
         JobError: the study or one of its jobs has a fault, or a chosen job needs one that is neither done nor chosen.
-        RunError: the folder holds something else, or another process runs the study.
+        RunError: the folder holds something else, or another process runs the study; or the report cannot be made.
         StoppedError: a stop signal came. The same call goes on.
     """
     plan = read_plan(str(study), list(overrides))
@@ -105,19 +109,17 @@ def reproduce(
         write_study_record(store, record)
         with stop_signals(_GRACE_SECONDS) as stop_within:
             was_stopped = _Runner(plan, chosen, record, store, total, address).run(stop_within)
-    result = StudyResult(
-        store.url,
-        {name: job.state for name, job in record.jobs.items()},
-        {name: job.error for name, job in record.jobs.items() if job.error},
-        {name: round(job.seconds, 1) for name, job in record.jobs.items()},
-    )
     stopped = [name for name in chosen if record.jobs[name].state == "stopped"]
     if stopped or (was_stopped and any(record.jobs[name].state == "waiting" for name in chosen)):
         done = sum(record.jobs[name].state == "done" for name in chosen)
         lines = [f"{done} of {plural(len(chosen), 'job')} are done"]
         lines += [f"{name}: {record.jobs[name].error}" for name in stopped]
         raise StoppedError("", None, "\n  ".join(lines), "the same command goes on")
-    return result
+    states = {name: job.state for name, job in record.jobs.items()}
+    errors = {name: job.error for name, job in record.jobs.items() if job.error}
+    seconds = {name: round(job.seconds, 1) for name, job in record.jobs.items()}
+    is_complete = all(state == "done" for state in states.values())
+    return StudyResult(store.url, states, errors, seconds, save_report(report(store.url)) if is_complete else None)
 
 
 def _check_needs(plan: Plan, chosen: list[str], record: StudyRecord) -> None:

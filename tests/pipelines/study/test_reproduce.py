@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipelines import reproduce, runs, status
+from pipelines import reproduce, runs, status, verify
 from pipelines.cli.main import app
 from schemas.errors import JobError, RunError
 from tests.pipelines.study.test_plan import corpus, write_study
@@ -47,7 +47,8 @@ def test_jobs_run_in_their_order_and_what_is_done_is_not_done_again(study, tmp_p
     (tmp_path / "missing.txt").write_text("It came late.\n\nAnd here is more.")
     before = {name: (folder / name / "composition.json").stat().st_mtime_ns for name in "ab"}
     second = reproduce(study)
-    assert second.complete and second.errors == {}
+    assert second.complete and second.errors == {} and first.report is None
+    assert "small" in Path(second.report).read_text() and (folder / "report.md").is_file()
     assert before == {name: (folder / name / "composition.json").stat().st_mtime_ns for name in "ab"}
     record = json.loads((folder / "study.json").read_text())
     assert [job["starts"] for job in record["jobs"].values()] == [1, 1, 2, 1]
@@ -117,7 +118,7 @@ def test_the_pocket_study_at_a_tiny_size_goes_on_after_a_job_was_killed(tmp_path
     assert "baby: its process was killed (SIGKILL); it starts again" in errors
     states = {job.name: job.state for job in status(str(output)).jobs}
     assert [states[name] for name in ("stories", "baby", "evaluation")] == ["complete"] * 3
-    assert len(polars.read_parquet(output / "stories/data/*.parquet")) == 50
+    assert finished_rows(str(output / "stories")) == 50 and verify(str(output / "stories")).faults == []
 
 
 @pytest.mark.slow
