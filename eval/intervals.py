@@ -12,6 +12,8 @@ from scipy.stats import binomtest, norm
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 9_999
+# Each resample draws every item anew, not three counts.
+_RESAMPLES_OF_BOTH = 2_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def mean_over_seeds(first: np.ndarray, seconds: np.ndarray, seed: int) -> Change
         raise ValueError(f"{first.shape} and {seconds.shape} outcomes do not fit")
     change = seconds.astype(float) - first
     draw = np.random.default_rng(seed)
-    times = (draw.multinomial(count, np.full(count, 1 / count), _RESAMPLES) / count for count in change.shape)
+    times = (draw.multinomial(count, np.full(count, 1 / count), _RESAMPLES_OF_BOTH) / count for count in change.shape)
     means = np.einsum("bs,bi,si->b", *times, change, optimize=True)
     low, high = np.percentile(means, [50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)])
     return Change(float(change.mean()), float(low), float(high))

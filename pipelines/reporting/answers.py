@@ -89,6 +89,9 @@ def change_text(change: Change, decimals: int = 3) -> str:
 
 
 def _positivity(evaluations: Evaluations, positivity: Sequence[Positivity]) -> Iterator[str]:
+    if evaluations.sentiment and POSITIVE_GROUP not in evaluations.sentiment[0].groups:
+        yield "Not known: the groups of this evaluation have none that is called positive."
+        return
     if not positivity:
         yield "Not run: it needs an evaluation sentiment of a base and of a student that was trained on the data."
         return

@@ -7,14 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.corpora.rows import damaged
 from pipelines.reporting.charts import Chart, Curve, LineChart, Mark, RowChart
 from pipelines.reporting.folders import ReportRun
-from pipelines.run_folder import open_run, read_part
+from pipelines.run_folder import open_run
 from pipelines.run_status.augment import RunStatus
 from pipelines.run_status.history import spans_of_rows, working_time
+from schemas.errors import StoreError
 from schemas.rows import STATES
 from services.storage.filesystem import is_local
 from services.storage.shard_index import read_index
+from services.storage.store import ShardStore
 from services.storage.time_spans import find_pauses
 
 _COLUMNS = ["output_tokens", "started_at", "duration_seconds"]
@@ -114,12 +117,21 @@ def _spans(run: ReportRun) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         times = [index[name].cast(pa.int64()).to_numpy() / 1000 for name in ("started_at", "finished_at")]
         return times[0], times[1], index["output_tokens"].to_numpy()
     parts = [(store.file_of(part, state)) for state in STATES for part in store.live_parts(state)]
-    tables = [read_part(store, path, _COLUMNS) for path in parts if path]
+    tables = [_read(store, path) for path in parts if path]
     if not tables:
         return np.empty(0), np.empty(0), np.empty(0)
     rows = pa.concat_tables(tables)
     starts, ends = spans_of_rows(rows)
     return starts, ends, rows["output_tokens"].to_numpy()
+
+
+def _read(store: ShardStore, path: str) -> pa.Table:
+    try:
+        return store.read_table(path, _COLUMNS)
+    except StoreError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(store.path(path), error) from None
 
 
 def reject_chart(runs: Sequence[ReportRun]) -> list[Chart]:

@@ -133,7 +133,7 @@ def _settings(
     settings: list[Setting[_Measured]] = []
     for run, name, path, result in _results(runs, jobs, evaluation, missing):
         identity = result["identity"]
-        content = _content(identity)
+        content: dict[str, Any] = _content(identity)
         first, first_path = known.setdefault((name, *content), (content, path))
         facts = {key: value for key, value in identity.items() if key and not key.startswith(_OF_THE_MODEL)}
         setting = next((each for each in settings if each.facts == facts), None)

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from pydantic import ValidationError
+
 from eval.intervals import Rate
 from pipelines.corpora.stats import Composition, Words, stats
 from pipelines.evaluation.blimp_results import TITLES, ModelBlimp, pairs_title
@@ -16,6 +18,8 @@ from pipelines.evaluation.sentiment_results import ModelSentiment
 from pipelines.pages.tables import Figure, Table, percent
 from pipelines.reporting.evaluations import Evaluations, Setting
 from pipelines.reporting.folders import ReportRun, read_json
+from schemas.compose import CompositionRecord
+from schemas.errors import RunError
 from schemas.evaluate import result_path
 from schemas.text import shorten
 
@@ -110,16 +114,16 @@ def _count(value: float | None) -> str:
 
 
 def _composed(runs: Sequence[ReportRun]) -> list[Table]:
-    corpora = {run.name: run.record for run in runs if run.kind == "compose"}
+    corpora = {run.name: _composition(run) for run in runs if run.kind == "compose"}
     if not corpora:
         return []
     theirs = paper()["corpus"]
-    lines: dict[str, Callable[[dict[str, Any]], str]] = {
+    lines: dict[str, Callable[[CompositionRecord], str]] = {
         "Parts": lambda record: "; ".join(
-            f"{shorten(name, 40)} {part['words']:,} words" for name, part in record["parts"].items()
+            f"{shorten(name, 40)} {part.words:,} words" for name, part in record.parts.items()
         ),
-        "Total word count": lambda record: _count(record["words"]),
-        "Average word count of a document": lambda record: _count(record["words"] / max(record["documents"], 1)),
+        "Total word count": lambda record: _count(record.words),
+        "Average word count of a document": lambda record: _count(record.words / max(record.documents, 1)),
     }
     values = [theirs["parts"], _count(theirs["words"]), _count(theirs["average_words"])]
     rows = [
@@ -129,25 +133,41 @@ def _composed(runs: Sequence[ReportRun]) -> list[Table]:
     return [Table("Table 14: composition of the corpora", ["Statistic", *corpora, "paper: 10M summary"], rows)]
 
 
+def _composition(run: ReportRun) -> CompositionRecord:
+    try:
+        return CompositionRecord.model_validate(run.record)
+    except ValidationError as error:
+        cause = f"damaged: {error.errors()[0]['msg']}"
+        raise RunError(run.record_path, None, cause, "compose the corpus again, or leave it out") from None
+
+
 # Table 4
 
 
 def _preferences(runs: Sequence[ReportRun]) -> list[Table]:
     tables = []
-    theirs = "; ".join(f"{name} {value}%" for name, value in paper()["preference"].items())
     for run in runs:
         path = run.store.path(_TALLY)
         if run.kind != "evaluate" or not run.store.fs.exists(path):
             continue
         tally = read_json(path, run.store, "a count of preferences")
-        rows: list[Sequence[str | Figure]] = [
-            [name, percent(Rate(**chosen["share"])), str(chosen["count"])]
-            for name, chosen in [*tally["models"].items(), ("No difference", tally["ties"])]
-        ]
-        note = f"{tally['respondents']} respondents, {tally['prompts']} prompts. Intervals: {tally['intervals']}. "
-        title = f"Table 4: preferences of the respondents ({run.name})"
-        tables.append(Table(title, ["Model", "Preference (%)", "chosen"], rows, f"{note}The paper: {theirs}."))
+        try:
+            tables.append(_preference_table(run.name, tally))
+        except (KeyError, TypeError, AttributeError) as error:
+            cause = f"damaged: it is no count of preferences ({error})"
+            raise RunError(path, None, cause, "move it away, and run the same job again") from None
     return tables
+
+
+def _preference_table(run: str, tally: dict[str, Any]) -> Table:
+    theirs = "; ".join(f"{name} {value}%" for name, value in paper()["preference"].items())
+    rows: list[Sequence[str | Figure]] = [
+        [name, percent(Rate(**chosen["share"])), str(chosen["count"])]
+        for name, chosen in [*tally["models"].items(), ("No difference", tally["ties"])]
+    ]
+    note = f"{tally['respondents']} respondents, {tally['prompts']} prompts. Intervals: {tally['intervals']}. "
+    title = f"Table 4: preferences of the respondents ({run})"
+    return Table(title, ["Model", "Preference (%)", "chosen"], rows, f"{note}The paper: {theirs}.")
 
 
 # Tables 5 and 17

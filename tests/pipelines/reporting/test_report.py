@@ -199,6 +199,35 @@ def test_a_damaged_file_is_one_error_that_names_it(study, tmp_path, file, conten
     assert refused(str(copy)).key == f"{copy}/{file}"
 
 
+def test_a_damaged_count_of_preferences_or_record_of_a_corpus_is_named(study, tmp_path):
+    for run, file in (("compare", "results/preference/tally.json"), ("corpus", "composition.json")):
+        copy = tmp_path / run
+        shutil.copytree(Path(study) / run, copy)
+        (copy / file).parent.mkdir(exist_ok=True)
+        (copy / file).write_text("{}")
+        assert refused(str(copy)).key == f"{copy}/{file}"
+
+
+def test_a_damaged_shard_is_named(study, tmp_path):
+    shutil.copytree(Path(study) / "stories", tmp_path / "stories")
+    part = tmp_path / "stories/data/part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-200] + bytes(200))
+    assert "part-00001" in refused(str(tmp_path / "stories")).key
+
+
+def test_preferences_that_were_counted_are_table_4(study, tmp_path):
+    shutil.copytree(Path(study) / "compare", tmp_path / "e")
+    share = {"rate": 0.6, "low": 0.4, "high": 0.8, "n": 20}
+    tally = {"models": {"instr": {"share": share, "count": 12}}, "ties": {"share": {**share, "rate": 0.4}, "count": 8},
+             "respondents": 2, "prompts": 10, "intervals": "95%, Wilson"}  # fmt: skip
+    (tmp_path / "e/results/preference").mkdir()
+    (tmp_path / "e/results/preference/tally.json").write_text(json.dumps(tally))
+    made = report(str(tmp_path / "e"))
+    assert table_of(made, "Table 4")["instr"]["Preference (%)"] == Figure("60.0", "40.0 to 80.0")
+    (note,) = [table.note for table in made.tables if table.title.startswith("Table 4")]
+    assert "The paper: GPT2-med.-baby-instr 53.2%" in note
+
+
 def test_a_damaged_record_of_a_study_is_named(study, tmp_path):
     for content in ("{", json.dumps({"name": "x"})):
         (tmp_path / "study.json").write_text(content)
