@@ -80,6 +80,28 @@ def _is_label_run(store: ShardStore) -> bool:
     return isinstance(record, dict) and record.get("kind") == "label"
 
 
+def read_record(store: ShardStore, kind: str) -> dict[str, Any] | None:
+    """Reads the record of a folder as plain values; None where there is none.
+
+    Args:
+        kind: kind of the job: a key of RECORD_NAMES.
+
+    Raises:
+        RunError: the file cannot be read, or is no record.
+    """
+    path = store.path(RECORD_NAMES[kind])
+    try:
+        return {**json.loads(store.fs.cat_file(path))}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        remedy = "name a folder that you may read"
+        raise RunError(path, None, f"cannot be read: {error.strerror or error}", remedy) from None
+    except (ValueError, TypeError):
+        remedy = f"name another {_KEY}, or move the file away"
+        raise RunError(path, None, f"it is no record of `kindling {kind}`", remedy) from None
+
+
 def has_record(store: ShardStore, kind: str, must_be_bare: bool = False) -> bool:
     """Returns whether the folder holds a record of a job of this kind; False where it is new or empty.
 

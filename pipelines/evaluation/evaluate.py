@@ -11,13 +11,14 @@ from pipelines.evaluation.examples import example_lines
 from pipelines.evaluation.generation import generate_responses
 from pipelines.evaluation.models import locate_models
 from pipelines.evaluation.progress import EvaluationProgress
-from pipelines.evaluation.record import read_record, recorded, write_record
+from pipelines.evaluation.record import recorded, write_record
 from pipelines.evaluation.reports import Report
 from pipelines.evaluation.session import Evaluation, Session
 from pipelines.jobfile import as_job
 from pipelines.pages.markdown import code, escaped
 from pipelines.pages.tables import Table, html_tables, markdown
 from pipelines.result import Result, flat
+from pipelines.run_folder import read_record
 from pipelines.stopping import stop_signals
 from schemas.errors import JobError
 from schemas.evaluate import EvaluateJob
@@ -142,7 +143,7 @@ def evaluate(job: EvaluateJob | Mapping[str, Any] | str | Path, only: Sequence[s
                 metrics.failed.labels(job.name, evaluation.name).set(len(session.failures))
         left_out = [name for name in job.evaluations if name not in reports]
         report = EvaluationReport(store.url, job.name, reports, failures, left_out)
-        write_record(store, job, failures, **metrics.final_entries(read_record(store) or {}))
+        write_record(store, job, failures, **metrics.final_entries(read_record(store, "evaluate") or {}))
         store.write_text("README.md", _page(report))
     return report
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.run_folder import RECORD_NAMES, claimed, lines_of, versions, write_errors
+from pipelines.run_folder import RECORD_NAMES, claimed, lines_of, read_record, versions, write_errors
 from schemas.errors import RunError
 from schemas.evaluate import EvaluateJob, result_path
 from schemas.fingerprint import difference, fingerprint
@@ -37,7 +37,7 @@ def recorded(store: ShardStore, job: EvaluateJob, address: str, metrics: Evaluat
         RunError: the folder holds something else, belongs to another process, or cannot be written.
     """
     with write_errors(store.url), claimed(store, "evaluate") as lease:
-        old = read_record(store) or {}
+        old = read_record(store, "evaluate") or {}
         # Failures of the last start, and its metrics, stay in the record until this start has its own.
         kept = {name: old[name] for name in ("ended_at", "last_metrics") if name in old}
         endpoint = {"metrics": address, "start_id": metrics.start_id}
@@ -48,7 +48,7 @@ def recorded(store: ShardStore, job: EvaluateJob, address: str, metrics: Evaluat
             # The error that ended the job is reported, and no other; each file system has errors of its own.
             with suppress(Exception):
                 lease.check()
-                old = read_record(store) or {}
+                old = read_record(store, "evaluate") or {}
                 write_record(store, job, old.get("failures", {}), **endpoint, **metrics.final_entries(old))
             raise
 
@@ -70,25 +70,6 @@ def write_record(store: ShardStore, job: EvaluateJob, failures: Mapping[str, str
         **more,
     }
     store.write_text(_RECORD, _json(record))
-
-
-def read_record(store: ShardStore) -> dict[str, Any] | None:
-    """Reads evaluate.json; None where there is none.
-
-    Raises:
-        RunError: the file cannot be read, or is no record.
-    """
-    path = store.path(_RECORD)
-    try:
-        return {**json.loads(store.fs.cat_file(path))}
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        remedy = "name a folder that you may read"
-        raise RunError(path, None, f"cannot be read: {error.strerror or error}", remedy) from None
-    except (ValueError, TypeError):
-        remedy = "name another output.path, or move the file away"
-        raise RunError(path, None, "it is no record of an evaluation", remedy) from None
 
 
 def read_result(store: ShardStore, evaluation: str, name: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:

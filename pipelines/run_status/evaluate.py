@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.evaluation.record import read_record
+from pipelines.run_folder import read_record
 from pipelines.run_status.augment import count_finished
 from pipelines.run_status.page import EndpointStatus, progress_bar, titled_list
 from schemas.errors import RunError
@@ -99,7 +99,7 @@ def evaluate_status(store: ShardStore, may_run: bool) -> EvaluateStatus:
     Raises:
         RunError: its record cannot be read.
     """
-    record = read_record(store) or {}
+    record = read_record(store, "evaluate") or {}
     try:
         job, failures = EvaluateJob.model_validate(record["job"]), dict(record["failures"])
     except (ValidationError, KeyError, TypeError, ValueError):

@@ -19,7 +19,8 @@ import pytest
 
 from pipelines import augment, status
 from pipelines.augmentation.eta import Pace, left_to_generate
-from pipelines.evaluation.record import read_record, recorded, write_record
+from pipelines.evaluation.record import recorded, write_record
+from pipelines.run_folder import read_record
 from pipelines.run_status.label import LabelStatus
 from pipelines.run_status.page import render_page
 from pipelines.run_status.train import TrainStatus
@@ -398,10 +399,10 @@ def test_what_an_evaluation_told_last_outlives_a_start_that_tells_nothing(tmp_pa
     for each in (series, EvaluateMetrics("e")):
         with pytest.raises(StoppedError), recorded(store, job, "", each):
             raise StoppedError("", None, "by a signal", "go on")
-        record = read_record(store)
+        record = read_record(store, "evaluate")
         assert record["last_metrics"][name] == 7 and record["ended_at"] and record["start_id"] == each.start_id
     with recorded(store, job, "", EvaluateMetrics("e")):
-        assert read_record(store)["last_metrics"][name] == 7  # and so it is if this one is killed
+        assert read_record(store, "evaluate")["last_metrics"][name] == 7  # and so it is if this one is killed
 
 
 def test_what_replicas_cost_is_told_from_disk_and_from_the_endpoint(tmp_path, served):
