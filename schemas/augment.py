@@ -76,7 +76,8 @@ class AugmentJob(Section):
     budget: Budget = Field(Budget(), exclude_if=lambda budget: budget.is_empty)
     """limits of the run: tokens, replica-hours, cost"""
     engine: EngineArguments = Field(default={})
-    """engine arguments under vLLM's names, passed to vLLM unchanged"""
+    """engine arguments under vLLM's names, passed to vLLM unchanged. `reasoning_parser` also keeps a model's thoughts
+    apart from its answer, in the column `reasoning`"""
     cluster: Cluster = Cluster()
     """Ray cluster, and the replicas of this job in it"""
     output: AugmentOutput
@@ -105,6 +106,16 @@ class AugmentJob(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_reasoning(self) -> "AugmentJob":
+        samplings = [*(variant.sampling.model_dump() for variant in self.variants())]
+        samplings += [each.sampling for each in self.generations]
+        if not self.has_reasoning and any(each.get("thinking_token_budget") is not None for each in samplings):
+            raise ValueError(
+                "sampling.thinking_token_budget limits the thoughts of a reasoning model: give engine.reasoning_parser"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_budget(self) -> "AugmentJob":
         longest = self.max_row_tokens
         if self.budget.tokens is not None and self.budget.tokens < longest:
@@ -126,6 +137,11 @@ class AugmentJob(Section):
     def has_programs(self) -> bool:
         """True where a row may take several generations or tries, or has scores."""
         return bool(self.generations) or self.quality.max_tries > 1 or self.quality.has_scored_checks
+
+    @property
+    def has_reasoning(self) -> bool:
+        """True where the model's thoughts are kept apart from its answer."""
+        return bool(self.engine.get("reasoning_parser"))
 
     @property
     def max_tokens(self) -> int:

@@ -249,6 +249,10 @@ class Sampling(Section):
     """form that each output follows: a JSON schema, a regular expression, a list of texts or a grammar; for the recipes
     `template` and `messages` alone"""
 
+    thinking_token_budget: int | None = Field(None, ge=0, exclude_if=_is_none)
+    """largest number of tokens of a reasoning model's thoughts, after which it has to answer; needs
+    `engine.reasoning_parser`"""
+
     @model_validator(mode="after")
     def _check_tokens(self) -> "Sampling":
         if self.min_tokens > self.max_tokens:

@@ -28,6 +28,9 @@ EMPTY_TEXT, CUT_OFF_TEXT, REPETITION_TEXT = "empty_text", "cut_off", "repetition
 """rules for the texts of all recipes: there is nothing but blanks; it was cut off, which the job does not allow; it
 ended in a loop"""
 
+UNFINISHED_REASONING = "unfinished_reasoning"
+"""rule for the texts of a reasoning model: its thoughts did not end, so there is no answer"""
+
 EARLY_STOP = "early_stop"
 """finish reason of a text that was ended since a rule will reject it"""
 

@@ -1,4 +1,4 @@
-"""Columns of rows that took several generations or tries, beside those of ROW_SCHEMA.
+"""Columns of rows that took several generations or tries, or have thoughts, beside those of ROW_SCHEMA.
 
 A row's program runs all its generations: each is one request to the engine. A try is one run of the whole program. The
 last try is the row; each earlier one was rejected, and lies in `tries/` with its reason.
@@ -40,11 +40,32 @@ PROGRAM_SCHEMA = pa.schema(
 )
 """columns of a run whose rows may take several generations or tries"""
 
-LOGGED_PROGRAM_SCHEMA = pa.schema(
-    [*PROGRAM_SCHEMA, pa.field(EARLIER_TRIES, pa.list_(pa.struct(list(PROGRAM_SCHEMA))), nullable=False)]
-)
-"""columns of the same rows on their way to their shard. The columns of ROW_SCHEMA come first, so a record of a log can
-be read with ROW_SCHEMA alone"""
+REASONING = column("reasoning", pa.string(), "thoughts that the model wrote before the text; empty where it wrote none")
+"""last column of a run whose model thinks before it answers"""
+
+
+def row_schema(has_programs: bool, has_reasoning: bool) -> pa.Schema:
+    """Returns the columns of a run's shards.
+
+    Args:
+        has_programs: its rows may take several generations or tries.
+        has_reasoning: its model's thoughts are kept.
+    """
+    schema = PROGRAM_SCHEMA if has_programs else ROW_SCHEMA
+    return schema.append(REASONING) if has_reasoning else schema
+
+
+def logged_schema(has_programs: bool, has_reasoning: bool) -> pa.Schema:
+    """Returns the columns of the same rows on their way to their shard.
+
+    The columns of ROW_SCHEMA come first, so a record of a log can be read with ROW_SCHEMA alone.
+    """
+    schema = row_schema(has_programs, has_reasoning)
+    tries = pa.field(EARLIER_TRIES, pa.list_(pa.struct(list(schema))), nullable=False)
+    return schema.append(tries) if has_programs else schema
+
+
+LOGGED_PROGRAM_SCHEMA = logged_schema(has_programs=True, has_reasoning=False)
 
 _DEFAULTS = {"try": 1, "scores": "", "generations": "", EARLIER_TRIES: ()}
 
@@ -66,14 +87,12 @@ def all_tokens(rows: pa.RecordBatch | pa.Table, column: str) -> int:
 
 
 def split_tries(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Returns rows without their column EARLIER_TRIES, and these tries as rows of PROGRAM_SCHEMA, in the same order."""
+    """Returns rows without their column EARLIER_TRIES, and these tries as rows with the same columns and order."""
     if EARLIER_TRIES not in rows.schema.names:
-        return rows, PROGRAM_SCHEMA.empty_table()
-    tries = pa.Table.from_batches(
-        [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in rows[EARLIER_TRIES].chunks],
-        schema=PROGRAM_SCHEMA,
-    )
-    return rows.drop_columns([EARLIER_TRIES]), tries
+        return rows, rows.schema.empty_table()
+    last_tries = rows.drop_columns([EARLIER_TRIES])
+    tries = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in rows[EARLIER_TRIES].chunks]
+    return last_tries, pa.Table.from_batches(tries, schema=last_tries.schema)
 
 
 def tries_by_rule(rows: pa.Table | pa.RecordBatch) -> Counter[str]:

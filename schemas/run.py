@@ -6,8 +6,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.row_programs import LOGGED_PROGRAM_SCHEMA, PROGRAM_SCHEMA
-from schemas.rows import ROW_SCHEMA
+from schemas.row_programs import logged_schema, row_schema
 from schemas.sweep import DEFAULT_VARIANT
 
 MANIFEST_KEY = b"kindling.manifest"
@@ -91,6 +90,10 @@ class RunRecord(Record):
     """number of input rows in one shard"""
     has_programs: bool = Field(False, exclude_if=lambda has_programs: not has_programs)
     """whether its rows may take several generations or tries, and so have the columns of PROGRAM_SCHEMA"""
+    has_reasoning: bool = Field(False, exclude_if=lambda has_reasoning: not has_reasoning)
+    """whether its model's thoughts are kept, in the column `reasoning`"""
+    rubrics: dict[str, str] = Field({}, exclude_if=lambda rubrics: not rubrics)
+    """text of each judge's prompt, by the name of its generation"""
     model_revision: str = ""
     """commit or content hash of the model; empty until an engine has loaded it"""
     engine: dict[str, Any] = {}
@@ -113,12 +116,12 @@ class RunRecord(Record):
     @property
     def schema(self) -> pa.Schema:
         """Columns of its shards."""
-        return PROGRAM_SCHEMA if self.has_programs else ROW_SCHEMA
+        return row_schema(self.has_programs, self.has_reasoning)
 
     @property
     def logged_schema(self) -> pa.Schema:
         """Columns of its rows until their shard is committed."""
-        return LOGGED_PROGRAM_SCHEMA if self.has_programs else ROW_SCHEMA
+        return logged_schema(self.has_programs, self.has_reasoning)
 
     @property
     def replica_seconds(self) -> float:

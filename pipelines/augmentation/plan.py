@@ -16,10 +16,12 @@ from pipelines.quality_control.early_stop import EarlyStop
 from pipelines.quality_control.quality_rules import QualityRules
 from pipelines.quality_control.row_program import QualityProgram
 from pipelines.quality_control.scored_checks import revisions_of, scored_checks
+from pipelines.recipes.generations import Generations
 from pipelines.run_folder import lines_of, refuse_other_job, versions, write_errors
 from schemas.augment import AugmentJob
 from schemas.errors import RunError
 from schemas.fingerprint import difference, fingerprint, identity_of
+from schemas.row_programs import REASONING
 from schemas.rows import WorkRow
 from schemas.run import REPLICA_SECONDS, InputSource, RunRecord, RunVariant
 from schemas.sweep import DEFAULT_VARIANT
@@ -163,6 +165,7 @@ def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str
             reject_truncated=job.quality.reject_truncated,
             check=check,
             program=program,
+            has_reasoning=job.has_reasoning,
             prefix_check=EarlyStop(job.quality) if job.quality.stop_early else None,
         )
         for variant in job.variants()
@@ -172,6 +175,9 @@ def variant_settings(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str
 def facts_of(job: AugmentJob, recipes: Mapping[str, Recipe]) -> dict[str, str]:
     """Returns facts outside the job that change the outputs, for the fingerprint of the run."""
     facts = revisions_of(job.quality)
+    if job.has_reasoning:
+        # Runs of before, with the same key, have the thoughts in their texts.
+        facts["columns"] = REASONING.name
     if job.classifier is not None:
         from services.models.classifier import classifier_revision  # it imports transformers, which takes seconds
 
@@ -238,8 +244,16 @@ def new_run(
         variants=[RunVariant(name=v.name, values=v.values) for v in job.variants() if job.sweep is not None],
         rows_per_shard=job.output.rows_per_shard,
         has_programs=job.has_programs,
+        has_reasoning=job.has_reasoning,
+        rubrics=_rubrics(recipes),
         versions=versions(),
     )
+
+
+def _rubrics(recipes: Mapping[str, Recipe]) -> dict[str, str]:
+    """Returns the text of each judge's prompt, which all variants share, by the name of its generation."""
+    recipe = next(iter(recipes.values()))
+    return recipe.rubrics if isinstance(recipe, Generations) else {}
 
 
 def _refuse_shards_of_others(store: ShardStore, run: RunRecord) -> None:

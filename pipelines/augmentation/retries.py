@@ -52,6 +52,10 @@ def plan_retry(store: ShardStore, new: RunRecord, state: str) -> RunRecord:
     if kept := [change for change in changes if change.startswith(_KEPT_BY_RETRY)]:
         cause = "a retry generates rows of the same input into the same places:" + lines_of(kept)
         raise RunError("--retry", store.url, cause, "undo these changes, or name another output.path")
+    if not new.schema.equals(old.schema):
+        cause = "its rows would have other columns than those of the run"
+        remedy = "leave engine.reasoning_parser, generations, and tries and scores under quality as the run has them"
+        raise RunError("--retry", store.url, cause, f"{remedy}, or name another output.path")
     earlier = [*old.earlier_fingerprints, old.fingerprint] if new.fingerprint != old.fingerprint else []
     fingerprints, last = earlier or old.earlier_fingerprints, old.retries[-1] if old.retries else None
     run = new.model_copy(update=kept_fields(old, "segments") | {"earlier_fingerprints": fingerprints})

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.quality_control.scored_checks import ScoredCheck, scorer_of
 from pipelines.recipes.generations import FIRST, SECOND, Generations, Step
 from schemas.outcomes import CUT_OFF, EMPTY_TEXT, REPETITION, REPETITION_TEXT
-from schemas.row_programs import EARLIER_TRIES, PROGRAM_SCHEMA, TOKEN_COLUMNS, with_program_columns
+from schemas.row_programs import EARLIER_TRIES, PROGRAM_SCHEMA, REASONING, TOKEN_COLUMNS, with_program_columns
 from schemas.rows import ACCEPTED, ERROR, REJECTED, Prompt, RowError, RowRejection, WorkRow
 from schemas.text import shorten
 from services.engines.engine import Generation
@@ -174,6 +174,8 @@ class _Try:
             **{column: getattr(generation, column) for column in TOKEN_COLUMNS},
             "seconds": round(generation.duration_seconds, 4),
         }
+        if generation.reasoning:
+            entry["reasoning"] = generation.reasoning
         self._log.append(entry)
         if generation.rejected_by:
             raise RowRejection(generation.rejected_by)
@@ -256,7 +258,7 @@ def _with_earlier_tries(record: dict[str, Any], earlier: list[dict[str, Any]]) -
     }
     started_at = earlier[0]["started_at"]
     waited = (record["started_at"] - started_at).total_seconds()
-    columns = PROGRAM_SCHEMA.names
+    columns = [*PROGRAM_SCHEMA.names, REASONING.name]
     return record | tokens | {
         "started_at": started_at,
         "duration_seconds": waited + record["duration_seconds"],

@@ -91,6 +91,12 @@ class Generations(Recipe):
         )
         self.rejects_near_duplicates = first.rejects_near_duplicates
 
+    @property
+    def rubrics(self) -> dict[str, str]:
+        """Text of each judge's prompt, by the name of the generation."""
+        judges = [(step.name, step.recipe) for step in self.programs[0] if step.is_judge]
+        return {name: recipe.prompt_text for name, recipe in judges if isinstance(recipe, Template)}
+
     def render(self, values: dict[str, Any], seed: int) -> Prompt:
         """Renders the first generation's prompt; see `Recipe.render`."""
         return self._first.render(values, seed)

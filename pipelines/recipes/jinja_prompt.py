@@ -43,6 +43,7 @@ class JinjaPrompt:
 
     Attributes:
         name: name of the template: its file's name without the ending.
+        text: text of the template.
         hash: hash of template and data, 16 hexadecimal digits.
         variables: names of the variables that the template uses, sorted.
         optional: those of them that may be blank, because the template tests or defaults them wherever it uses them.
@@ -56,15 +57,15 @@ class JinjaPrompt:
         shipped, own = _SHIPPED / f"{prompt}.jinja", Path(os.path.expanduser(prompt))
         path = shipped if shipped.is_file() and "/" not in prompt else own
         self.name = path.stem
-        self._text = _read(path, prompt)
+        self.text = _read(path, prompt)
         # No value of a row contains these characters, so no row can begin a turn.
-        self._mark = secrets.token_hex(16) if _TURN.match(self._text.lstrip()) else ""
+        self._mark = secrets.token_hex(16) if _TURN.match(self.text.lstrip()) else ""
         # Version 0.2.0 sent the lines of turns as text: its run is not resumed with other prompts.
         turns = "\0turns" if self._mark else ""
-        self.hash = hashlib.sha256(f"{self._text}\0{data}{turns}".encode()).hexdigest()[:16]
+        self.hash = hashlib.sha256(f"{self.text}\0{data}{turns}".encode()).hexdigest()[:16]
         self._render: Callable[[dict[str, Any]], str] | None = None
         try:
-            tree = Sandbox().parse(self._text)
+            tree = Sandbox().parse(self.text)
             if sum(1 for _ in islice(tree.find_all(nodes.Node), _MAX_NODES + 1)) > _MAX_NODES:
                 raise ValueError(f"it has more than {_MAX_NODES:,} tags and expressions")
             self.variables = sorted(meta.find_undeclared_variables(tree))
@@ -78,7 +79,7 @@ class JinjaPrompt:
         except TemplateSyntaxError as error:
             cause = f"not valid Jinja at line {error.lineno}: {shorten(error.message or '')}"
             remedy = "correct the template; see docs/job-file.md"
-            if words := _SEVERAL_WORDS.search(self._text.splitlines()[error.lineno - 1]):
+            if words := _SEVERAL_WORDS.search(self.text.splitlines()[error.lineno - 1]):
                 name = "_".join(words[1].split())
                 remedy = f"a column with such a name gets one without blanks: input.columns: {{{name}: {words[1]}}}"
             raise JobError("prompt", prompt, cause, remedy) from None
@@ -88,7 +89,7 @@ class JinjaPrompt:
         if other_file is not None:
             cause = f"at line {other_file.lineno} it asks for another file, and a prompt is one file"
             raise JobError("prompt", prompt, cause, "copy what it includes, imports or extends into it")
-        if self._mark and _TURN.findall(self._text)[-1] != "user":
+        if self._mark and _TURN.findall(self.text)[-1] != "user":
             remedy = "end the file with a message of `user:`"
             raise JobError("prompt", prompt, "its last message is not the user's: there is nothing to answer", remedy)
 
@@ -115,7 +116,7 @@ class JinjaPrompt:
         return turns
 
     def _compiled(self) -> Callable[[dict[str, Any]], str]:
-        text = _TURN.sub(rf"{self._mark}\g<1>{self._mark}", self._text) if self._mark else self._text
+        text = _TURN.sub(rf"{self._mark}\g<1>{self._mark}", self.text) if self._mark else self.text
         # A sandbox counts the work of one render at a time, so each template has its own.
         sandbox = Sandbox()
         return partial(sandbox.run, sandbox.from_string(text))

@@ -47,7 +47,7 @@ class Template(JobRecipe):
         self._structured = structured
         self._prompt = JinjaPrompt(prompt, schema_text(structured))
         self.prompt_id = f"template/{self._prompt.name}"
-        self.prompt_hash = self._prompt.hash
+        self.prompt_hash, self.prompt_text = self._prompt.hash, self._prompt.text
         self.fields, self.optional_fields = self._prompt.variables, self._prompt.optional
 
     def render(self, values: dict[str, Any], seed: int) -> Prompt:

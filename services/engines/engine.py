@@ -74,16 +74,17 @@ class Generation:
     """One finished request.
 
     Attributes:
-        text: the response.
+        text: the response; of a reasoning model the answer alone.
         finish_reason: `stop` at the model's own end, `length` at a limit, `repetition` at a loop
             (`sampling.repetition_detection`).
         prompt_tokens: tokens of the prompt, as the engine counts them.
         cached_prompt_tokens: tokens of the prompt that were in the prefix cache.
-        output_tokens: tokens of the response.
+        output_tokens: tokens of the response, thoughts included.
         started_at: time of the submission.
         duration_seconds: wall time from submission to the last token.
-        rejected_by: rule by which `should_stop` ended the request; "" where it did not.
+        rejected_by: rule by which `should_stop` ended the request, or UNFINISHED_REASONING; "" for neither.
         probabilities: probability of each of the sampling's `choices` among them; empty where it has none.
+        reasoning: thoughts of a reasoning model; "" where it wrote none.
     """
 
     text: str
@@ -95,6 +96,7 @@ class Generation:
     duration_seconds: float
     probabilities: tuple[float, ...] = ()
     rejected_by: str = ""
+    reasoning: str = ""
 
 
 class Engine(Protocol):

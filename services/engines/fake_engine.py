@@ -1,8 +1,8 @@
 """An engine without a model: it has the interface of the real one, and a latency model in place of the computation.
 
 Used by scale tests and simulation. Its text is a pure function of messages, seed and max_tokens, so that a check can
-compute any row again. Of the other keys of `sampling`, `bad_words`, `structured_outputs.choice` and
-`repetition_detection` have an effect.
+compute any row again. Of the other keys of `sampling`, `bad_words`, `structured_outputs.choice`,
+`repetition_detection` and `thinking_token_budget` have an effect.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.errors import EngineError
-from schemas.outcomes import EARLY_STOP, REPETITION
+from schemas.outcomes import CUT_OFF, EARLY_STOP, REPETITION, UNFINISHED_REASONING
 from schemas.rows import RowError
 from services.engines.choices import CHOICES
 from services.engines.engine import STREAM_TOKENS, EngineDeadError, EngineInfo, EngineSpec, Generation, ShouldStop
@@ -49,6 +49,8 @@ class LatencyModel:
     """number of served requests after which the engine dies; 0: it does not die"""
     poison: str = ""
     """word that kills the engine when a prompt contains it; "": no word does"""
+    reasoning_parser: str = ""
+    """any name makes it a reasoning model: it writes thoughts before its text"""
     journal: str = ""
     """file to which a line is appended when a request begins to run, and another when it ends: see `journal_line`"""
 
@@ -115,17 +117,21 @@ class FakeEngine:
         started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
         start, prompt_tokens = clock(), _count_tokens(prompt)
         probabilities: tuple[float, ...] = ()
+        reasoning = rejected_by = ""
         if choices := sampling.get(CHOICES):
             first = random.Random(seed).random()
             probabilities = (first, *[(1 - first) / (len(choices) - 1)] * (len(choices) - 1))
             text, finish_reason = choices[probabilities.index(max(probabilities))], "stop"
         else:
-            text, finish_reason = _constrain(*fake_text(prompt, seed, sampling["max_tokens"]), seed, sampling)
-        rejected_by = ""
-        if should_stop is not None:
-            text, rejected_by = _stopped(text, sampling["max_tokens"], should_stop)
-            finish_reason = EARLY_STOP if rejected_by else finish_reason
-        output_tokens = len(text.split())
+            reasoning = self._thoughts(prompt, seed, sampling)
+            tokens_left = sampling["max_tokens"] - len(reasoning.split())
+            text, finish_reason = _constrain(*fake_text(prompt, seed, tokens_left), seed, sampling)
+            if not tokens_left:
+                text, finish_reason, rejected_by = "", CUT_OFF, UNFINISHED_REASONING
+            elif should_stop is not None:
+                text, rejected_by = _stopped(text, tokens_left, should_stop)
+                finish_reason = EARLY_STOP if rejected_by else finish_reason
+        output_tokens = len(reasoning.split()) + len(text.split())
         async with self._slots:
             self._note("start", seed)
             self._running += 1
@@ -141,8 +147,17 @@ class FakeEngine:
         self._note("end", seed)
         seconds = clock() - start
         return Generation(
-            text, finish_reason, prompt_tokens, 0, output_tokens, started_at, seconds, probabilities, rejected_by
-        )
+            text, finish_reason, prompt_tokens, 0, output_tokens, started_at, seconds, probabilities, rejected_by,
+            reasoning,
+        )  # fmt: skip
+
+    def _thoughts(self, prompt: list[dict[str, str]], seed: int, sampling: dict[str, Any]) -> str:
+        """Returns the words that come before the text of a reasoning model; "" of another model."""
+        if not self._latency.reasoning_parser:
+            return ""
+        budget = sampling.get("thinking_token_budget")
+        most = sampling["max_tokens"] if budget is None else min(budget, sampling["max_tokens"])
+        return fake_text(prompt, seed + 1, most)[0]
 
     def kv_cache_usage(self) -> float:
         """Returns the share of its slots that are in use: every request takes the same space."""

@@ -21,11 +21,15 @@ from jinja2 import TemplateSyntaxError
 from pydantic import ValidationError
 from ray.util import metrics as ray_metrics
 from vllm import SamplingParams
+from vllm.config.reasoning import ReasoningConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
+from vllm.reasoning import ReasoningParserManager
 from vllm.renderers.params import ChatParams
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
+from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
@@ -37,7 +41,7 @@ from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_to
 from vllm.v1.serial_utils import MsgpackEncoder
 
 from schemas.errors import EngineError, JobError
-from schemas.outcomes import CUT_OFF, EARLY_STOP, REPETITION
+from schemas.outcomes import CUT_OFF, EARLY_STOP, REPETITION, UNFINISHED_REASONING
 from schemas.rows import RowError
 from schemas.text import shorten
 from services.engines.choices import CHOICES, choice_probabilities, choice_tokens
@@ -46,6 +50,7 @@ from services.engines.cpu_settings import CPU_DEFAULTS, cpu_environment, set_cpu
 from services.engines.engine import STREAM_TOKENS, EngineDeadError, EngineInfo, EngineSpec, Generation, ShouldStop
 from services.engines.engine_log import EngineLog
 from services.engines.nucleus import keep_nucleus
+from services.engines.reasoning import ReasoningSplitter
 from services.models.chat_templates import ChatTemplateError, bound_chat_templates
 
 _MIN_BATCHED_TOKENS = 2048
@@ -73,11 +78,19 @@ _CORE_ENDED = "Engine core initialization failed"
 class VllmEngine:
     """An `Engine` around one `AsyncLLM` and its processes; created by `start`."""
 
-    def __init__(self, llm: AsyncLLM, info: EngineInfo, log: EngineLog, kv_cache: "_KvCacheUsage") -> None:
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        info: EngineInfo,
+        log: EngineLog,
+        kv_cache: "_KvCacheUsage",
+        reasoning: ReasoningSplitter | None = None,
+    ) -> None:
         self.info = info
         self._kv_cache = kv_cache
         self._log = log
         self._llm = llm
+        self._reasoning = reasoning
         self._has_chat_template = info.settings["chat_template"]
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
         self._control_tokens = find_control_tokens(llm.get_tokenizer())
@@ -102,6 +115,7 @@ class VllmEngine:
         log = EngineLog()
         try:
             arguments = vllm_arguments(spec, path)
+            reasoning = reasoning_splitter(arguments)
             selects_nucleus = current_platform.device_type == "cpu" and not arguments.worker_extension_cls
             if selects_nucleus:
                 arguments.worker_extension_cls = WORKER_EXTENSION
@@ -127,7 +141,8 @@ class VllmEngine:
                 "engine", None, f"vLLM could not start with {spec.model.id}: {cause}",
                 f"correct `model` or `engine` in the job file; the engine's log is {log}",
             ) from None  # fmt: skip
-        engine = cls(llm, _engine_info(llm, spec, revision, selects_nucleus), EngineLog(), kv_cache)
+        info = _engine_info(llm, spec, revision, selects_nucleus)
+        engine = cls(llm, info, EngineLog(), kv_cache, reasoning)
         await engine._check_chat_template(spec.model.id)
         return engine
 
@@ -196,7 +211,9 @@ class VllmEngine:
                 final = output
                 if should_stop is not None and not output.finished:
                     written = output.outputs[0]
-                    rejected_by = should_stop(written.text, sampling["max_tokens"] - len(written.token_ids))
+                    _, answer = self._split(written.text, output.prompt_token_ids, sampling)
+                    tokens_left = sampling["max_tokens"] - len(written.token_ids)
+                    rejected_by = should_stop(answer, tokens_left) if answer is not None else ""
                     if rejected_by:
                         await self._llm.abort(request_id)
                         break
@@ -214,8 +231,11 @@ class VllmEngine:
         finish_reason = EARLY_STOP if rejected_by else completion.finish_reason or "stop"
         if finish_reason not in _FINISH_REASONS:  # its text is what there was when the request failed
             raise RowError(f"vLLM ended this request with the finish reason {finish_reason!r}")
+        reasoning, answer = self._split(completion.text, final.prompt_token_ids, sampling)
+        if answer is None and finish_reason != REPETITION:
+            rejected_by = UNFINISHED_REASONING
         return Generation(
-            text=completion.text,
+            text=answer or "",
             finish_reason=finish_reason,
             prompt_tokens=len(final.prompt_token_ids),
             cached_prompt_tokens=final.num_cached_tokens or 0,
@@ -224,11 +244,21 @@ class VllmEngine:
             duration_seconds=monotonic() - start,
             probabilities=probabilities,
             rejected_by=rejected_by,
+            reasoning=reasoning,
         )
+
+    def _split(self, text: str, prompt: Sequence[int], sampling: dict[str, Any]) -> tuple[str, str | None]:
+        """Returns thoughts and answer; a judge's answer, and that of a model without a parser, is the whole text."""
+        if self._reasoning is None or sampling.get(CHOICES):
+            return "", text
+        return self._reasoning.split(text, prompt)
 
     def _params(self, sampling: dict[str, Any], seed: int) -> SamplingParams:
         if not (choices := sampling.get(CHOICES)):
-            return _sampling_params(sampling, seed)
+            params = _sampling_params(sampling, seed)
+            if self._reasoning is not None:
+                params.skip_special_tokens = self._reasoning.skips_special_tokens
+            return params
         return SamplingParams(
             temperature=0, max_tokens=1, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY,
             logprob_token_ids=sorted(set().union(*self._choice_tokens(choices))),
@@ -382,10 +412,37 @@ def vllm_arguments(spec: EngineSpec, path: str) -> AsyncEngineArgs:
         "distributed_executor_backend": "mp",
         **spec.engine,
     }
+    if isinstance(config := settings.get("reasoning_config"), dict):
+        settings["reasoning_config"] = ReasoningConfig(**config)
     if current_platform.device_type == "cpu":
         settings = {**CPU_DEFAULTS, **settings}
         _disable_chunked_prefill(settings)
     return AsyncEngineArgs(**settings)
+
+
+def reasoning_splitter(arguments: AsyncEngineArgs) -> ReasoningSplitter | None:
+    """Returns the splitter for the thoughts of a reasoning model; None without `engine.reasoning_parser`.
+
+    Raises:
+        EngineError: vLLM has no such parser, it does not fit the model, or it names no mark behind the thoughts.
+    """
+    if not (name := arguments.reasoning_parser):
+        return None
+    key, known = "engine.reasoning_parser", ReasoningParserManager.list_registered()
+    if name not in known:
+        raise EngineError(key, name, "vLLM has no such reasoning parser", f"its parsers are {', '.join(known)}")
+    tokenizer = cached_tokenizer_from_config(arguments.create_model_config())
+    try:
+        parser = ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
+        request = parser.adjust_request(ChatCompletionRequest(model="", messages=[]))
+        parser.extract_reasoning("", request)
+    except Exception as error:  # each parser raises its own, and all of them are faults of this choice
+        cause = f"it cannot be used with this model: {shorten(str(error))}"
+        raise EngineError(key, name, cause, "name the parser of the model, or leave the key out") from None
+    if not parser.reasoning_end_str:
+        cause = "it does not name the mark at which thoughts end, so unfinished thoughts would pass for an answer"
+        raise EngineError(key, name, cause, "name another parser, or leave the key out")
+    return ReasoningSplitter(parser, request, tokenizer.decode)
 
 
 def _disable_chunked_prefill(settings: dict[str, Any]) -> None:

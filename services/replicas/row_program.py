@@ -61,7 +61,7 @@ class RowProgram(Protocol):
             generate: sends a request to the engine.
 
         Returns:
-            A record with the columns of `schemas.row_programs.LOGGED_PROGRAM_SCHEMA`.
+            A record with the columns of `settings.schema`.
 
         Raises:
             RowError: the row cannot be generated.

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from schemas.outcomes import CUT_OFF, CUT_OFF_TEXT, EMPTY_TEXT, REPETITION, REPETITION_TEXT
-from schemas.row_programs import LOGGED_PROGRAM_SCHEMA, with_program_columns
-from schemas.rows import ACCEPTED, ERROR, REJECTED, ROW_SCHEMA, Prompt, RowError, RowRejection, WorkRow, row_seed
+from schemas.row_programs import REASONING, logged_schema, with_program_columns
+from schemas.rows import ACCEPTED, ERROR, REJECTED, Prompt, RowError, RowRejection, WorkRow, row_seed
 from schemas.sweep import DEFAULT_VARIANT
 from services.engines.engine import Generation, ShouldStop
 from services.replicas.row_program import RowProgram
@@ -116,6 +116,7 @@ class VariantSettings:
         check: checks the text that the recipe keeps; None for no check.
         prefix_check: ends requests whose text will be rejected; None for none.
         program: runs rows that take several generations or tries; None where each row is one generation.
+        has_reasoning: keep the model's thoughts, in the column `reasoning`.
     """
 
     recipe: Recipe
@@ -128,6 +129,7 @@ class VariantSettings:
     check: TextCheck | None = None
     prefix_check: PrefixCheck | None = None
     program: RowProgram | None = None
+    has_reasoning: bool = False
 
     def should_stop(self, prompt: Prompt) -> ShouldStop | None:
         """Returns the function that ends a request early; None where the job has none."""
@@ -137,7 +139,7 @@ class VariantSettings:
     @property
     def schema(self) -> pa.Schema:
         """Columns of the records of its rows."""
-        return LOGGED_PROGRAM_SCHEMA if self.program else ROW_SCHEMA
+        return logged_schema(self.program is not None, self.has_reasoning)
 
     @property
     def samplings(self) -> Sequence[dict[str, Any]]:
@@ -155,7 +157,7 @@ class VariantSettings:
 def finished_record(
     row: WorkRow, settings: VariantSettings, seed: int, prompt: Prompt, generation: Generation
 ) -> dict[str, Any]:
-    """Makes one row of ROW_SCHEMA from a response.
+    """Makes one row of ROW_SCHEMA from a response, with the column `reasoning` too.
 
     Where a rule of the recipe, or one for all recipes, rejects the response, the row is rejected and keeps the whole
     response; where a check fails on it, the row is an error and keeps it too.
@@ -200,6 +202,7 @@ def finished_record(
         "attempts": row.attempt + 1,
         "started_at": generation.started_at,
         "duration_seconds": generation.duration_seconds,
+        REASONING.name: _encodable(generation.reasoning),
     }
 
 
@@ -230,6 +233,7 @@ def failed_record(
         "attempts": row.attempt,
         "started_at": datetime.now(UTC),
         "duration_seconds": 0.0,
+        REASONING.name: "",
     }
     return with_program_columns(record) if settings.program else record
 

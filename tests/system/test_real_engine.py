@@ -13,8 +13,10 @@ import pytest
 from pipelines import augment, start_pool, status, stop_pool, verify
 from pipelines.demonstration import demo_job, page
 from pipelines.recipes.babylm import BabylmStory
-from schemas.errors import JobError
+from schemas.errors import EngineError, JobError
+from schemas.job import Model
 from services.engines.control_tokens import break_control_tokens, find_control_tokens
+from services.models.checkpoints import locate
 from services.models.embedded import embedded_checkpoint
 from services.storage.store import ShardStore
 from tests.support.files import ROOT, SHARED_DATA, write_job, write_jsonl
@@ -248,3 +250,29 @@ def test_the_demo_page_is_made_of_the_run(real_run):
     first = json.loads((ROOT / "pipelines" / "data" / "demo_corpus.jsonl").read_text().splitlines()[0])
     assert first["emotions"][0] in text and "13 accepted, 2 errors" in text and real_run.run in text
     assert demo_job("runs/demo").model.id == "embedded"
+
+
+@pytest.mark.slow
+def test_a_parser_of_vllm_separates_thoughts_from_answers_and_a_wrong_one_is_one_error():
+    from services.engines.engine import EngineSpec
+    from services.engines.vllm_engine import reasoning_splitter, vllm_arguments
+
+    path, _ = locate(Model())
+
+    def splitter(name):
+        return reasoning_splitter(vllm_arguments(EngineSpec(Model(), {"reasoning_parser": name}), path))
+
+    assert reasoning_splitter(vllm_arguments(EngineSpec(Model()), path)) is None
+    for name, skips in (("qwen3", False), ("olmo3", True)):
+        parser = splitter(name)
+        assert parser.skips_special_tokens == skips
+        assert parser.split("<think>\nHm.\n</think>\n\nA dog.", [1]) == ("Hm.", "A dog.")
+        assert parser.split("<think>\nHm.", [1]) == ("Hm.", None)
+    for name, cause in (
+        ("qwen4", r"no such reasoning parser\n.*its parsers are .*qwen3"),
+        ("deepseek_r1", "cannot be used with this model.*tokens in the tokenizer"),
+        ("openai_gptoss", "cannot be used with this model"),
+        ("granite", "does not name the mark"),
+    ):
+        with pytest.raises(EngineError, match=f"engine.reasoning_parser = {name}: .*{cause}"):
+            splitter(name)

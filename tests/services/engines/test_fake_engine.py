@@ -42,3 +42,17 @@ def test_a_loop_ends_the_text(size):
     # Nothing else ends early.
     whole = [(text, reason) for text, reason in ended if reason != "repetition"]
     assert set(whole) <= {fake_text(PROMPT, seed, 40) for seed in range(40)}
+
+
+def test_a_reasoning_model_writes_thoughts_before_its_text():
+    async def run(**sampling):
+        engine = FakeEngine(EngineSpec(Model(id="fake"), {"reasoning_parser": "fake"}))
+        return await engine.generate(PROMPT, {"max_tokens": 200, **sampling}, 1)
+
+    whole = asyncio.run(run())
+    assert (whole.text, whole.reasoning) == (fake_text(PROMPT, 1, 200)[0], fake_text(PROMPT, 2, 200)[0])
+    assert whole.output_tokens == len(whole.text.split()) + len(whole.reasoning.split())
+    assert asyncio.run(run(thinking_token_budget=3)).reasoning == " ".join(whole.reasoning.split()[:3])
+    cut_off = asyncio.run(run(max_tokens=5))
+    assert (cut_off.text, cut_off.rejected_by, cut_off.finish_reason) == ("", "unfinished_reasoning", "length")
+    assert len(cut_off.reasoning.split()) == cut_off.output_tokens == 5
