@@ -100,3 +100,21 @@ def cohen_kappa(totals: np.ndarray) -> np.ndarray:
     shares = table / table.sum((1, 2), keepdims=True)
     observed, chance = np.trace(shares, axis1=1, axis2=2), (shares.sum(1) * shares.sum(2)).sum(1)
     return (observed - chance) / (1 - chance)
+
+
+def calibration_error(probabilities: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the figure: mean distance between a probability and the share that has the first outcome, over bins.
+
+    It is the expected calibration error (Naeini et al. 2015), for counts by bin and outcome.
+
+    Args:
+        probabilities: mean probability in each bin. Members in further bins have none, and count nowhere.
+    """
+    expected = np.asarray(probabilities)
+
+    def figure(totals: np.ndarray) -> np.ndarray:
+        table = totals.sum(1)[:, : len(expected)]
+        rows = table.sum(2)
+        return np.abs(table[:, :, 0] - rows * expected).sum(1) / rows.sum(1)
+
+    return figure

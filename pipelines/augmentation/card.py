@@ -4,6 +4,7 @@ from time import monotonic
 
 from pipelines.publishing.card_header import DataFiles
 from pipelines.publishing.dataset_card import dataset_card
+from pipelines.publishing.reviewed_rows import read_verdicts
 from schemas.outcomes import Outcomes
 from schemas.rows import ACCEPTED
 from schemas.run import RunRecord
@@ -22,11 +23,15 @@ class RunCard:
         run: the run's run.json.
         index: index of the committed shards.
         outcomes: outcomes of the rows; the owner keeps them up to date.
+
+    Raises:
+        RunError: a file of verdicts of people is damaged.
     """
 
     def __init__(self, store: ShardStore, run: RunRecord, index: ShardIndex, outcomes: Outcomes) -> None:
         self._store, self._run, self._index, self._outcomes = store, run, index, outcomes
         self._min_seconds = 0.0 if store.can_append else _MIN_SECONDS
+        self._reviews = read_verdicts(store)
         self._written_digest, self._written_at = "", 0.0
 
     def renew_if_due(self) -> None:
@@ -51,5 +56,6 @@ class RunCard:
         """
         digest = self._index.digest()
         files = DataFiles({"train": "data/part-*.parquet"}, digest, self._outcomes.counts[ACCEPTED])
-        self._store.write_text("README.md", dataset_card(self._run, self._outcomes, files, self._run.schema))
+        card = dataset_card(self._run, self._outcomes, files, self._run.schema, reviews=self._reviews)
+        self._store.write_text("README.md", card)
         self._written_digest, self._written_at = digest, monotonic()

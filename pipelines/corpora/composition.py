@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipelines.corpora.documents import Document, Documents, documents_of
+from pipelines.corpora.documents import Document, Documents, RunDocuments, documents_of
 from pipelines.corpora.word_budget import Choice, Survey, survey, words_asked
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import corpus_card
@@ -59,12 +59,13 @@ def compose(job: ComposeJob | Mapping[str, Any] | str | Path) -> CompositionReco
     choices = {name: Choice(counts, asked[name], job.seed) for name, counts in surveys.items()}
     chosen = {name: filter(choices[name].takes, part) for name, part in parts.items()}
     record.parts = {name: _part_record(parts[name], counts, asked[name]) for name, counts in surveys.items()}
+    quality = [part.quality(name) for name, part in parts.items() if isinstance(part, RunDocuments)]
     with write_errors(store.url), atomic_folder(store.fs, store.root) as folder:
         for number, table in enumerate(_tables(_in_turn(chosen, record.parts), record)):
             name, data = f"data/train-{number:05d}.parquet", _parquet(table)
             write_atomic(store.fs, f"{folder}/{name}", data)
             record.files[name] = hashlib.sha256(data).hexdigest()
-        write_atomic(store.fs, f"{folder}/README.md", corpus_card(record).encode())
+        write_atomic(store.fs, f"{folder}/README.md", corpus_card(record, quality).encode())
         write_atomic(store.fs, f"{folder}/{_RECORD}", f"{record.model_dump_json(indent=2)}\n".encode())
     return record
 

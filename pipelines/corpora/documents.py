@@ -11,12 +11,15 @@ import pyarrow as pa
 
 from pipelines.inputs.cells import text_cell
 from pipelines.inputs.reader import InputReader
+from pipelines.publishing.card_filters import quality_sections
 from pipelines.publishing.removed_rows import RemovedRows, read_removed_rows
+from pipelines.publishing.reviewed_rows import read_verdicts
 from schemas.compose import Part
 from schemas.errors import JobError, RunError
 from schemas.rows import RowError
 from schemas.text import shorten
 from services.storage.parts import in_input_order
+from services.storage.shard_index import read_index
 from services.storage.store import ShardStore, shard_path
 
 _log = logging.getLogger("kindling")
@@ -103,7 +106,7 @@ class RunDocuments:
         if not sizes:
             raise JobError(f"parts.{name}.run", part.run, "it has no shard yet", "run its job, or leave the part out")
         self._removed = read_removed_rows(self._store, run, f"parts.{name}.run") if part.dedup else RemovedRows()
-        self._parts, self._fingerprint = in_input_order(sizes), run.fingerprint
+        self._parts, self._run = in_input_order(sizes), run
         self.complete = len(self._store.committed_shards()) == run.shards
         # The digest identifies the committed rows: a shard changes only where a repair made it again, and then its
         # time differs.
@@ -114,10 +117,23 @@ class RunDocuments:
         if self._removed.identities:
             _log.info("parts.%s: left out: %s", name, self._removed)
 
+    def quality(self, name: str) -> str:
+        """Returns the sections on the quality of its rows, for the card of the corpus.
+
+        Args:
+            name: name of the part.
+
+        Raises:
+            RunError: the index of its shards, or a file of verdicts of people, is damaged.
+        """
+        outcomes = read_index(self._store, self._run).totals().outcomes
+        removed = self._removed.by_rule if self._removed.digest else None
+        return quality_sections(self._run, outcomes, removed, read_verdicts(self._store), name)
+
     def __iter__(self) -> Iterator[Document]:
         """Yields all documents in the order of their input."""
         for row in self.rows(["text", "source", "row_index", "sample", "variant"]):
-            yield _document(self._fingerprint, **row)
+            yield _document(self._run.fingerprint, **row)
 
     def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         """Yields the rows as dicts; IDENTITY must be among the columns.

@@ -36,9 +36,13 @@ def code(text: str, in_table: bool = False) -> str:
 
 def yaml_block(value: Any) -> str:
     """Returns a value as a block of YAML."""
-    text = yaml.safe_dump(value, sort_keys=False).strip()
+    return code_block(yaml.safe_dump(value, sort_keys=False).strip(), "yaml")
+
+
+def code_block(text: str, language: str = "") -> str:
+    """Returns text as a block of code."""
     fence = _fence(text, 3)
-    return f"{fence}yaml\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _fence(text: str, length: int) -> str:

@@ -10,6 +10,7 @@ export_prompts.py  `kindling export --format prompts`: a set of evaluation promp
 removed_rows.py    rows that `kindling dedup` removed from a run
 hub.py             `kindling push`: uploads a trained model or a dataset to the Hugging Face Hub
 card_filters.py    rules that refused texts, with counts, and known limits, for a dataset's card
+card_verdicts.py   judges with their rubrics, and verdicts of people, for a dataset's card
 card_header.py     the YAML header of cards, and names on the Hub
 dataset_card.py    dataset cards of runs and composed corpora
 model_card.py      model cards

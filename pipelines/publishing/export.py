@@ -17,7 +17,7 @@ from pipelines.publishing.columns import Columns
 from pipelines.publishing.data_files import FILE_TYPES, csv_schema, features_of, write_tables
 from pipelines.publishing.dataset_card import dataset_card
 from pipelines.publishing.removed_rows import RemovedRows, read_removed_rows
-from pipelines.publishing.reviewed_rows import REVIEWED_COLUMNS, PeoplesVerdicts, left_out_lines
+from pipelines.publishing.reviewed_rows import REVIEWED_COLUMNS, PeoplesVerdicts, left_out_lines, read_verdicts
 from pipelines.publishing.splits import Split, splits_of
 from pipelines.result import Result
 from pipelines.run_folder import open_run, read_part, write_errors
@@ -106,7 +106,7 @@ def export(
             raise RunError("--to", to, "it exists already", "name a new file")
         raise RunError("--to", to, "it exists already, and is not an empty folder", "name a new or empty folder")
     removed = read_removed_rows(store, run) if dedup else RemovedRows()
-    outcomes = _outcomes(store, run, removed)
+    outcomes, reviews = _outcomes(store, run, removed), read_verdicts(store)
     rows = _Rows(store, removed, PeoplesVerdicts(store) if reviewed else None)
     left_out = rows.people.left_out(_Rows(store, removed).batches(REVIEWED_COLUMNS)) if rows.people else {}
     chat = ChatFormat(file_format, run) if file_format in CHAT_FORMATS else None
@@ -125,7 +125,7 @@ def export(
                 of_splits = {split.name: tables(split) for split in splits}
                 files, counts, data_files = _write_files(fs, folder, file_type, schema, of_splits)
                 rules, note = removed.by_rule if removed.digest else None, _note(counts, seed, left_out)
-                card = dataset_card(run, outcomes, data_files, schema, facts, note, rules)
+                card = dataset_card(run, outcomes, data_files, schema, facts, note, rules, reviews)
                 write_atomic(fs, f"{folder}/README.md", card.encode())
     complete = outcomes.counts.total() == run.outputs
     written = (to, files, sum(counts.values()), complete, chosen.schema.names, counts)

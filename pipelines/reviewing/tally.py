@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 
 from eval.stratified import Estimate, Stratum, agreement, cohen_kappa, estimate, share_of
+from pipelines.augmentation.card import RunCard
 from pipelines.inputs.file_choice import returned_files
 from pipelines.result import Result, flat
+from pipelines.reviewing.calibration import Calibration, calibrations
 from pipelines.reviewing.returned import RETURNED, read_files, reviewed_rows
 from pipelines.reviewing.verdicts import read_keys, save_verdicts
-from pipelines.run_folder import open_run
+from pipelines.run_folder import open_run, write_errors
 from schemas.errors import JobError, RunError
 from schemas.review import DIVIDED, ReturnedReview, ReviewedRow, ReviewGroup, ReviewKey, ReviewVerdicts, review_path
 from schemas.rows import ACCEPTED, REJECTED
+from schemas.run import RunRecord
+from services.storage.shard_index import read_index
 from services.storage.store import ShardStore
 
 ALL_CHECKS = "all"
@@ -100,6 +104,7 @@ class ReviewTally(Result):
         accepted: share that people accept: of `all` rows, of those that the run `accepted`, of those it `rejected`.
         pairs: agreement of each two reviewers.
         checks: rules of the run, all together first.
+        judges: calibration of the judges of the run; none where too few rows have their values.
         reasons: number of times that a reason was given for rejecting, by the state of the row in the run.
     """
 
@@ -114,6 +119,7 @@ class ReviewTally(Result):
     accepted: dict[str, Estimate | None]
     pairs: list[Pair]
     checks: list[Check]
+    judges: list[Calibration]
     reasons: dict[str, dict[str, int]]
 
     def records(self) -> list[dict[str, Any]]:
@@ -134,7 +140,7 @@ def tally_review(url: str, returned: Sequence[str]) -> ReviewTally:
         RunError: the folder `url` holds no run, or the run no review; or it cannot be written.
     """
     store = ShardStore(url)
-    open_run(store)
+    run = open_run(store)
     keys = read_keys(store)
     if not keys:
         raise RunError("RUN", url, "it has no review yet", "write one: kindling review RUN --to review.html")
@@ -144,11 +150,14 @@ def tally_review(url: str, returned: Sequence[str]) -> ReviewTally:
     if not rows:
         raise JobError(RETURNED, None, "nobody judged a row in any of the files", "name files with verdicts")
     reviewers = [_reviewer(file, path) for file, path in zip(files, paths, strict=True)]
-    tally = _tally(url, key, rows, reviewers)
+    tally = _tally(store, run, key, rows, reviewers)
     saved_at = {file.respondent: file.saved_at for file in files}
     figures = {name: value for name, value in tally.as_json().items() if name in ("accepted", "pairs")}
     verdicts = {"review": key.review, "reviewers": saved_at, "rows": rows, **figures}
     save_verdicts(store, ReviewVerdicts.model_validate(verdicts))
+    index = read_index(store, run)
+    with write_errors(store.path("README.md"), "RUN"):
+        RunCard(store, run, index, index.totals().outcomes).renew()
     return tally
 
 
@@ -161,7 +170,9 @@ _Rows = Mapping[int, list[ReviewedRow]]
 """judged rows by the number of their group in the key"""
 
 
-def _tally(url: str, key: ReviewKey, rows: list[ReviewedRow], reviewers: list[Reviewer]) -> ReviewTally:
+def _tally(
+    store: ShardStore, run: RunRecord, key: ReviewKey, rows: list[ReviewedRow], reviewers: list[Reviewer]
+) -> ReviewTally:
     group_numbers = {(group.state, group.rule): number for number, group in enumerate(key.groups)}
     by_group: dict[int, list[ReviewedRow]] = defaultdict(list)
     for row in rows:
@@ -178,9 +189,9 @@ def _tally(url: str, key: ReviewKey, rows: list[ReviewedRow], reviewers: list[Re
         given = (judgement.reason or NO_REASON for judgement in row.judgements if judgement.verdict == REJECTED)
         reasons[row.state].update(given)
     return ReviewTally(
-        run=url,
+        run=store.url,
         review=key.review,
-        verdicts=f"{url.rstrip('/')}/{review_path(key.review)}",
+        verdicts=f"{store.url.rstrip('/')}/{review_path(key.review)}",
         rows=len(key.rows),
         judged=len(rows),
         divided=sum(row.verdict == DIVIDED for row in rows),
@@ -189,6 +200,7 @@ def _tally(url: str, key: ReviewKey, rows: list[ReviewedRow], reviewers: list[Re
         accepted={"all": accepted(ACCEPTED, REJECTED), ACCEPTED: accepted(ACCEPTED), REJECTED: accepted(REJECTED)},
         pairs=[_pair(groups, by_group, one.reviewer, two.reviewer) for one, two in combinations(reviewers, 2)],
         checks=_checks(key, groups, strata),
+        judges=calibrations(store, run, [(group.rows, by_group[number]) for number, group in groups.items()]),
         reasons={state: dict(counts.most_common()) for state, counts in reasons.items()},
     )
 

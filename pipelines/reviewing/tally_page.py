@@ -50,6 +50,13 @@ def tally_tables(tally: ReviewTally) -> list[Table]:
         ]
         for check in tally.checks
     ]  # fmt: skip
+    judges: list[_Row] = [
+        [
+            printable(each.judge), str(each.rows), str(each.bins), f"{100 * each.value:.1f}",
+            f"{100 * each.accepted:.1f}", _percent(each.error),
+        ]
+        for each in tally.judges
+    ]  # fmt: skip
     names = dict.fromkeys(name for counts in tally.reasons.values() for name in counts)
     reasons: list[_Row] = [
         [REASONS.get(name, name), *(str(tally.reasons[s].get(name, 0)) for s in _STATES)] for name in names
@@ -64,6 +71,12 @@ def tally_tables(tally: ReviewTally) -> list[Table]:
             "Rules against people", ["rule", "rejected", "judged", "precision (%)", "recall (%)"], checks,
             "Precision: of the rows that the rule rejected, the share that people reject too. Recall: of the rows that "
             "people reject, the share that the rule rejected; a row counts for the first rule that rejected it.",
+        ),
+        Table(
+            "Judges against people",
+            ["judge", "rows", "bins", "mean value (%)", "people accept (%)", "calibration error (%)"], judges,
+            "Rows are put into bins by the judge's probability; the error is the mean distance, over the bins, between "
+            "it and the share that people accept (expected calibration error). Few rows give one above 0 by chance.",
         ),
         Table("Reasons of people", ["reason", "run accepted", "run rejected"], reasons, "Counts in the sample."),
     ]  # fmt: skip

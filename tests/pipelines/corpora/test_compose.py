@@ -19,9 +19,9 @@ from schemas.compose import CORPUS_SCHEMA, ComposeJob
 from schemas.errors import JobError, KindlingError, RunError, StoppedError
 from schemas.job_parsing import parse_job
 from services.storage import filesystem
-from services.storage.store import shard_path
+from services.storage.store import ShardStore, shard_path
 from tests.support.files import write_job
-from tests.support.runs import RUN_FINGERPRINT, write_run
+from tests.support.runs import RUN_FINGERPRINT, make_run, write_run
 
 
 @pytest.fixture
@@ -111,6 +111,19 @@ def test_a_part_that_runs_dry_is_told(job, tmp_path, kindling):
     told = json.loads(kindling("compose", path, "--json").stdout)
     assert told["parts"]["stories"]["words_asked"] == 500 and told["parts"]["stories"]["words_there"] == 400
     assert round(sum(part["share"] for part in told["parts"].values()), 6) == 1
+
+
+def test_the_card_has_the_filters_of_each_run(job, tmp_path):
+    rows = [{"text": "a story"}] * 5 + [{"state": "rejected", "reason": "refusal"}] * 3
+    run = make_run(tmp_path / "filtered", rows, per_shard=8)
+    record = ShardStore(run).read_run()
+    record.job = {"quality": {"reject_refusals": True}}
+    ShardStore(run).write_run(record)
+    compose({**job, "parts": {**job["parts"], "good": {"run": run}}})
+    card = (tmp_path / "corpus" / "README.md").read_text()
+    assert card.count("\n## Filters of `") == 2 and "## Filters of `stories`\n\nNo rule was set" in card
+    good = card[card.index("## Filters of `good`") : card.index("Made from:")]
+    assert "| `refusal` | 3 |  | `reject_refusals: True` |" in good and "## Known limits of `good`" in good
 
 
 def asked(words, there=None, **parts):
@@ -218,7 +231,8 @@ def test_one_variant_of_a_sweep(job, tmp_path):
     assert [row["text"] for row in rows] == [f"text {i} temperature=0.3" for i in range(4)]
     assert {row["variant"] for row in rows} == {names[0]}
     assert not made.parts["cool"].complete
-    assert "- cool: its run was not complete" in (tmp_path / "corpus" / "README.md").read_text()
+    card = (tmp_path / "corpus" / "README.md").read_text()
+    assert "- cool: its run was not complete" in card
     job["parts"]["cool"]["variant"] = "temperature=1.2"
     error = refused({**job, "output": {"path": str(tmp_path / "other")}})
     assert error.key == "parts.cool.variant" and names[1] in error.remedy

@@ -18,6 +18,7 @@ from pipelines.publishing.dataset_card import dataset_card
 from pipelines.publishing.model_card import language_model_card
 from schemas.outcomes import Outcomes
 from schemas.quality import Quality
+from schemas.review import ReviewVerdicts
 from schemas.run import InputSource
 from tests.support.files import ROOT
 from tests.support.runs import run_of
@@ -75,6 +76,40 @@ def test_a_card_has_the_filters_with_counts_and_known_limits():
     after = dataset_card(run, outcomes, FILES, removed={"near_duplicate": 0})
     assert "| `near_duplicate` | 0 |  | `kindling dedup` |" in after and "nearly the same were not" not in after
     assert "| of these, removed by `kindling dedup` | 0 |" in after
+
+
+def test_a_card_has_the_rubrics_of_judges_and_the_agreement_of_people():
+    run = run_of(1)
+    run.job = {
+        "model": {"id": "m", "revision": None}, "recipe": "template", "prompt": None, "sampling": {}, "seed": 0,
+        "generations": [
+            {"name": "answer"}, {"name": "other", "prompt": "other.jinja"},
+            {"name": "fits", "kind": "judge", "prompt": "fits.jinja", "threshold": 0.6, "choices": ["<b>", "no|"]},
+            {"name": "better", "kind": "judge", "prompt": "better.jinja", "compare": ["answer", "other"]},
+        ],
+    }  # fmt: skip
+    run.rubrics = {"fits": "Is it good?\n```\n# Heading\n---", "better": "A or B?"}
+    figure = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
+    pair = {"first": "a", "second": "b", "rows": 40, "agreement": figure, "kappa": figure | {"value": 0.7, "low": 0.5}}
+    review = ReviewVerdicts.model_validate(
+        {
+            "review": "0" * 64, "reviewers": {"a": "2026", "b": "2026"}, "rows": [], "pairs": [pair],
+            "accepted": {"all": figure, "accepted": figure, "rejected": None},
+        }
+    )  # fmt: skip
+    outcomes = Outcomes(Counter(accepted=3, rejected=1), rejects=Counter(fits=1), tries=Counter(fits=2))
+    card = dataset_card(run, outcomes, FILES, reviews=[review])
+    assert (
+        "`fits` is the probability of `<b>`, against `no|`. A value below 0.6 rejects the row. It rejected 1 row"
+        in card
+    )
+    assert "````\nIs it good?\n```\n# Heading\n---\n````" in card and "```\nA or B?\n```" in card
+    assert "It compares `answer` with `other`, in both orders" in card and "The judge and the writer are one" in card
+    assert (
+        "- 0 rows judged by 2 reviewers. They accept 90.0% (80.0 to 95.0) of those that the rules accepted. "
+        "Reviewers 1 and 2 agree on 90.0% (80.0 to 95.0) of 40 rows; Cohen's kappa 0.70 (0.50 to 0.95)."
+    ) in card
+    assert "No person judged the texts (`kindling review`)." in dataset_card(run, outcomes, FILES)
 
 
 def test_every_rule_of_the_job_has_its_name_on_the_card():

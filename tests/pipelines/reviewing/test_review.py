@@ -5,11 +5,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from pipelines import export, review, tally_review, verify
 from pipelines.cli.main import app
+from pipelines.reviewing.tally_page import tally_tables
 from schemas.errors import JobError, RunError
 from schemas.review import REASONS, ReviewVerdicts
 from schemas.rows import ACCEPTED, REJECTED
@@ -177,6 +180,55 @@ def test_two_reviewers_agree_beyond_chance(run, page, tmp_path):
     accepting = [returned(page, tmp_path / f"{i}.json", lambda row: ACCEPTED, i - 1) for i in (1, 2)]
     tally = tally_review(run, accepting)
     assert tally.pairs[0].kappa is None and tally.checks[0].recall is None and tally.checks[0].precision.value == 0
+
+
+def judged_run(folder, values):
+    """A run of which a judge rated each accepted row: value of a row by its number; None for no value."""
+    run = reviewed_run(folder, 40, {"fits": 20})
+    store = ShardStore(run)
+    record = store.read_run()
+    record.job["generations"] = [
+        {"name": "answer"}, {"name": "fits", "kind": "judge", "prompt": "fits.jinja", "threshold": 0.5},
+    ]  # fmt: skip
+    record.rubrics = {"fits": "Does it fit?\n## No heading\n```\n{{ answer }}"}
+    store.write_run(record)
+    for path in Path(run).glob("*/part-*.parquet"):
+        table, metadata = pq.read_table(path), pq.read_metadata(path).metadata
+        given = [values(number) for number in table["row_index"].to_pylist()]
+        scores = ["" if value is None else json.dumps({"fits": value}) for value in given]
+        table = table.append_column("scores", pa.array(scores)).replace_schema_metadata(metadata)
+        pq.write_table(table, path)
+    return run
+
+
+def test_a_judge_is_measured_by_what_people_say(tmp_path):
+    # Of 40 accepted rows, half have the value 0.9, half 0.7; people accept 9 of 10 of each. Rejected ones have 0.1.
+    run = judged_run(tmp_path / "run", lambda number: 0.1 if number >= 40 else 0.9 if number % 2 else 0.7)
+    page = review(run, str(tmp_path / "review.html"), count=60, columns=["context"])
+
+    def judge(row):
+        return REJECTED if row["row_index"] >= 36 else ACCEPTED
+
+    tally = tally_review(run, [returned(page, tmp_path / "1.json", judge)])
+    (fits,) = tally.judges
+    assert (fits.judge, fits.rows, fits.bins) == ("fits", 60, 5)
+    assert fits.value == pytest.approx((20 * 0.9 + 20 * 0.7 + 20 * 0.1) / 60) and fits.accepted == pytest.approx(0.6)
+    error = (20 * 0.0 + 20 * 0.2 + 20 * 0.1) / 60  # 18 of 20 are accepted in either bin of accepted rows
+    assert fits.error.value == pytest.approx(error) and fits.error.low <= error < fits.error.high and fits.error.n == 60
+    assert json.loads(json.dumps(tally.as_json()))["judges"][0]["error"]["n"] == 60
+    table = next(table for table in tally_tables(tally) if table.title == "Judges against people")
+    assert table.rows[0][:3] == ["fits", "60", "5"]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "- 60 rows judged by 1 reviewer." in card and "No person judged" not in card
+    assert "Does it fit?\n## No heading\n```\n{{ answer }}\n````" in card
+    assert "A value below 0.5 rejects the row. It rejected 20 rows, and 0 texts whose row was tried again." in card
+
+
+def test_a_judge_without_enough_judged_rows_is_not_measured(run, page, tmp_path):
+    assert tally_review(run, [returned(page, tmp_path / "1.json", by_state)]).judges == []  # no judge at all
+    few = judged_run(tmp_path / "few", lambda number: 0.9 if number < 29 else None)
+    page = review(few, str(tmp_path / "few.html"), count=60, columns=["context"])
+    assert tally_review(few, [returned(page, tmp_path / "2.json", by_state)]).judges == []
 
 
 def test_rows_that_nobody_judged_are_named(run, page, tmp_path):
