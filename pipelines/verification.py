@@ -13,10 +13,10 @@ from itertools import product
 
 import pyarrow as pa
 
-from pipelines.augmentation.card import RunCard
 from pipelines.labelling.card import renew_card as renew_label_card
 from pipelines.labelling.record import read_record
 from pipelines.labelling.verification import label_verdict
+from pipelines.publishing.run_card import RunCard
 from pipelines.run_folder import open_run
 from pipelines.verdict import Fault, Verdict, parquet_files, read_failure
 from schemas.errors import RunError, UnreadableError

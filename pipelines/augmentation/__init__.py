@@ -4,7 +4,6 @@ augment.py           the verb
 start.py             one start: engines, the rows that are left, the end
 plan.py              run.json of a new or a resumed run, and the rows that are left to generate
 summary.py           the result of a start
-card.py              the dataset card, renewed with each commit
 first_rows.py        refuses a job whose first rows have no prompt, before engines start
 retries.py           `--retry`: rows that were rejected or failed are generated again
 target.py            `target_accepted`: rows that are left until so many are accepted

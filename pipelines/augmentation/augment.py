@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.augmentation.card import RunCard
 from pipelines.augmentation.first_rows import refuse_rows_without_prompts
 from pipelines.augmentation.plan import facts_of, new_run, plan_run, variant_settings
 from pipelines.augmentation.progress import AugmentProgress
@@ -16,6 +15,7 @@ from pipelines.augmentation.start import Start
 from pipelines.augmentation.summary import Summary, summary_of
 from pipelines.inputs.reader import InputReader
 from pipelines.jobfile import as_job
+from pipelines.publishing.run_card import RunCard
 from pipelines.recipes import all_fields, make_recipes, optional_fields
 from pipelines.run_folder import claimed, write_errors
 from pipelines.stopping import stop_signals

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 
-from pipelines.augmentation.card import RunCard
 from pipelines.augmentation.plan import kept_fields, rows_of_part
 from pipelines.inputs.reader import InputRows
+from pipelines.publishing.run_card import RunCard
 from pipelines.run_folder import lines_of, read_part, refuse_other_job
 from schemas.errors import RunError
 from schemas.fingerprint import difference

@@ -11,13 +11,13 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from pipelines.augmentation.budget import RunBudget
-from pipelines.augmentation.card import RunCard
 from pipelines.augmentation.first_rows import FirstRows, refuse_rows_without_prompts
 from pipelines.augmentation.plan import near_duplicates_of, work_rows
 from pipelines.augmentation.progress import AugmentProgress, Display
 from pipelines.augmentation.retries import rows_to_retry
 from pipelines.augmentation.target import max_in_flight
 from pipelines.inputs.reader import InputRows
+from pipelines.publishing.run_card import RunCard
 from pipelines.run_folder import unwritable
 from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError

@@ -12,6 +12,7 @@ hub.py             `kindling push`: uploads a trained model or a dataset to the 
 card_filters.py    rules that refused texts, with counts, and known limits, for a dataset's card
 card_verdicts.py   judges with their rubrics, and verdicts of people, for a dataset's card
 card_header.py     the YAML header of cards, and names on the Hub
+run_card.py        the card of a run, renewed with each commit
 dataset_card.py    dataset cards of runs and composed corpora
 model_card.py      model cards
 """

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from eval.stratified import Estimate, Stratum, agreement, cohen_kappa, estimate, share_of
-from pipelines.augmentation.card import RunCard
 from pipelines.inputs.file_choice import returned_files
+from pipelines.publishing.run_card import RunCard
 from pipelines.result import Result, flat
 from pipelines.reviewing.calibration import Calibration, calibrations
 from pipelines.reviewing.returned import RETURNED, read_files, reviewed_rows

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines import compose, export, verify
-from pipelines.augmentation.card import RunCard
 from pipelines.inputs.hugging_face import HuggingFaceDataset
+from pipelines.publishing.run_card import RunCard
 from schemas.job import Input
 from schemas.rows import to_batch
 from services.storage.shard_index import read_index
