@@ -141,3 +141,45 @@ def test_jobs_of_a_killed_study_end_and_the_same_command_goes_on(tmp_path):
     process = started(command)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "evaluation: done" in errors and "stories" not in errors, errors[-3000:]
+
+
+@pytest.mark.slow
+def test_the_papers_study_runs_with_tiny_models_in_place_of_its_own(tmp_path):
+    output = tmp_path / "paper"
+    tiny = "{id: embedded, from_config: {layers: 1, heads: 2, width: 32, context: 256}}"
+    options = {
+        "output": str(output),
+        "jobs.contexts.input": "pipelines/data/demo_raw/*.train",
+        "jobs.contexts.classifier": "embedded",
+        "jobs.tasks.model": "fake",
+        "jobs.tasks.samples": "1",
+        # The words of a simulated engine are no tasks, and it answers no prompt.
+        "jobs.evaluation.sentiment": "{prompts: pipelines/data/evaluation_prompts.json}",
+        "jobs.evaluation.preference": "{prompts: pipelines/data/evaluation_prompts.json}",
+        "jobs.evaluation.evaluations": "[blimp, logit_lens]",
+        "jobs.evaluation.blimp": "{path: pipelines/data/minimal_pairs, paradigms: [binding, quantifiers]}",
+    }
+    for name in ("stories-p1", "stories-p2", "stories-p3"):
+        options |= {f"jobs.{name}.model": "fake", f"jobs.{name}.input.limit": "20"}
+    for name in ("rewrites-v1", "rewrites-v2", "rewrites-v3", "temperatures"):
+        rows = "{path: pipelines/data/demo_instructions.jsonl, limit: 20}"
+        options |= {f"jobs.{name}.model": "fake", f"jobs.{name}.input": rows}
+    students = [f"gpt2{size}-{data}" for size in ("", "-medium") for data in ("baby", "instr", "baby-instr")]
+    for name in students:
+        options |= {f"jobs.{name}.model": tiny, f"jobs.{name}.precision": "fp32"}
+        for stage in range(1 + name.endswith("baby-instr")):
+            key = f"jobs.{name}.stages.{stage}"
+            options |= {f"{key}.max_length": "48", f"{key}.dev": "0.3", f"{key}.optimizer": "{max_steps: 2}"}
+        if "baby" in name:
+            wikipedia = "{input: {path: pipelines/data/demo_raw/articles.train, format: text}, words: 50}"
+            options[f"jobs.{name}.stages.0.parts.wikipedia"] = wikipedia
+    models = ["{id: embedded, name: base}", *(f"{{path: '${{{name}}}', name: {name}}}" for name in students)]
+    options["jobs.evaluation.models"] = f"[{', '.join(models)}]"
+    sets = [f"--set={key}={value}" for key, value in options.items()]
+    process = started([sys.executable, "-m", "pipelines", "reproduce", "deploy/studies/paper.yaml", *sets])
+    _, errors = process.communicate(timeout=1500)
+    assert process.returncode == 0, errors[-3000:]
+    page = status(str(output))
+    assert page.state == "complete" and len(page.jobs) == 16
+    report = (output / "report.md").read_text()
+    assert "gpt2-medium-baby-instr" in report and "Not run: it needs an evaluation sentiment" in report
