@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.errors import JobError
 from schemas.questionnaire import MAX_REASON_CHARACTERS, ReturnedFile
-from schemas.run import Record
+from schemas.record import Record
 from services.storage.filesystem import resolve, write_atomic
 
 # Far more than any key or file of answers has. A file of another kind is not read to its end.

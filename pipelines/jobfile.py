@@ -41,7 +41,7 @@ VERB_OF_KEY = {
     "jobs": "reproduce",
 }
 """the verb of a job file that has a key which only jobs of that verb have"""
-# Imported when a job of that kind is read: the schema of a training imports Arrow.
+# Imported when a job of that kind is read: each takes a tenth of a second.
 SCHEMAS = {
     "augment": "schemas.augment:AugmentJob",
     "label": "schemas.label:LabelJob",

@@ -8,7 +8,8 @@ sweep.py          the section `sweep`: several prompts and sampling settings ove
 generations.py    the generations of one row in an augmentation job
 quality.py        the section `quality`: rules that reject texts
 label.py          the job file of `label`
-compose.py        the job file of `compose`, the record of a corpus, the Arrow schema of its documents
+compose.py        the job file of `compose`
+composition.py    the record of a corpus, and the Arrow schema of its documents
 dedup.py          the file that `dedup` writes into a run folder
 train.py          the job file of `train`
 evaluate.py       the job file of `evaluate`
@@ -16,6 +17,7 @@ study.py          the file of `reproduce`, and the record of a study
 rows.py           the Arrow schema of all shards, the identity of a row, its seed
 row_programs.py   columns of rows that took several generations or tries
 outcomes.py       states of rows, texts that were cut off, reasons why rows are not accepted
+record.py         the base of records on disk
 run.py            records of a run: run.json, and the manifest in the footer of each shard
 fingerprint.py    the identity of a run: all keys of a job but those that only change its speed
 questionnaire.py  the key of a blind questionnaire, and the answers that respondents send back

@@ -4,8 +4,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.record import Record
 from schemas.rows import IDENTITY, ROW_SCHEMA
-from schemas.run import Record
 
 DEDUP_PATH = "dedup.parquet"
 DEDUP_KEY = b"kindling.dedup"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.run import Record
+from schemas.record import Record
 
 PAGE_NAME, KEY_NAME = "questionnaire.html", "questionnaire.key.json"
 """file names of a questionnaire: its page, and the key that says whose each response is"""

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from schemas.questionnaire import MAX_REASON_CHARACTERS, Fingerprint, ReturnedFile
+from schemas.record import Record
 from schemas.rows import ACCEPTED, IDENTITY, REJECTED
-from schemas.run import Record
 
 REVIEWS_FOLDER = "reviews"
 """folder of a run in which its reviews lie"""

@@ -4,20 +4,15 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from schemas.record import Record
 from schemas.row_programs import logged_schema, row_schema
 from schemas.sweep import DEFAULT_VARIANT
 
 MANIFEST_KEY = b"kindling.manifest"
 REPLICA_SECONDS = "kindling_replica_seconds_total"
 """name in `RunRecord.last_metrics` of the seconds of all replicas, which the cost of a run comes from"""
-
-
-class Record(BaseModel):
-    """Base of records on disk. Unknown keys are refused, so that an old reader never misreads a newer record."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class InputSource(Record):
@@ -51,7 +46,7 @@ class Retry(Record):
     """number of input rows that the run had; rows that were added later are not retried"""
     fingerprint: str
     """fingerprint of the job that generates them"""
-    changes: list[str] = []
+    changes: list[str] = Field([])
     """keys in which this job differs from the one before: `sampling.max_tokens: 64 -> 256`"""
 
 
@@ -68,7 +63,7 @@ class RunRecord(Record):
     """job as resolved, defaults included"""
     fingerprint: str
     """sha256 over `identity`"""
-    earlier_fingerprints: list[str] = []
+    earlier_fingerprints: list[str] = Field([])
     """fingerprints that the run had before each `--extend` and each `--retry`; shards of that time carry them"""
     identity: dict[str, Any]
     """all keys that can change text or layout, flat; a resume with another identity is refused, with the difference"""
@@ -84,7 +79,7 @@ class RunRecord(Record):
     """retries, in their order"""
     samples: int = Field(gt=0)
     """number of outputs for each input row and variant"""
-    variants: list[RunVariant] = []
+    variants: list[RunVariant] = Field([])
     """variants of the job's sweep, in their order; empty without a sweep"""
     rows_per_shard: int = Field(gt=0)
     """number of input rows in one shard"""
@@ -96,9 +91,9 @@ class RunRecord(Record):
     """text of each judge's prompt, by the name of its generation"""
     model_revision: str = ""
     """commit or content hash of the model; empty until an engine has loaded it"""
-    engine: dict[str, Any] = {}
+    engine: dict[str, Any] = Field({})
     """settings that the engine chose: sizes, device, cores"""
-    replicas: list[dict[str, Any]] = []
+    replicas: list[dict[str, Any]] = Field([])
     """replicas of the last start that served: number, node, cores and process ids of each"""
     metrics: str = ""
     """address of the last start's metrics endpoint, as `host:port`; empty where it is off"""
@@ -107,10 +102,10 @@ class RunRecord(Record):
     shows the same id"""
     ended_at: str = ""
     """end of the last start that generated rows and was not killed: ISO 8601, UTC"""
-    last_metrics: dict[str, float] = {}
+    last_metrics: dict[str, float] = Field({})
     """values of the Prometheus series at that end, by the names that a query uses:
     `{'kindling_rows_total{state="error"}': 2}`. While a start runs, its replica-seconds are renewed each minute"""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field({})
     """versions of Kindling and of the libraries of the last start"""
 
     @property

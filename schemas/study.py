@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from schemas.evaluate import Name
 from schemas.job import Section
-from schemas.run import Record
+from schemas.record import Record
 
 JOBS_FOLDER = "jobs"
 """folder in that of a study, with job file and log of each of its jobs"""

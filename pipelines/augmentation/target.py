@@ -3,10 +3,13 @@
 import math
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from schemas.augment import AugmentJob
 from schemas.rows import ACCEPTED
 from schemas.run import RunRecord
+
+if TYPE_CHECKING:  # `kindling status` needs no schema of jobs, which takes a tenth of its time
+    from schemas.augment import AugmentJob
 
 # More rows than the acceptance so far asks for, so that engines do not run empty while the last ones are judged.
 _SURPLUS = 1.1
@@ -27,7 +30,7 @@ def rows_left(outputs: int, target: int | None, rows: Mapping[str, int]) -> int:
     return min(left, math.ceil(max(target - rows[ACCEPTED], 0) * finished / rows[ACCEPTED]))
 
 
-def max_in_flight(job: AugmentJob, run: RunRecord, rows: Mapping[str, int]) -> int:
+def max_in_flight(job: "AugmentJob", run: RunRecord, rows: Mapping[str, int]) -> int:
     """Returns the number of rows that may be in flight, so that few are generated behind the target.
 
     Args:

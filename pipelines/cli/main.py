@@ -1,5 +1,6 @@
 """The command line. Each verb imports what it needs when it runs, so that `--help` answers at once."""
 
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -77,6 +78,8 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Entry point of `kindling`: runs a verb, and shows Kindling's own errors without a traceback."""
     start_phases.start_clock()
+    # Else pydantic searches all installed packages for plugins, before the first key of a job is read.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     streams.set_up()
     logs.set_up()
     # These signals end the command in the same way as Ctrl-C; a job that can finish rows first sets its own handler.

@@ -17,7 +17,8 @@ from pipelines.corpora.word_budget import Choice, Survey, survey, words_asked
 from pipelines.jobfile import as_job
 from pipelines.publishing.dataset_card import corpus_card
 from pipelines.run_folder import RECORD_NAMES, has_record, refuse_lost_path, refuse_other_job, versions, write_errors
-from schemas.compose import CORPUS_SCHEMA, ComposeJob, CompositionRecord, PartRecord
+from schemas.compose import ComposeJob
+from schemas.composition import CORPUS_SCHEMA, CompositionRecord, PartRecord
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint, identity_of
 from services.storage.filesystem import atomic_folder, write_atomic

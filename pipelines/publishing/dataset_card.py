@@ -8,7 +8,7 @@ import pyarrow as pa
 from pipelines.pages.markdown import code, escaped
 from pipelines.publishing.card_filters import quality_sections
 from pipelines.publishing.card_header import CardFacts, DataFiles, card_header, model_name
-from schemas.compose import CORPUS_SCHEMA, CompositionRecord
+from schemas.composition import CORPUS_SCHEMA, CompositionRecord
 from schemas.outcomes import Outcomes, by_frequency
 from schemas.review import ReviewVerdicts
 from schemas.rows import ERROR, REJECTED, ROW_SCHEMA

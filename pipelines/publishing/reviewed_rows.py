@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from schemas.errors import RunError
+from schemas.record import Record
 from schemas.review import (
     KEY_ENDING,
     REVIEWS_FOLDER,
@@ -17,7 +18,6 @@ from schemas.review import (
     verdict_of_most,
 )
 from schemas.rows import ACCEPTED, IDENTITY, REJECTED
-from schemas.run import Record
 from schemas.text import plural
 from services.storage.store import ShardStore
 

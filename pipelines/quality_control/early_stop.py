@@ -29,6 +29,8 @@ _REMARK = re.compile(
 )
 _SENTENCE = re.compile(r".*[.!?\n]", re.DOTALL)
 _UNFINISHED_WORD = re.compile(r"\S*\Z")
+# A beginning that is quoted as a whole may become a person's speech in a longer text, which is no refusal.
+_QUOTATION = re.compile('["\u201c]')
 # Words after a label that make it sure that the label is not all there is.
 _MIN_WORDS = 8
 # One token holds two words at most: `e.g`.
@@ -65,7 +67,8 @@ class EarlyStop:
             return ""
         if rules.max_words is not None and len(words(text)) > rules.max_words:
             return TOO_MANY_WORDS
-        if rules.reject_refusals and (sentences := _SENTENCE.match(text)) and refuses(sentences[0]):
+        sentences = _SENTENCE.match("" if _QUOTATION.search(beginning) else text)
+        if rules.reject_refusals and sentences and refuses(sentences[0]):
             return "refusal"
         if rules.reject_meta_talk and has_meta_talk(text) and len(words(strip_meta_talk(text)[0])) >= _MIN_WORDS:
             return "meta_talk"

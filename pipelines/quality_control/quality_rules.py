@@ -30,13 +30,13 @@ RULE_VERSIONS = {
     "reject_truncated": 1,
     "min_words": 1,
     "max_words": 1,
-    "reject_refusals": 1,
+    "reject_refusals": 2,  # speech in quotation marks no longer counts; "as a chatbot" does
     "reject_meta_talk": 1,
     "reject_emotion_word": 1,
     "max_repetition": 1,
     "max_copied": 1,
     "keep_numbers": 2,  # numbers of a list's items no longer count
-    "keep_names": 1,
+    "keep_names": 2,  # labels no longer count, and a possessive keeps its name
     "language": 1,
     "reject_unsuitable": 1,
     "reference_sets": 1,

@@ -25,23 +25,32 @@ _NOT = r"(?:not able|unable|not comfortable|not allowed)"
 _CANNOT = rf"(?:can ?not|can'?t|won'?t|am {_NOT}|'m {_NOT})"
 _HELP = r"help(?! but| feel| thinking| myself| it\b)"  # "I can't help but smile" is no refusal
 _TASK = rf"(?:access|answer|assist|browse|comply|continue|create|do that|fulfil|generate|{_HELP}|provide|write)"
-_AI = "(?:ai|artificial intelligence|(?:large )?language)"
+# The words of a person in a story stand in quotation marks, and are no refusal.
+_START = r'\A[^\w"\u201c]*'
+# "As an AI, I ...", "I'm just a text-based AI", but no "AI engineer".
+_AI = (
+    r"an? (?:[\w-]+ ){0,2}(?:(?:language|ai) model\b|(?:ai|artificial intelligence|chatbot)"
+    r"(?=\Z|[.,;:!?\n]| (?:and|assistant|designed|i|language|model|that)\b))"
+)
 _REFUSAL = re.compile(
     # "I'm sorry, but I can't help with that.", "Unfortunately, I am unable to ..."
-    rf"\A\W*(?:i(?:'m| am) )?(?:(?:so|very|truly) )?(?:sorry|afraid|unfortunately)\b[^.!?\n]{{0,60}}\bi ?{_CANNOT}\b"
-    rf"|\A\W*i ?{_CANNOT} (?:\w+ )?{_TASK}"
-    # "Sorry, as a language model ...", "I'm just an AI, ..."
-    rf"|\bas an? {_AI}(?: language)? (?:model|assistant)\b"
-    rf"|\bi(?:'m| am) (?:just |only )?an? {_AI}(?: language)?(?: model| assistant)?\b",
+    rf"{_START}(?:i(?:'m| am) )?(?:(?:so|very|truly) )?(?:sorry|afraid|unfortunately)\b[^.!?\n]{{0,60}}"
+    rf"\bi ?{_CANNOT}\b(?! help (?:but|feel|think))"
+    rf"|{_START}i ?{_CANNOT} (?:\w+ )?{_TASK}",
     re.IGNORECASE,
 )
+# "Sorry, as a language model ...", "I'm just an AI, ..."
+_AI_SPEAKS = re.compile(rf"\b(?:as|i(?:'m| am)(?: just| only)?) {_AI}", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*")
 _LIST_NUMBER = re.compile(r"(?<!\S)(\d{1,2})[.):](?=\s)")
 _NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip
-# A capital letter after a word and not after the end of a sentence. `I` and its like are no names.
-_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}\b")
+# A capital letter after a word and not after the end of a sentence. `I` and its like are no names, nor "[Your Name]".
+_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}\b(?!(?: [A-Z]\w+)*\])")
+# "Favorite Color: blue"
+_LABEL = re.compile(r"^(?:[A-Z][\w'\u2019]* )*[A-Z][\w'\u2019]*:", re.MULTILINE)
+_POSSESSIVE = re.compile(r"['\u2019]s\Z")
 
 
 def source_texts(inputs: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -56,7 +65,8 @@ def words(text: str) -> list[str]:
 
 def refuses(text: str) -> bool:
     """Returns whether a text refuses to answer, or speaks as an AI model."""
-    return bool(_REFUSAL.search(text.replace("\u2019", "'")))
+    text = text.replace("\u2019", "'")
+    return bool(_REFUSAL.search(strip_meta_talk(text)[0]) or _AI_SPEAKS.search(text))
 
 
 def has_meta_talk(text: str) -> bool:
@@ -106,8 +116,9 @@ def lost_numbers(text: str, source: str) -> list[str]:
 
 def lost_names(text: str, source: str) -> list[str]:
     """Returns the names of a source that a text lacks: words with a capital letter inside a sentence."""
-    there = set(words(text))
-    return [name for name in dict.fromkeys(_NAME.findall(source)) if name.lower() not in there]
+    there = {_POSSESSIVE.sub("", word) for word in words(text)}
+    names = dict.fromkeys(_NAME.findall(_LABEL.sub("", source)))
+    return [name for name in names if name.lower() not in there]
 
 
 def is_unsuitable(text: str) -> bool:

@@ -18,7 +18,7 @@ from pipelines.evaluation.sentiment_results import ModelSentiment
 from pipelines.pages.tables import Figure, Table, percent
 from pipelines.reporting.evaluations import Evaluations, Setting
 from pipelines.reporting.folders import ReportRun, read_json
-from schemas.compose import CompositionRecord
+from schemas.composition import CompositionRecord
 from schemas.errors import RunError
 from schemas.evaluate import result_path
 from schemas.text import shorten

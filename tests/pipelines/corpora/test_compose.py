@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipelines import compose
 from pipelines.corpora.documents import Document
 from pipelines.corpora.word_budget import Choice, survey, words_asked
-from schemas.compose import CORPUS_SCHEMA, ComposeJob
+from schemas.compose import ComposeJob
+from schemas.composition import CORPUS_SCHEMA
 from schemas.errors import JobError, KindlingError, RunError, StoppedError
 from schemas.job_parsing import parse_job
 from services.storage import filesystem

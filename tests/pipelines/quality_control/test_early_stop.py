@@ -34,6 +34,7 @@ def stopped(text, recipe=None, tokens_left=100, **rules):
         ("one two three four five si", {"max_words": 5}, ""),  # the sixth word may still become part of another one
         ("I'm sorry, but I can't help with that. I", {"reject_refusals": True}, "refusal"),
         ("I'm sorry, but I can't help", {"reject_refusals": True}, ""),  # ... but smile
+        ("\"I'm sorry, but I can't help with that.\"\n\nSaid", {"reject_refusals": True}, ""),  # ... Tom
         ("Rewritten answer: the sun shone on us all that day long ago in", {"reject_meta_talk": True}, "meta_talk"),
         ("Rewritten answer: ", {"reject_meta_talk": True}, ""),
         ("A day full of joy and", {"reject_emotion_word": True}, "emotion_word"),
@@ -56,6 +57,10 @@ def test_a_closing_remark_that_the_recipe_cuts_off_does_not_count():
     text = " ".join(["word"] * 95)
     assert stopped(text + remark + " And", REWRITE) == "" and not REWRITE.finish(text + remark)[0].endswith("it.")
     assert stopped(LONG + "\nand on", REWRITE) == "too_many_words"
+
+
+def test_a_quoted_beginning_may_become_speech():
+    assert stopped("\"I'm sorry, but I can't help with that.\"\n\n", REWRITE, reject_refusals=True) == ""
 
 
 def test_what_people_write_is_never_ended_wrongly(shared_stories):

@@ -45,6 +45,13 @@ from services.replicas.row_records import VariantSettings, finished_record
         ("Sorry! The shop is closed, and nobody can help you.", False),
         ("I cannot sleep, whispered Lily.", False),
         ("The artificial intelligence in the film writes poems.", False),
+        ("I'm sorry for any confusion, but as a text-based AI, I'm unable to open links.", True),
+        ("I'm sorry for your loss, but as a chatbot, I do not have the ability to delete files.", True),
+        ("\"I'm sorry, but I can't help with that.\"", True),
+        ("\"I'm sorry, but I can't help you,\" said Tom, and closed the door.", False),
+        ("\u201cI cannot help you,\u201d said the wizard.", False),
+        ("I'm sorry to say it, but I can't help but call it pizza.", False),
+        ("I am an AI engineer, and I am a language teacher too.", False),
     ],
 )
 def test_refusals(text, is_refusal):
@@ -166,11 +173,11 @@ def test_a_check_that_fails_makes_the_row_an_error_that_keeps_its_text(tmp_path)
 
 
 def test_versions_of_rules_above_one_are_part_of_the_identity(monkeypatch):
-    rules = QualityRules.of(Quality(reject_refusals=True, max_words=9))
+    rules = QualityRules.of(Quality(reject_meta_talk=True, max_words=9))
     assert rules.facts() == {} and QualityRules.of(Quality(max_tries=2)) is None
-    monkeypatch.setitem(quality_rules.RULE_VERSIONS, "reject_refusals", 2)
+    monkeypatch.setitem(quality_rules.RULE_VERSIONS, "reject_meta_talk", 2)
     monkeypatch.setitem(quality_rules.RULE_VERSIONS, "keep_names", 3)
-    assert rules.facts() == {"rule_versions": "reject_refusals 2"}
+    assert rules.facts() == {"rule_versions": "reject_meta_talk 2"}
     assert quality_rules.RULE_VERSIONS.keys() <= Quality.model_fields.keys()
 
 
@@ -206,6 +213,8 @@ def test_numbers_and_names_that_are_lost():
     ]
     assert lost_numbers("none", "It cost 1. Then 5.") == ["1", "5"]
     assert lost_names("berlin is large.", "We went to Berlin, with Anna. The train was late.") == ["Anna"]
+    assert lost_names("Tom\u2019s hat and Anna's cup.", "So Tom met Anna, with Ben.") == ["Ben"]
+    assert lost_names("none", "Favorite Color: blue. With love, [Your Name], and for Anna: Berlin") == ["Anna"]
 
 
 @pytest.mark.parametrize(
