@@ -165,7 +165,7 @@ class _Runner:
                         waiting = []
                         self._stop(left)
                     time.sleep(_POLL_SECONDS)
-                    waiting += self._end_finished()
+                    waiting = [*self._end_finished(), *waiting]
                     self._look()
                     self._show(shown)
             finally:
