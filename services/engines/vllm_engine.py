@@ -205,15 +205,14 @@ class VllmEngine:
         try:
             params = self._params(sampling, seed)
             if should_stop is not None:
-                params.output_kind, params.stream_interval = RequestOutputKind.CUMULATIVE, STREAM_TOKENS
-            request_id, rejected_by = str(next(self._ids)), ""
-            async for output in self._llm.generate(prompt, params, request_id):
-                final = output
-                if should_stop is not None and not output.finished:
-                    written = output.outputs[0]
-                    _, answer = self._split(written.text, output.prompt_token_ids, sampling)
-                    tokens_left = sampling["max_tokens"] - len(written.token_ids)
-                    rejected_by = should_stop(answer, tokens_left) if answer is not None else ""
+                # vLLM heeds the interval (0.32) only where it hands out what is new in a text.
+                params.output_kind, params.stream_interval = RequestOutputKind.DELTA, STREAM_TOKENS
+            request_id, rejected_by, text, tokens = str(next(self._ids)), "", "", 0
+            async for final in self._llm.generate(prompt, params, request_id):
+                text, tokens = text + final.outputs[0].text, tokens + len(final.outputs[0].token_ids)
+                if should_stop is not None and not final.finished:
+                    _, answer = self._split(text, final.prompt_token_ids, sampling)
+                    rejected_by = should_stop(answer, sampling["max_tokens"] - tokens) if answer is not None else ""
                     if rejected_by:
                         await self._llm.abort(request_id)
                         break
@@ -231,7 +230,7 @@ class VllmEngine:
         finish_reason = EARLY_STOP if rejected_by else completion.finish_reason or "stop"
         if finish_reason not in _FINISH_REASONS:  # its text is what there was when the request failed
             raise RowError(f"vLLM ended this request with the finish reason {finish_reason!r}")
-        reasoning, answer = self._split(completion.text, final.prompt_token_ids, sampling)
+        reasoning, answer = self._split(text, final.prompt_token_ids, sampling)
         if answer is None and finish_reason != REPETITION:
             rejected_by = UNFINISHED_REASONING
         return Generation(
@@ -239,7 +238,7 @@ class VllmEngine:
             finish_reason=finish_reason,
             prompt_tokens=len(final.prompt_token_ids),
             cached_prompt_tokens=final.num_cached_tokens or 0,
-            output_tokens=len(completion.token_ids),
+            output_tokens=tokens,
             started_at=started_at,
             duration_seconds=monotonic() - start,
             probabilities=probabilities,
