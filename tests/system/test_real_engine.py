@@ -276,3 +276,36 @@ def test_a_parser_of_vllm_separates_thoughts_from_answers_and_a_wrong_one_is_one
     ):
         with pytest.raises(EngineError, match=f"engine.reasoning_parser = {name}: .*{cause}"):
             splitter(name)
+
+
+EARLY_STOP = """
+import asyncio, json
+from schemas.job import Model, Sampling
+from services.engines.engine import EngineSpec
+from services.engines.vllm_engine import VllmEngine
+from services.models.checkpoints import locate
+
+async def main():
+    model, looks = Model(dtype="float32"), []
+    engine = await VllmEngine.start(EngineSpec(model, {"max_model_len": 512, "max_num_seqs": 4}), *locate(model))
+    sampling = Sampling(temperature=0, max_tokens=100).model_dump()
+    prompt = await engine.prepare([{"role": "user", "content": "Tell a story of a fox and a crow."}])
+    whole = await engine.generate(prompt, sampling, 1)
+    looked_at = await engine.generate(prompt, sampling, 1, lambda text, left: looks.append(100 - left) or "")
+    stopped = await engine.generate(prompt, sampling, 1, lambda text, left: "rule" if len(text.split()) > 20 else "")
+    await engine.stop()
+    texts = [[each.text, each.output_tokens, each.finish_reason] for each in (whole, looked_at, stopped)]
+    print(json.dumps([looks, texts]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_an_early_stop_looks_every_16_tokens_and_changes_no_text():
+    options = {"env": cli_env(), "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, "-c", EARLY_STOP], **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    looks, (whole, looked_at, stopped) = json.loads(done.stdout.splitlines()[-1])
+    assert whole == looked_at and looks == [1, 17, 33, 49, 65, 81, 97]
+    assert whole[0].startswith(stopped[0]) and stopped[1] < 60 and stopped[2] == "early_stop"
