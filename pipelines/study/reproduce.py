@@ -6,6 +6,7 @@ job that fails leaves those alone that do not need it.
 """
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from pipelines.stopping import stop_signals
 from pipelines.study.plan import Plan, read_plan
 from pipelines.study.processes import JobProcess, write_job_file
 from pipelines.study.record import is_complete, is_done, new_record, write_study_record
-from pipelines.study.resources import Resources, total_resources, wanted_resources
+from pipelines.study.resources import Resources, local_devices, total_resources, wanted_resources
 from schemas.errors import JobError, KindlingError, StoppedError
 from schemas.study import StudyRecord
 from schemas.text import clock, plural, shorten
@@ -99,6 +100,7 @@ def reproduce(
     plan = read_plan(str(study), list(overrides))
     chosen = plan.chosen(list(only), start)
     refuse_lost_path(plan.study.output.path, LocalFileSystem())
+    address = address or os.environ.get("RAY_ADDRESS")
     total = total_resources(address)
     store = ShardStore(plan.study.output.path)
     with claimed(store, "reproduce", resumable=True):
@@ -224,11 +226,11 @@ class _Runner:
         write_study_record(self._store, self._record)
 
     def _free_devices(self, name: str) -> list[str] | None:
-        """Returns numbers of free GPUs for a job of this machine; None where Ray gives them, or there are none."""
+        """Returns free GPUs for a job of this machine; None where Ray gives them, or there are none."""
         if self._address or not self._total.gpus:
             return None
         taken = {device for other in self._running for device in self._devices[other]}
-        free = [str(number) for number in range(int(self._total.gpus)) if str(number) not in taken]
+        free = [device for device in local_devices() if device not in taken]
         return free[: int(self._wanted[name].gpus)]
 
     def _end_finished(self) -> list[str]:

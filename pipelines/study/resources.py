@@ -29,18 +29,24 @@ class Resources:
 
 
 def total_resources(address: str | None) -> Resources:
-    """Returns what the Ray cluster at `address` (or RAY_ADDRESS) has, or else this machine.
+    """Returns what the Ray cluster at `address` has; without an address, what this machine has.
 
     Raises:
         EngineError: no cluster answers there, or it wants a token.
     """
-    if address or os.environ.get("RAY_ADDRESS"):
+    if address:
         with connect_to_ray(address):
             has = ray.cluster_resources()
         return Resources(has.get("GPU", 0), has.get("CPU", 0))
+    return Resources(len(local_devices()), len(os.sched_getaffinity(0)))
+
+
+def local_devices() -> list[str]:
+    """Returns the GPUs of this machine that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = len(list_gpus()) if visible is None else len([device for device in visible.split(",") if device.strip()])
-    return Resources(gpus, len(os.sched_getaffinity(0)))
+    if visible is None:
+        return [str(number) for number in range(len(list_gpus()))]
+    return [device.strip() for device in visible.split(",") if device.strip()]
 
 
 def wanted_resources(planned: PlannedJob, total: Resources) -> Resources:

@@ -116,5 +116,6 @@ def test_jobs_run_side_by_side_where_there_is_room(tmp_path, jobs, monkeypatch):
         store = ShardStore(str(tmp_path))
         return _Runner(plan, list(plan.jobs), new_record(plan, None), store, total, None)._start_ready(list(plan.jobs))
 
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5,7")
     assert left_by(Resources(0, 8)) == ["b", "c", "corpus", "d"] and started == {"a": None}
-    assert left_by(Resources(3, 8)) == ["d"] and started == {"a": ["0"], "b": ["1"], "c": ["2"], "corpus": []}
+    assert left_by(Resources(3, 8)) == ["d"] and started == {"a": ["4"], "b": ["5"], "c": ["7"], "corpus": []}
