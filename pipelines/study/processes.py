@@ -6,6 +6,7 @@ after any stop signal, and its finished work is kept.
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from schemas.study import JOBS_FOLDER
 
 _PR_SET_PDEATHSIG = 1
 _MAX_TAIL_BYTES = 1 << 16
+# On a cluster a training's error begins with its name.
+_ERROR = re.compile(r"^(error|stopped|\S+ failed|\S+ stopped): ", re.MULTILINE)
 _libc = ctypes.CDLL(None)
 
 
@@ -62,9 +65,10 @@ class JobProcess:
         """Returns the error that the log of this start ends with; empty where there is none."""
         with self.log.open("rb") as log:
             log.seek(max(self._log_start, os.path.getsize(self.log) - _MAX_TAIL_BYTES))
-            text = "\n" + log.read().decode("utf-8", "replace")
-        begin = max(text.rfind(f"\n{word}: ") for word in ("error", "stopped"))
-        return text[begin:].strip().partition("\nresume with")[0] if begin >= 0 else ""
+            text = log.read().decode("utf-8", "replace")
+        # The last of several: the error of one model, and then that of the job.
+        begins = [match.start() for match in _ERROR.finditer(text)]
+        return text[begins[-1] :].strip().partition("\nresume with")[0] if begins else ""
 
 
 def write_job_file(planned: PlannedJob, study_folder: str) -> None:

@@ -123,3 +123,35 @@ def test_several_trainings_in_one_job(head, package, tmp_path, tiny, answers):
     result = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"trained"')))
     assert [(each["name"], each["state"]) for each in result["trained"]] == [("one", "done"), ("two", "done")]
     assert all((tmp_path / name / "model.safetensors").exists() for name in ("one", "two"))
+
+
+def test_a_study_in_one_job(head, package, tmp_path):
+    address, env = head
+    stories = {
+        "recipe": "babylm_story", "prompt": "p3", "model": "fake", "output": {"rows_per_shard": 5},
+        "input": {"path": "pipelines/data/demo_corpus.jsonl", "columns": {"emotion": "emotions"}, "limit": 40},
+    }  # fmt: skip
+    stage = {
+        "kind": "clm", "parts": {"own": {"run": "${stories}"}}, "max_length": 32, "dev": 0.3,
+        "optimizer": {"max_steps": 3},
+    }  # fmt: skip
+    sizes = {"layers": 1, "heads": 2, "width": 32, "context": 256}
+    student = {"model": {"id": "embedded", "from_config": sizes}, "stages": [stage]}
+    corpus = {"words": 200, "parts": {"own": {"run": "${stories}"}}}
+    jobs = {"stories": stories, "corpus": corpus, "student": student}
+    study = {"name": "small", "output": "relative", "jobs": jobs}
+    write_job(package / "study.yaml", study)
+
+    def submit(*options):
+        where = ["--address", address, "--working-dir", "."]
+        command = ["python", "-m", "pipelines", "reproduce", "study.yaml", "--json", *options]
+        return ray_job(env, "submit", *where, "--", *command, cwd=package)
+
+    refused = submit()
+    assert refused.returncode != 0 and "an absolute path that all nodes share" in refused.stdout + refused.stderr
+    output = tmp_path / "study"
+    done = submit(f"--set=output={output}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"study"')))
+    assert result["states"] == dict.fromkeys(jobs, "done") and (output / "report.html").is_file()
+    assert "small-student: done" in (output / "jobs/student.log").read_text()  # as a Ray task of the cluster
