@@ -110,15 +110,15 @@ def started(command):
 def test_the_pocket_study_at_a_tiny_size_goes_on_after_a_job_was_killed(tmp_path):
     output = tmp_path / "pocket"
     process = started(tiny_pocket(output))
-    wait_for(lambda: (output / "jobs/baby.log").is_file(), seconds=200)
+    wait_for(lambda: (output / "jobs/stories.log").is_file(), seconds=200)
     (child,) = children_of(process)
     os.kill(child, signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]
-    assert "baby: its process was killed (SIGKILL); it starts again" in errors
+    assert "stories: its process was killed (SIGKILL); it starts again" in errors
     states = {job.name: job.state for job in status(str(output)).jobs}
     assert [states[name] for name in ("stories", "baby", "evaluation")] == ["complete"] * 3
-    assert finished_rows(str(output / "stories")) == 50 and verify(str(output / "stories")).faults == []
+    assert finished_rows(str(output / "stories")) == 32 and verify(str(output / "stories")).faults == []
 
 
 @pytest.mark.slow
