@@ -42,7 +42,7 @@ def main() -> None:
     packages = sum(line[:1].isalnum() for line in lock.read_text().splitlines())
     _say(f"{packages} packages from {lock.relative_to(ROOT)}")
     _run([*uv, "--no-deps", "-r", str(lock)], "a package could not be installed; is a package index reachable?")
-    # Where Python may write no bytecode (many containers), every process would compile all that it imports: some seconds.
+    # Where Python may write no bytecode (many containers), every process would compile anew all that it imports.
     bytecode = ["--compile-bytecode"] if os.environ.get("PYTHONDONTWRITEBYTECODE") else []
     own = [*uv, *bytecode, "--no-deps", "--no-build-isolation", "-e", str(ROOT)]
     _run(own, "kindling itself could not be installed")
