@@ -35,17 +35,16 @@ def main() -> None:
     python = str(VENV / "bin" / "python")
     _say("uv, which installs the other packages")
     _run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", UV], "uv could not be installed")
-    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", python]
+    # Where Python may write no bytecode (many containers), every process would compile anew all that it imports.
+    bytecode = ["--compile-bytecode"] if os.environ.get("PYTHONDONTWRITEBYTECODE") else []
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", python, *bytecode]
     if device == "cpu":
         _install_cpu_torch(python, uv)
     lock = LOCKS / f"{device}.txt"
     packages = sum(line[:1].isalnum() for line in lock.read_text().splitlines())
     _say(f"{packages} packages from {lock.relative_to(ROOT)}")
     _run([*uv, "--no-deps", "-r", str(lock)], "a package could not be installed; is a package index reachable?")
-    # Where Python may write no bytecode (many containers), every process would compile anew all that it imports.
-    bytecode = ["--compile-bytecode"] if os.environ.get("PYTHONDONTWRITEBYTECODE") else []
-    own = [*uv, *bytecode, "--no-deps", "--no-build-isolation", "-e", str(ROOT)]
-    _run(own, "kindling itself could not be installed")
+    _run([*uv, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "kindling itself could not be installed")
     STAMP.write_text(stamp)
     _say(f"done in {time.monotonic() - began:.0f} s; the command is {VENV / 'bin' / 'kindling'}")
 
