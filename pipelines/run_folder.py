@@ -28,7 +28,7 @@ from schemas.errors import JobError, KindlingError, RunError, StoppedError, Stor
 from schemas.fingerprint import difference, fingerprint
 from schemas.run import RunRecord
 from schemas.secrets import command_line
-from services.storage.filesystem import is_local
+from services.storage.filesystem import is_local, resolve
 from services.storage.lease import Lease, LeaseLostError, hold_lease
 from services.storage.store import LOCK_NAME, TRAIN_LOCK_NAME, ShardStore
 
@@ -203,6 +203,21 @@ def refuse_lost_path(path: str, fs: fsspec.AbstractFileSystem) -> None:
             "would find nothing",
             "give an absolute path that all nodes share, or a URL: --set output.path=/shared/runs/NAME",
         )  # fmt: skip
+
+
+def refuse_existing(to: str, key: str) -> None:
+    """Refuses a new file that would replace another one.
+
+    Args:
+        to: path or URL of the new file.
+        key: option that names it.
+
+    Raises:
+        RunError: a file is there already, or the name is no path or URL.
+    """
+    fs, path = resolve(to, key)
+    if fs.exists(path):
+        raise RunError(key, to, "there is a file there already", "name another one, or remove it")
 
 
 @contextmanager

@@ -107,12 +107,13 @@ def quality(
     """Show what was accepted and why not, the emotions expressed, and how texts vary; runs and files side by side."""
     from rich.console import Console
 
-    from pipelines.quality_report.html_page import refuse_existing, save_quality
+    from pipelines.quality_report.html_page import HTML_OPTION, save_quality
     from pipelines.quality_report.report import quality
     from pipelines.quality_report.terminal_page import terminal_page
+    from pipelines.run_folder import refuse_existing
 
     if html is not None:
-        refuse_existing(html)  # before the work is done
+        refuse_existing(html, HTML_OPTION)  # before the work is done
     columns = (text_column, emotion_column, input_column or (), by)
     report = quality(corpora, rules, *columns, classifier=classifier, sample=sample, seed=seed, accepted=accepted)
     if html is not None:

@@ -31,16 +31,16 @@ def reproduce(
     from pipelines.study.plan import read_plan
 
     plan = read_plan(study, overrides)  # before the imports that take seconds
-    plan.chosen(only or [], start)
+    chosen = plan.chosen(only or [], start)
     if dry_run:
         from pipelines.study.forecast import forecast
 
-        expected = forecast(plan, plan.chosen(only or [], start))
+        expected = forecast(plan, chosen)
         print_json(expected.as_json()) if as_json else print("\n".join(expected.lines()))
         return
     from pipelines.study.reproduce import reproduce
 
-    result = reproduce(study, overrides or (), only or (), start, address)
+    result = reproduce(plan, only=only or (), start=start, address=address)
     if as_json:
         print_json(result.as_json())
     else:
@@ -68,12 +68,12 @@ def report(
     hide_pandas()
     from rich.console import Console
 
-    from pipelines.reporting.html_page import refuse_existing, save_report
+    from pipelines.reporting.html_page import refuse_existing_pages, save_report
     from pipelines.reporting.report import report
     from pipelines.reporting.terminal_page import answers_page, terminal_page
 
     if to is not None:
-        refuse_existing(to)  # before the work is done
+        refuse_existing_pages(to)  # before the work is done
     result = report(runs, prompts, rows, words)
     page = save_report(result, to) if to is not None or result.study_folder else None
     if as_json:

@@ -16,8 +16,8 @@ from rich.text import Text
 from pipelines.corpora.comparison import ComparedRow, Comparison, Output
 from pipelines.pages.html import render_html
 from pipelines.pages.markdown import escaped
-from pipelines.run_folder import write_errors
-from schemas.errors import JobError, RunError
+from pipelines.run_folder import refuse_existing, write_errors
+from schemas.errors import JobError
 from schemas.outcomes import cut_off_share
 from schemas.rows import ACCEPTED
 from schemas.text import plural, printable
@@ -55,9 +55,8 @@ def save_comparison(comparison: Comparison, to: str) -> None:
         RunError: a file is there already, or the place cannot be written.
     """
     page = page_of(to)(comparison)
+    refuse_existing(to, "--to")
     fs, path = resolve(to, "--to")
-    if fs.exists(path):
-        raise RunError("--to", to, "there is a file there already", "name another one, or remove it")
     with write_errors(to, "--to"):
         write_atomic(fs, path, page.encode())
 

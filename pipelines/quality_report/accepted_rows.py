@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pipelines.corpora.rows import is_run
 from pipelines.quality_control.quality_rules import QualityRules
 from pipelines.quality_report.judged_rows import JudgedRow
-from pipelines.run_folder import write_errors
-from schemas.errors import JobError, RunError
+from pipelines.run_folder import refuse_existing, write_errors
+from schemas.errors import JobError
 from schemas.rows import ACCEPTED
 from services.storage.filesystem import resolve, write_atomic
 
@@ -35,10 +35,8 @@ class AcceptedRows:
         if is_run(corpora[0]):
             remedy = "`kindling export` writes the accepted rows of a run"
             raise JobError(_OPTION, to, f"{corpora[0]} is a run, which has accepted rows of its own", remedy)
+        refuse_existing(to, _OPTION)
         self._to = to
-        self._fs, self._path = resolve(to, _OPTION)
-        if self._fs.exists(self._path):
-            raise RunError(_OPTION, to, "there is a file there already", "name another one, or remove it")
         self._lines: list[str] = []
 
     def add(self, row: JudgedRow) -> None:
@@ -52,5 +50,6 @@ class AcceptedRows:
         Raises:
             RunError: it cannot be written.
         """
+        fs, path = resolve(self._to, _OPTION)
         with write_errors(self._to, _OPTION):
-            write_atomic(self._fs, self._path, "".join(self._lines).encode())
+            write_atomic(fs, path, "".join(self._lines).encode())

@@ -11,12 +11,13 @@ from pipelines.pages.emotions import EMOTION_ORDER, heat_rows
 from pipelines.pages.html import render_html
 from pipelines.quality_report.report import CorpusQuality, QualityReport, accepted_share
 from pipelines.quality_report.terminal_page import interval, notes, percent
-from pipelines.run_folder import write_errors
-from schemas.errors import RunError
+from pipelines.run_folder import refuse_existing, write_errors
 from schemas.rows import ACCEPTED, ERROR, REJECTED
 from schemas.text import printable, shorten
 from services.storage.filesystem import resolve, write_atomic
 
+HTML_OPTION = "--html"
+"""option that names the page"""
 _MAX_NAME_CHARACTERS = 80
 
 
@@ -26,21 +27,10 @@ def save_quality(report: QualityReport, to: str) -> None:
     Raises:
         RunError: a file is there already, or the place cannot be written.
     """
-    refuse_existing(to)
-    fs, path = resolve(to, "--html")
-    with write_errors(to, "--html"):
+    refuse_existing(to, HTML_OPTION)
+    fs, path = resolve(to, HTML_OPTION)
+    with write_errors(to, HTML_OPTION):
         write_atomic(fs, path, html_page(report).encode())
-
-
-def refuse_existing(to: str) -> None:
-    """Refuses a page that would replace a file.
-
-    Raises:
-        RunError: a file is there already.
-    """
-    fs, path = resolve(to, "--html")
-    if fs.exists(path):
-        raise RunError("--html", to, "there is a file there already", "name another one, or remove it")
 
 
 def html_page(report: QualityReport) -> str:

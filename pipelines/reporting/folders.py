@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipelines.corpora.rows import short_names
 from pipelines.run_folder import RECORD_NAMES, kind_of
 from pipelines.run_status.page import Status
 from pipelines.run_status.status import STATUSES, status_of_kind
+from pipelines.run_status.study import read_study_record
 from schemas.errors import RunError, StoreError
 from schemas.study import StudyRecord
 from schemas.text import shorten
@@ -94,7 +93,7 @@ def open_folders(folders: Sequence[str]) -> ReportSources:
     if not folders:
         raise RunError("RUN", None, "no run is named", "name run folders, or the folder of a study")
     named = list(dict.fromkeys(folder.rstrip("/") or folder for folder in folders))
-    studies = {folder: record for folder in named if (record := _read_study(ShardStore(folder))) is not None}
+    studies = {folder: record for folder in named if (record := read_study_record(ShardStore(folder))) is not None}
     if len(studies) > 1:
         raise RunError("RUN", list(studies)[1], "a second study", "make a report of each: they answer for themselves")
     folder, study = next(iter(studies.items()), ("", None))
@@ -129,18 +128,6 @@ def read_json(path: str, store: ShardStore, what: str) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError):
         remedy = "restore the file, or leave this folder out of the report"
         raise RunError(path, None, f"damaged: it is not {what}", remedy) from None
-
-
-def _read_study(store: ShardStore) -> StudyRecord | None:
-    path = store.path(RECORD_NAMES["reproduce"])
-    if not store.fs.exists(path):
-        return None
-    try:
-        return StudyRecord.model_validate(read_json(path, store, "the record of a study"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        cause = f"it is no record of a study: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise RunError(path, None, cause, "use the version of Kindling that wrote it, or name its runs") from None
 
 
 def _open_run(name: str, url: str, seconds: float | None = None) -> ReportRun:

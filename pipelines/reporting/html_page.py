@@ -20,7 +20,7 @@ from pipelines.pages.tables import Figure, Table, markdown, plain
 from pipelines.reporting.charts import Chart
 from pipelines.reporting.report import Report
 from pipelines.reporting.svg import draw
-from pipelines.run_folder import write_errors
+from pipelines.run_folder import refuse_existing, write_errors
 from schemas.errors import RunError
 from schemas.text import printable, shorten
 from services.storage.filesystem import resolve, write_atomic
@@ -44,16 +44,14 @@ def page_paths(to: str) -> tuple[str, str]:
     return to, f"{to.removesuffix('.html')}.md"
 
 
-def refuse_existing(to: str) -> None:
+def refuse_existing_pages(to: str) -> None:
     """Refuses a page that would replace a file.
 
     Raises:
         RunError: a file is there already, or the name does not end with .html.
     """
     for path in page_paths(to):
-        fs, place = resolve(path, _OPTION)
-        if fs.exists(place):
-            raise RunError(_OPTION, path, "there is a file there already", "name another one, or remove it")
+        refuse_existing(path, _OPTION)
 
 
 def save_report(report: Report, to: str | None = None) -> str:

@@ -15,7 +15,7 @@ from pipelines.recipes import all_fields, recipes_of_run
 from pipelines.result import Result
 from pipelines.reviewing.sample import Group, Sample, draw_sample
 from pipelines.reviewing.verdicts import save_key
-from pipelines.run_folder import open_run, write_errors
+from pipelines.run_folder import open_run, refuse_existing, write_errors
 from schemas.errors import JobError, RunError
 from schemas.fingerprint import fingerprint
 from schemas.review import REASONS, KeyRow, ReviewGroup, ReviewKey, text_sha256
@@ -74,9 +74,8 @@ def review(url: str, to: str, count: int = 200, seed: int = 0, columns: Sequence
         raise JobError("--to", to, "its ending names no page", "let it end with .html")
     store = ShardStore(url)
     run = open_run(store)
+    refuse_existing(to, "--to")
     fs, path = resolve(to, "--to")
-    if fs.exists(path):
-        raise RunError("--to", to, "there is a file there already", "name another one, or remove it")
     fields = _prompt_fields(run) if columns is None else list(columns)
     sample = draw_sample(store, count, seed)
     items, key = _items_and_key(sample, fields, seed)

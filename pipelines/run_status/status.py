@@ -33,6 +33,15 @@ def status(url: str) -> Status:
     return status_of_kind(store, kind)
 
 
+def status_of_run(store: ShardStore, kind: str) -> Status | None:
+    """Progress of a run of this kind; None where the folder holds none, or a corpus, which appears as a whole.
+
+    Raises:
+        RunError: see `status`.
+    """
+    return status_of_kind(store, kind) if kind in STATUSES and kind_of(store) == kind else None
+
+
 def status_of_kind(store: ShardStore, kind: str) -> Status:
     """Progress of a run whose kind is known: one of STATUSES.
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.run_folder import RECORD_NAMES, kind_of
+from pipelines.run_folder import RECORD_NAMES
 from pipelines.run_status.page import Status, progress_bar
-from pipelines.run_status.status import STATUSES, status_of_kind
-from schemas.errors import KindlingError, RunError
+from pipelines.run_status.status import status_of_run
+from schemas.errors import KindlingError, RunError, StoreError
 from schemas.study import StudyJobRecord, StudyRecord
 from schemas.text import clock, plural, shorten
 from services.storage.store import ShardStore
@@ -78,16 +78,20 @@ def read_study_record(store: ShardStore) -> StudyRecord | None:
 
     Raises:
         RunError: it cannot be read, or is of another version.
+        StoreError: a remote file system fails.
     """
     path = store.path(RECORD_NAMES["reproduce"])
     try:
         return StudyRecord.model_validate_json(store.fs.cat_file(path))
     except FileNotFoundError:
         return None
+    except StoreError:
+        raise
     except OSError as error:
         raise RunError(path, None, f"cannot be read: {error.strerror or error}", "see who may read it") from None
     except ValidationError as error:
-        cause = f"it is no record of a study: {error.errors()[0]['msg']}"
+        first = error.errors()[0]
+        cause = f"it is no record of a study: {'.'.join(map(str, first['loc']))}: {first['msg']}".replace(": : ", ": ")
         raise RunError(path, None, cause, "use the version that wrote it, or move it away") from None
 
 
@@ -112,8 +116,7 @@ def _job_status(store: ShardStore, name: str, job: StudyJobRecord) -> StudyJobSt
     state: str = {"done": "complete"}.get(job.state, job.state)
     line = ""
     try:
-        if job.kind in STATUSES and kind_of(store) == job.kind:
-            current = status_of_kind(store, job.kind)
+        if (current := status_of_run(store, job.kind)) is not None:
             line = current.line()
             # A job that failed before it wrote to its folder is known to the record alone.
             state = state if state in ("failed", "complete") and current.state != "running" else current.state

@@ -1,6 +1,5 @@
 """Reads a study file: its jobs in an order in which they can run, and what identifies each."""
 
-import copy
 import hashlib
 import os
 import re
@@ -107,7 +106,7 @@ def read_plan(path: str, overrides: list[str] | None = None) -> Plan:
         data = _resolved(
             _with_output(name, complete[name], study, folder), {other: jobs[other].folder for other in needs[name]}
         )
-        verb, job = _in(name, partial(parse_any_job, copy.deepcopy(data)))
+        verb, job = _in(name, partial(parse_any_job, data))
         if verb == "reproduce":
             raise JobError(f"jobs.{name}.jobs", None, "a study inside a study", "write its jobs into this file")
         identity = fingerprint(identity_of(complete[name], needs=needed))

@@ -5,9 +5,11 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+import psutil
+
 from pipelines.checking.findings import list_gpus
 from pipelines.run_folder import RECORD_NAMES, kind_of, versions
-from pipelines.run_status.status import status_of_kind
+from pipelines.run_status.status import status_of_run
 from pipelines.study.plan import Plan, PlannedJob
 from schemas.errors import KindlingError
 from schemas.secrets import command_line
@@ -39,7 +41,7 @@ def new_record(plan: Plan, old: StudyRecord | None) -> StudyRecord:
         file=plan.text,
         created_at=old.created_at if old else datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions("trl", "datasets", "lm-eval"),
-        machine={"cpus": os.cpu_count(), "memory_bytes": _memory_bytes(), "gpus": list_gpus()},
+        machine={"cpus": os.cpu_count(), "memory_bytes": psutil.virtual_memory().total, "gpus": list_gpus()},
         price_per_hour=plan.study.rates.price_per_hour,
         jobs=jobs,
     )
@@ -59,12 +61,9 @@ def is_complete(planned: PlannedJob) -> bool:
     """Returns whether the folder of a job holds its complete output."""
     store = ShardStore(planned.folder)
     try:
-        if kind_of(store) != planned.verb:
-            return False
-        return planned.verb == "compose" or status_of_kind(store, planned.verb).state == "complete"
+        if planned.verb == "compose":  # a corpus appears as a whole
+            return kind_of(store) == planned.verb
+        current = status_of_run(store, planned.verb)
+        return current is not None and current.state == "complete"
     except KindlingError:  # its verb says what is wrong with the folder
         return False
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

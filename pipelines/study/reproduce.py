@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.reporting.html_page import save_report
 from pipelines.reporting.report import report
 from pipelines.result import Result
-from pipelines.run_folder import claimed, kind_of, lock_name, refuse_lost_path
-from pipelines.run_status.status import STATUSES, status_of_kind
+from pipelines.run_folder import claimed, lock_name, refuse_lost_path
+from pipelines.run_status.status import status_of_run
 from pipelines.run_status.study import read_study_record
 from pipelines.stopping import stop_signals
 from pipelines.study.plan import Plan, read_plan
@@ -77,7 +77,7 @@ class StudyResult(Result):
 
 
 def reproduce(
-    study: str | Path,
+    study: Plan | str | Path,
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     start: str | None = None,
@@ -86,8 +86,8 @@ def reproduce(
     """Runs the jobs of a study that are not done yet.
 
     Args:
-        study: path of the study file.
-        overrides: `key.of.section=value`, as `--set` takes them.
+        study: path of the study file, or what `read_plan` made of it.
+        overrides: `key.of.section=value`, as `--set` takes them; of a file.
         only: names of jobs: these alone.
         start: name of a job: it and the jobs that need it.
         address: address of a Ray cluster, by default RAY_ADDRESS; without it each job runs on this machine.
@@ -97,7 +97,7 @@ def reproduce(
         RunError: the folder holds something else, or another process runs the study; or the report cannot be made.
         StoppedError: a stop signal came. The same call goes on.
     """
-    plan = read_plan(str(study), list(overrides))
+    plan = study if isinstance(study, Plan) else read_plan(str(study), list(overrides))
     chosen = plan.chosen(list(only), start)
     refuse_lost_path(plan.study.output.path, LocalFileSystem())
     address = address or os.environ.get("RAY_ADDRESS")
@@ -120,8 +120,8 @@ def reproduce(
     states = {name: job.state for name, job in record.jobs.items()}
     errors = {name: job.error for name, job in record.jobs.items() if job.error}
     seconds = {name: round(job.seconds, 1) for name, job in record.jobs.items()}
-    is_complete = all(state == "done" for state in states.values())
-    return StudyResult(store.url, states, errors, seconds, save_report(report(store.url)) if is_complete else None)
+    result = StudyResult(store.url, states, errors, seconds, report=None)
+    return replace(result, report=save_report(report(store.url))) if result.complete else result
 
 
 def _check_needs(plan: Plan, chosen: list[str], record: StudyRecord) -> None:
@@ -287,9 +287,8 @@ class _Runner:
         self._looked_at = time.monotonic()
         for name in self._running:
             planned = self._plan.jobs[name]
-            store = ShardStore(planned.folder)
             try:
-                if planned.verb in STATUSES and kind_of(store) == planned.verb:
-                    self._lines[name] = status_of_kind(store, planned.verb).line()
+                if (current := status_of_run(ShardStore(planned.folder), planned.verb)) is not None:
+                    self._lines[name] = current.line()
             except KindlingError:  # a file may be written just now; what is wrong with it, its job says
                 continue
