@@ -301,7 +301,7 @@ def _cost(value: Callable[[str], float | None]) -> dict[str, Any]:
     if seconds is None:
         return {}
     cost = None if price is None or not math.isfinite(price) else round(seconds / 3600 * price, 2)
-    return {"replica_hours": round(seconds / 3600, 4), "cost": cost}
+    return {"replica_hours": round(seconds / 3600, 6), "cost": cost}
 
 
 def _rounded(value: float | None) -> float | None:
