@@ -130,7 +130,7 @@ def blimp_rates(margins: Mapping[str, np.ndarray]) -> BlimpRates:
     """
     rates = {
         kind: {part: rate_of(int(correct.sum()), len(correct)) for part, correct in parts.items()}
-        for kind, parts in _correct_by_part(margins).items()
+        for kind, parts in correct_by_part(margins).items()
     }
     ties = sum(int((values == 0).sum()) for values in margins.values())
     return BlimpRates(rates[OVERALL][OVERALL], rates["field"], rates["phenomenon"], rates["paradigm"], ties)
@@ -153,15 +153,19 @@ def compare_blimp(
         ValueError: the models do not have the same paradigms with the same numbers of pairs, there are no pairs, or a
             margin is not a number.
     """
-    one, two = _correct_by_part(first), _correct_by_part(second)
+    one, two = correct_by_part(first), correct_by_part(second)
     return {
         kind: {part: paired_difference(correct, two[kind][part], seed) for part, correct in parts.items()}
         for kind, parts in one.items()
     }
 
 
-def _correct_by_part(margins: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns whether pairs are correct: by kind of part (overall, phenomenon, field, paradigm), then by part."""
+def correct_by_part(margins: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns whether pairs are correct: by kind of part (overall, phenomenon, field, paradigm), then by part.
+
+    Raises:
+        ValueError: there are no pairs, or a margin is not a number.
+    """
     correct = {name: correct_pairs(values) for name, values in margins.items()}
     if not correct:
         raise ValueError("no pairs")

@@ -116,28 +116,37 @@ def mean_difference(differences: Sequence[Difference]) -> Change:
     return change_of(value, sum(variances) ** 0.5 / len(differences))
 
 
-def mean_over_seeds(first: np.ndarray, seconds: np.ndarray, seed: int) -> Change:
+def mean_over_seeds(parts: Sequence[tuple[np.ndarray, np.ndarray]], seed: int) -> Change:
     """Compares an outcome of each item with the outcomes of several repetitions, such as trainings with other seeds.
 
     The interval is a bootstrap that draws items and repetitions at once (Owen 2007, "The pigeonhole bootstrap", Annals
     of Applied Statistics 1). With few repetitions it is too narrow.
 
     Args:
-        first: outcomes, shape (items,).
-        seconds: outcomes of each repetition, shape (repetitions, items).
+        parts: parts of the items, each of which counts alike in the mean: the outcomes of its items, of shape (items,),
+            and those of each repetition, of shape (repetitions, items).
         seed: seed of the bootstrap.
 
     Raises:
-        ValueError: there are no items or no repetitions, or their numbers do not fit.
+        ValueError: there are no parts, or one has no items or no repetitions, or their numbers do not fit.
     """
-    if not seconds.size or seconds.shape[1:] != first.shape:
-        raise ValueError(f"{first.shape} and {seconds.shape} outcomes do not fit")
-    change = seconds.astype(float) - first
+    repetitions = {seconds.shape[0] for _, seconds in parts}
+    if len(repetitions) != 1 or any(not two.size or two.shape[1:] != one.shape for one, two in parts):
+        raise ValueError(f"{[(one.shape, two.shape) for one, two in parts]} outcomes do not fit")
     draw = np.random.default_rng(seed)
-    times = (draw.multinomial(count, np.full(count, 1 / count), _RESAMPLES_OF_BOTH) / count for count in change.shape)
-    means = np.einsum("bs,bi,si->b", *times, change, optimize=True)
+    drawn = _shares(draw, *repetitions)
+    values, means = [], np.zeros(_RESAMPLES_OF_BOTH)
+    for first, seconds in parts:
+        change = seconds.astype(float) - first
+        values.append(change.mean())
+        means += np.einsum("bs,bi,si->b", drawn, _shares(draw, len(first)), change, optimize=True) / len(parts)
     low, high = np.percentile(means, [50 * (1 - _CONFIDENCE), 50 * (1 + _CONFIDENCE)])
-    return Change(float(change.mean()), float(low), float(high))
+    return Change(float(np.mean(values)), float(low), float(high))
+
+
+def _shares(draw: np.random.Generator, count: int) -> np.ndarray:
+    """Draws `count` things with replacement, for each resample; returns how much of it each is."""
+    return draw.multinomial(count, np.full(count, 1 / count), _RESAMPLES_OF_BOTH) / count
 
 
 def change_of(value: float, error: float) -> Change:

@@ -79,21 +79,26 @@ def measure_variety(texts: Sequence[str]) -> Variety:
     )
 
 
-def compare_distinct(first: Sequence[str], second: Sequence[str], n: int) -> Change | None:
-    """Compares distinct-n of two sets of texts, written to the same prompts in the same order.
+def compare_distinct(first: Sequence[str], seconds: Sequence[Sequence[str]], n: int) -> Change | None:
+    """Compares distinct-n of sets of texts, all written to the same prompts in the same order.
 
-    The interval is a jackknife over prompts: both texts of a prompt are left out at once. Drawing prompts with
+    The interval is a jackknife over prompts: all texts of a prompt are left out at once. Drawing prompts with
     replacement would not do, since a text that is drawn twice repeats itself.
 
+    Args:
+        first: texts of the model to compare with.
+        seconds: texts of another model; or of several that are repetitions of one, which are compared by their mean.
+
     Returns:
-        distinct-n of the second less that of the first; None where one has no n-gram without some prompt.
+        Mean distinct-n of the seconds less that of the first; None where one has no n-gram without some prompt.
     """
-    return _compare_distinct(*([list(_ngrams(text.lower().split(), n)) for text in texts] for texts in (first, second)))
+    split = ([list(_ngrams(text.lower().split(), n)) for text in texts] for texts in (first, *seconds))
+    return _compare_distinct(*split)
 
 
-def compare_openings(first: Sequence[str], second: Sequence[str]) -> Change | None:
-    """Compares the share of different openings of two sets of texts, as `compare_distinct` does."""
-    openings = ([_opening(text.lower().split()) for text in texts] for texts in (first, second))
+def compare_openings(first: Sequence[str], seconds: Sequence[Sequence[str]]) -> Change | None:
+    """Compares the share of different openings of sets of texts, as `compare_distinct` does."""
+    openings = ([_opening(text.lower().split()) for text in texts] for texts in (first, *seconds))
     return _compare_distinct(*([[words] if words else [] for words in listed] for listed in openings))
 
 
@@ -101,12 +106,11 @@ def _opening(words: list[str]) -> tuple[str, ...]:
     return tuple(words[:_OPENING_WORDS])
 
 
-def _compare_distinct(first: list[list[tuple[str, ...]]], second: list[list[tuple[str, ...]]]) -> Change | None:
-    pairs = [_distinct_without_each(first), _distinct_without_each(second)]
-    values = [pair for pair in zip(*pairs, strict=True)]
-    if len(values) < 3 or any(share is None for pair in values for share in pair):
+def _compare_distinct(first: list[list[tuple[str, ...]]], *seconds: list[list[tuple[str, ...]]]) -> Change | None:
+    values = list(zip(*map(_distinct_without_each, (first, *seconds)), strict=True))
+    if len(values) < 3 or any(share is None for shares in values for share in shares):
         return None
-    changes = [(two or 0.0) - (one or 0.0) for one, two in values]
+    changes = [sum(share or 0.0 for share in others) / len(others) - (one or 0.0) for one, *others in values]
     value, *without = changes
     mean = sum(without) / len(without)
     error = math.sqrt((len(without) - 1) / len(without) * sum((each - mean) ** 2 for each in without))

@@ -1,7 +1,8 @@
 """Each student against its base: positivity by group of prompts, grammar by phenomenon, and variety, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eval.intervals import Change, Difference, mean_difference
 from eval.sentiment import OVERALL
@@ -92,9 +93,7 @@ def compare_positivity(setting: Setting[ModelSentiment]) -> list[Positivity]:
             continue
         for comparison in sentiment_results.compare_models(pair, setting.groups, setting.seed):
             by = {part: groups[POSITIVE_GROUP] for part, groups in comparison.by.items()}
-            texts = _both(read_responses(setting, base), read_responses(setting, student))
-            distinct, openings = compare_distinct(*texts, _DISTINCT), compare_openings(*texts)
-            changes.append(Positivity(student, base, by, distinct, openings))
+            changes.append(Positivity(student, base, by, *compare_variety(setting, base, [student])))
     return changes
 
 
@@ -110,10 +109,31 @@ def compare_grammar(setting: Setting[ModelBlimp]) -> list[Grammar]:
     changes = []
     for student, base in setting.bases.items():
         (comparison,) = blimp_results.compare_models([setting.models[base], setting.models[student]], setting.seed)
-        part = "phenomenon" if comparison.by["phenomenon"] else "paradigm"
+        part = grammar_part(comparison.by)
         by, pairs = comparison.by[part], pairs_title(comparison.by["paradigm"])
         changes.append(Grammar(student, base, pairs, part, mean_difference(list(by.values())), by))
     return changes
+
+
+def grammar_part(by: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the kind of part that counts alike in a mean: phenomenon, or paradigm where pairs are none of BLiMP's."""
+    return "phenomenon" if by["phenomenon"] else "paradigm"
+
+
+def compare_variety(
+    setting: Setting[ModelSentiment], base: str, students: Sequence[str]
+) -> tuple[Change | None, Change | None]:
+    """Compares distinct-2 and the share of different openings of a base with the mean of students.
+
+    Prompts that one of them did not respond to are left out.
+
+    Raises:
+        RunError: a file of responses cannot be read.
+    """
+    responses = zip(*(read_responses(setting, name) for name in (base, *students)), strict=True)
+    there = [each for each in responses if None not in each]
+    first, *seconds = ([text or "" for text in texts] for texts in zip(*there, strict=True)) if there else ([], [])
+    return compare_distinct(first, seconds, _DISTINCT), compare_openings(first, seconds)
 
 
 def changes_of(evaluations: Evaluations) -> tuple[list[Positivity], list[Grammar]]:
@@ -128,9 +148,3 @@ def read_responses(setting: Setting[ModelSentiment], name: str) -> list[str | No
     table = store.read_table(result_path(SENTIMENT, name, "parquet"), ["response"])
     responses: list[str | None] = table["response"].to_pylist()
     return responses
-
-
-def _both(first: Sequence[str | None], second: Sequence[str | None]) -> tuple[list[str], list[str]]:
-    """Returns the responses of each model to the prompts that both responded to."""
-    pairs = [(one, two) for one, two in zip(first, second, strict=True) if one is not None and two is not None]
-    return [one for one, _ in pairs], [two for _, two in pairs]

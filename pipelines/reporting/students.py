@@ -9,14 +9,14 @@ from pipelines.reporting.answers import Reading
 from pipelines.reporting.changes import Grammar, Positivity
 from pipelines.reporting.evaluations import Evaluations
 from pipelines.reporting.folders import ReportRun
-from pipelines.reporting.seeds import mean_positivity, same_trainings
+from pipelines.reporting.seeds import SeedMeans, mean_of_seeds, same_trainings
 
 _NOT_RUN = "not run"
 _NOTE = (
     "Percentage points more than the base, of positive responses and of accuracy on minimal pairs, where each "
     "phenomenon (or paradigm of other pairs than BLiMP's) counts alike. Intervals: 95%; paired bootstrap, for variety "
-    "a jackknife over prompts. Each is of one figure by itself. Of several seeds: a bootstrap over prompts and seeds, "
-    "which is too narrow where seeds are few."
+    "a jackknife over prompts. Each is of one figure by itself. Of several seeds: a bootstrap over prompts or pairs "
+    "and over seeds, which is too narrow where seeds are few; for variety over prompts alone."
 )
 
 
@@ -48,28 +48,38 @@ def student_table(
                 evaluations.data.get(name) or "not known",
                 base,
                 *(points(by[group]) if group in by else _NOT_RUN for group in groups),
-                *_grammar(loss),
+                *(_grammar(loss.mean, loss.worst[0], points(loss.worst[1])) if loss else [_NOT_RUN] * 2),
                 *variety,
                 read or _NOT_RUN,
             ]
         )
-    for names in same_trainings(evaluations, [each.student for each in positivity], runs):
-        means = mean_positivity(evaluations.sentiment[0], names)
-        figures = [_points(means[group]) if group in means else _NOT_RUN for group in groups]
-        title = f"mean of {len(names)} seeds: {', '.join(names)}"
-        rows.append([title, evaluations.data.get(names[0], ""), bases[names[0]], *figures, *(["-"] * 5)])
+    for names in same_trainings(evaluations, list(bases), runs):
+        means = mean_of_seeds(evaluations, names)
+        figures = [_points(means.by[group]) if group in means.by else _NOT_RUN for group in groups]
+        rows.append(
+            [
+                f"mean of {len(names)} seeds: {', '.join(names)}",
+                evaluations.data.get(names[0], ""),
+                bases[names[0]],
+                *figures,
+                *_mean_grammar(means),
+                _variety(means.distinct),
+                _variety(means.openings),
+                "-",
+            ]
+        )
     return Table("Every student against its base", header, rows, _NOTE)
 
 
-def _grammar(loss: Grammar | None) -> list[str | Figure]:
-    if loss is None:
-        return [_NOT_RUN, _NOT_RUN]
-    phenomenon, worst = loss.worst
-    figure = points(worst)
-    return [
-        _points(loss.mean),
-        Figure(f"{phenomenon} {figure.value}", figure.interval),
-    ]
+def _grammar(mean: Change, part: str, worst: Figure) -> list[str | Figure]:
+    return [_points(mean), Figure(f"{part} {worst.value}", worst.interval)]
+
+
+def _mean_grammar(means: SeedMeans) -> list[str | Figure]:
+    if means.grammar is None:
+        return [_NOT_RUN] * 2
+    part, worst = min(means.by_part.items(), key=lambda each: each[1].value)
+    return _grammar(means.grammar, part, _points(worst))
 
 
 def _points(change: Change) -> Figure:

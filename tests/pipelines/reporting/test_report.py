@@ -344,14 +344,16 @@ def test_a_terminal_shows_the_tables(study):
 def test_changes_of_variety_have_intervals():
     first = ["a b c d e", "a b x y z", "k l m n o"]
     second = ["a b c d e", "a b c d f", "a b c d g"]
-    change = compare_distinct(first, second, 2)
+    change = compare_distinct(first, [second], 2)
     one, two = (measure_variety(texts).distinct[2] for texts in (first, second))
     assert change is not None and change.value == pytest.approx(two - one) and change.low < change.value < change.high
-    openings = compare_openings(first, second)
+    openings = compare_openings(first, [second])
     assert openings is not None and openings.value == pytest.approx(1 / 3 - 1)
-    assert compare_distinct(["a"], ["b"], 2) is None  # no pair of words
-    same = compare_distinct(first, first, 1)
+    assert compare_distinct(["a"], [["b"]], 2) is None  # no pair of words
+    same = compare_distinct(first, [first], 1)
     assert same is not None and (same.value, same.low, same.high) == (0, 0, 0)
+    both = compare_distinct(first, [first, second], 2)
+    assert both is not None and both.value == pytest.approx(change.value / 2)
 
 
 def test_pairs_that_are_none_of_blimps_are_named_so(tmp_path):
@@ -368,26 +370,30 @@ def test_students_with_several_seeds_have_a_mean(tmp_path):
     seeds = {f"s{seed}": write_training(tmp_path / f"s{seed}", "b", {"x": "rows"}, seed) for seed in (0, 1)}
     other = write_training(tmp_path / "other", "b", {"x": "others"})
     models = {"base": "b", **seeds, "other": other}
-    write_evaluation(tmp_path / "e", models, positive={"base": 0.3, "s0": 0.8, "s1": 0.9, "other": 0.5})
+    write_evaluation(tmp_path / "e", models, positive={"base": 0.3, "s0": 0.8, "s1": 0.9, "other": 0.5},
+                     right={"base": 0.9, "s0": 0.8, "s1": 0.6, "other": 0.9})  # fmt: skip
     made = report([str(tmp_path / name) for name in ("s0", "s1", "other", "e")])
     assert made.students is not None
     rows = {row[0]: row for row in made.students.rows}
     assert list(rows) == ["s0", "s1", "other", "mean of 2 seeds: s0, s1"]
-    at = made.students.header.index("all prompts")
-    one, two, mean = (float(rows[name][at].value) for name in ("s0", "s1", "mean of 2 seeds: s0, s1"))
-    assert mean == pytest.approx((one + two) / 2, abs=0.1)
-    low, high = map(float, rows["mean of 2 seeds: s0, s1"][at].interval.split(" to "))
-    assert low < mean < high
+    for title in ("all prompts", "grammar, mean", "distinct-2", "openings"):
+        at = made.students.header.index(title)
+        one, two, mean = (float(rows[name][at].value) for name in ("s0", "s1", "mean of 2 seeds: s0, s1"))
+        assert mean == pytest.approx((one + two) / 2, abs=0.1)
+        low, high = map(float, rows["mean of 2 seeds: s0, s1"][at].interval.split(" to "))
+        assert low <= mean <= high
 
 
 def test_the_interval_over_seeds_is_wider_where_seeds_differ():
     first = np.zeros(200, bool)
     alike, apart = np.repeat([[True] * 100 + [False] * 100], 4, 0), np.zeros((4, 200), bool)
     apart[:2] = True
-    widths = [change.high - change.low for change in (mean_over_seeds(first, each, 0) for each in (alike, apart))]
+    widths = [change.high - change.low for change in (mean_over_seeds([(first, each)], 0) for each in (alike, apart))]
     assert widths[1] > 3 * widths[0]
     with pytest.raises(ValueError):
-        mean_over_seeds(first, np.zeros((0, 200), bool), 0)
+        mean_over_seeds([(first, np.zeros((0, 200), bool))], 0)
+    parts = [(first, alike), (first[:10], ~alike[:, :10])]  # +0.5 of 200 items, and 0 of 10: each counts alike
+    assert mean_over_seeds(parts, 0).value == pytest.approx((0.5 + 0) / 2)
 
 
 def test_the_mean_of_differences_counts_each_alike():
