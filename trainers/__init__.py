@@ -10,7 +10,7 @@ length_batches.py      order of examples by length, so that batches hold little 
 completion_loss.py     loss and logits computed only where a token has a label
 memory_errors.py       errors of full memory and full disks, turned into messages with a remedy
 callbacks.py           callbacks of the trainer: progress, stopping, durable checkpoints
-grammar_guard.py       BLiMP pairs scored during a training, which stop it where grammar is lost
+grammar_guard.py       minimal pairs scored during a training, which stop it where grammar is lost
 progress.py            loss, speed and time left of a training: terminal, Prometheus, TensorBoard
 thresholds.py          thresholds of a multi-label classifier, and F1 at them
 """

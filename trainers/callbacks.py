@@ -77,10 +77,11 @@ class ProgressCallback(TrainerCallback):
         """Passes on the loss of the last steps, or of an evaluation, and logs the latter."""
         if "eval_loss" in logs:
             self._progress.on_held_out(logs["eval_loss"])
-            blimp = ", BLiMP {eval_blimp:.3f}, {eval_blimp_most_lost:.3f} lost at most" if "eval_blimp" in logs else ""
+            text = ", minimal pairs {eval_blimp:.3f}, {eval_blimp_most_lost:.3f} lost at most"
+            pairs = text.format(**logs) if "eval_blimp" in logs else ""
             _log.info(
                 "%s: step %d of %d: loss %.4f on held-out tokens%s", self._progress.stage, state.global_step,
-                state.max_steps, logs["eval_loss"], blimp.format(**logs),
+                state.max_steps, logs["eval_loss"], pairs,
             )  # fmt: skip
         elif "loss" in logs:
             self._progress.on_loss(logs["loss"], logs["learning_rate"])

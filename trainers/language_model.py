@@ -130,7 +130,7 @@ def train_language_model(
         if stage.blimp and pairs:
             correct_before = _computed_once(folder / "blimp.json", lambda: trainer.correct_pairs(pairs))
             check = trainer.grammar_check = GrammarCheck(pairs, stage.blimp.max_drop, correct_before)
-            _log.info("BLiMP %.3f before the first step, on %d pairs", correct_before.mean(), len(pairs))
+            _log.info("minimal pairs %.3f before the first step, of %d", correct_before.mean(), len(pairs))
         if is_first_start:
             progress.evaluation_seconds = monotonic() - began_at
         with progress:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from eval.blimp import PARADIGMS
 from pipelines.pages.markdown import code, escaped, yaml_block
 from pipelines.publishing.card_header import (
     EMBEDDED_ENCODER,
@@ -188,7 +189,9 @@ def _blimp(stages: list[dict[str, Any]]) -> str:
 def blimp_line(best_step: int, blimp: dict[str, Any]) -> str:
     """Formats the accuracy of a stage on its minimal pairs, before and after the training."""
     before, after = blimp["accuracy"]["0"], blimp["accuracy"][str(best_step)]
-    sample = f"{blimp['pairs']} minimal pairs of {len(blimp['paradigms'])} BLiMP paradigms"
+    # Pairs of one's own are none of BLiMP's, and their figures do not stand beside those on BLiMP.
+    kind = "BLiMP paradigms" if set(blimp["paradigms"]) <= set(PARADIGMS) else "paradigms"
+    sample = f"{blimp['pairs']} minimal pairs of {len(blimp['paradigms'])} {kind}"
     lost = blimp["most_lost"][str(best_step)]
     return f"accuracy on {sample} {before:.3f} -> {after:.3f}, at most {lost:.3f} lost (95%)"
 

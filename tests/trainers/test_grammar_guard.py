@@ -155,7 +155,8 @@ def test_weights_that_have_lost_grammar_are_not_kept(tmp_path, grammar_job):
     assert min(stage.dev_losses.values()) < stage.dev_losses[str(KEPT)]
     of_kept = [pairs * after for pairs, _, after in found["paradigms"].values()]
     assert sum(of_kept) / PAIRS == pytest.approx(found["accuracy"][str(KEPT)], abs=1e-4)
-    line = f"1.000 -> {found['accuracy'][str(KEPT)]:.3f}, at most {found['most_lost'][str(KEPT)]:.3f} lost"
+    accuracy, lost = found["accuracy"][str(KEPT)], found["most_lost"][str(KEPT)]
+    line = f"minimal pairs of 2 paradigms 1.000 -> {accuracy:.3f}, at most {lost:.3f} lost"
     assert line in "\n".join(report.lines()) and line in (tmp_path / "o" / "README.md").read_text()
 
 

@@ -15,7 +15,7 @@ from pipelines.pages.markdown import code, escaped, yaml_block
 from pipelines.publishing.card_filters import RULE_NAME
 from pipelines.publishing.card_header import DataFiles, hub_model, model_name, size_category
 from pipelines.publishing.dataset_card import dataset_card
-from pipelines.publishing.model_card import language_model_card
+from pipelines.publishing.model_card import blimp_line, language_model_card
 from schemas.outcomes import Outcomes
 from schemas.quality import Quality
 from schemas.review import ReviewVerdicts
@@ -110,6 +110,13 @@ def test_a_card_has_the_rubrics_of_judges_and_the_agreement_of_people():
         "Reviewers 1 and 2 agree on 90.0% (80.0 to 95.0) of 40 rows; Cohen's kappa 0.70 (0.50 to 0.95)."
     ) in card
     assert "No person judged the texts (`kindling review`)." in dataset_card(run, outcomes, FILES)
+
+
+@pytest.mark.parametrize(("names", "kind"), [(["wh_island"], "BLiMP paradigms"), (["wh_island", "ours"], "paradigms")])
+def test_a_card_says_blimp_of_blimps_pairs_alone(names, kind):
+    blimp = {"pairs": 50, "paradigms": dict.fromkeys(names), "accuracy": {"0": 0.9, "5": 0.8}, "most_lost": {"5": 0.2}}
+    line = f"accuracy on 50 minimal pairs of {len(names)} {kind} 0.900 -> 0.800, at most 0.200 lost (95%)"
+    assert blimp_line(5, blimp) == line
 
 
 def test_every_rule_of_the_job_has_its_name_on_the_card():
