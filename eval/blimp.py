@@ -5,7 +5,8 @@ sentence and a bad one that differ in one point of grammar.
 
 Method: a pair is correct where the model gives the good sentence at least the log-likelihood of the bad one, summed
 over tokens. This is `acc` of lm-evaluation-harness's BLiMP tasks: there argmax over (good, bad) makes a tie correct,
-since the good sentence comes first. The number of ties is part of the result.
+since the good sentence comes first. The number of ties is part of the result, and so is the rate that counts a tie as
+one half, as EWoK's authors do: a model that finds all sentences equally likely has 1.0 by the rule, and 0.5 by this.
 """
 
 from collections.abc import Mapping
@@ -95,6 +96,7 @@ class BlimpRates:
             none of them.
         by_paradigm: rates by paradigm.
         ties: number of pairs whose sentences are equally likely.
+        ties_as_half: share of correct pairs of all, where a tie counts as one half.
     """
 
     overall: Rate
@@ -102,6 +104,7 @@ class BlimpRates:
     by_phenomenon: dict[str, Rate]
     by_paradigm: dict[str, Rate]
     ties: int
+    ties_as_half: float
 
 
 def correct_pairs(margins: np.ndarray) -> np.ndarray:
@@ -133,7 +136,9 @@ def blimp_rates(margins: Mapping[str, np.ndarray]) -> BlimpRates:
         for kind, parts in correct_by_part(margins).items()
     }
     ties = sum(int((values == 0).sum()) for values in margins.values())
-    return BlimpRates(rates[OVERALL][OVERALL], rates["field"], rates["phenomenon"], rates["paradigm"], ties)
+    overall = rates[OVERALL][OVERALL]
+    ties_as_half = overall.rate - ties / (2 * overall.n)
+    return BlimpRates(overall, rates["field"], rates["phenomenon"], rates["paradigm"], ties, ties_as_half)
 
 
 def compare_blimp(

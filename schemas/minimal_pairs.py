@@ -11,8 +11,8 @@ class MinimalPairs(Section):
     """Minimal pairs: those of BLiMP, or of files in the same form."""
 
     path: Url | None = None
-    """files `PARADIGM.jsonl` with the columns `sentence_good` and `sentence_bad`: a folder, a glob, or one file; by
-    default the dataset is read"""
+    """files `PARADIGM.jsonl` with the columns `sentence_good` and `sentence_bad`, or `Context1`, `Context2` and
+    `Target1` of EWoK: a folder, a glob, or one file; by default the dataset is read"""
     dataset: Url = "nyu-mll/blimp"
     """Hugging Face dataset with one configuration for each paradigm: hub id or local folder"""
     revision: str | None = None

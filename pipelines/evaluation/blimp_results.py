@@ -28,7 +28,7 @@ _SCHEMA = pa.schema(
         ("paradigm", pa.string()),
         ("phenomenon", pa.string()),  # null of a paradigm that is not BLiMP's
         ("field", pa.string()),
-        ("sentence_good", pa.string()),
+        ("sentence_good", pa.string()),  # after its context, where it has one
         ("sentence_bad", pa.string()),
         ("margin", pa.float64()),  # by how much the good one is likelier, in nats
         ("right", pa.bool_()),  # margin >= 0
@@ -78,13 +78,14 @@ def write_blimp(
     for paradigm, pairs in paradigms.items():
         place = PARADIGMS.get(paradigm)
         for pair, margin, is_right in zip(pairs, margins[paradigm], correct_pairs(margins[paradigm]), strict=True):
+            good, bad = pair.texts
             rows.append(
                 {
                     "paradigm": paradigm,
                     "phenomenon": place and place.phenomenon,
                     "field": place and place.field,
-                    "sentence_good": pair.good,
-                    "sentence_bad": pair.bad,
+                    "sentence_good": good,
+                    "sentence_bad": bad,
                     "margin": float(margin),
                     "right": bool(is_right),
                 }
@@ -148,12 +149,13 @@ def blimp_tables(report: BlimpReport) -> list[Table]:
         *_rows([model.by_phenomenon for model in rates], TITLES),
         *_rows([model.by_field for model in rates], {field: f"field: {field}" for field in rates[0].by_field}),
         *_rows([{"overall": model.overall} for model in rates], {"overall": "Overall"}),
+        ["Overall, ties as one half", str(rates[0].overall.n), *(f"{model.ties_as_half:.4f}" for model in rates)],
         ["Ties", "", *(str(model.ties) for model in rates)],
     ]
     names = [model.name for model in report.models]
     note = (
-        "Accuracy, 0 to 1. n: pairs. Intervals: 95%, Wilson. Ties count as right, as in lm-eval. docs/blimp.md "
-        "says how the paper's figures differ."
+        "Accuracy, 0 to 1. n: pairs. Intervals: 95%, Wilson. Ties count as right, as in lm-eval, but in the "
+        "line that says so. docs/blimp.md says how the paper's figures differ."
     )
     title = pairs_title(rates[0].by_paradigm)
     by_phenomenon = " by phenomenon (as Tables 6 and 15)" if rates[0].by_phenomenon else ""

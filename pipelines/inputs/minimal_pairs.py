@@ -1,4 +1,4 @@
-"""BLiMP's minimal pairs, from the Hub or a folder of files: all pairs of some paradigms, or a sample."""
+"""Minimal pairs, of BLiMP or in its form or in EWoK's, from the Hub or a folder of files: all of them, or a sample."""
 
 import difflib
 import hashlib
@@ -23,6 +23,8 @@ from services.models.minimal_pairs import MinimalPair
 from trainers.grammar_guard import min_pairs
 
 _FIELDS = ["sentence_good", "sentence_bad"]
+# Rows of EWoK: the first target is true after the first context. The second ones make a row of their own.
+_EWOK_FIELDS = ["Target1", "Context1", "Context2"]
 # The Hub keeps a paradigm as adjunct_island/train-00000-of-00001.parquet.
 _HUB_SPLIT = re.compile(r"[a-z]+-\d{5}-of-\d{5}\.")
 
@@ -60,7 +62,8 @@ def load_paradigms(
     Args:
         key: key of the section in the job, for errors.
         section: source of the pairs.
-        default_paradigms: names of the paradigms if the job names none; empty for all that the source has.
+        default_paradigms: names of the paradigms if the job names none; empty for all that the source has. A source
+            that has none of them has pairs of another kind, of which all are taken.
         max_pairs: number of pairs to take of each paradigm, from the first on; None for all.
 
     Raises:
@@ -77,7 +80,8 @@ def load_paradigms(
 
 def identify_pairs(pairs: Sequence[MinimalPair]) -> str:
     """Returns the number of pairs and paradigms, and a hash of the pairs."""
-    digest = hashlib.blake2b(repr([(p.paradigm, p.good, p.bad) for p in pairs]).encode(), digest_size=16).hexdigest()
+    contents = [(pair.paradigm, *pair.texts) for pair in pairs]
+    digest = hashlib.blake2b(repr(contents).encode(), digest_size=16).hexdigest()
     return f"{len(pairs)} of {len({pair.paradigm for pair in pairs})} paradigms, {digest}"
 
 
@@ -94,7 +98,8 @@ def _sources(key: str, section: MinimalPairs, default_paradigms: Collection[str]
             close = difflib.get_close_matches(name, available, n=1)
             remedy = f"did you mean {close[0]}?" if close else f"there are {shorten(', '.join(sorted(available)))}"
             raise JobError(f"{key}.paradigms", name, "there is no such paradigm", remedy)
-    names = section.paradigms or default_paradigms or available
+    default = default_paradigms if any(name in available for name in default_paradigms) else available
+    names = section.paradigms or default
     if missing := [name for name in names if name not in available]:
         cause = f"{len(missing)} of {len(names)} paradigms are missing: {', '.join(missing)}"
         remedy = f"add them, or name those to take: {key}.paradigms"
@@ -135,13 +140,29 @@ def _configs(key: str, section: MinimalPairs) -> dict[str, Input]:
 
 def _read_pairs(key: str, name: str, source: Input) -> Iterator[MinimalPair]:
     with _errors_under(f"{key}.path" if source.path is not None else f"{key}.dataset"):
-        for file, index, row in InputReader(source, _FIELDS).all_rows():
+        reader, fields = _open_pairs(source)
+        for file, index, row in reader.all_rows():
             try:
                 if row.values is None:
                     raise RowError(row.fault)
-                yield MinimalPair(name, *(text_cell(row.values, field) for field in _FIELDS))
+                good, *others = (text_cell(row.values, field) for field in fields)
+                # A pair of EWoK has one sentence, and two contexts.
+                yield MinimalPair(name, good, *(others if fields is _FIELDS else (good, *others)))
             except RowError as error:
                 raise JobError("", f"{file}, row {index}", str(error), "") from None
+
+
+def _open_pairs(source: Input) -> tuple[InputReader, list[str]]:
+    """Opens a file of pairs; returns its fields, those of BLiMP or of EWoK, too."""
+    try:
+        return InputReader(source, _FIELDS), _FIELDS
+    except JobError as error:
+        if error.key != f"input.columns.{_FIELDS[0]}":
+            raise
+        try:
+            return InputReader(source, _EWOK_FIELDS), _EWOK_FIELDS
+        except JobError:
+            raise error from None
 
 
 @contextmanager

@@ -229,6 +229,8 @@ def _other_pairs(evaluations: Evaluations) -> list[Table]:
                 [name, str(rate.n), *(_accuracy(model.by_paradigm[name]) for model in rates)]
                 for name, rate in rates[0].by_paradigm.items()
             ]
+            halves = [f"{model.ties_as_half:.4f}" for model in rates]
+            rows.append(["All pairs, ties as one half", str(rates[0].overall.n), *halves])
             title = f"{pairs_title(rates[0].by_paradigm)}: accuracy by paradigm"
             tables.append(Table(title, ["Paradigm", "n", *setting.models], rows, "n: pairs. Intervals: 95%, Wilson."))
     return tables
@@ -250,6 +252,8 @@ def _blimp_table(setting: Setting[ModelBlimp], label: str) -> Table:
     rows.append(["Mean of these", "", *means, *(_mean(list(model.values())) for model in theirs.values())])
     rows.append(["All pairs", str(rates[0].overall.n), *(_accuracy(model.overall) for model in rates),
                  *("-" for _ in theirs)])  # fmt: skip
+    halves = [f"{model.ties_as_half:.4f}" for model in rates]
+    rows.append(["All pairs, ties as one half", str(rates[0].overall.n), *halves, *("-" for _ in theirs)])
     title = f"Tables 6 and 15: BLiMP accuracy by phenomenon{f' ({label})' if label else ''}"
     note = "n: pairs. Intervals: 95%, Wilson. The paper's Table 6 has the last four of its columns."
     return Table(title, ["Phenomenon", "n", *setting.models, *(f"paper: {name}" for name in theirs)], rows, note)

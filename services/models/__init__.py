@@ -11,6 +11,7 @@ bounded_jinja.py    Jinja's sandbox with counts of work, for chat templates and 
 chat_templates.py   bounds the work of models' chat templates
 causal_lm.py        loads a causal language model with its tokenizer
 diverged.py        refuses a model whose numbers are NaN
+continuations.py    log-likelihoods of the ends of sequences, and of the options of a question
 minimal_pairs.py    log-likelihoods of minimal pairs
 prefix_trees.py     log-likelihoods of token sequences, shared beginnings computed once
 """

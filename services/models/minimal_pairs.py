@@ -6,41 +6,46 @@ score is the sum of the log-likelihoods of all later tokens. A tie counts as wro
 metric `acc`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 
-from schemas.errors import EngineError
+from services.models.continuations import batch_log_likelihoods, begin_token, refuse_long_sequences
 from services.models.diverged import refuse_diverged
 from services.models.prefix_trees import common_prefix_length, continuation_log_likelihoods, supports_prefix_trees
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Tokens of a batch, padding included. Their logits take 200 MB for a vocabulary of 50,000 tokens.
-_BATCH_TOKENS = 1024
-_IGNORED_TARGET = -100
 _SCORES = "log-likelihoods of sentences"
 
 
 @dataclass(frozen=True, slots=True)
 class MinimalPair:
-    """Two sentences that differ in little but grammar.
+    """Two sentences of which a good model finds the good one likelier; they differ in little, or their contexts do.
 
     Attributes:
-        paradigm: name of the grammatical difference, as in BLiMP.
+        paradigm: name of the difference, as in BLiMP.
         good: the grammatical sentence.
         bad: the ungrammatical sentence.
+        good_context, bad_context: text before each sentence, which is not scored itself; mostly "". A pair of EWoK has
+            the same sentence after a context in which it is true, and after one in which it is not.
     """
 
     paradigm: str
     good: str
     bad: str
+    good_context: str = ""
+    bad_context: str = ""
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The good and the bad sentence, each after its context."""
+        if not self.good_context:
+            return self.good, self.bad
+        return f"{self.good_context} {self.good}", f"{self.bad_context} {self.bad}"
 
 
 def good_is_likelier(model: "PreTrainedModel", tokenizer: Any, pairs: Sequence[MinimalPair]) -> np.ndarray:
@@ -52,7 +57,7 @@ def good_is_likelier(model: "PreTrainedModel", tokenizer: Any, pairs: Sequence[M
     Raises:
         EngineError: a sentence is longer than the model's context, or the model has diverged.
     """
-    scores = log_likelihoods(model, tokenizer, _sentences(pairs))
+    scores = _in_batches(model, tokenizer, *_sequences(model, tokenizer, _sentences(pairs), _contexts(pairs)))
     return scores[::2] > scores[1::2]
 
 
@@ -68,12 +73,13 @@ def margins(model: "PreTrainedModel", tokenizer: Any, pairs: Sequence[MinimalPai
     Raises:
         EngineError: a sentence is longer than the model's context, or the model has diverged.
     """
+    ids, starts = _sequences(model, tokenizer, _sentences(pairs), _contexts(pairs))
     if not supports_prefix_trees(model):
-        scores = log_likelihoods(model, tokenizer, _sentences(pairs))
+        scores = _in_batches(model, tokenizer, ids, starts)
     else:
-        ids = _token_ids(model, tokenizer, _sentences(pairs))
         shared = [common_prefix_length(good, bad) for good, bad in zip(ids[::2], ids[1::2], strict=True)]
-        scores = continuation_log_likelihoods(model, ids, [start for start in shared for _ in range(2)])
+        starts = [max(start, shared[number // 2]) for number, start in enumerate(starts)]
+        scores = continuation_log_likelihoods(model, ids, starts)
         refuse_diverged(scores, tokenizer.name_or_path, _SCORES)
     return scores[::2] - scores[1::2]
 
@@ -83,7 +89,10 @@ def _sentences(pairs: Sequence[MinimalPair]) -> list[str]:
     return [sentence for pair in pairs for sentence in (pair.good, pair.bad)]
 
 
-@torch.no_grad()
+def _contexts(pairs: Sequence[MinimalPair]) -> list[str]:
+    return [context for pair in pairs for context in (pair.good_context, pair.bad_context)]
+
+
 def log_likelihoods(model: "PreTrainedModel", tokenizer: Any, sentences: Sequence[str]) -> np.ndarray:
     """Computes the log-likelihood of each whole sentence.
 
@@ -96,42 +105,29 @@ def log_likelihoods(model: "PreTrainedModel", tokenizer: Any, sentences: Sequenc
     Raises:
         EngineError: a sentence is longer than the model's context, or the model has diverged.
     """
-    ids = _token_ids(model, tokenizer, sentences)
-    lengths = [len(tokens) for tokens in ids]
-    device, scores = next(model.parameters()).device, np.zeros(len(ids))
-    for batch in _batches(lengths):
-        rows = [torch.tensor(ids[number]) for number in batch]
-        # Padding stands after the sentence, where a causal model does not look; so any token will do, and no mask.
-        inputs = pad_sequence([row[:-1] for row in rows], batch_first=True, padding_value=ids[0][0]).to(device)
-        targets = pad_sequence([row[1:] for row in rows], batch_first=True, padding_value=_IGNORED_TARGET).to(device)
-        logits = model(input_ids=inputs, use_cache=False).logits.float()
-        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED_TARGET, reduction="none")
-        scores[batch] = -losses.view_as(targets).double().sum(1).cpu().numpy()
+    return _in_batches(model, tokenizer, *_sequences(model, tokenizer, sentences, [""] * len(sentences)))
+
+
+def _in_batches(
+    model: "PreTrainedModel", tokenizer: Any, sequences: Sequence[list[int]], starts: Sequence[int]
+) -> np.ndarray:
+    scores = batch_log_likelihoods(model, sequences, starts)
     refuse_diverged(scores, tokenizer.name_or_path, _SCORES)
     return scores
 
 
-def _token_ids(model: "PreTrainedModel", tokenizer: Any, sentences: Sequence[str]) -> list[list[int]]:
-    """Token ids of each sentence after the begin-of-text token."""
-    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    texts = [f" {sentence}" for sentence in sentences]
-    ids = [[begin, *tokens] for tokens in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
-    lengths = [len(tokens) for tokens in ids]
-    max_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if max_tokens and max(lengths) > max_tokens + 1:  # the last token is never an input
-        longest = sentences[int(np.argmax(lengths))]
-        cause = f"a sentence has {max(lengths) - 1} tokens, and the model takes {max_tokens}: {longest}"
-        raise EngineError("model.id", tokenizer.name_or_path, cause, "leave the paradigm of this sentence out")
+def _sequences(
+    model: "PreTrainedModel", tokenizer: Any, sentences: Sequence[str], contexts: Sequence[str]
+) -> tuple[list[list[int]], list[int]]:
+    """Token ids of each sentence after the begin-of-text token and its context, and the sentence's first token."""
+    begin = begin_token(tokenizer)
+    before = [[begin, *ids] for ids in _ids(tokenizer, contexts)]
+    sequences = [[*context, *ids] for context, ids in zip(before, _ids(tokenizer, sentences), strict=True)]
+    refuse_long_sequences(model, tokenizer, sequences, "a sentence", "leave the paradigm of this sentence out")
+    return sequences, [len(context) for context in before]
+
+
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    blank_before = [f" {text}" if text else "" for text in texts]
+    ids: list[list[int]] = tokenizer(blank_before, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Groups sentences of similar length; yields their numbers."""
-    batch: list[int] = []
-    for number in np.argsort(lengths, kind="stable").tolist():
-        if batch and (len(batch) + 1) * lengths[number] > _BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Nodes of one row. The cost of attention grows with the square of this number; in shorter rows fewer sequences share
-# their beginning.
+# their beginning. A row of longer sequences has room for twice the longest one: else the options of a long question
+# would share none of it.
 _MAX_ROW_NODES = 128
 # Rows of one pass: few enough logits for a CPU's caches and memory, and enough work to keep a GPU busy.
 _ROWS_PER_PASS = {"cpu": 8, "cuda": 64}
@@ -61,7 +62,7 @@ class _Tree:
     def has_room(self, inputs: Sequence[int]) -> bool:
         """Returns whether a sequence fits in; an empty tree takes a sequence of any length."""
         new_nodes = len(inputs) - common_prefix_length(self._last_inputs, inputs)
-        return not self.tokens or len(self.tokens) + new_nodes <= _MAX_ROW_NODES
+        return not self.tokens or len(self.tokens) + new_nodes <= max(_MAX_ROW_NODES, 2 * len(inputs))
 
     def add(self, number: int, ids: Sequence[int], start: int) -> None:
         """Adds a sequence.

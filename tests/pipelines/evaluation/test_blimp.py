@@ -14,7 +14,7 @@ from eval.blimp import PARADIGMS, blimp_rates, compare_blimp
 from eval.lm_eval_harness import blimp_task, choice_log_likelihoods, evaluate_task, refuse_unknown_tasks
 from pipelines import evaluate, status
 from pipelines.benchmarks import blimp as bench
-from pipelines.evaluation import blimp, lm_eval
+from pipelines.evaluation import lm_eval, parts
 from pipelines.evaluation.blimp_results import BlimpReport, ModelBlimp, blimp_tables, compare_models
 from pipelines.inputs.minimal_pairs import load_paradigms
 from pipelines.jobfile import as_job
@@ -24,7 +24,7 @@ from schemas.evaluate import EvaluateJob
 from schemas.job import Model
 from schemas.minimal_pairs import MinimalPairs
 from services.models.causal_lm import load_causal_model
-from services.models.minimal_pairs import MinimalPair, log_likelihoods, margins
+from services.models.minimal_pairs import MinimalPair, good_is_likelier, log_likelihoods, margins
 from services.models.prefix_trees import supports_prefix_trees
 from services.observability.endpoint_reader import read_endpoint
 from tests.support.evaluations import in_this_process
@@ -101,6 +101,19 @@ def test_models_of_other_kinds_are_scored_by_trees_or_without(tiny, make, follow
     assert margins(model, tokenizer, pairs) == pytest.approx(found[::2] - found[1::2], abs=1e-3)
 
 
+@pytest.mark.parametrize("make", [llama, bloom])
+def test_a_sentence_is_scored_given_its_context(tiny, make):
+    torch.manual_seed(0)
+    model, tokenizer = make().eval(), AutoTokenizer.from_pretrained(tiny)
+    pairs = [MinimalPair("p", "It is wet.", "It is wet.", "It rained on Monday.", "It was dry."),
+             MinimalPair("p", "It is wet.", "It is dry.", "It rained.", "It rained.")]  # fmt: skip
+    whole = log_likelihoods(model, tokenizer, [text for pair in pairs for text in pair.texts])
+    contexts = ["It rained on Monday.", "It was dry.", "It rained.", "It rained."]
+    scores = whole - log_likelihoods(model, tokenizer, contexts)
+    assert margins(model, tokenizer, pairs) == pytest.approx(scores[::2] - scores[1::2], abs=1e-3)
+    assert good_is_likelier(model, tokenizer, pairs).tolist() == (scores[::2] > scores[1::2]).tolist()
+
+
 def test_what_begins_alike_is_computed_once(loaded):
     model, tokenizer = loaded
     pairs = [MinimalPair("p", f"Nobody in that old house {verb}s.", f"Nobody in that old house {verb}.")
@@ -159,7 +172,7 @@ def test_paradigms_belong_where_blimps_own_data_say():
 def test_a_tie_is_right_as_in_lm_eval_and_told():
     found = blimp_rates({"wh_island": np.array([1.0, 0.0, -1.0]), "mine": np.array([-1.0]),
                       "npi_present_1": np.array([0.5, -0.5])})  # fmt: skip
-    assert (found.overall.rate, found.overall.n, found.ties) == (3 / 6, 6, 1)
+    assert (found.overall.rate, found.overall.n, found.ties, found.ties_as_half) == (3 / 6, 6, 1, 3 / 6 - 1 / 12)
     assert {name: (rate.rate, rate.n) for name, rate in found.by_phenomenon.items()} == {
         "island effects": (2 / 3, 3), "NPI licensing": (1 / 2, 2),
     }  # fmt: skip
@@ -303,7 +316,7 @@ def evaluated(tmp_path_factory, ray_cluster, tiny):
     folder = tmp_path_factory.mktemp("evaluated")
     job = job_with_tasks(folder, tiny)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (blimp, lm_eval):
+        for module in (lm_eval, parts):
             patch.setattr(module, "spread_over_model", in_this_process)
         return folder, job, evaluate(job)
 
@@ -324,6 +337,7 @@ def test_models_are_measured_and_a_broken_one_is_told(evaluated, loaded):
     assert comparison["by"]["overall"]["overall"]["n"] == 60
     page = (folder / "out" / "README.md").read_text()
     assert "| Phenomenon | n | one | two |" in page and "| Island Effects | 20 | 0." in page and "| Ties |" in page
+    assert "| Overall, ties as one half | 60 | 0." in page
     assert "two less one" in page and "| blimp\\_mine | acc | 10 | 0 |" in page
 
 
@@ -358,7 +372,7 @@ def test_what_is_done_is_not_done_again_and_a_stopped_model_goes_on(evaluated, t
             seen.append(status(str(tmp_path / "out")))
             yield number, work(load_causal_model(session.models[name][0].model()), unit)
 
-    monkeypatch.setattr(blimp, "spread_over_model", here)
+    monkeypatch.setattr(parts, "spread_over_model", here)
     one = {"models": job["models"][:1], "evaluations": ["blimp"], "metrics": {"port": 0}}
     again = evaluate({**job, **one})
     assert scored == [] and again.as_json()["models"]["one"]["blimp"] == report.as_json()["models"]["one"]["blimp"]

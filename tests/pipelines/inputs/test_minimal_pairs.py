@@ -1,12 +1,14 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from eval.blimp import PARADIGMS
-from pipelines.inputs.minimal_pairs import load_paradigms
+from pipelines.inputs.minimal_pairs import identify_pairs, load_paradigms
 from schemas.errors import JobError
 from schemas.minimal_pairs import MinimalPairs
-from tests.support.files import ROOT
+from services.models.minimal_pairs import MinimalPair
+from tests.support.files import ROOT, write_jsonl
 
 
 def write_pair(path, good):
@@ -46,3 +48,30 @@ def test_the_shipped_pairs_are_12_paradigms_of_20_that_are_not_blimps():
     assert not set(paradigms) & set(PARADIGMS)
     sentences = [text for pairs in paradigms.values() for pair in pairs for text in (pair.good, pair.bad)]
     assert len(set(sentences)) == len(sentences) == 480
+
+
+def test_a_folder_without_blimps_paradigms_is_taken_whole(tmp_path):
+    write_pair(tmp_path / "turn_taking.jsonl", "Is it late?\nIt is.")
+    write_pair(tmp_path / "hypernym.jsonl", "A dog is an animal.")
+    assert list(load_paradigms("blimp", MinimalPairs(path=str(tmp_path)), PARADIGMS)) == ["hypernym", "turn_taking"]
+    write_pair(tmp_path / "wh_island.jsonl", "Who left?")
+    with pytest.raises(JobError, match="66 of 67 paradigms are missing"):
+        load_paradigms("blimp", MinimalPairs(path=str(tmp_path)), PARADIGMS)
+
+
+def test_a_row_of_ewok_is_one_target_after_two_contexts(tmp_path):
+    row = {"Domain": "weather", "Context1": "It rained.", "Context2": "It was dry.", "Target1": "It is wet.",
+           "Target2": "It is not wet."}  # fmt: skip
+    write_jsonl(tmp_path / "weather.jsonl", [row])
+    (pair,) = load_paradigms("blimp", MinimalPairs(path=str(tmp_path)), PARADIGMS)["weather"]
+    assert pair == MinimalPair("weather", "It is wet.", "It is wet.", "It rained.", "It was dry.")
+    assert pair.texts == ("It rained. It is wet.", "It was dry. It is wet.")
+    other = replace(pair, bad_context="It snowed.")
+    assert identify_pairs([pair]) != identify_pairs([other])
+    write_jsonl(tmp_path / "weather.jsonl", [row, {**row, "Context2": None}])
+    with pytest.raises(JobError, match="Context2 is null") as raised:
+        load_paradigms("blimp", MinimalPairs(path=str(tmp_path)), PARADIGMS)
+    assert raised.value.key == "blimp.path"
+    write_jsonl(tmp_path / "weather.jsonl", [{"Domain": "weather", "Context1": "It rained."}])
+    with pytest.raises(JobError, match="no such column; it has Domain, Context1"):
+        load_paradigms("blimp", MinimalPairs(path=str(tmp_path)), PARADIGMS)
