@@ -5,6 +5,7 @@ Imports schemas and services. The name shadows a builtin: write `from eval.blimp
 sentiment.py        emotions of responses, by the emotions of their prompts
 variety.py          length and variety of texts
 blimp.py            accuracy on minimal pairs, by phenomenon
+emobench.py         accuracy on EmoBench's multiple choice, beside chance
 preference.py       which model respondents of a blind questionnaire preferred
 questionnaire.py    writes a blind questionnaire (HTML page and key), and reads the answers sent back
 blind_page.py       what blind pages share: the page itself, its files, the files that respondents send back

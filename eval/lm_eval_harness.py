@@ -14,7 +14,6 @@ from jinja2.sandbox import SandboxedEnvironment
 from schemas.errors import EngineError, JobError
 from schemas.evaluate import task_name
 from schemas.text import shorten
-from services.models.diverged import refuse_diverged
 
 _TASKS = "lm_eval.tasks"
 _STDERR = "_stderr"
@@ -153,6 +152,8 @@ def _run_tasks(
     Args:
         samples: True adds the scores of each document to the output.
     """
+    from services.models.diverged import refuse_diverged  # it imports torch, and a report reads scores without
+
     any_by_name = any(isinstance(task, str) for task in tasks)
     library = _lm_eval()
 

@@ -147,10 +147,24 @@ class Sentiment(PromptSet):
 
 class Blimp(MinimalPairs, EvaluationSection):
     """Evaluation `blimp`: share of minimal pairs whose grammatical sentence a model finds likelier (the paper's tables
-    6 and 15). Without `paradigms` all 67 of BLiMP are needed."""
+    6 and 15). Without `paradigms` all 67 of BLiMP are needed, or a source that has none of them."""
 
     pairs_per_paradigm: int | None = Field(None, gt=0)
     """number of pairs to take of each paradigm, from the first on, for a quick look; all by default"""
+
+
+class EmoBench(EvaluationSection):
+    """Evaluation `emobench`: emotional intelligence, by EmoBench's multiple choice in English."""
+
+    short_key = "path"
+
+    path: Url
+    """folder with EmoBench's files `EU.jsonl` (emotion and cause) and `EA.jsonl` (best response)"""
+    scoring: Literal["cloze", "letters"] = "cloze"
+    """score of an option: its likelihood as the answer, without a list of options (`cloze`), or that of its letter in
+    a list, averaged over orders in which each option stands once at each letter (`letters`)"""
+    per_category: int | None = Field(None, gt=0)
+    """number of items to take of each category, from the first on, for a quick look; all by default"""
 
 
 class LmEval(EvaluationSection):
@@ -240,12 +254,16 @@ class EvaluateJob(Section):
     responses: Responses | Annotated[list[Responses], Field(min_length=1)] | None = None
     """responses that a model wrote before, in place of `models`; or a list of those of several models, each compared
     with the first; for the evaluation `sentiment` alone"""
-    evaluations: list[Literal["sentiment", "blimp", "lm_eval", "preference", "logit_lens"]] = Field(min_length=1)
+    evaluations: list[Literal["sentiment", "blimp", "emobench", "lm_eval", "preference", "logit_lens"]] = Field(
+        min_length=1
+    )
     """evaluations to run, each with a section of its own below"""
     sentiment: Sentiment = Sentiment()
     """prompts, classifier and groups of the evaluation `sentiment`"""
     blimp: Blimp = Blimp()
     """minimal pairs of the evaluation `blimp`"""
+    emobench: EmoBench | None = None
+    """items of the evaluation `emobench`, which needs their folder"""
     lm_eval: LmEval | None = None
     """tasks of the evaluation `lm_eval`, which needs them"""
     preference: Preference = Preference()
@@ -288,6 +306,8 @@ class EvaluateJob(Section):
                 raise ValueError(f"models need prompts to respond to: give {evaluation}.prompts")
         if self.responses and (others := [name for name in self.evaluations if name != "sentiment"]):
             raise ValueError(f"{others[0]} needs models, and the job has responses: leave it out of `evaluations`")
+        if "emobench" in self.evaluations and self.emobench is None:
+            raise ValueError("name the folder with EmoBench's files: give emobench.path")
         if "lm_eval" in self.evaluations and self.lm_eval is None:
             raise ValueError("name what to evaluate: give lm_eval.tasks")
         return self

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.evaluation import blimp, lm_eval, logit_lens, preference, sentiment
+from pipelines.evaluation import blimp, emobench, lm_eval, logit_lens, preference, sentiment
 from pipelines.evaluation.examples import example_lines
 from pipelines.evaluation.generation import generate_responses
 from pipelines.evaluation.models import locate_models
@@ -31,6 +31,7 @@ EVALUATIONS: tuple[Evaluation, ...] = (
     sentiment.EVALUATION,
     preference.EVALUATION,
     blimp.EVALUATION,
+    emobench.EVALUATION,
     lm_eval.EVALUATION,
     logit_lens.EVALUATION,
 )

@@ -1,42 +1,21 @@
-"""The evaluation `lm_eval`: any task or group of lm-evaluation-harness, and its table."""
+"""The evaluation `lm_eval`: any task or group of lm-evaluation-harness."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from eval.lm_eval_harness import TaskScore, evaluate_task, refuse_unknown_tasks
+from pipelines.evaluation.lm_eval_results import LM_EVAL, LmEvalReport
 from pipelines.evaluation.record import read_result, write_result
-from pipelines.evaluation.reports import Report
 from pipelines.evaluation.session import Evaluation, Loaded, Session, model_facts, spread_over_model
-from pipelines.pages.tables import Table
 from schemas.errors import EngineError
 from schemas.evaluate import EvaluatedModel, EvaluateJob, LmEval, task_name, task_result
 from schemas.fingerprint import identity_of
 from services.cluster import connect_to_ray
 
-LM_EVAL = "lm_eval"
-
 _log = logging.getLogger("kindling")
-
-
-@dataclass(frozen=True)
-class LmEvalReport(Report):
-    """Outcome of the evaluation `lm_eval`: the scores of each model, by task or group as the job names it."""
-
-    models: dict[str, dict[str, list[TaskScore]]]
-
-    def tables(self) -> list[Table]:
-        """One table of all tasks."""
-        return lm_eval_tables(self)
-
-    def models_as_json(self) -> dict[str, Any]:
-        """Scores of each model, by task."""
-        return {
-            name: {task: [asdict(score) for score in scores] for task, scores in tasks.items()}
-            for name, tasks in self.models.items()
-        }
 
 
 def check_lm_eval(job: EvaluateJob) -> None:
@@ -98,30 +77,6 @@ def _scores(session: Session, name: str, tasks: Sequence[str]) -> Iterator[tuple
             else:
                 yield task_name(items[number]), outcome
             advance(name, 1)
-
-
-def lm_eval_tables(report: LmEvalReport) -> list[Table]:
-    """One table of all tasks; no table where nothing was evaluated."""
-    scores = {name: {(score.task, score.metric): score for listed in tasks.values() for score in listed}
-              for name, tasks in report.models.items()}  # fmt: skip
-    lines = list(dict.fromkeys(line for by_line in scores.values() for line in by_line))
-    if not lines:
-        return []
-    rows = []
-    for line in lines:
-        first = next(by_line[line] for by_line in scores.values() if line in by_line)
-        facts = ["-" if fact is None else str(fact) for fact in (first.n, first.shots)]
-        rows.append(
-            [first.task, first.metric, *facts, *(_score_text(by_line.get(line)) for by_line in scores.values())]
-        )
-    note = "As lm-eval gives them, with its standard errors. n: documents. No chat template is applied."
-    return [Table("lm-eval", ["Task", "Metric", "n", "Shots", *scores], rows, note)]
-
-
-def _score_text(score: TaskScore | None) -> str:
-    if score is None:
-        return "-"
-    return f"{score.value:.4f}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
 
 
 def _section(job: EvaluateJob) -> LmEval:

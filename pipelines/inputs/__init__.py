@@ -22,6 +22,7 @@ text_format.py      plain text
 hugging_face.py     Hugging Face datasets
 cells.py            checks of single values: text, emotion
 conversations.py    checks of chat messages and tools
-minimal_pairs.py    BLiMP files: minimal pairs by paradigm
+minimal_pairs.py    files of BLiMP and EWoK: minimal pairs by paradigm
+emobench.py         files of EmoBench: items by task and category
 near_duplicates.py  finds texts that say almost the same as an earlier one
 """

@@ -9,6 +9,7 @@ answers.py       the paper's questions, answered in the first lines
 seeds.py         the mean of students that are one training with several seeds
 students.py      each student against its base, as a table
 paper_tables.py  the paper's tables, with its values (paper.json) beside ours
+further_tables.py  EmoBench, and tasks of lm-eval
 charts.py        the figures: their data, and the same as tables
 svg.py           draws a figure
 curves.py        loss curves of trainings, throughput and rejects of augmentations

@@ -10,16 +10,19 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from eval.lm_eval_harness import TaskScore
 from eval.sentiment import PAPER_GROUPS
 from pipelines.evaluation.blimp_results import BLIMP, ModelBlimp, read_blimp
+from pipelines.evaluation.emobench_results import EMOBENCH, ModelEmoBench, read_emobench
+from pipelines.evaluation.lm_eval_results import LM_EVAL, LmEvalReport
 from pipelines.evaluation.sentiment_results import SENTIMENT, ModelSentiment, read_sentiment
 from pipelines.reporting.folders import ReportRun, read_json
 from pipelines.reporting.trainings import data_of, run_at, start_of, trainings_of
 from schemas.errors import RunError
-from schemas.evaluate import EvaluatedModel, EvaluateJob, result_path
+from schemas.evaluate import EvaluatedModel, EvaluateJob, result_path, task_name, task_result
 from services.storage.store import ShardStore
 
-_Measured = TypeVar("_Measured", ModelSentiment, ModelBlimp)
+_Measured = TypeVar("_Measured", ModelSentiment, ModelBlimp, ModelEmoBench)
 _GROUPS = "sentiment.groups."
 # Parts of an identity that say which model was measured, or that change no figure.
 _OF_THE_MODEL = ("model.", "engine.", "responses")
@@ -28,7 +31,7 @@ _PLACES = ("model.id", "model.path", "model.revision", "model.trust_remote_code"
 
 @dataclass(frozen=True)
 class Setting(Generic[_Measured]):
-    """Models that were measured in one way: on the same prompts or pairs, with the same classifier and sampling.
+    """Models that were measured in one way: on the same prompts, pairs or items, with the same classifier and sampling.
 
     Attributes:
         facts: everything that the figures depend on, but the models.
@@ -56,6 +59,8 @@ class Evaluations:
 
     Attributes:
         sentiment, blimp: settings in which models were measured; the first one is that of the paper's questions.
+        emobench: settings in which models were measured by EmoBench.
+        lm_eval: scores of lm-eval's tasks, by the evaluation's name.
         models: job's entry of each evaluated model, by name.
         data: data that each trained model was trained on, in a few words.
         missing: a line for each result that is not there.
@@ -63,6 +68,8 @@ class Evaluations:
 
     sentiment: list[Setting[ModelSentiment]]
     blimp: list[Setting[ModelBlimp]]
+    emobench: list[Setting[ModelEmoBench]]
+    lm_eval: dict[str, LmEvalReport]
     models: dict[str, EvaluatedModel]
     data: dict[str, str]
     missing: list[str]
@@ -70,16 +77,19 @@ class Evaluations:
     @property
     def students(self) -> list[str]:
         """Names of the models that are compared with another one."""
-        settings: list[Setting[Any]] = [*self.sentiment, *self.blimp]
+        settings: list[Setting[Any]] = [*self.sentiment, *self.blimp, *self.emobench]
         return list(dict.fromkeys(name for setting in settings for name in setting.bases))
 
     def label(self, setting: Setting[Any]) -> str:
         """Names what a setting has of its own among those of its evaluation; "" where it is the only one."""
-        others: Sequence[Setting[Any]] = self.sentiment if setting in self.sentiment else self.blimp
+        kinds: list[Sequence[Setting[Any]]] = [self.sentiment, self.blimp, self.emobench]
+        others = next(kind for kind in kinds if any(each is setting for each in kind))
         keys = {key for other in others for key in {**other.facts, **setting.facts}
                 if other.facts.get(key) != setting.facts.get(key)}  # fmt: skip
         # The classifier alone is named where it is another one: responses that are scored again have no sampling.
         keys = {key for key in keys if ".classifier." in key} or keys
+        # A scoring has prompts of its own.
+        keys = {key for key in keys if key.endswith(".scoring")} or keys
         keys = {key for key in keys if not key.endswith(".found")} or keys
         return ", ".join(f"{key.partition('.')[2] or key} {setting.facts.get(key)}" for key in sorted(keys))
 
@@ -100,11 +110,13 @@ def read_evaluations(runs: Sequence[ReportRun]) -> Evaluations:
     missing: list[str] = []
     sentiment = _settings(evaluated, jobs, SENTIMENT, _read_sentiment, known, missing)
     blimp = _settings(evaluated, jobs, BLIMP, lambda store, name, facts: read_blimp(store, name), known, missing)
-    settings: list[Setting[Any]] = [*sentiment, *blimp]
+    emobench = _settings(evaluated, jobs, EMOBENCH, _read_emobench, known, missing)
+    settings: list[Setting[Any]] = [*sentiment, *blimp, *emobench]
     for setting in settings:
         _set_bases(setting, jobs, models, runs)
     data = {name: text for name, model in models.items() if (text := data_of(model.path or model.id, runs))}
-    return Evaluations(sentiment, blimp, models, data, missing)
+    lm_eval = {run.name: _lm_eval(run, jobs[run.name], missing) for run in evaluated if jobs[run.name].lm_eval}
+    return Evaluations(sentiment, blimp, emobench, lm_eval, models, data, missing)
 
 
 def _job(run: ReportRun) -> EvaluateJob:
@@ -155,6 +167,25 @@ def _settings(
     return settings
 
 
+def _lm_eval(run: ReportRun, job: EvaluateJob, missing: list[str]) -> LmEvalReport:
+    """Reads the scores of lm-eval's tasks from one run; `missing` receives a line for each that is not there."""
+    scores: dict[str, dict[str, list[TaskScore]]] = {name: {} for name in job.model_labels}
+    tasks = job.lm_eval.tasks if job.lm_eval and LM_EVAL in job.evaluations else []
+    for name in scores:
+        for task in map(task_name, tasks):
+            path = run.store.path(result_path(LM_EVAL, task_result(name, task)))
+            if not run.store.fs.exists(path):
+                missing.append(f"{LM_EVAL} {task} of {name} in {run.name} is not there")
+                continue
+            try:
+                listed = read_json(path, run.store, "a result of an evaluation")["scores"]
+                scores[name][task] = [TaskScore(**score) for score in listed]
+            except (KeyError, TypeError) as error:
+                remedy = "move it away, and run the same `kindling evaluate` again"
+                raise RunError(path, None, f"damaged: it is no result of {LM_EVAL} ({error})", remedy) from None
+    return LmEvalReport(scores)
+
+
 def _results(
     runs: Sequence[ReportRun], jobs: Mapping[str, EvaluateJob], evaluation: str, missing: list[str]
 ) -> Iterator[tuple[ReportRun, str, str, dict[str, Any]]]:
@@ -180,6 +211,10 @@ def _content(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_sentiment(store: ShardStore, name: str, facts: dict[str, Any]) -> ModelSentiment:
     return read_sentiment(store, name, _groups(facts))
+
+
+def _read_emobench(store: ShardStore, name: str, facts: dict[str, Any]) -> ModelEmoBench:
+    return read_emobench(store, name, facts[f"{EMOBENCH}.scoring"])
 
 
 def _groups(facts: Mapping[str, Any]) -> dict[str, list[str]]:

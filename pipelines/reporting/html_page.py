@@ -85,6 +85,7 @@ def html_page(report: Report) -> str:
         name=f"Report: {shorten(report.name, _MAX_NAME)}",
         report=report,
         tables=[_table(table) for table in report.tables],
+        further=[_table(table) for table in report.further],
         students=_table(report.students) if report.students else None,
         charts=[_chart(chart) for chart in report.charts],
         heats=[{"model": heat.model, "rows": heat_rows(heat.matrix)} for heat in report.heats],

@@ -14,6 +14,7 @@ from pipelines.reporting.charts import Chart, blimp_chart, sentiment_charts
 from pipelines.reporting.curves import loss_chart, reject_chart, throughput_chart
 from pipelines.reporting.evaluations import Evaluations, read_evaluations
 from pipelines.reporting.folders import ReportRun, ReportSources, open_folders
+from pipelines.reporting.further_tables import further_tables
 from pipelines.reporting.lineage import Lineage, read_lineage
 from pipelines.reporting.paper_tables import paper, paper_tables
 from pipelines.reporting.samples import Sample, read_readings, read_samples
@@ -56,7 +57,8 @@ class Report(Result):
         notes: what a reader of the figures must know: runs that are not complete, results that are missing.
         students: each student against its base; None without students.
         tables: the paper's tables.
-        not_run: a line for each table of the paper without data.
+        further: tables of evaluations that the paper does not have.
+        not_run: a line for each table of the paper, and each further evaluation, without data.
         charts: the figures.
         heats: emotions asked for against expressed, of a base and of the student that gained most.
         samples: texts to look at.
@@ -72,6 +74,7 @@ class Report(Result):
     notes: list[str]
     students: Table | None
     tables: list[Table]
+    further: list[Table]
     not_run: list[str]
     charts: list[Chart]
     heats: list[EmotionHeat]
@@ -82,8 +85,8 @@ class Report(Result):
 
     @property
     def all_tables(self) -> list[Table]:
-        """The students, and then the paper's tables."""
-        return [*([self.students] if self.students else []), *self.tables]
+        """The students, the paper's tables, and the further ones."""
+        return [*([self.students] if self.students else []), *self.tables, *self.further]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, but for texts and pictures."""
@@ -132,6 +135,7 @@ def report(
     positivity, grammar = changes_of(evaluations)
     readings = read_readings(evaluations, runs)
     tables, not_run = paper_tables(runs, evaluations, words)
+    further, further_not_run = further_tables(evaluations)
     shown = _shown(evaluations, positivity)
     charts = [
         *sentiment_charts(evaluations, shown), *blimp_chart(evaluations, grammar), *loss_chart(runs),
@@ -146,7 +150,8 @@ def report(
         notes=list(map(printable, (*sources.notes(), *evaluations.missing, *_failures(sources)))),
         students=table,
         tables=tables,
-        not_run=not_run,
+        further=further,
+        not_run=[*not_run, *further_not_run],
         charts=charts,
         heats=_heats(evaluations, shown),
         samples=read_samples(evaluations, runs, prompts, rows),

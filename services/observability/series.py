@@ -150,8 +150,8 @@ class EvaluateMetrics(Endpoint):
         super().__init__(run)
         self.examples = self._counter(
             "kindling_evaluate_examples_total",
-            "Examples scored in all starts: responses of sentiment, pairs of blimp, tasks of lm_eval, texts of "
-            "logit_lens",
+            "Examples scored in all starts: responses of sentiment, pairs of blimp, items of emobench, tasks of "
+            "lm_eval, texts of logit_lens",
             "evaluation",
             "model",
         )

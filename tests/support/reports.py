@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from eval.blimp import PARADIGMS
+from eval.emobench import Item, Question
 from eval.sentiment import PAPER_GROUPS
 from pipelines.evaluation.blimp_results import write_blimp
+from pipelines.evaluation.emobench_results import write_emobench
+from pipelines.evaluation.record import write_result
 from pipelines.evaluation.responses import Response
 from pipelines.evaluation.sentiment_results import write_sentiment
 from schemas.emotions import EMOTIONS
@@ -23,23 +26,25 @@ _WORDS = ["sun", "rain", "door", "hill", "boat", "song", "kite", "moon", "stone"
 
 def write_evaluation(
     folder, models, name="compare", positive=None, right=None, classifier="embedded", paradigms=tuple(PARADIGMS)[::8],
-    changes=None,
-    is_given=False,
+    changes=None, is_given=False, emobench=None, lm_eval=None,
 ):  # fmt: skip
-    """An evaluate run: each model's responses are positive, and its pairs right, with these probabilities.
+    """An evaluate run: each model's responses are positive, and its pairs and items right, with these probabilities.
 
     Args:
         models: name of each model -> its path.
-        positive, right: probabilities by name; an evaluation of which none is given is not run.
+        positive, right, emobench: probabilities by name; an evaluation of which none is given is not run.
+        lm_eval: by name the value of the metric of the task `mine`; None where that has no result.
         is_given: the responses were scored again, by a job that has them in place of models.
         changes: for a name the responses to some prompts, by their number, in place of made-up ones.
     """
     store = ShardStore(str(folder))
-    evaluations = [each for each, given in (("sentiment", positive), ("blimp", right)) if given]
+    chosen = {"sentiment": positive, "blimp": right, "emobench": emobench, "lm_eval": lm_eval}
+    evaluations = [each for each, given in chosen.items() if given]
     job = EvaluateJob.model_validate({
         "name": name, "models": [] if is_given else [{"path": path, "name": label} for label, path in models.items()],
         "responses": [{"path": "r.json", "name": label} for label in models] if is_given else None,
         "evaluations": evaluations, "sentiment": {"prompts": "prompts.json"}, "output": {"path": str(folder)},
+        "emobench": {"path": "data"} if emobench else None, "lm_eval": {"tasks": ["mine"]} if lm_eval else None,
     })  # fmt: skip
     store.write_text("evaluate.json", json.dumps({
         "format": 1, "name": name, "written_at": "2026-11-30T10:00:00+00:00", "job": job.model_dump(mode="json"),
@@ -58,6 +63,14 @@ def write_evaluation(
             write_sentiment(store, label, responses, scores, PAPER_GROUPS, identity, {})
         if right:
             write_blimp(store, label, *_pairs(label, right[label], paradigms), {**facts, "blimp.pairs": "some"})
+        if emobench:
+            items, sums = _items(label, emobench[label])
+            identity = {**facts, "emobench.scoring": "cloze", "emobench.items": "some"}
+            write_emobench(store, label, items, sums, "cloze", identity)
+        if lm_eval and lm_eval[label] is not None:
+            score = {"task": "mine", "metric": "acc", "value": lm_eval[label], "stderr": 0.01, "n": 50, "shots": 0,
+                     "version": "1"}  # fmt: skip
+            write_result(store, "lm_eval", f"{label}/mine", facts, scores=[score])
     return store
 
 
@@ -76,6 +89,20 @@ def _pairs(label, right, paradigms, count=30):
     pairs = {name: [MinimalPair(name, f"good {i}", f"bad {i}") for i in range(count)] for name in paradigms}
     return pairs, {name: np.array([1.0 if draw.random() < right else -1.0 for _ in listed])
                    for name, listed in pairs.items()}  # fmt: skip
+
+
+def _items(label, right, count=40):
+    """Items of one category of each task, all answers of an item right with this probability or all wrong."""
+    draw, kinds = random.Random(label), {"EU": ("emotion", "cause"), "EA": ("response",)}
+    items, sums = {}, {}
+    for task, of_task in kinds.items():
+        questions = tuple(Question(kind, f"Which {kind}?", ("aa", "bb", "cc", "dd"), 1) for kind in of_task)
+        for number in range(count):
+            item = Item(task, str(number), "all", "x", f"Scene {number}.", questions)
+            best = 1 if draw.random() < right else 2
+            items.setdefault(item.part, []).append(item)
+            sums.setdefault(item.part, []).append([[float(i == best) - 2 for i in range(4)] for _ in of_task])
+    return items, sums
 
 
 def write_training(folder, start, parts, seed=0, curves=()):

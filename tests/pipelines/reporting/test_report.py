@@ -117,7 +117,7 @@ def test_the_papers_tables_have_its_values_beside_ours(made):
     assert blimp["Quantifiers"]["base"] == "not run"  # none of its paradigms was measured
     assert table_of(made, "Table 2")["Total words"]["paper: Prompt 3"] == "4,348,549"
     assert table_of(made, "Table 14")["Total word count"]["corpus"] == "95"
-    assert [line.partition(":")[0] for line in made.not_run] == ["Table 3", "Table 4"]
+    assert [line.partition(":")[0] for line in made.not_run] == ["Table 3", "Table 4", "EmoBench", "lm-eval"]
 
 
 def test_the_papers_values_are_whole():
@@ -364,6 +364,34 @@ def test_pairs_that_are_none_of_blimps_are_named_so(tmp_path):
     assert "points of minimal pairs that are not BLiMP's, the mean of 2 paradigms: a clear loss; worst is our_" in loss
     assert table_of(made, "Minimal pairs that are not BLiMP's: accuracy by paradigm")["our_words"]["n"] == "30"
     assert "Tables 6 and 15: not run. It needs an evaluation blimp of paradigms of BLiMP." in made.not_run
+
+
+def test_emobench_stands_beside_chance_and_each_student_beside_its_base(tmp_path):
+    models = {"base": "b", "one": "o", "two": "t"}
+    emobench, tasks = {"base": 0.3, "one": 0.9, "two": 0.3}, {"base": 0.5, "one": 0.625, "two": None}
+    store = write_evaluation(tmp_path / "e", models, emobench=emobench, lm_eval=tasks)
+    made = report(str(tmp_path / "e"))
+    accuracy = table_of(made, "EmoBench: accuracy")
+    assert accuracy["EU: emotional understanding"]["chance"] == "6.2"  # 1 / 16
+    assert accuracy["EA: emotional application"]["chance"] == "25.0"
+    assert " to " in accuracy["EA: emotional application"]["one"].interval
+    students = table_of(made, "EmoBench: every student against its base")
+    assert set(students) == {"one", "two"} and students["one"]["Base"] == "base"
+    assert float(students["one"]["EU: points"].value) > 30 and students["one"]["EU: p"] == "<0.001"
+    scores = table_of(made, "lm-eval: scores (e)")["mine"]
+    assert (scores["one"], scores["two"]) == ("0.6250 ± 0.0100", "not run")
+    assert "lm_eval mine of two in e is not there" in made.notes
+    page, text = html_page(made), markdown_page(made)
+    assert "<h2>Beyond the paper</h2>" in page and "EmoBench: every student against its base" in page
+    assert "## EmoBench: accuracy" in text and made.as_json()["tables"][-1]["title"] == "lm-eval: scores (e)"
+    write_evaluation(tmp_path / "f", {"base": "b"}, "f", right={"base": 0.9})
+    assert report(str(tmp_path / "f")).not_run[-2:] == [
+        "EmoBench: not run. It needs an evaluation emobench.", "lm-eval: not run. It needs an evaluation lm_eval.",
+    ]  # fmt: skip
+    (tmp_path / "e/results/emobench/two.json").unlink()
+    assert "emobench of two in e is not there" in report(str(tmp_path / "e")).notes
+    store.write_text("results/lm_eval/one/mine.json", '{"scores": [{"a": 1}]}')
+    refused(str(tmp_path / "e"))
 
 
 def test_students_with_several_seeds_have_a_mean(tmp_path):
