@@ -37,12 +37,22 @@ def throughput(
     data: Annotated[str, typer.Option(help="folder with the three corpora; see docs/performance.md")],
     rows: Annotated[int, typer.Option(help="number of rows in each workload")] = 192,
     rounds: Rounds = 3,
+    workloads: Annotated[str, typer.Option(metavar="NAME,...", help="workloads to measure; all by default")] = "",
+    arms: Annotated[str, typer.Option(metavar="NAME,...", help="arms to measure; all by default")] = "",
+    minutes: Annotated[float, typer.Option(min=0, help="time after which no further run is begun")] = 60.0,
+    keep: Annotated[
+        str | None, typer.Option(metavar="FILE", help="keep each run in this file; a stopped bench goes on from it")
+    ] = None,
     metrics: Metrics = False,
 ) -> bool:
     """Compare with raw vLLM, the script people write, and ray.data.llm: same prompts, same engine, same cores."""
     from pipelines.benchmarks.throughput.bench import measure
 
-    return measure(data, rows, rounds, metrics)
+    return measure(data, rows, rounds, _names(workloads), _names(arms), minutes, keep, metrics)
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 @_command

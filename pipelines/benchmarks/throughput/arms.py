@@ -9,19 +9,18 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import ray
 
 from pipelines.augmentation.augment import augment
+from pipelines.benchmarks.throughput.processor_time import processor_seconds
 from pipelines.benchmarks.throughput.worker import Result, sum_rows
 from pipelines.benchmarks.throughput.workloads import WorkloadFiles
 from schemas.errors import EngineError
@@ -45,13 +44,9 @@ class KindlingResult(Result):
 
     Attributes:
         generating_seconds: from the start of the first request to the end of the last one, without the disk's time.
-        driver_cpu_seconds: processor time of the driver.
-        replica_cpu_seconds: processor time of the replica's own process, without vLLM's engine process.
     """
 
-    generating_seconds: float
-    driver_cpu_seconds: float
-    replica_cpu_seconds: float
+    generating_seconds: float = 0.0
 
 
 class Kindling:
@@ -79,7 +74,7 @@ class Kindling:
         (replica,) = warm_pool.find_pool(self._model, self._engine)[1]
         if not ray.get(replica.reset_prefix_cache.remote()):
             raise EngineError("bench", None, "the engine did not empty its prefix cache", "leave its pool to the bench")
-        process = psutil.Process(ray.get(replica.start.remote()).pids[0])
+        ray.get(replica.start.remote())
         job = {
             **self._job(files.workload.name, files.rows, folder),
             "recipe": files.workload.recipe,
@@ -88,16 +83,11 @@ class Kindling:
             "output": {"path": str(folder), "rows_per_shard": _ROWS_PER_SHARD},
             "metrics": {"port": 0 if self._scraped else None, "targets": None},
         }
-        with _scraper(folder) if self._scraped else contextlib.nullcontext():
-            driver_before, replica_before = time.process_time(), process.cpu_times()
+        with _scraper(folder) if self._scraped else contextlib.nullcontext(), processor_seconds() as processors:
             summary = augment(job)
-            driver_after, replica_after = time.process_time(), process.cpu_times()
         result, generating_seconds = _read(folder, summary.serving_seconds)
         return KindlingResult(
-            **vars(result),
-            generating_seconds=generating_seconds,
-            driver_cpu_seconds=driver_after - driver_before,
-            replica_cpu_seconds=sum(replica_after[:2]) - sum(replica_before[:2]),  # user and system
+            **{**vars(result), "processor_seconds": processors}, generating_seconds=generating_seconds
         )
 
     def seconds_to_first_row(self, folder: Path) -> float:
@@ -137,14 +127,20 @@ class Kindling:
 
 
 class Baseline:
-    """A worker process (see `worker`) that serves the same requests without Kindling."""
+    """A worker process (see `worker`) that serves the same requests without Kindling.
+
+    Args:
+        seeded: whether each request has its seed, as Kindling's have; an engine whose requests have none keeps vLLM's
+            own chunked prefill.
+    """
 
     def __init__(
-        self, module: str, engine: dict[str, Any], cores: list[int], folder: Path, model: Model = EMBEDDED
-    ) -> None:
+        self, module: str, engine: dict[str, Any], cores: list[int], folder: Path, model: Model = EMBEDDED,
+        seeded: bool = True,
+    ) -> None:  # fmt: skip
         self._module, self._log = module, folder / f"{module}.log"
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as spec:
-            json.dump({"engine": engine, "cores": cores, "model": model.model_dump()}, spec)
+            json.dump({"engine": engine, "cores": cores, "model": model.model_dump(), "seeded": seeded}, spec)
         command = [sys.executable, "-m", f"pipelines.benchmarks.throughput.{module}", spec.name]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -158,9 +154,11 @@ class Baseline:
     def run(self, arm: str, files: WorkloadFiles, folder: Path, **options: int) -> Result:
         """Serves a workload into a new folder; `options` are further keys of the worker's order."""
         order = {"arm": arm, "requests": str(files.requests), "output": str(folder), **options}
-        self._orders.write(json.dumps(order) + "\n")
-        self._orders.flush()
-        return Result(**json.loads(self._wait_for("RESULT")))
+        with processor_seconds() as processors:
+            self._orders.write(json.dumps(order) + "\n")
+            self._orders.flush()
+            result = Result(**json.loads(self._wait_for("RESULT")))
+        return replace(result, processor_seconds=processors)
 
     def close(self) -> None:
         """Lets the process end."""

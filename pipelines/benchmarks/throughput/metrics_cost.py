@@ -52,4 +52,4 @@ def _rate(run: dict[str, Any]) -> float:
 
 
 def _cpu_seconds(run: dict[str, Any]) -> float:
-    return run["driver_cpu_seconds"] + run["replica_cpu_seconds"]
+    return run["processor_seconds"]["driver"] + run["processor_seconds"]["replica"]

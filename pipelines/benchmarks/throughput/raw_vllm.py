@@ -1,14 +1,15 @@
 """vLLM alone, in one process: `python -m pipelines.benchmarks.throughput.raw_vllm SPEC.json` (see `worker`).
 
-Orders: `{"arm": "whole" | "chunks" | "whole+nucleus", "requests": "requests.json", "output": "folder"}`.
+Orders: `{"arm": "whole" | "whole+nucleus" | "queue", "requests": "requests.json", "output": "folder"}`.
 
-    whole          one `LLM.chat` over all prompts, then one Parquet file: as fast as vLLM goes, and nothing is safe
-                   before the last row is done
-    chunks         the script that people write instead: `LLM.chat` over 64 prompts after 64, a Parquet file after
-                   each; the engine empties at the end of every chunk
+    whole          one `LLM.chat` over all prompts, then one Parquet file: as fast as vLLM goes with these seeds, and
+                   nothing is safe before the last row is done
     whole+nucleus  as `whole`, but `top_p` is sampled by Kindling's own sampler
+    queue          `LLM.enqueue_chat` and `LLM.wait_for_completion`, then one Parquet file: the calls that `LLM.chat`
+                   makes, which a script can make for one chunk of its file after another. Without seeds, in an engine
+                   of its own
 
-The clock runs from the first call of `LLM.chat` until the last file is closed. The prefix cache is empty at the start.
+The clock runs from the first call until the file is closed. The prefix cache is empty at the start.
 """
 
 import sys
@@ -19,15 +20,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.benchmarks.throughput.worker import Channel, Requests, Result, engine_settings, read_spec, sum_rows
+from pipelines.benchmarks.throughput.worker import (
+    Channel,
+    Requests,
+    Result,
+    engine_settings,
+    is_seeded,
+    read_spec,
+    sum_rows,
+)
 
-CHUNK_ROWS = 64
+_CHUNK_ROWS = 64
+QUEUE = "queue"
 
 
 def main() -> None:
     """Serves orders until standard input ends."""
     channel = Channel()
     settings = engine_settings(read_spec(sys.argv[1]))
+    if not is_seeded(sys.argv[1]):
+        # It is off for the sake of seeds alone.
+        settings.pop("enable_chunked_prefill", None)
     import vllm
 
     from services.engines.vllm_engine import WORKER_EXTENSION
@@ -37,34 +50,36 @@ def main() -> None:
         channel.ready()
         for order in channel.orders():
             requests = Requests.read(order["requests"])
-            arm, _, sampler = order["arm"].partition("+")
-            llm.collective_rpc("select_nucleus", args=(sampler == "nucleus",))
-            size = {"whole": len(requests.messages), "chunks": CHUNK_ROWS}[arm]
-            channel.answer(run(llm, requests, size, Path(order["output"])))
+            llm.collective_rpc("select_nucleus", args=(order["arm"].endswith("+nucleus"),))
+            channel.answer(run(llm, requests, order["arm"] == QUEUE, Path(order["output"])))
     finally:
         llm.llm_engine.engine_core.shutdown()
 
 
-def run(llm: Any, requests: Requests, size: int, output: Path) -> Result:
-    """Serves the requests, `size` in each call.
+def run(llm: Any, requests: Requests, is_queue: bool, output: Path) -> Result:
+    """Serves the requests.
 
     Args:
         llm: a `vllm.LLM`.
-        output: the folder to make; it gets one Parquet file for each call.
+        is_queue: hands them over chunk after chunk, without seeds; else in one call, with seeds.
+        output: the folder to make; it gets one Parquet file.
     """
     from vllm import SamplingParams
 
     output.mkdir(parents=True, exist_ok=True)
-    params = [SamplingParams(**requests.sampling, seed=seed) for seed in requests.seeds]
+    seeds = [None] * len(requests.seeds) if is_queue else requests.seeds
+    params = [SamplingParams(**requests.sampling, seed=seed) for seed in seeds]
     if not llm.reset_prefix_cache():
         raise RuntimeError("vLLM did not empty its prefix cache")
-    outputs: list[Any] = []
     began = monotonic()
-    for start in range(0, len(params), size):
-        chunk = slice(start, start + size)
-        chunk_outputs = llm.chat(requests.messages[chunk], params[chunk], use_tqdm=False)
-        _write(chunk_outputs, output / f"{start:06}.parquet")
-        outputs += chunk_outputs
+    if is_queue:
+        for start in range(0, len(params), _CHUNK_ROWS):
+            chunk = slice(start, start + _CHUNK_ROWS)
+            llm.enqueue_chat(requests.messages[chunk], params[chunk], use_tqdm=False)
+        outputs: list[Any] = llm.wait_for_completion(use_tqdm=False)
+    else:
+        outputs = llm.chat(requests.messages, params, use_tqdm=False)
+    _write(outputs, output / "rows.parquet")
     seconds = monotonic() - began
     return sum_rows(
         seconds,

@@ -1,8 +1,9 @@
 """The parts that the baseline processes share: their settings, their orders, and the figures that they answer.
 
-A worker is started with the path of a JSON file, `{"engine": {...}, "cores": [...], "model": {...}}` (`model` as in a
-job file, by default the embedded one). It prints one line `READY`; then for each line of JSON on its standard input it
-runs one arm and prints one line `RESULT {json}`. It ends with its standard input.
+A worker is started with the path of a JSON file, `{"engine": {...}, "cores": [...], "model": {...}, "seeded": true}`
+(`model` as in a job file, by default the embedded one; `seeded`: each request has a seed, the default). It prints one
+line `READY`; then for each line of JSON on its standard input it runs one arm and prints one line `RESULT {json}`. It
+ends with its standard input.
 
 Everything else that it or its engine prints goes to standard error.
 """
@@ -14,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Result:
         cached_prompt_tokens: prompt tokens that the prefix cache held; None where the arm does not report them.
         output_lengths: output tokens of each row.
         finish_reasons: number of rows by finish reason.
+        processor_seconds: processor time by kind of process, from the order to the answer (`processor_time`).
     """
 
     seconds: float
@@ -54,6 +56,7 @@ class Result:
     output_tokens: int
     output_lengths: list[int]
     finish_reasons: dict[str, int]
+    processor_seconds: dict[str, float] = field(default_factory=dict)
 
 
 Samples = dict[str, dict[str, list[dict[str, Any]]]]
@@ -104,6 +107,11 @@ def read_spec(path: str) -> EngineSpec:
     """Reads the engine's settings from the file that a worker is started with."""
     settings = json.loads(Path(path).read_text(encoding="utf-8"))
     return EngineSpec(Model(**settings.get("model", {})), settings["engine"], cores=tuple(settings["cores"]))
+
+
+def is_seeded(path: str) -> bool:
+    """Reads from the file that a worker is started with whether its requests have seeds."""
+    return bool(json.loads(Path(path).read_text(encoding="utf-8")).get("seeded", True))
 
 
 def engine_settings(spec: EngineSpec) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The rows and prompts that every arm of a benchmark serves.
 
-Three kinds of prompt load an engine differently. `p3` shares a long prefix (the task and its examples), `unique` shares
-nothing, and the outputs of `alpaca` differ most in length. An output ends where the model ends it, or at a limit.
+The kinds of prompt load an engine differently. `p3` shares a long prefix (the task and its examples), `unique` shares
+nothing, and the outputs of `alpaca` differ most in length. `messages` are the prompts of p3 with `top_p: 1`, where no
+sampler of ours is at work: it shows what the service itself costs. An output ends where the model ends it, or at a
+limit.
 """
 
 import json
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.recipes.babylm import BabylmStory
+from pipelines.recipes.messages import Messages
 from pipelines.recipes.template import Template
 from schemas.emotions import EMOTIONS
 from schemas.rows import row_seed
@@ -23,6 +26,7 @@ _SAMPLING = {"temperature": 0.9, "top_p": 0.95, "max_tokens": 512}
 # At this temperature the embedded model does not end half of its stories: a higher limit would make most of them equal
 # in length.
 _STORY_TOKENS = 256
+_MESSAGE_TOKENS = 96
 _OPENING_TOKENS = 32
 _MAX_STORY_WORDS = 150
 _OPENING_WORDS = 3
@@ -47,20 +51,20 @@ class Workload:
     """Rows, and the request to the model that each of them becomes.
 
     Attributes:
-        prompt: name of a shipped prompt, or a path, as in a job file.
+        prompt: name of a shipped prompt, or a path, as in a job file; None for the recipe messages.
         rows: input rows with the recipe's fields.
         sampling: keys of `schemas.job.Sampling`.
     """
 
     name: str
     recipe: str
-    prompt: str
+    prompt: str | None
     rows: list[dict[str, Any]]
     sampling: dict[str, Any]
 
     def messages(self) -> list[list[dict[str, str]]]:
         """Returns the conversation of each row, as the recipe renders it."""
-        recipe = _RECIPES[self.recipe](self.prompt)
+        recipe = _RECIPES[self.recipe](self.prompt) if self.prompt else Messages()
         return [recipe.render(row, seed=0).messages for row in self.rows]  # the seed changes nothing in these prompts
 
     def seeds(self, source: str) -> list[int]:
@@ -119,7 +123,16 @@ def alpaca(data: Path, count: int) -> Workload:
     return Workload("alpaca", "template", str(_PROMPTS / "recolour.jinja"), _spread(rows, count), _SAMPLING)
 
 
-WORKLOADS: dict[str, Callable[[Path, int], Workload]] = {"p3": p3, "unique": unique, "alpaca": alpaca}
+def messages(data: Path, count: int) -> Workload:
+    """The prompts of p3 as messages, of about 370 tokens, and answers of equal length."""
+    rows = [{"messages": prompt} for prompt in p3(data, count).messages()]
+    sampling = {"temperature": 0.9, "top_p": 1.0, "max_tokens": _MESSAGE_TOKENS}
+    return Workload("messages", "messages", None, rows, sampling)
+
+
+WORKLOADS: dict[str, Callable[[Path, int], Workload]] = {
+    "p3": p3, "unique": unique, "alpaca": alpaca, "messages": messages, "p3-openings": p3_openings,
+}  # fmt: skip
 
 
 def _contexts(data: Path) -> list[dict[str, Any]]:

@@ -17,11 +17,13 @@ from pipelines.benchmarks.scale.resume import resume
 from pipelines.benchmarks.scale.simulation import SimulatedPool
 from pipelines.benchmarks.throughput import bench as throughput
 from pipelines.benchmarks.throughput import metrics_cost
+from pipelines.benchmarks.throughput.kept import KeptRuns
 from pipelines.benchmarks.throughput.one_at_a_time import KINDLING, SCRAPED, WITHOUT_METRICS, measure_arms
+from pipelines.benchmarks.throughput.processor_time import processor_seconds
 from pipelines.benchmarks.throughput.workloads import WORKLOADS, p3_openings
 from pipelines.benchmarks.train import arm as training_arm
 from pipelines.benchmarks.train import bench as training
-from schemas.errors import EXIT_USAGE
+from schemas.errors import EXIT_USAGE, JobError
 from schemas.job import Model
 from schemas.rows import WorkRow
 from services.engines.fake_engine import LatencyModel
@@ -95,19 +97,41 @@ def runs(*seconds):
 def test_throughput_goals_follow_from_the_samples():
     arms = {
         "whole": runs(1.5, 1.5, 1.5),
-        "chunks": runs(2, 2, 2),
+        "queue": runs(2, 2, 2),
         "whole+nucleus": runs(1, 1, 1),
         "kindling": runs(1.0, 1.1, 0.9),
     }
-    small = {"whole": runs(1.2, 1.2, 1.2), "kindling": runs(1, 1, 1)}
-    goals = throughput.goals_of({"p3": arms, "p3, small cache": small}, first_row_seconds=[2.0, 4.0, 2.5])
+    messages = {"whole": runs(0.9, 1, 1), "kindling": runs(1, 1.1, 1)}
+    goals = throughput.goals_of({"p3": arms, "messages": messages}, first_row_seconds=[2.0, 4.0, 2.5])
     assert {(goal.name, round(goal.value, 3), goal.met) for goal in goals} == {
-        ("p3: kindling / whole", 1.5, True),
-        ("p3: kindling / whole, lowest", 1.364, True),
-        ("p3: kindling / chunks", 2.0, True),
-        ("p3, small cache: kindling / whole", 1.2, True),
+        ("p3: kindling / whole+nucleus", 1.0, True),
+        ("p3: kindling / queue", 2.0, True),
+        ("messages: kindling / whole", 0.909, False),
         ("seconds to the first row on a warm pool", 2.5, True),
     }
+
+
+def test_a_stopped_bench_goes_on_from_the_runs_that_it_kept(tmp_path):
+    path, settings = tmp_path / "kept.jsonl", {"rows": 24}
+    kept = KeptRuns(path, settings)
+    for run in [("p3", "whole", 0), ("p3", "kindling", 0), ("p3", "kindling", 1)]:
+        kept.add(*run, {"seconds": run[2]})
+    again = KeptRuns(path, settings)
+    assert ("p3", "kindling", 1) in again and ("p3", "whole", 1) not in again
+    assert again.samples() == {"p3": {"whole": [{"seconds": 0}], "kindling": [{"seconds": 0}]}}  # whole rounds alone
+    with pytest.raises(JobError, match="made with other settings: rows"):
+        KeptRuns(path, {"rows": 48})
+    path.write_text("[]\n")
+    with pytest.raises(JobError, match="does not hold the runs of a bench"):
+        KeptRuns(path, settings)
+    with pytest.raises(JobError, match="--workloads = p4: there is none of this name"):
+        throughput.measure(str(tmp_path), 8, 1, workloads=["p4"])
+
+
+def test_processor_time_is_told_by_kind_of_process():
+    with processor_seconds() as seconds:
+        sum(range(2_000_000))
+    assert seconds["driver"] > 0 and seconds["idle"] >= 0 and seconds["others"] >= 0
 
 
 def test_training_goals_follow_from_the_samples():
@@ -122,8 +146,8 @@ def test_training_goals_follow_from_the_samples():
 
 def test_the_cost_of_metrics_follows_from_the_samples():
     def run(seconds, driver, replica):
-        cpu = {"driver_cpu_seconds": driver, "replica_cpu_seconds": replica}
-        return {"output_tokens": 100, "generating_seconds": seconds, **cpu}
+        processors = {"driver": driver, "replica": replica}
+        return {"output_tokens": 100, "generating_seconds": seconds, "processor_seconds": processors}
 
     samples = {
         SCRAPED: [run(12.1, 0.5, 1.3), run(12, 0.5, 1.1), run(10, 0.5, 1.2)],
@@ -146,7 +170,7 @@ def test_arms_that_are_started_anew_serve_the_same_rows(ray_cluster, tmp_path):
         assert scraped["rows"] == 20 and scraped["output_lengths"] == plain["output_lengths"]
         for run in (scraped, plain):
             assert 0 < run["generating_seconds"] <= run["seconds"] + 0.1
-            assert run["driver_cpu_seconds"] > 0 and run["replica_cpu_seconds"] > 0
+            assert run["processor_seconds"]["driver"] > 0 and run["processor_seconds"]["replica"] > 0
 
 
 def test_the_scraper_reads_the_endpoint_of_a_run_once_it_is_there(tmp_path):
@@ -228,6 +252,7 @@ def test_the_gpu_bench_runs_as_far_as_a_cpu_goes(tmp_path):
 import json, os, sys
 from pathlib import Path
 from pipelines.benchmarks.gpu import Shape, workloads_of, write_checkpoint
+from pipelines.benchmarks.throughput.kept import KeptRuns
 from pipelines.benchmarks.throughput.one_at_a_time import KINDLING, RAW, measure_arms
 from schemas.job import Model
 from services.cluster import connect_to_ray
@@ -287,7 +312,7 @@ def test_bench_throughput_measures_the_cost_of_metrics(kindling):
     assert list(arms) == [SCRAPED, WITHOUT_METRICS]
     for (run,) in arms.values():
         assert run["output_lengths"] == [64] * 20 and 0 < run["generating_seconds"] <= run["seconds"]
-        assert run["driver_cpu_seconds"] > 0 and run["replica_cpu_seconds"] > 0
+        assert run["processor_seconds"]["driver"] > 0 and run["processor_seconds"]["replica"] > 0
 
 
 @pytest.mark.slow
@@ -297,17 +322,19 @@ def test_the_arms_of_bench_throughput_serve_the_same_rows(tmp_path):
 import json, os, sys
 from pathlib import Path
 from pipelines.benchmarks.throughput.bench import ARMS, Bench
-from pipelines.benchmarks.throughput.workloads import WORKLOADS, p3_openings
+from pipelines.benchmarks.throughput.kept import KeptRuns
+from pipelines.benchmarks.throughput.workloads import WORKLOADS
 from services.cluster import connect_to_ray
 
 if __name__ == "__main__":
     workload = WORKLOADS["unique"](Path(sys.argv[2]), 6)
     with connect_to_ray(None):
-        bench = Bench(Path(sys.argv[1]), sorted(os.sched_getaffinity(0)))
+        kept = KeptRuns(Path(sys.argv[1]) / "kept.jsonl", {})
+        bench = Bench(Path(sys.argv[1]), sorted(os.sched_getaffinity(0)), kept)
         engine = {"max_model_len": 1024, "max_num_seqs": 8}
-        bench.run_rounds("", [workload], engine, ARMS, 2)
-        bench.run_rounds("again", [workload], engine, ["kindling"], 1)
-    print(json.dumps([bench.samples, bench.first_row_seconds]))
+        bench.run_rounds([workload], engine, ARMS, 2)
+        bench.run_rounds([workload], engine, ["kindling"], 1)  # it is kept already
+    print(json.dumps([KeptRuns(Path(sys.argv[1]) / "kept.jsonl", {}).samples(), bench.first_row_seconds]))
 """
     (tmp_path / "run.py").write_text(code)
     command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path), str(SHARED_DATA.resolve())]
