@@ -7,6 +7,7 @@ is None, and never a guess.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from eval.blimp import PARADIGMS
@@ -18,7 +19,9 @@ from pipelines.run_status.page import titled_list
 from pipelines.run_status.study import read_study_record
 from pipelines.study.plan import Plan, PlannedJob
 from pipelines.study.record import is_done
+from pipelines.training.rows import row_sources
 from schemas.augment import AugmentJob
+from schemas.compose import Part
 from schemas.emotions import EMOTIONS
 from schemas.errors import KindlingError
 from schemas.evaluate import Blimp, EvaluateJob, PromptSet
@@ -26,6 +29,7 @@ from schemas.study import Rates, StudyJobRecord
 from schemas.text import clock, plural, shorten
 from schemas.train import ClassifierStage, TrainJob
 from services.storage.store import ShardStore
+from trainers.rows import TrainingRow
 
 # Rows whose prompts are rendered, to see that they can be.
 _MAX_RENDERED = 200
@@ -144,7 +148,10 @@ def _amounts(planned: PlannedJob, done: bool, earlier: dict[str, JobForecast]) -
     if isinstance(planned.job, AugmentJob):
         return _augmentation(job, planned.job, can_be_read)
     if isinstance(planned.job, TrainJob):
-        return replace(job, tokens=_training_tokens(planned, earlier))
+        try:
+            return replace(job, tokens=_training_tokens(planned, earlier))
+        except KindlingError as error:
+            return job if done else replace(job, fault=str(error).partition("\n")[0])
     return _evaluation(job, planned.job) if isinstance(planned.job, EvaluateJob) else job
 
 
@@ -163,15 +170,19 @@ def _augmentation(forecast: JobForecast, job: AugmentJob, can_be_read: bool) -> 
 
 def _training_tokens(planned: PlannedJob, earlier: dict[str, JobForecast]) -> int | None:
     total = 0.0
-    for stage in planned.job.stages:
+    for number, stage in enumerate(planned.job.stages):
         if isinstance(stage, ClassifierStage):
             return None
-        words = getattr(stage, "words", None)
-        tokens = _sum(
-            earlier[name].tokens if (name := _name_of(part.run, planned)) else _tokens(part.words)
-            for part in [*stage.parts.values(), *getattr(stage, "replay", {}).values()]
-        )
-        tokens = _tokens(words) if words is not None else tokens
+        parts = [*stage.parts.values(), *getattr(stage, "replay", {}).values()]
+        if all(_can_be_read(part, planned, earlier) for part in parts):
+            rows = chain.from_iterable(row_sources(number, stage, planned.job.seed))
+            tokens: float | None = sum(map(_words, rows)) * _TOKENS_PER_WORD
+        else:
+            words = getattr(stage, "words", None)
+            tokens = _sum(
+                earlier[name].tokens if (name := _name_of(part.run, planned)) else _tokens(part.words) for part in parts
+            )
+            tokens = _tokens(words) if words is not None else tokens
         steps = stage.optimizer
         if steps.max_steps is not None and stage.max_length is not None:
             most = steps.max_steps * steps.batch_size * steps.accumulation * stage.max_length
@@ -182,6 +193,20 @@ def _training_tokens(planned: PlannedJob, earlier: dict[str, JobForecast]) -> in
             return None
         total += tokens
     return round(total)
+
+
+def _can_be_read(part: Part, planned: PlannedJob, earlier: dict[str, JobForecast]) -> bool:
+    """Returns whether the rows of a part are here: no job that is left makes them, and they are not on the Hub."""
+    if part.input and part.input.dataset:
+        return False
+    path = part.run or (part.input and part.input.path) or ""
+    return all(earlier[name].is_done for name in planned.needs if f"/{name}/" in f"{path}/")
+
+
+def _words(row: TrainingRow) -> int:
+    prompt = row.prompt or ""
+    turns = [prompt] if isinstance(prompt, str) else [message["content"] or "" for message in prompt]
+    return sum(len(text.split()) for text in [row.text, *turns])
 
 
 def _name_of(run: str | None, planned: PlannedJob) -> str | None:

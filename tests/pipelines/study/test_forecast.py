@@ -76,6 +76,21 @@ def test_amounts_are_upper_bounds_and_what_is_not_known_is_said(tmp_path, jobs):
     assert "1.83 at 36 an hour" in "\n".join(known.lines())
 
 
+def test_the_words_of_training_files_are_counted(tmp_path, jobs):
+    instructions = [{"instruction": "Say it again.", "input": "", "text": "It is a very fine day."}] * 40
+    write_jsonl(tmp_path / "instructions.jsonl", instructions)
+    part = {"rewrites": {"input": {"path": "instructions.jsonl"}}}
+    jobs["tuned"] = {
+        "model": "${student}",  # its data are here, though its model is not
+        "stages": [{"kind": "sft", "parts": part, "optimizer": {"epochs": 3}}],
+    }
+    found = {job.name: job for job in forecast_of(tmp_path, jobs).jobs}
+    assert found["tuned"].tokens == 40 * (3 + 6) * 4 / 3 * 3
+    part["rewrites"]["input"]["path"] = "missing.jsonl"
+    found = {job.name: job for job in forecast_of(tmp_path, jobs).jobs}
+    assert found["tuned"].tokens is None and "missing.jsonl: no such file" in found["tuned"].fault
+
+
 def test_a_job_that_cannot_start_is_named(tmp_path, jobs):
     jobs["stories"]["input"] = {"path": "missing.jsonl"}
     found = forecast_of(tmp_path, jobs)
