@@ -25,17 +25,21 @@ def start_pool(
     """Starts the engines that a job asks for, and leaves them running for jobs with the same `model` and `engine`.
 
     Args:
-        job: a job, of which only `model`, `engine` and `cluster` are used.
+        job: a job, of which only `model`, `engine`, `cluster` and `seeds` are used.
         name: name of the pool; by default the name of the job.
         idle_minutes: minutes without a job after which the pool ends itself.
 
     Raises:
-        EngineError: no running cluster is named, a pool of that name runs already, or an engine fails.
+        EngineError: the job's engines have its seed, no running cluster is named, a pool of that name runs already, or
+            an engine fails.
     """
     job = as_job(job)
     if idle_minutes <= 0:
         cause = "it must be more than 0, or the pool ends at once"
         raise EngineError("--idle-minutes", idle_minutes, cause, "give a number of minutes")
+    if job.seeds == "run":
+        cause = "engines that serve several jobs cannot have the seed of one"
+        raise EngineError("seeds", job.seeds, cause, "run the job without a pool, or set `seeds` to row or none")
     began = time.monotonic()
 
     def on_ready(number: int) -> None:
@@ -44,7 +48,7 @@ def start_pool(
 
     with _running_cluster(job.cluster.address), Bar("starting engines", job.cluster.replicas) as bar:
         warm_pool.start_pool(
-            name or job.name, job.model, job.engine, job.cluster, idle_minutes * 60, on_ready, bar.show_phase
+            name or job.name, job.model, job.engine, job.cluster, idle_minutes * 60, on_ready, bar.show_phase, job.seeds
         )
 
 

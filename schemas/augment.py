@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from schemas.generations import Generation, check_generations, check_sampling
-from schemas.job import Classifier, Cluster, EngineArguments, Input, Metrics, Model, Sampling, Section, Url
+from schemas.job import Classifier, Cluster, EngineArguments, Input, Metrics, Model, Sampling, Section, Seeds, Url
 from schemas.quality import Quality
 from schemas.sweep import Sweep, Variant, make_variants
 
@@ -86,6 +86,10 @@ class AugmentJob(Section):
     """Prometheus endpoint of this job"""
     seed: int = 0
     """seed of the run, from which the seed of each output is derived"""
+    seeds: Seeds = Field("row", exclude_if=lambda seeds: seeds == "row")
+    """random numbers that sampling uses: `row`, each generation has its own seed, whatever runs beside it; `run`, each
+    engine has one, and a text depends on the order of all requests; `none`, they are new at each start of an engine.
+    vLLM has faster samplers on a GPU for requests without a seed. Draws for prompts always follow `seed`"""
 
     @model_validator(mode="after")
     def _check_sweep(self) -> "AugmentJob":

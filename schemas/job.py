@@ -208,6 +208,10 @@ with warnings.catch_warnings():
             return self
 
 
+Seeds = Literal["row", "run", "none"]
+"""random numbers that sampling uses: of each generation's own seed, of one seed of each engine, or unseeded ones"""
+
+
 class Sampling(Section):
     """Choice of each next token, passed to vLLM's SamplingParams unchanged. vLLM's `seed` and `n` are not keys here:
     the job's `seed` and `samples` take their place."""

@@ -55,7 +55,11 @@ ROW_SCHEMA = pa.schema(
         column("prompt_hash", pa.string(), "hash of the prompt's template and examples"),
         column("model", pa.string(), "id or path of the model"),
         column("model_revision", pa.string(), "commit or content hash of the model"),
-        column("seed", pa.int64(), "sampling seed of the output"),
+        column(
+            "seed",
+            pa.int64(),
+            "seed of the output: of the draws for its prompt, and of its sampling unless the job sets `seeds`",
+        ),
         column(
             "finish_reason",
             pa.string(),
@@ -200,6 +204,19 @@ def row_seed(
     identity = repr((run_seed, source, row_index, sample, DEFAULT_VARIANT, attempt, *place)).encode()
     digest = hashlib.blake2b(identity, digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - _SEED_BITS)
+
+
+def engine_seed(run_seed: int, *place: int) -> int:
+    """Returns the seed of an engine's own random numbers, in [0, 2**32): a hash of a run's seed and the engine's place.
+
+    Engines with the same seed would write the same texts to the same prompts, such as those of the samples of a row.
+
+    Args:
+        run_seed: key `seed` of the job, or a seed that follows from it.
+        place: numbers that tell this engine from all others of the run.
+    """
+    digest = hashlib.blake2b(repr((run_seed, *place)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
 
 
 def to_batch(records: list[dict[str, Any]], schema: pa.Schema = ROW_SCHEMA) -> pa.RecordBatch:

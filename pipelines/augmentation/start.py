@@ -22,7 +22,7 @@ from pipelines.run_folder import unwritable
 from schemas.augment import AugmentJob
 from schemas.errors import RunError, StoppedError
 from schemas.job import Classifier
-from schemas.rows import ACCEPTED, FinishedRows, WorkRow, counts_text
+from schemas.rows import ACCEPTED, FinishedRows, WorkRow, counts_text, engine_seed
 from schemas.run import REPLICA_SECONDS, RunRecord
 from schemas.text import plural
 from services.cluster import connect_to_ray
@@ -111,7 +111,12 @@ class Start:
                 self._store, self._run, self._index, self._lease, self._progress.on_rows, self._progress.on_commit,
                 self._card.renew_if_due, target,
             )  # fmt: skip
-            pool = ReplicaPool(self._job.model, self._job.engine, self._job.cluster, self._variants, kept=replicas)
+            # A later start, or a retry, has other rows left, and must not draw the numbers of this one again.
+            seed = engine_seed(self._job.seed, self._progress.finished, len(self._run.retries))
+            pool = ReplicaPool(
+                self._job.model, self._job.engine, self._job.cluster, self._variants, kept=replicas,
+                seeds=self._job.seeds, seed=seed,
+            )  # fmt: skip
             rows = self._rows_left(reader, writer, retried, duplicates)
             is_done = self._run_rows(rows, writer, pool, display)
         self._end(writer, is_done)

@@ -139,9 +139,9 @@ class _Rows:
 
 
 def run_rows(
-    job: AugmentJob, variants: Mapping[str, VariantSettings], rows: Sequence[WorkRow], fillers: Sequence[WorkRow]
+    job: AugmentJob, variants: Mapping[str, VariantSettings], rows: Sequence[WorkRow], fillers: Sequence[WorkRow] = ()
 ) -> EngineRun:
-    """Runs rows to their end, and filler rows beside them.
+    """Runs rows to their end, and filler rows beside them. Nothing is written.
 
     Args:
         variants: settings of each variant of the job, by its name.
@@ -155,11 +155,15 @@ def run_rows(
     ready: list[tuple[float, EngineInfo, int]] = []  # when a replica got ready, its engine, its share of requests
     asked_at, drain_until = monotonic(), math.inf
     with stop_signals(0, is_resumable=False) as stop_within, connect_to_ray(job.cluster.address):
-        _, warm = find_pool(job.model, job.engine)
+        _, warm = find_pool(job.model, job.engine, job.seeds)
         replicas = len(warm) or job.cluster.replicas
         gpus = replica_spec(job.model, job.engine, job.cluster, warn=not warm).gpus
-        _log.info("running %s, and others beside them that fill the engine", plural(len(rows), "row"))
-        pool = ReplicaPool(job.model, job.engine, _one_replica(job.cluster), work.variants, max_adopted=1)
+        beside = ", and others beside them that fill the engine" if fillers else ""
+        _log.info("running %s%s", plural(len(rows), "row"), beside)
+        pool = ReplicaPool(
+            job.model, job.engine, _one_replica(job.cluster), work.variants, max_adopted=1, seeds=job.seeds,
+            seed=job.seed,
+        )  # fmt: skip
 
         def seconds_left() -> float | None:
             nonlocal drain_until
@@ -201,7 +205,7 @@ def run_rows(
         finally:
             pool.stop()
     if not work.all_ended():
-        raise StoppedError("", None, "by a signal; a preview keeps nothing", "the same command begins it anew")
+        raise StoppedError("", None, "by a signal; nothing is kept", "the same command begins it anew")
     ready_at, info, share = ready[-1]
     return EngineRun(
         records=work.records(),

@@ -1,11 +1,12 @@
 """The interface that vLLM's engine and the fake engine both implement, its requests and its results."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from schemas.job import Model
+from schemas.job import Model, Seeds
 
 STREAM_TOKENS = 16
 """number of tokens after which `should_stop` looks at a text again"""
@@ -33,6 +34,8 @@ class EngineSpec:
         gpus: GPUs of the replica; 0 runs the model on the CPU.
         cpus: CPU cores that the engine should have for itself; used where it has no GPU.
         cores: numbers of the CPU cores that it got; known once its replica runs.
+        seeds: random numbers that its requests use; with "row" each has a seed of its own.
+        seed: seed of the engine's own random numbers where `seeds` is "run", in [0, 2**32).
     """
 
     model: Model
@@ -40,12 +43,19 @@ class EngineSpec:
     gpus: float = 0
     cpus: int = 1
     cores: tuple[int, ...] = ()
+    seeds: Seeds = "row"
+    seed: int = 0
 
     @property
     def settings(self) -> dict[str, Any]:
         """Settings by which a job adopts a running engine, under their names in a job: `engine.max_model_len`."""
         sections = {"model": self.model.model_dump(), "engine": self.engine}
-        return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+        flat = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+        return flat | {"seeds": self.seeds}
+
+    def own_seed(self) -> int:
+        """Returns the seed of the engine's own random numbers at this start."""
+        return random.SystemRandom().getrandbits(32) if self.seeds == "none" else self.seed
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ class Engine(Protocol):
         Args:
             prompt: a result of `prepare`.
             sampling: keys of `schemas.job.Sampling`.
-            seed: seed of this request alone.
+            seed: seed of this request alone; unused where the requests of the engine have none.
             should_stop: looks at the text every STREAM_TOKENS tokens, and ends the request; None for never.
 
         Raises:

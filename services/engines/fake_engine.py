@@ -84,6 +84,7 @@ class FakeEngine:
         # Opened for appending: all engines of a job write to it, and a killed one has written whole lines only.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         self._journal = os.open(self._latency.journal, flags, 0o644) if self._latency.journal else None
+        self._draw = None if spec.seeds == "row" else random.Random(spec.own_seed())
         self._slots = asyncio.Semaphore(self._latency.max_num_seqs)
         self._served = self._running = 0
         self.info = EngineInfo(
@@ -115,7 +116,9 @@ class FakeEngine:
     ) -> Generation:
         """Returns random words after the time that the latency model gives. See `Engine.generate`."""
         started_at, clock = datetime.now(UTC), asyncio.get_running_loop().time
-        start, prompt_tokens = clock(), _count_tokens(prompt)
+        start, prompt_tokens, row_seed = clock(), _count_tokens(prompt), seed
+        if self._draw is not None:
+            seed = self._draw.getrandbits(63)
         probabilities: tuple[float, ...] = ()
         reasoning = rejected_by = ""
         if choices := sampling.get(CHOICES):
@@ -133,7 +136,7 @@ class FakeEngine:
                 finish_reason = EARLY_STOP if rejected_by else finish_reason
         output_tokens = len(reasoning.split()) + len(text.split())
         async with self._slots:
-            self._note("start", seed)
+            self._note("start", row_seed)
             self._running += 1
             try:
                 await asyncio.sleep(self._latency.request_seconds(prompt_tokens, output_tokens))
@@ -144,7 +147,7 @@ class FakeEngine:
             raise EngineDeadError(f"the fake engine was told to die of the word {self._latency.poison!r}")
         if 0 < self._latency.die_after_requests < self._served:
             raise EngineDeadError(f"the fake engine was told to die after {self._latency.die_after_requests} requests")
-        self._note("end", seed)
+        self._note("end", row_seed)
         seconds = clock() - start
         return Generation(
             text, finish_reason, prompt_tokens, 0, output_tokens, started_at, seconds, probabilities, rejected_by,

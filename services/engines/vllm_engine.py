@@ -41,6 +41,7 @@ from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_to
 from vllm.v1.serial_utils import MsgpackEncoder
 
 from schemas.errors import EngineError, JobError
+from schemas.job import Seeds
 from schemas.outcomes import CUT_OFF, EARLY_STOP, REPETITION, UNFINISHED_REASONING
 from schemas.rows import RowError
 from schemas.text import shorten
@@ -85,12 +86,14 @@ class VllmEngine:
         log: EngineLog,
         kv_cache: "_KvCacheUsage",
         reasoning: ReasoningSplitter | None = None,
+        seeds: Seeds = "row",
     ) -> None:
         self.info = info
         self._kv_cache = kv_cache
         self._log = log
         self._llm = llm
         self._reasoning = reasoning
+        self._seeds = seeds
         self._has_chat_template = info.settings["chat_template"]
         self._chat_params = ChatParams(chat_template_kwargs={"add_generation_prompt": True})
         self._control_tokens = find_control_tokens(llm.get_tokenizer())
@@ -142,7 +145,7 @@ class VllmEngine:
                 f"correct `model` or `engine` in the job file; the engine's log is {log}",
             ) from None  # fmt: skip
         info = _engine_info(llm, spec, revision, selects_nucleus)
-        engine = cls(llm, info, EngineLog(), kv_cache, reasoning)
+        engine = cls(llm, info, EngineLog(), kv_cache, reasoning, spec.seeds)
         await engine._check_chat_template(spec.model.id)
         return engine
 
@@ -253,13 +256,14 @@ class VllmEngine:
         return self._reasoning.split(text, prompt)
 
     def _params(self, sampling: dict[str, Any], seed: int) -> SamplingParams:
+        request_seed = seed if self._seeds == "row" else None
         if not (choices := sampling.get(CHOICES)):
-            params = _sampling_params(sampling, seed)
+            params = _sampling_params(sampling, request_seed)
             if self._reasoning is not None:
                 params.skip_special_tokens = self._reasoning.skips_special_tokens
             return params
         return SamplingParams(
-            temperature=0, max_tokens=1, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY,
+            temperature=0, max_tokens=1, seed=request_seed, output_kind=RequestOutputKind.FINAL_ONLY,
             logprob_token_ids=sorted(set().union(*self._choice_tokens(choices))),
         )  # fmt: skip
 
@@ -287,7 +291,7 @@ def _message_of(error: Exception) -> str:
     return str(error.args[0]) if isinstance(error, VLLMClientError) and error.args else _error_line(error)
 
 
-def _sampling_params(sampling: dict[str, Any], seed: int) -> SamplingParams:
+def _sampling_params(sampling: dict[str, Any], seed: int | None) -> SamplingParams:
     sections = {"structured_outputs": StructuredOutputsParams, "repetition_detection": RepetitionDetectionParams}
     given = {key: section(**sampling[key]) for key, section in sections.items() if sampling.get(key)}
     sampling = {**sampling, **given}
@@ -413,9 +417,11 @@ def vllm_arguments(spec: EngineSpec, path: str) -> AsyncEngineArgs:
     }
     if isinstance(config := settings.get("reasoning_config"), dict):
         settings["reasoning_config"] = ReasoningConfig(**config)
+    if spec.seeds != "row":
+        settings["seed"] = spec.own_seed()
     if current_platform.device_type == "cpu":
         settings = {**CPU_DEFAULTS, **settings}
-        _disable_chunked_prefill(settings)
+        _disable_chunked_prefill(settings, spec.seeds)
     return AsyncEngineArgs(**settings)
 
 
@@ -444,19 +450,22 @@ def reasoning_splitter(arguments: AsyncEngineArgs) -> ReasoningSplitter | None:
     return ReasoningSplitter(parser, request, tokenizer.decode)
 
 
-def _disable_chunked_prefill(settings: dict[str, Any]) -> None:
+def _disable_chunked_prefill(settings: dict[str, Any], seeds: Seeds) -> None:
     """Turns chunked prefill off on a CPU, where splitting the prompt of a seeded request kills the engine.
 
     Seen in vLLM 0.32: `CPU Generator does not use offset`, then EngineDeadError. Without chunks a batch must be large
-    enough for the longest prompt.
+    enough for the longest prompt. A job whose requests have no seeds may turn it on.
 
     Raises:
-        EngineError: the job turns chunked prefill on, or its batches are too small for the longest prompt.
+        EngineError: the job turns chunked prefill on for seeded requests, or its batches are too small for the longest
+            prompt.
     """
     if settings.get("enable_chunked_prefill"):
+        if seeds != "row":
+            return
         raise EngineError(
             "engine.enable_chunked_prefill", True, "vLLM's CPU engine dies when it splits a prompt that has a seed",
-            "leave this key out on a CPU",
+            "leave this key out on a CPU, or set `seeds` to run or none",
         )  # fmt: skip
     settings["enable_chunked_prefill"] = False
     longest = AsyncEngineArgs(**settings).create_model_config().max_model_len
@@ -465,7 +474,8 @@ def _disable_chunked_prefill(settings: dict[str, Any]) -> None:
         raise EngineError(
             "engine.max_num_batched_tokens", batched_tokens,
             f"on a CPU a batch must hold the longest prompt, {longest} tokens",
-            "raise it, or lower engine.max_model_len",
+            "raise it, or lower engine.max_model_len"
+            + ("" if seeds == "row" else ", or set engine.enable_chunked_prefill: true, which splits prompts"),
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 
 from schemas.errors import EngineError
-from schemas.job import Cluster, Model
+from schemas.job import Cluster, Model, Seeds
 from services.cluster import starts_cluster
 from services.engines.engine import EngineSpec
 from services.models.checkpoints import require_model
@@ -57,7 +57,9 @@ def replica_wait(spec: EngineSpec, cluster: Cluster) -> ResourceWait:
     return ResourceWait(key, spec.gpus, 0 if spec.gpus else spec.cpus, cluster.wait_minutes, spec.model)
 
 
-def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: bool = True) -> EngineSpec:
+def replica_spec(
+    model: Model, engine: dict[str, Any], cluster: Cluster, warn: bool = True, seeds: Seeds = "row"
+) -> EngineSpec:
     """Returns the spec of each replica of a job, with the GPUs or cores that it gets on this cluster.
 
     Args:
@@ -65,6 +67,7 @@ def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: b
         engine: vLLM engine arguments, as in the job file.
         cluster: number of replicas, and their GPUs and cores; keys that are not set are derived.
         warn: log a warning where the cluster has too little for all replicas, and refuse a job that has no place.
+        seeds: random numbers that its requests use.
 
     Raises:
         EngineError: `cluster.gpus_per_replica` is above 1 and not a whole number.
@@ -78,7 +81,7 @@ def replica_spec(model: Model, engine: dict[str, Any], cluster: Cluster, warn: b
         cause = "above one GPU, a replica can have only whole GPUs"
         raise EngineError("cluster.gpus_per_replica", gpus, cause, "round it")
     cpus = cluster.cpus_per_replica or cpus_per_actor(cluster.replicas)
-    spec = EngineSpec(model, engine, gpus, cpus)
+    spec = EngineSpec(model, engine, gpus, cpus, seeds=seeds)
     if warn and replica_wait(spec, cluster).begin("the job"):
         _warn_if_too_little(cluster.replicas, "GPU" if gpus else "CPU", gpus or cpus)
     return spec

@@ -4,20 +4,22 @@ Invariant: each place in `ReplicaPool.members` always has exactly one replica wi
 about to be made), so that the death of any replica becomes exactly one `Lost` event, which names the rows it had.
 """
 
+import itertools
 import logging
 import pickle
 import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray import ObjectRef
 
 from schemas.errors import EngineError, KindlingError, StoppedError
-from schemas.job import Cluster, Model
-from schemas.rows import FinishedRows, WorkRow
+from schemas.job import Cluster, Model, Seeds
+from schemas.rows import FinishedRows, WorkRow, engine_seed
 from schemas.text import plural
 from services.cluster import HeadWatch, cause_line, head_lost, is_head_reachable
 from services.engines.engine import EngineDeadError
@@ -55,6 +57,8 @@ class ReplicaPool:
         variants: settings of each variant that rows have, by its name.
         max_adopted: number of replicas to adopt from a warm pool at most; None for all.
         kept: replicas that an earlier pool of this process left, and to which this one leaves its own.
+        seeds: random numbers that requests use.
+        seed: number that the seeds of its engines follow from, where `seeds` is "run".
 
     Attributes:
         members: the replicas; each one's place is its number.
@@ -69,14 +73,17 @@ class ReplicaPool:
         variants: Mapping[str, VariantSettings],
         max_adopted: int | None = None,
         kept: KeptReplicas | None = None,
+        seeds: Seeds = "row",
+        seed: int = 0,
     ) -> None:
         self._variants, self._job_id = variants, uuid.uuid4().hex
+        self._seed, self._created = seed, itertools.count()
         self._head_watch = HeadWatch()
         self._deaths: Counter[int] = Counter()
         self.restarts = 0
         self._kept = kept
         left = kept.take() if kept is not None else []
-        name, actors = ("", []) if left else find_pool(model, engine)
+        name, actors = ("", []) if left else find_pool(model, engine, seeds)
         actors = actors[:max_adopted]
         if actors:
             _log.info("using the warm pool %s: %s", name, plural(len(actors), "replica"))
@@ -87,7 +94,7 @@ class ReplicaPool:
                     cluster.replicas, len(actors), name,
                 )  # fmt: skip
         # Needed with a warm pool too: if it is stopped during the job, replicas of the job's own take over.
-        self._spec = replica_spec(model, engine, cluster, warn=not actors and not left)
+        self._spec = replica_spec(model, engine, cluster, warn=not actors and not left, seeds=seeds)
         self._resource_wait = replica_wait(self._spec, cluster)
         are_up = Phase(f"opening the warm pool {name}" if actors else "opening the engines that are up")
         first = are_up if actors or left else waiting_phase(self._resource_wait.request)
@@ -227,7 +234,8 @@ class ReplicaPool:
         self.members = []
 
     def _create(self, number: int) -> Member:
-        actor = replica_actor(self._spec).remote(self._spec)
+        spec = replace(self._spec, seed=engine_seed(self._seed, next(self._created)))
+        actor = replica_actor(spec).remote(spec)
         self._starts.add(actor)
         return self._open_session(Member(number, actor, placement=actor.__ray_ready__.remote()))
 

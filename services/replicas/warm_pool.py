@@ -1,7 +1,7 @@
 """Warm pools: replicas that outlive their job, for the next job to use. Starting an engine takes minutes.
 
-Invariant: a job adopts a pool only if the pool's model, engine arguments, version of Kindling and messages are all the
-job's own.
+Invariant: a job adopts a pool only if the pool's model, engine arguments, seeds, version of Kindling and messages are
+all the job's own.
 
 A pool is a set of named, detached Ray actors and nothing else. The name of an actor is a JSON list: the prefix, the
 pool's name, a hash of its settings, its model, and the replica's number. So every driver of the cluster finds all pools
@@ -21,7 +21,7 @@ from ray import ObjectRef
 
 from schemas.errors import EngineError, KindlingError
 from schemas.fingerprint import difference
-from schemas.job import Cluster, Model
+from schemas.job import Cluster, Model, Seeds
 from schemas.rows import FinishedRows, WorkRow
 from services.engines.engine import EngineSpec
 from services.observability.start_phases import Phase, waiting_phase
@@ -72,6 +72,7 @@ def start_pool(
     idle_seconds: float,
     on_ready: Callable[[int], None] = lambda number: None,
     on_phase: Callable[[Phase], None] = lambda phase: None,
+    seeds: Seeds = "row",
 ) -> None:
     """Starts a pool and waits until all its engines are up. If one does not start, the whole pool is ended.
 
@@ -83,6 +84,7 @@ def start_pool(
         idle_seconds: time without a job after which a replica ends itself.
         on_ready: called with the number of engines that are up, each time that it grows.
         on_phase: called each second, with the phase of the start that is most advanced.
+        seeds: random numbers that its requests use: "row" or "none".
 
     Raises:
         EngineError: a pool of that name runs already, an engine cannot be started, or no node is large enough for it.
@@ -90,8 +92,8 @@ def start_pool(
     """
     if _actors_of(name):
         raise EngineError("pool", name, "a pool of this name runs already", f"stop it first: kindling pool stop {name}")
-    spec = replica_spec(model, engine, cluster)
-    settings = _settings_hash(model, engine)
+    spec = replica_spec(model, engine, cluster, seeds=seeds)
+    settings = _settings_hash(spec)
     actors = []
     try:
         for number in range(cluster.replicas):
@@ -150,24 +152,28 @@ def stop_pool(name: str) -> int:
     return len(actors)
 
 
-def find_pool(model: Model, engine: dict[str, Any]) -> tuple[str, list[Any]]:
+def find_pool(model: Model, engine: dict[str, Any], seeds: Seeds = "row") -> tuple[str, list[Any]]:
     """Returns (name, actors) of a pool with the engines that a job needs; ("", []) where there is none.
 
-    For each pool that has the job's model and other settings, a warning names the keys that differ.
+    For each pool that has the job's model and other settings, a warning names the keys that differ. A job whose engines
+    have its seed adopts no pool: engines that served other jobs are somewhere in their random numbers.
     """
-    settings = _settings_hash(model, engine)
+    if seeds == "run":
+        return "", []
+    spec = EngineSpec(model, engine, seeds=seeds)
+    settings = _settings_hash(spec)
     pools = [json.loads(actor) for actor in _actor_names()]
     if matching := [pool for _, pool, other, _, _ in pools if other == settings]:
         return min(matching), _actors_of(min(matching))
     for name in sorted({pool for _, pool, _, model_id, _ in pools if model_id == model.id}):
         _log.warning(
             "the warm pool %s has this model, but it is not used: %s. Change the job, or stop the pool (`kindling pool "
-            "stop %s`) and start one for this job", name, _difference_of(_actors_of(name), model, engine), name,
+            "stop %s`) and start one for this job", name, _difference_of(_actors_of(name), spec), name,
         )  # fmt: skip
     return "", []
 
 
-def _difference_of(actors: list[Any], model: Model, engine: dict[str, Any]) -> str:
+def _difference_of(actors: list[Any], spec: EngineSpec) -> str:
     """Returns the keys in which a pool differs from a job: `engine.max_model_len: 2048 -> 4096 (pool -> job)`."""
     calls = [actor.describe.remote() for actor in actors[:1]]
     answered, _ = ray.wait(calls, timeout=_ANSWER_SECONDS) if calls else ([], [])
@@ -175,17 +181,17 @@ def _difference_of(actors: list[Any], model: Model, engine: dict[str, Any]) -> s
         return "its settings are not known before its engines are up"
     if "settings" not in answer:
         return "another version of Kindling started it"
-    keys = difference(answer["settings"], EngineSpec(model, engine).settings)
+    keys = difference(answer["settings"], spec.settings)
     return f"{'; '.join(keys)} (pool -> job)" if keys else "another version of Kindling started it"
 
 
-def _settings_hash(model: Model, engine: dict[str, Any]) -> str:
+def _settings_hash(spec: EngineSpec) -> str:
     """Returns a hash of everything in which a pool and a job must agree."""
     # A pool runs the code that started it, so a pool of another version has other engines. Between two releases the
     # version does not change. So the fields of the messages count as well: the two sides could not read each other's.
     version = importlib.metadata.version("kindling")
     messages = {f"{kind.__module__}.{kind.__name__}": [field.name for field in fields(kind)] for kind in _MESSAGES}
-    facts = json.dumps([model.model_dump(), engine, version, messages], sort_keys=True, default=str)
+    facts = json.dumps([spec.settings, version, messages], sort_keys=True, default=str)
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 

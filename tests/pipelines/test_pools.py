@@ -62,6 +62,11 @@ def test_a_pool_that_no_node_can_hold_is_given_up(pool):
     assert list_pools() == []
 
 
+def test_a_pool_cannot_have_the_seed_of_one_job(pool):
+    with pytest.raises(EngineError, match=r"seeds = run: .*\n.*set `seeds` to row or none"):
+        pool(seeds="run")
+
+
 @pytest.mark.slow
 def test_two_jobs_share_a_pool_evenly(fake_job, tmp_path, pool, ray_cluster):
     fake_job["engine"] = {"max_num_seqs": 10, "step_seconds": 0.02}

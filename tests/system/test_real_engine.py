@@ -309,3 +309,50 @@ def test_an_early_stop_looks_every_16_tokens_and_changes_no_text():
     looks, (whole, looked_at, stopped) = json.loads(done.stdout.splitlines()[-1])
     assert whole == looked_at and looks == [1, 17, 33, 49, 65, 81, 97]
     assert whole[0].startswith(stopped[0]) and stopped[1] < 60 and stopped[2] == "early_stop"
+
+
+UNSEEDED = """
+import asyncio, json
+from schemas.errors import EngineError
+from schemas.job import Model, Sampling
+from services.engines.engine import EngineSpec
+from services.engines.vllm_engine import VllmEngine, vllm_arguments
+from services.models.checkpoints import locate
+
+ENGINE = {"max_model_len": 1024, "max_num_seqs": 4, "max_num_batched_tokens": 64, "enable_chunked_prefill": True}
+
+async def main():
+    model = Model(dtype="float32")
+    path, revision = locate(model)
+    causes = []
+    whole = {**ENGINE, "enable_chunked_prefill": False}
+    for engine, kind in ((ENGINE, "row"), (whole, "run")):
+        try:
+            vllm_arguments(EngineSpec(model, engine, seeds=kind), path)
+        except EngineError as error:
+            causes.append(str(error))
+    specs = [EngineSpec(model, ENGINE, seeds=kind, seed=7) for kind in ("run", "none", "none")]
+    seeds = [vllm_arguments(spec, path).seed for spec in specs]
+    engine = await VllmEngine.start(specs[0], path, revision)
+    prompt = await engine.prepare([{"role": "user", "content": "Tell a story of a fox and a crow. " * 30}])
+    texts = []
+    for temperature in (1, 1, 0, 0):
+        sampling = Sampling(temperature=temperature, max_tokens=24).model_dump()
+        done = await engine.generate(prompt, sampling, 1)
+        texts.append(done.text)
+    await engine.stop()
+    print(json.dumps([causes, seeds, done.prompt_tokens, texts]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_without_seeds_a_cpu_engine_may_split_prompts_and_draws_from_its_own_seed():
+    options = {"env": cli_env(), "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, "-c", UNSEEDED], **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (seeded, small), seeds, prompt_tokens, texts = json.loads(done.stdout.splitlines()[-1])
+    assert "set `seeds` to run or none" in seeded and "engine.enable_chunked_prefill: true, which splits" in small
+    assert seeds[0] == 7 and len(set(seeds)) == 3
+    assert prompt_tokens > 64 and all(texts) and texts[0] != texts[1] and texts[2] == texts[3]

@@ -139,6 +139,25 @@ def test_an_engine_that_dies_is_replaced(fake_job):
     assert verify(summary.run).faults == []
 
 
+@pytest.mark.parametrize("seeds", ["run", "none"])
+def test_without_seeds_of_rows_no_engine_repeats_the_texts_of_another_and_a_resume_goes_on(fake_job, seeds):
+    # All outputs have the same prompt, so an engine with the random numbers of another one would write its texts.
+    fake_job |= {"seeds": seeds, "samples": 40, "input": {**fake_job["input"], "limit": 1}}
+    fake_job["output"]["rows_per_shard"] = 1
+    fake_job["budget"] = {"tokens": 500}
+    with pytest.raises(StoppedError, match="budget"):
+        augment(fake_job)
+    del fake_job["budget"]
+    with pytest.raises(RunError, match=f"seeds: {seeds} -> \\(absent\\)"):
+        augment({**fake_job, "seeds": "row"})
+    summary = augment(fake_job)
+    rows = rows_of(summary.run)
+    assert len(rows) == 40 == len({row["text"] for row in rows})
+    assert [row["seed"] for row in rows] == [row_seed(0, fake_job["input"]["path"], 0, n) for n in range(40)]
+    assert verify(summary.run).faults == []
+    assert "| seed | 0 for prompts; sampling " in Path(summary.run, "README.md").read_text()
+
+
 def test_a_second_call_has_nothing_to_do(fake_job):
     first = augment(fake_job)
     before = {path: path.stat().st_mtime_ns for path in Path(first.run, "data").iterdir()}

@@ -229,6 +229,7 @@ IDENTITY = {
     "engine.kv_cache_dtype": "fp8",
     "output.rows_per_shard": 3,
     "seed": 1,
+    "seeds": "none",
     "sweep.temperature": [0.5],
     "sweep": [{"temperature": 0.5}],
 }

@@ -21,6 +21,21 @@ def generated(seed=1, **sampling):
     return asyncio.run(run())
 
 
+@pytest.mark.parametrize("kind", ["row", "run", "none"])
+def test_only_requests_with_seeds_have_the_same_text_in_any_order(kind):
+    async def texts(seed, order):
+        engine = FakeEngine(EngineSpec(Model(id="fake"), seeds=kind, seed=seed))
+        return {row: (await engine.generate(PROMPT, {"max_tokens": 40}, row)).text for row in order}
+
+    first, again, turned, other = (
+        asyncio.run(texts(seed, order)) for seed, order in ((1, (5, 6)), (1, (5, 6)), (1, (6, 5)), (2, (5, 6)))
+    )
+    assert (first == again) == (kind != "none")
+    assert (first == turned) == (first == other) == (kind == "row")
+    if kind == "run":  # one stream of numbers, whatever rows there are
+        assert list(first.values()) == list(turned.values())
+
+
 def test_a_choice_is_drawn_by_the_seed():
     texts = {generated(seed, structured_outputs={"choice": ["yes", "no"]}) for seed in range(4)}
     assert texts == {("yes", "stop"), ("no", "stop")}

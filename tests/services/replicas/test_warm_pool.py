@@ -18,7 +18,7 @@ MODEL, ENGINE = Model(id="fake"), {"max_num_seqs": 8}
 @pytest.fixture
 def pool_of_two(monkeypatch):
     """The actors of a pool `warm` that this code started; each stands for its own name."""
-    settings = warm_pool._settings_hash(MODEL, ENGINE)
+    settings = warm_pool._settings_hash(EngineSpec(MODEL, ENGINE))
     names = [warm_pool._actor_name("warm", settings, MODEL.id, number) for number in range(2)]
     monkeypatch.setattr(warm_pool, "_actor_names", lambda: names)
     monkeypatch.setattr(warm_pool, "_actor", lambda name: name)
@@ -33,6 +33,10 @@ def test_a_pool_with_the_same_engines_is_found(pool_of_two):
 def test_a_pool_with_another_model_or_engine_is_not_found(pool_of_two):
     assert find_pool(Model(id="embedded"), ENGINE) == ("", [])
     assert find_pool(MODEL, {"max_num_seqs": 9}) == ("", [])
+
+
+def test_a_pool_whose_requests_have_seeds_serves_no_job_whose_requests_have_none(pool_of_two):
+    assert find_pool(MODEL, ENGINE, "none") == find_pool(MODEL, ENGINE, "run") == ("", [])
 
 
 def test_the_key_in_which_a_pool_differs_from_the_job_is_named(pool_of_two, monkeypatch, caplog):
