@@ -8,6 +8,7 @@ cli/              the command line: `kindling VERB`, the same as `python -m pipe
 labelling/        the verb label
 previewing/       the verb preview
 augmentation/     the verb augment
+replaying/        the verb replay
 quality_control/  rules that reject texts
 quality_report/   the verb quality
 run_status/       the verbs status, runs
@@ -41,6 +42,7 @@ _CALLS = {
     "check": "pipelines.checking.check",
     "label": "pipelines.labelling.label",
     "preview": "pipelines.previewing.preview",
+    "replay": "pipelines.replaying.replay",
     "train": "pipelines.training.train",
     "push": "pipelines.publishing.hub",
     "train_all": "pipelines.training.on_ray",

@@ -56,6 +56,7 @@ _VERBS = (
     runs.status,
     runs.runs,
     runs.verify,
+    runs.replay,
     corpora.stats,
     corpora.compare,
     corpora.quality,

@@ -1,4 +1,4 @@
-"""The verbs about runs: demo, label, preview, augment, status, runs, verify, pool.
+"""The verbs about runs: demo, label, preview, augment, status, runs, verify, replay, pool.
 
 A verb reads its job file before it imports Ray and Arrow, which takes seconds: a mistake there is reported at once.
 """
@@ -180,6 +180,33 @@ def verify(
             print(f"set aside {moved} in {run}/{verdict.set_aside}; run the job again to make them")
     if verdict.faults:
         raise typer.Exit(EXIT_FAULTS)
+
+
+@logged
+def replay(
+    run: Run,
+    count: Annotated[int, typer.Option("--count", "-n", help="number of rows to generate again")] = 100,
+    seed: Annotated[int, typer.Option(help="seed of the draw: the same seed draws the same rows")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Generate rows of a run again, and tell the share whose text is the same. The run folder is not touched."""
+    from pipelines.replaying.replay import replay
+    from schemas.text import plural
+
+    result = replay(run, count, seed)
+    if as_json:
+        return print_json(result.as_json())
+    rate, differing = result.rate, result.rate.n - result.identical
+    print(f"{run}: {result.identical} of {plural(rate.n, 'row')} have the same text again: "
+          f"{rate.rate:.1%} ({rate.low:.1%} to {rate.high:.1%})")  # fmt: skip
+    if differing:
+        print(f"different: {differing}, the first time after about {result.first_difference:.0f} tokens (median)")
+    if result.left_out:
+        print(f"not drawn from: {plural(result.left_out, 'accepted row')} of another job, which a retry replaced")
+    if not result.changes:
+        print("versions, model and engine are those of the run")
+    for change in result.changes:
+        print(f"changed since the run: {change}")
 
 
 @pool_app.command("start")

@@ -63,11 +63,18 @@ def render_job(job: AugmentJob, seed: int, extend: bool, max_rows: int) -> Rende
         return RenderedJob(run, variants, None)
     recipe = next(iter(recipes.values()))
     duplicates = near_duplicates_of(reader, recipe) if recipe.rejects_near_duplicates else {}
-    rows = _with_emotions(job, reader, outputs)
+    rows = with_emotions(job, reader, outputs)
     return RenderedJob(run, variants, render_rows(run, rows, variants, outputs, rows_left, duplicates))
 
 
-def _with_emotions(job: AugmentJob, reader: InputReader, outputs: Sequence[tuple[int, int]]) -> InputRows:
+def with_emotions(job: AugmentJob, reader: InputReader, outputs: Sequence[tuple[int, int]]) -> InputRows:
+    """Returns the input with the emotions that the job's classifier picks for the rows of some outputs.
+
+    Args:
+        job: the job.
+        reader: its input.
+        outputs: input rows, and which of their outputs.
+    """
     if job.classifier is None:
         return reader
     # Imports transformers, which takes seconds.

@@ -183,12 +183,12 @@ def _compare_beginnings(rows: list[RenderedRow], beginnings: list[str]) -> None:
     """
     order = sorted((n for n, row in enumerate(rows) if not row.refused_state), key=lambda n: beginnings[n])
     for one, two in pairwise(order):
-        shared = _common_characters(beginnings[one], beginnings[two])
+        shared = common_characters(beginnings[one], beginnings[two])
         for number in (one, two):
             rows[number].shared_characters = max(rows[number].shared_characters, shared)
 
 
-def _common_characters(one: str, two: str) -> int:
+def common_characters(one: str, two: str) -> int:
     """Returns the number of leading characters that both texts have, by bisection."""
     low, high = 0, min(len(one), len(two))
     while low < high:

@@ -65,8 +65,17 @@ def recipes_of_run(job: Mapping[str, Any]) -> dict[str, Recipe]:
     Raises:
         JobError: as `make_recipe`, such as for a prompt file that is not there any more.
     """
+    return make_recipes(job_of_run(job))
+
+
+def job_of_run(job: Mapping[str, Any]) -> AugmentJob:
+    """Returns the job in a run's record, without the storage options of its input.
+
+    Raises:
+        JobError: it is no job of this version of Kindling.
+    """
     # Of these options a record has the names alone, since their values may be secrets.
-    return make_recipes(parse_job({**job, "input": {**job["input"], "storage_options": {}}}, AugmentJob))
+    return parse_job({**job, "input": {**job["input"], "storage_options": {}}}, AugmentJob)
 
 
 def make_recipe(job: AugmentJob) -> Recipe:
