@@ -74,7 +74,8 @@ def work_of(
     drawn: Sequence[DrawnRow], run: RunRecord, reader: InputRows, recipes: Mapping[str, Recipe]
 ) -> list[WorkRow]:
     """Returns what the run sent to its engines for the rows, in their order."""
-    cursor, work = reader.cursor(), []
+    cursor = reader.cursor()
+    work: list[WorkRow] = []
     for row in drawn:
         number = row.output_id // run.outputs_per_row
         work += rows_of_part(row.part, number, number + 1, {row.output_id}, run, cursor, recipes, {})
