@@ -21,8 +21,8 @@ _MAX_REASONS = 5
 # Added to the seed of a run, by its key `seeds`.
 _SEEDS = {
     "row": "",
-    "run": " for prompts; sampling drew from one seed of each engine, so no text can be generated again by itself",
-    "none": " for prompts; sampling had no seed, so no text can be generated again",
+    "run": " for prompts; sampling drew from one seed of each engine",
+    "none": " for prompts; sampling had no seed",
 }
 _RETRIED = {REJECTED: "rejected", ERROR: "in error"}
 
