@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -77,6 +77,7 @@ class Outcome:
         right_by_sum: whether all answers are right where options are compared by their whole log-likelihoods.
         ties: number of questions with a tie of the best options.
         chances: for each kind of question the share of right answers of a random choice.
+        longest: for each kind of question whether its longest option is the right one.
     """
 
     task: str
@@ -85,6 +86,7 @@ class Outcome:
     right_by_sum: bool
     ties: int
     chances: dict[str, float]
+    longest: dict[str, bool]
 
     @property
     def is_right(self) -> bool:
@@ -99,10 +101,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Share of right items or answers, beside that of random choices."""
+    """Share of right items or answers, beside those of choices without any understanding.
+
+    Attributes:
+        rate: the share, with its interval.
+        chance: share of random choices.
+        longest: share of choosing the longest option: right options are often longer than the others, and a score by
+            character may favour long ones.
+    """
 
     rate: Rate
     chance: float
+    longest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +206,8 @@ def outcome_of(item: Item, log_likelihoods: Sequence[np.ndarray], scoring: Scori
         right_by_sum=all(by_sum),
         ties=choices.count(None),
         chances={question.kind: 1 / len(question.options) for question in item.questions},
+        longest={question.kind: choose(np.array([len(option) for option in question.options])) == question.label
+                 for question in item.questions},
     )  # fmt: skip
 
 
@@ -211,7 +223,12 @@ def emobench_rates(outcomes: Sequence[Outcome]) -> EmoBenchRates:
     if not outcomes:
         raise ValueError("no items")
     by = {
-        kind: {part: Accuracy(rate_of(int(right.sum()), len(right)), chance) for part, (right, chance) in parts.items()}
+        kind: {
+            part: Accuracy(
+                rate_of(int(its.right.sum()), len(its.right)), float(its.chances.mean()), float(its.longest.mean())
+            )
+            for part, its in parts.items()
+        }
         for kind, parts in _by_part(outcomes).items()
     }
     ties = sum(outcome.ties for outcome in outcomes)
@@ -236,27 +253,38 @@ def compare_emobench(
     """
     one, two = _by_part(first), _by_part(second)
     return {
-        kind: {part: paired_difference(right, two[kind][part][0], seed) for part, (right, _) in parts.items()}
+        kind: {part: paired_difference(its.right, two[kind][part].right, seed) for part, its in parts.items()}
         for kind, parts in one.items()
     }
 
 
-def _by_part(outcomes: Sequence[Outcome]) -> Mapping[str, dict[str, tuple[np.ndarray, float]]]:
-    """Returns whether items are right, and the share of a random choice: by kind of part, then by part."""
-    parts: dict[str, dict[str, list[tuple[bool, float]]]] = {"task": {}, "question": {}, "category": {}, "sum": {}}
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Items or answers of one part, each of the arrays of shape (items,); see `Accuracy`."""
 
-    def add(kind: str, part: str, is_right: bool, chance: float) -> None:
-        parts[kind].setdefault(part, []).append((is_right, chance))
+    right: np.ndarray
+    chances: np.ndarray
+    longest: np.ndarray
+
+
+def _by_part(outcomes: Sequence[Outcome]) -> Mapping[str, dict[str, _Part]]:
+    """Returns items and answers by kind of part, then by part."""
+    parts: dict[str, dict[str, list[tuple[Any, ...]]]] = {
+        "task": {}, "question": {}, "category": {}, "sum": {},
+    }  # fmt: skip
+
+    def add(kind: str, part: str, *figures: Any) -> None:
+        parts[kind].setdefault(part, []).append(figures)
 
     for outcome in outcomes:
-        add("task", outcome.task, outcome.is_right, outcome.chance)
-        add("category", outcome.part, outcome.is_right, outcome.chance)
-        add("sum", outcome.task, outcome.right_by_sum, outcome.chance)
+        by_luck = outcome.chance, all(outcome.longest.values())
+        add("task", outcome.task, outcome.is_right, *by_luck)
+        add("category", outcome.part, outcome.is_right, *by_luck)
+        add("sum", outcome.task, outcome.right_by_sum, *by_luck)
         if len(outcome.right) > 1:
             for kind, is_right in outcome.right.items():
-                add("question", f"{outcome.task} {kind}", is_right, outcome.chances[kind])
+                add("question", f"{outcome.task} {kind}", is_right, outcome.chances[kind], outcome.longest[kind])
     return {
-        kind: {part: (np.array([right for right, _ in each]), float(np.mean([chance for _, chance in each])))
-               for part, each in its.items()}
+        kind: {part: _Part(*map(np.array, zip(*each, strict=True))) for part, each in its.items()}
         for kind, its in parts.items()
-    }  # fmt: skip
+    }

@@ -176,12 +176,13 @@ def accuracy_table(models: Sequence[ModelEmoBench]) -> Table:
             rows += [_row(part_title(part), [each[part] for each in by_part]) for part in its]
         if models[0].scoring == "cloze":
             rows.append(_row(f"{task}, by the whole log-likelihood", [each.by_sum[task] for each in rates]))
-    ties = ["Ties", "", "", *(str(each.ties) for each in rates)]
+    ties = ["Ties", "", "", "", *(str(each.ties) for each in rates)]
     note = (
-        f"Accuracy in %. n: items, of which an item of EU is right where both its emotion and its cause are. chance: "
-        f"random choices. Intervals: 95%, Wilson. {_SCORED[models[0].scoring]} A tie is no choice. docs/emobench.md."
+        "Accuracy in %. n: items, of which an item of EU is right where both its emotion and its cause are. chance: "
+        "random choices. longest: always the longest option. Intervals: 95%, Wilson. "
+        f"{_SCORED[models[0].scoring]} A tie is no choice. docs/emobench.md."
     )
-    return Table("EmoBench: accuracy", ["Part", "n", "chance", *(model.name for model in models)],
+    return Table("EmoBench: accuracy", ["Part", "n", "chance", "longest", *(model.name for model in models)],
                  [*rows, ties], note)  # fmt: skip
 
 
@@ -193,7 +194,8 @@ def part_title(part: str) -> str:
 
 def _row(title: str, accuracies: Sequence[Accuracy]) -> list[str | Figure]:
     first = accuracies[0]
-    return [title, str(first.rate.n), f"{100 * first.chance:.1f}", *(percent(each.rate) for each in accuracies)]
+    without = [f"{100 * share:.1f}" for share in (first.chance, first.longest)]
+    return [title, str(first.rate.n), *without, *(percent(each.rate) for each in accuracies)]
 
 
 def _comparison(comparison: Comparison) -> Table:
