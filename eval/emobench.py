@@ -8,7 +8,7 @@ Method: a model's choice is the option with the highest score. With the scoring 
 score is the log-likelihood of the option as the answer, for each of its characters, as `acc_norm` of
 lm-evaluation-harness. So no option has a place, and a long one is not worse for its length. With `letters` the options
 are listed, and the score is the log-probability of the option's letter among all letters, averaged over as many orders
-as there are options: each option stands once at each letter. A tie of the best options is no choice.
+as there are options: each option stands once at each letter. Of options that tie, one that is drawn by lot is chosen.
 """
 
 import random
@@ -172,16 +172,16 @@ def join_orders(question: Question, log_likelihoods: Sequence[np.ndarray], scori
     return joined / len(log_likelihoods)
 
 
-def choose(scores: np.ndarray) -> int | None:
-    """Returns the number of the option with the highest score; None for a tie.
+def best_options(scores: np.ndarray) -> list[int]:
+    """Returns the numbers of the options with the highest score; several where they tie.
 
     Raises:
         ValueError: a score is not a number.
     """
     if np.isnan(scores).any():
         raise ValueError("a score is not a number")
-    best = np.flatnonzero(scores == scores.max())
-    return int(best[0]) if len(best) == 1 else None
+    best: list[int] = np.flatnonzero(scores == scores.max()).tolist()
+    return best
 
 
 def outcome_of(item: Item, log_likelihoods: Sequence[np.ndarray], scoring: Scoring) -> Outcome:
@@ -193,22 +193,20 @@ def outcome_of(item: Item, log_likelihoods: Sequence[np.ndarray], scoring: Scori
     Raises:
         ValueError: a log-likelihood is not a number.
     """
-    choices, by_sum = [], []
+    right, longest, by_sum, ties = {}, {}, [], 0
     for question, sums in zip(item.questions, log_likelihoods, strict=True):
-        lengths = [len(option) for option in question.options] if scoring == "cloze" else 1
-        choices.append(choose(sums / lengths))
-        by_sum.append(choose(sums) == question.label)
-    return Outcome(
-        task=item.task,
-        part=item.part,
-        right={question.kind: choice == question.label
-               for question, choice in zip(item.questions, choices, strict=True)},
-        right_by_sum=all(by_sum),
-        ties=choices.count(None),
-        chances={question.kind: 1 / len(question.options) for question in item.questions},
-        longest={question.kind: choose(np.array([len(option) for option in question.options])) == question.label
-                 for question in item.questions},
-    )  # fmt: skip
+        # Lots are drawn among options that tie, the same for each model: no preference has the accuracy of chance.
+        lots = random.Random(f"{item.part} {item.name} {question.kind}").sample(
+            range(len(question.options)), len(question.options)
+        )
+        lengths = np.array([len(option) for option in question.options])
+        best = best_options(sums / lengths if scoring == "cloze" else sums)
+        ties += len(best) > 1
+        right[question.kind] = min(best, key=lots.index) == question.label
+        by_sum.append(min(best_options(sums), key=lots.index) == question.label)
+        longest[question.kind] = min(best_options(lengths), key=lots.index) == question.label
+    chances = {question.kind: 1 / len(question.options) for question in item.questions}
+    return Outcome(item.task, item.part, right, all(by_sum), ties, chances, longest)
 
 
 # Accuracies

@@ -180,7 +180,7 @@ def accuracy_table(models: Sequence[ModelEmoBench]) -> Table:
     note = (
         "Accuracy in %. n: items, of which an item of EU is right where both its emotion and its cause are. chance: "
         "random choices. longest: always the longest option. Intervals: 95%, Wilson. "
-        f"{_SCORED[models[0].scoring]} A tie is no choice. docs/emobench.md."
+        f"{_SCORED[models[0].scoring]} Ties: by lot. docs/emobench.md."
     )
     return Table("EmoBench: accuracy", ["Part", "n", "chance", "longest", *(model.name for model in models)],
                  [*rows, ties], note)  # fmt: skip
