@@ -154,6 +154,6 @@ def test_a_fault_of_a_later_evaluation_is_found_before_the_first_begins(tmp_path
         "blimp": {"path": str(tmp_path)},
         "output": {"path": str(tmp_path / "out")},
     }
-    with pytest.raises(JobError, match="67 of 67 paradigms are missing"):
+    with pytest.raises(JobError, match="no such column; it has prompt, emotion"):
         evaluate(job)
     assert not (tmp_path / "out").exists()
