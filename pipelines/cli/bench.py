@@ -48,11 +48,7 @@ def throughput(
     """Compare with raw vLLM, the script people write, and ray.data.llm: same prompts, same engine, same cores."""
     from pipelines.benchmarks.throughput.bench import measure
 
-    return measure(data, rows, rounds, _names(workloads), _names(arms), minutes, keep, metrics)
-
-
-def _names(listed: str) -> list[str]:
-    return [name.strip() for name in listed.split(",") if name.strip()]
+    return measure(data, rows, rounds, workloads, arms, minutes, keep, metrics)
 
 
 @_command

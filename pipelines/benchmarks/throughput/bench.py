@@ -161,8 +161,8 @@ def measure(
     data: str,
     rows: int,
     rounds: int,
-    workloads: Sequence[str] | None = None,
-    arms: Sequence[str] | None = None,
+    workloads: str = "",
+    arms: str = "",
     minutes: float = 60.0,
     keep: str | None = None,
     metrics: bool = False,
@@ -173,7 +173,7 @@ def measure(
         data: folder with babylm_contexts.parquet, mistral_stories.parquet and alpaca_emotion.jsonl.
         rows: number of rows in each workload.
         rounds: number of runs of each arm on each workload.
-        workloads, arms: names of those to measure; None for all.
+        workloads, arms: names of those to measure, with commas between them; "" for all.
         minutes: time after which no further run is begun.
         keep: file that keeps each run; a bench that was stopped goes on from it.
         metrics: measures the cost of metrics instead, on prompts of p3.
@@ -208,9 +208,10 @@ def measure(
     return conclude("throughput", {**settings, **facts}, samples, goals_of(samples, bench.first_row_seconds))
 
 
-def _named(option: str, names: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+def _named(option: str, listed: str, known: Sequence[str]) -> list[str]:
     """Returns the known names that are asked for, in their own order."""
-    if unknown := [name for name in names or () if name not in known]:
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in known]:
         raise JobError(option, unknown[0], "there is none of this name", f"name some of {', '.join(known)}")
     return [name for name in known if not names or name in names]
 

@@ -125,7 +125,7 @@ def test_a_stopped_bench_goes_on_from_the_runs_that_it_kept(tmp_path):
     with pytest.raises(JobError, match="does not hold the runs of a bench"):
         KeptRuns(path, settings)
     with pytest.raises(JobError, match="--workloads = p4: there is none of this name"):
-        throughput.measure(str(tmp_path), 8, 1, workloads=["p4"])
+        throughput.measure(str(tmp_path), 8, 1, workloads="p3,p4")
 
 
 def test_processor_time_is_told_by_kind_of_process():

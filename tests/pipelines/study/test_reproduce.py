@@ -110,7 +110,8 @@ def started(command):
 def test_the_pocket_study_at_a_tiny_size_goes_on_after_a_job_was_killed(tmp_path):
     output = tmp_path / "pocket"
     process = started(tiny_pocket(output))
-    wait_for(lambda: (output / "jobs/stories.log").is_file(), seconds=200)
+    # The log is there a moment before the process that writes it.
+    wait_for(lambda: (output / "jobs/stories.log").is_file() and children_of(process), seconds=200)
     (child,) = children_of(process)
     os.kill(child, signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
