@@ -3,6 +3,7 @@
 evaluate.py           the verb: runs the evaluations of a job in order
 session.py            what every evaluation of one start works with
 record.py             evaluate.json, and results on disk
+result_rows.py        the file of rows beside a result's figures
 reports.py            reports of evaluations, and comparisons of two models
 progress.py           progress on the terminal and for Prometheus
 models.py             models that can be loaded, and errors of those that cannot

@@ -10,13 +10,10 @@ import pyarrow as pa
 from eval.blimp import PARADIGMS, BlimpRates, blimp_rates, compare_blimp, correct_pairs
 from eval.intervals import Difference, Rate
 from pipelines.evaluation.record import write_result
-from pipelines.evaluation.reports import Comparison, Report
+from pipelines.evaluation.reports import ComparingReport, Comparison
+from pipelines.evaluation.result_rows import reading_rows, write_rows
 from pipelines.pages.tables import Figure, Table, p_value
-from schemas.errors import RunError
-from schemas.evaluate import result_path
-from schemas.text import shorten
-from services.storage.filesystem import write_atomic
-from services.storage.store import ShardStore, parquet_bytes
+from services.storage.store import ShardStore
 
 if TYPE_CHECKING:
     from services.models.minimal_pairs import MinimalPair
@@ -90,8 +87,7 @@ def write_blimp(
                     "right": bool(is_right),
                 }
             )
-    data = parquet_bytes(pa.Table.from_pylist(rows, _SCHEMA), _SCHEMA)
-    write_atomic(store.fs, store.path(result_path(BLIMP, name, "parquet")), data)
+    write_rows(store, BLIMP, name, rows, _SCHEMA)
     write_result(store, BLIMP, name, identity, figures=asdict(blimp_rates(margins)))
 
 
@@ -101,13 +97,9 @@ def read_blimp(store: ShardStore, name: str) -> ModelBlimp:
     Raises:
         RunError: the file of pairs cannot be read.
     """
-    path = result_path(BLIMP, name, "parquet")
-    try:
+    with reading_rows(store, BLIMP, name) as path:
         table = store.read_table(path)
         paradigms, margins = np.array(table["paradigm"].to_pylist()), table["margin"].to_numpy()
-    except (OSError, KeyError, pa.ArrowException) as error:
-        remedy = f"move {result_path(BLIMP, name, 'json')} away to have both written again"
-        raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None
     margins_of = {paradigm: margins[paradigms == paradigm] for paradigm in dict.fromkeys(paradigms.tolist())}
     return ModelBlimp(name, blimp_rates(margins_of), margins_of)
 
@@ -121,7 +113,7 @@ def compare_models(measured: Sequence[ModelBlimp], seed: int) -> list[Comparison
 
 
 @dataclass(frozen=True)
-class BlimpReport(Report):
+class BlimpReport(ComparingReport):
     """Outcome of the evaluation `blimp`."""
 
     models: list[ModelBlimp]
@@ -130,14 +122,6 @@ class BlimpReport(Report):
     def tables(self) -> list[Table]:
         """Accuracy by phenomenon, the comparisons, accuracy by paradigm."""
         return blimp_tables(self)
-
-    def models_as_json(self) -> dict[str, Any]:
-        """Rates of each model."""
-        return {model.name: model.as_json() for model in self.models}
-
-    def comparisons_as_json(self) -> list[dict[str, Any]]:
-        """Comparisons of each other model with the first."""
-        return [asdict(comparison) for comparison in self.comparisons]
 
 
 def blimp_tables(report: BlimpReport) -> list[Table]:

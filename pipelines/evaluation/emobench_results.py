@@ -21,13 +21,10 @@ from eval.emobench import (
     outcome_of,
 )
 from pipelines.evaluation.record import write_result
-from pipelines.evaluation.reports import Comparison, Report
+from pipelines.evaluation.reports import ComparingReport, Comparison
+from pipelines.evaluation.result_rows import reading_rows, write_rows
 from pipelines.pages.tables import Figure, Table, p_value, percent, points
-from schemas.errors import RunError
-from schemas.evaluate import result_path
-from schemas.text import shorten
-from services.storage.filesystem import write_atomic
-from services.storage.store import ShardStore, parquet_bytes
+from services.storage.store import ShardStore
 
 EMOBENCH = "emobench"
 
@@ -105,8 +102,7 @@ def write_emobench(
                         "right": outcome.right[question.kind],
                     }
                 )
-    data = parquet_bytes(pa.Table.from_pylist(rows, _SCHEMA), _SCHEMA)
-    write_atomic(store.fs, store.path(result_path(EMOBENCH, name, "parquet")), data)
+    write_rows(store, EMOBENCH, name, rows, _SCHEMA)
     write_result(store, EMOBENCH, name, identity, figures=asdict(emobench_rates(outcomes)))
 
 
@@ -116,16 +112,12 @@ def read_emobench(store: ShardStore, name: str, scoring: Scoring) -> ModelEmoBen
     Raises:
         RunError: the file of questions cannot be read.
     """
-    path = result_path(EMOBENCH, name, "parquet")
-    try:
+    with reading_rows(store, EMOBENCH, name) as path:
         rows = store.read_table(path).to_pylist()
         outcomes = [
             _outcome(list(questions), scoring)
             for _, questions in groupby(rows, key=lambda row: (row["task"], row["item"]))
         ]
-    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
-        remedy = f"move {result_path(EMOBENCH, name, 'json')} away to have both written again"
-        raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None
     return ModelEmoBench(name, scoring, emobench_rates(outcomes), outcomes)
 
 
@@ -145,7 +137,7 @@ def compare_models(measured: Sequence[ModelEmoBench], seed: int) -> list[Compari
 
 
 @dataclass(frozen=True)
-class EmoBenchReport(Report):
+class EmoBenchReport(ComparingReport):
     """Outcome of the evaluation `emobench`."""
 
     scoring: Scoring
@@ -155,14 +147,6 @@ class EmoBenchReport(Report):
     def tables(self) -> list[Table]:
         """Accuracy beside chance, and the comparisons; no table where no model was evaluated."""
         return [accuracy_table(self.models), *map(_comparison, self.comparisons)] if self.models else []
-
-    def models_as_json(self) -> dict[str, Any]:
-        """Accuracies of each model."""
-        return {model.name: model.as_json() for model in self.models}
-
-    def comparisons_as_json(self) -> list[dict[str, Any]]:
-        """Comparisons of each other model with the first."""
-        return [asdict(comparison) for comparison in self.comparisons]
 
 
 def accuracy_table(models: Sequence[ModelEmoBench]) -> Table:

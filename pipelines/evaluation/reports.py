@@ -1,8 +1,9 @@
 """Reports of evaluations, and comparisons of two models; imports neither torch nor Ray, so that reading is fast."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from eval.intervals import Difference
 from pipelines.evaluation.examples import Example
@@ -41,3 +42,29 @@ class Report(ABC):
     def examples(self) -> dict[str, list[Example]]:
         """Some prompts with each model's response, by the model's name; the same prompts for all models."""
         return {}
+
+
+class Measured(Protocol):
+    """Figures of one model."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+
+
+class ComparingReport(Report):
+    """Outcome of an evaluation that compares each other model with the first."""
+
+    models: Sequence[Measured]
+    comparisons: list[Comparison]
+
+    def models_as_json(self) -> dict[str, Any]:
+        """Figures of each model."""
+        return {model.name: model.as_json() for model in self.models}
+
+    def comparisons_as_json(self) -> list[dict[str, Any]]:
+        """Comparisons of each other model with the first."""
+        return [asdict(comparison) for comparison in self.comparisons]

@@ -21,14 +21,13 @@ from eval.sentiment import (
 from eval.variety import Variety, measure_variety
 from pipelines.evaluation.examples import Example, choose_examples
 from pipelines.evaluation.record import write_result
-from pipelines.evaluation.reports import Comparison, Report
+from pipelines.evaluation.reports import ComparingReport, Comparison
 from pipelines.evaluation.responses import Response
+from pipelines.evaluation.result_rows import reading_rows, write_rows
 from pipelines.pages.tables import Figure, Table, p_value, percent, points
-from schemas.errors import EngineError, RunError
-from schemas.evaluate import result_path
+from schemas.errors import EngineError
 from schemas.text import shorten
-from services.storage.filesystem import write_atomic
-from services.storage.store import ShardStore, parquet_bytes
+from services.storage.store import ShardStore
 
 SENTIMENT = "sentiment"
 
@@ -117,8 +116,7 @@ def write_sentiment(
         }
         for response, label, best in zip(responses, labels, scores.max(1), strict=True)
     ]
-    data = parquet_bytes(pa.Table.from_pylist(rows, _SCHEMA), _SCHEMA)
-    write_atomic(store.fs, store.path(result_path(SENTIMENT, name, "parquet")), data)
+    write_rows(store, SENTIMENT, name, rows, _SCHEMA)
     figures = _figures(name, rows, groups)
     write_result(store, SENTIMENT, name, identity, engine=dict(engine), figures=figures.as_json())
 
@@ -129,12 +127,8 @@ def read_sentiment(store: ShardStore, name: str, groups: Mapping[str, Sequence[s
     Raises:
         RunError: the file of responses cannot be read.
     """
-    path = result_path(SENTIMENT, name, "parquet")
-    try:
+    with reading_rows(store, SENTIMENT, name) as path:
         rows = store.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        remedy = f"move {result_path(SENTIMENT, name, 'json')} away to have both written again"
-        raise RunError(store.path(path), None, f"cannot be read: {shorten(str(error))}", remedy) from None
     return _figures(name, rows, groups)
 
 
@@ -173,7 +167,7 @@ def compare_models(
 
 
 @dataclass(frozen=True)
-class SentimentReport(Report):
+class SentimentReport(ComparingReport):
     """Outcome of the evaluation `sentiment`; `groups` in the order of the tables."""
 
     groups: list[str]
@@ -183,14 +177,6 @@ class SentimentReport(Report):
     def tables(self) -> list[Table]:
         """Rates overall, the comparisons, rates by emotion, length and variety of the responses."""
         return sentiment_tables(self)
-
-    def models_as_json(self) -> dict[str, Any]:
-        """Rates of each model."""
-        return {model.name: model.as_json() for model in self.models}
-
-    def comparisons_as_json(self) -> list[dict[str, Any]]:
-        """Comparisons of each other model with the first."""
-        return [asdict(comparison) for comparison in self.comparisons]
 
     def examples(self) -> dict[str, list[Example]]:
         """A few prompts with each model's response."""

@@ -24,7 +24,7 @@ from pipelines.benchmarks.throughput.processor_time import processor_seconds
 from pipelines.benchmarks.throughput.worker import Result, sum_rows
 from pipelines.benchmarks.throughput.workloads import WorkloadFiles
 from schemas.errors import EngineError
-from schemas.job import Cluster, Model
+from schemas.job import Cluster, Model, Seeds
 from schemas.rows import ACCEPTED, FOLDER_OF_STATE
 from services.replicas import warm_pool
 
@@ -46,7 +46,7 @@ class KindlingResult(Result):
         generating_seconds: from the start of the first request to the end of the last one, without the disk's time.
     """
 
-    generating_seconds: float = 0.0
+    generating_seconds: float
 
 
 class Kindling:
@@ -130,17 +130,16 @@ class Baseline:
     """A worker process (see `worker`) that serves the same requests without Kindling.
 
     Args:
-        seeded: whether each request has its seed, as Kindling's have; an engine whose requests have none keeps vLLM's
-            own chunked prefill.
+        seeds: random numbers that its requests use, as in a job file.
     """
 
     def __init__(
         self, module: str, engine: dict[str, Any], cores: list[int], folder: Path, model: Model = EMBEDDED,
-        seeded: bool = True,
+        seeds: Seeds = "row",
     ) -> None:  # fmt: skip
         self._module, self._log = module, folder / f"{module}.log"
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as spec:
-            json.dump({"engine": engine, "cores": cores, "model": model.model_dump(), "seeded": seeded}, spec)
+            json.dump({"engine": engine, "cores": cores, "model": model.model_dump(), "seeds": seeds}, spec)
         command = [sys.executable, "-m", f"pipelines.benchmarks.throughput.{module}", spec.name]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -103,7 +103,9 @@ class Bench:
             if needed & {RAW, _NUCLEUS}:
                 raw = servers.enter_context(closing(start("raw_vllm", engine)))
             if _QUEUE in needed:
-                queue = servers.enter_context(closing(start("raw_vllm", engine, seeded=False)))
+                queue = servers.enter_context(
+                    closing(start("raw_vllm", {**engine, "enable_chunked_prefill": True}, seeds="none"))
+                )
             if KINDLING in needed:
                 kindling = servers.enter_context(closing(Kindling(engine, self._cores)))
             time.sleep(_IDLE_SECONDS)  # the processes just started are still busy

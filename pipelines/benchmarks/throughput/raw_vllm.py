@@ -25,7 +25,6 @@ from pipelines.benchmarks.throughput.worker import (
     Requests,
     Result,
     engine_settings,
-    is_seeded,
     read_spec,
     sum_rows,
 )
@@ -38,9 +37,6 @@ def main() -> None:
     """Serves orders until standard input ends."""
     channel = Channel()
     settings = engine_settings(read_spec(sys.argv[1]))
-    if not is_seeded(sys.argv[1]):
-        # It is off for the sake of seeds alone.
-        settings.pop("enable_chunked_prefill", None)
     import vllm
 
     from services.engines.vllm_engine import WORKER_EXTENSION

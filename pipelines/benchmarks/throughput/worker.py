@@ -1,7 +1,7 @@
 """The parts that the baseline processes share: their settings, their orders, and the figures that they answer.
 
-A worker is started with the path of a JSON file, `{"engine": {...}, "cores": [...], "model": {...}, "seeded": true}`
-(`model` as in a job file, by default the embedded one; `seeded`: each request has a seed, the default). It prints one
+A worker is started with the path of a JSON file, `{"engine": {...}, "cores": [...], "model": {...}, "seeds": "row"}`
+(`model` as in a job file, by default the embedded one; `seeds` too, by default `row`). It prints one
 line `READY`; then for each line of JSON on its standard input it runs one arm and prints one line `RESULT {json}`. It
 ends with its standard input.
 
@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Result:
     output_tokens: int
     output_lengths: list[int]
     finish_reasons: dict[str, int]
-    processor_seconds: dict[str, float] = field(default_factory=dict)
+    processor_seconds: dict[str, float]
 
 
 Samples = dict[str, dict[str, list[dict[str, Any]]]]
@@ -68,7 +68,7 @@ def sum_rows(
 ) -> Result:
     """Adds up the rows of a run."""
     counts = dict(collections.Counter(reasons))
-    return Result(seconds, len(lengths), prompt_tokens, cached, sum(lengths), list(lengths), counts)
+    return Result(seconds, len(lengths), prompt_tokens, cached, sum(lengths), list(lengths), counts, {})
 
 
 class Channel:
@@ -106,12 +106,8 @@ class Channel:
 def read_spec(path: str) -> EngineSpec:
     """Reads the engine's settings from the file that a worker is started with."""
     settings = json.loads(Path(path).read_text(encoding="utf-8"))
-    return EngineSpec(Model(**settings.get("model", {})), settings["engine"], cores=tuple(settings["cores"]))
-
-
-def is_seeded(path: str) -> bool:
-    """Reads from the file that a worker is started with whether its requests have seeds."""
-    return bool(json.loads(Path(path).read_text(encoding="utf-8")).get("seeded", True))
+    model, cores = Model(**settings.get("model", {})), tuple(settings["cores"])
+    return EngineSpec(model, settings["engine"], cores=cores, seeds=settings.get("seeds", "row"))
 
 
 def engine_settings(spec: EngineSpec) -> dict[str, Any]:
